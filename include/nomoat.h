@@ -1,0 +1,253 @@
+/* nomoat.h: the public interface of libnomoat.
+ *
+ * Owns: the names, contracts and ownership rules that programs outside the library see. Everything else in the tree is private.
+ * Refuses: to print, to call exit or abort, or to keep a pointer that its caller did not hand over.
+ *
+ * Conventions
+ * - A function that can fail returns nm_err; NM_OK is 0, the other values are the program's exit codes. After a failure,
+ *   nm_error_text() returns one line, on the calling thread, that says what, where and what to do.
+ * - X_open gives an object to the caller through its first argument; X_close(&x) releases it and sets x to NULL; closing NULL is fine.
+ * - Strings are UTF-8; where a length is passed, they need no terminating zero and may hold any byte.
+ * - nm_model, nm_tokenizer and nm_template are immutable once open: any number of threads may use one together. nm_session,
+ *   nm_runner and nm_sampler belong to one thread at a time.
+ */
+#ifndef NOMOAT_H
+#define NOMOAT_H
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define NM_VERSION "0.1.0"
+
+#if defined(__GNUC__)
+#define NM_API __attribute__((visibility("default")))
+#else
+#define NM_API
+#endif
+
+typedef enum nm_err {
+    NM_OK = 0,
+    NM_FAILED = 1,      /* the work itself failed: input or output, a NaN, a full disk */
+    NM_USAGE = 2,       /* the caller asked for something that makes no sense, or that does not fit the context */
+    NM_NOT_FOUND = 3,   /* no such file, model or name */
+    NM_BAD_FILE = 4,    /* a file is corrupt, cut or not of the expected kind */
+    NM_NO_MEMORY = 5,
+    NM_REFUSED = 6,     /* mismatch or policy: well-formed, but not to be used here */
+    NM_INTERRUPTED = 130
+} nm_err;
+
+/* The calling thread's last error as one line without newline, "" if there was none. Valid until its next failing call. */
+NM_API const char *nm_error_text(void);
+NM_API const char *nm_version(void);
+
+/* ---- The process's compute pool ------------------------------------------------------------------------------------- */
+
+/* Number of compute threads (1..256); 0 = physical cores within the process's affinity and cgroup quota. Must not be called
+ * while a runner runs. The results of every function are the same bits for every number of threads. */
+NM_API nm_err nm_set_threads(int threads);
+NM_API int nm_threads(void);
+
+/* Restrict the kernels: a comma-separated list of tiers to allow ("c", "avx2", "avx512", "vnni", "amx", ...; see
+ * nm_kernels_describe), or "all". Must not be called while a runner runs. NM_USAGE for an unknown name. */
+NM_API nm_err nm_set_kernels(const char *mask);
+/* One word for the strongest tier in use, e.g. "avx2"; static string. */
+NM_API const char *nm_kernels_tier(void);
+/* One line: what the CPU and the OS offer and what is in use; static string. */
+NM_API const char *nm_kernels_describe(void);
+
+/* ---- Models ----------------------------------------------------------------------------------------------------------- */
+
+typedef struct nm_model nm_model;
+typedef struct nm_tokenizer nm_tokenizer;
+typedef struct nm_template nm_template;
+typedef struct nm_session nm_session;
+typedef struct nm_runner nm_runner;
+typedef struct nm_sampler nm_sampler;
+
+/* Called now and then during long work with done of total (units of the work); returning true asks for a stop. */
+typedef bool (*nm_progress_fn)(void *arg, uint64_t done, uint64_t total);
+
+typedef struct nm_model_options {
+    bool metadata_only;         /* read metadata, tokenizer and template; a file without tensors is fine */
+    bool no_pack;               /* leave weights as they are in the file and pack a panel into scratch just before its use */
+    nm_progress_fn progress;    /* bytes of tensors made ready; may be NULL */
+    void *progress_arg;
+} nm_model_options;
+
+/* Opens a GGUF file, or the first of a split ("-00001-of-00003.gguf"). options may be NULL. Every fault of the file is
+ * NM_BAD_FILE with the file's name and the place. The model must outlive its sessions and runners. */
+NM_API nm_err nm_model_open(nm_model **out, const char *path, const nm_model_options *options);
+/* The same from memory, which stays the caller's and must stay unchanged until the model is closed. name is for messages. */
+NM_API nm_err nm_model_open_memory(nm_model **out, const void *data, size_t size, const char *name, const nm_model_options *options);
+NM_API void nm_model_close(nm_model **model);
+
+typedef struct nm_model_info {
+    const char *name;               /* general.name or the file's name; as in the file, not cleaned for a terminal */
+    const char *architecture;       /* general.architecture */
+    const char *file_type;          /* a word for the mix of types: the type that holds most weights, e.g. "Q4_K" */
+    int32_t n_layer, n_embd, n_head, n_head_kv, n_vocab, n_context;     /* n_context = trained length */
+    uint64_t n_parameters, file_bytes, weight_bytes;                    /* weight_bytes: as resident, packed */
+    bool has_weights;               /* false after metadata_only */
+} nm_model_info;
+/* Owned by the model. */
+NM_API const nm_model_info *nm_model_describe(const nm_model *model);
+NM_API const nm_tokenizer *nm_model_tokenizer(const nm_model *model);   /* NULL if the file has none */
+/* Source text of the chat template, or NULL. name: NULL for the default one, else e.g. "tool_use". Owned by the model. */
+NM_API const char *nm_model_template(const nm_model *model, const char *name);
+
+typedef enum nm_meta_type {     /* values as in the GGUF format */
+    NM_META_U8, NM_META_I8, NM_META_U16, NM_META_I16, NM_META_U32, NM_META_I32, NM_META_F32, NM_META_BOOL,
+    NM_META_STRING, NM_META_ARRAY, NM_META_U64, NM_META_I64, NM_META_F64
+} nm_meta_type;
+typedef struct nm_meta {
+    const char *key;            /* zero-terminated */
+    nm_meta_type type, item;    /* item: element type of an array */
+    uint64_t count;             /* elements; 1 for a scalar */
+} nm_meta;
+NM_API size_t nm_model_meta_count(const nm_model *model);
+NM_API nm_meta nm_model_meta(const nm_model *model, size_t index);
+/* Index of a key, or SIZE_MAX. */
+NM_API size_t nm_model_meta_find(const nm_model *model, const char *key);
+/* Element `item` of a value (0 for scalars) as a number; integers beyond 2^53 lose bits. NAN for strings. */
+NM_API double nm_model_meta_number(const nm_model *model, size_t index, uint64_t item);
+/* A string element: pointer into the file and its length (not zero-terminated); NULL if it is not a string. */
+NM_API const char *nm_model_meta_string(const nm_model *model, size_t index, uint64_t item, size_t *length);
+
+typedef struct nm_tensor_info { const char *name; const char *type; int rank; int64_t dim[4]; uint64_t bytes, offset; } nm_tensor_info;
+NM_API size_t nm_model_tensor_count(const nm_model *model);
+NM_API nm_tensor_info nm_model_tensor(const nm_model *model, size_t index);  /* dim[0] is the contiguous one */
+
+/* For a SIGBUS handler: the name of the mapped file that holds this address, or NULL. Async-signal-safe. */
+NM_API const char *nm_mapped_file_at(const void *address);
+
+/* ---- Text --------------------------------------------------------------------------------------------------------------- */
+
+enum {
+    NM_TEXT_SPECIAL = 1,    /* tokenize: special tokens written in the text become their ids; detokenize: show control tokens */
+    NM_TEXT_BOS = 2,        /* tokenize: put BOS first if the model wants one (tokenizer.ggml.add_bos_token), EOS likewise */
+    NM_TEXT_FORCE_BOS = 4   /* tokenize: put BOS first if there is one at all */
+};
+
+/* Encodes bytes; any bytes are accepted. *ids is allocated (nm_free) and holds *count ids. O(n log n) in length. */
+NM_API nm_err nm_tokenize(const nm_tokenizer *tokenizer, const char *text, size_t length, unsigned flags, int32_t **ids, size_t *count);
+/* Decodes; *text is allocated (nm_free), has *length bytes and a zero behind them. NM_USAGE for an id outside the vocabulary. */
+NM_API nm_err nm_detokenize(const nm_tokenizer *tokenizer, const int32_t *ids, size_t count, unsigned flags, char **text, size_t *length);
+
+/* Streaming decoder: feeds ids, gives only whole UTF-8 characters; concatenated output equals nm_detokenize. */
+typedef struct nm_decoder nm_decoder;
+NM_API nm_err nm_decoder_open(nm_decoder **out, const nm_tokenizer *tokenizer, unsigned flags);
+NM_API void nm_decoder_close(nm_decoder **decoder);
+/* *text points into the decoder until its next call. id < 0 flushes what is held back (an incomplete character, raw). */
+NM_API nm_err nm_decoder_push(nm_decoder *decoder, int32_t id, const char **text, size_t *length);
+
+NM_API int32_t nm_token_count(const nm_tokenizer *tokenizer);
+/* Special ids; -1 where the model has none. */
+NM_API int32_t nm_token_bos(const nm_tokenizer *tokenizer);
+NM_API int32_t nm_token_eos(const nm_tokenizer *tokenizer);
+NM_API int32_t nm_token_pad(const nm_tokenizer *tokenizer);
+NM_API int32_t nm_token_unk(const nm_tokenizer *tokenizer);
+/* True for every token that ends a turn or the text (eos, eot, eom and the well-known end-of-turn texts). */
+NM_API bool nm_token_ends(const nm_tokenizer *tokenizer, int32_t id);
+/* The token's text as it stands in the vocabulary (raw, not decoded); "" outside the vocabulary. */
+NM_API const char *nm_token_raw(const nm_tokenizer *tokenizer, int32_t id);
+NM_API bool nm_token_is_control(const nm_tokenizer *tokenizer, int32_t id);
+
+/* Chat templates: the Jinja that models' templates use, as transformers sets it up (trim_blocks, lstrip_blocks, loop controls).
+ * A template reads nothing but its variables; steps, depth and output are bounded. */
+NM_API nm_err nm_template_open(nm_template **out, const char *source, size_t length, const char *name);
+NM_API void nm_template_close(nm_template **tmpl);
+typedef struct nm_template_options {
+    int64_t now;                /* seconds since 1970 (UTC) for strftime_now; INT64_MIN: the clock, in local time */
+    uint64_t max_steps;         /* 0 = default */
+    size_t max_output;          /* bytes; 0 = default */
+} nm_template_options;
+/* vars: one JSON object, e.g. {"messages": [...], "add_generation_prompt": true}. *text is allocated (nm_free).
+ * NM_REFUSED when the template itself raises (raise_exception); NM_FAILED for its errors (undefined, type) and exceeded bounds; NM_USAGE for bad JSON. */
+NM_API nm_err nm_template_render(const nm_template *tmpl, const char *vars, size_t vars_length, const nm_template_options *options, char **text, size_t *length);
+
+/* ---- Sessions and running ------------------------------------------------------------------------------------------------ */
+
+typedef enum nm_kv_type { NM_KV_F16, NM_KV_F32, NM_KV_Q8_0 } nm_kv_type;
+typedef enum nm_compute {
+    NM_COMPUTE_DEFAULT,     /* int8 activations (32 values a scale) for quantised weights, fp32 elsewhere */
+    NM_COMPUTE_F32          /* exactly dequantised weights, fp32 everywhere; pair it with NM_KV_F32 */
+} nm_compute;
+
+typedef struct nm_session_options {
+    int32_t context;        /* most tokens it may hold; 0 = the trained length */
+    nm_kv_type kv;
+    nm_compute compute;     /* arithmetic that fills the cache; a runner of another arithmetic refuses the session */
+} nm_session_options;
+/* Bytes that a session would need at its full context. */
+NM_API uint64_t nm_session_bytes(const nm_model *model, const nm_session_options *options);
+NM_API nm_err nm_session_open(nm_session **out, const nm_model *model, const nm_session_options *options);
+NM_API void nm_session_close(nm_session **session);
+/* A second timeline with the same past; pages are shared until one of them writes. */
+NM_API nm_err nm_session_fork(nm_session **out, nm_session *source);
+/* Forgets all tokens from n on. Returns the length reached, which is below n where a sliding window has already dropped what n would need. */
+NM_API int32_t nm_session_truncate(nm_session *session, int32_t n);
+NM_API int32_t nm_session_length(const nm_session *session);
+NM_API int32_t nm_session_context(const nm_session *session);
+NM_API const int32_t *nm_session_tokens(const nm_session *session);     /* nm_session_length of them; until the next change */
+/* Written whole or not at all (temporary name, fsync, rename). Loading refuses (NM_REFUSED) another model, arithmetic or layout. */
+NM_API nm_err nm_session_save(const nm_session *session, const char *path);
+NM_API nm_err nm_session_load(nm_session **out, const nm_model *model, const char *path);
+
+typedef struct nm_runner_options {
+    nm_compute compute;
+    int32_t max_rows;       /* most tokens in one pass; 0 = 512. Any value gives the same bits. */
+    int32_t max_logits;     /* rows of logits in one pass of the head; 0 = 16 */
+} nm_runner_options;
+NM_API nm_err nm_runner_open(nm_runner **out, const nm_model *model, const nm_runner_options *options);
+NM_API void nm_runner_close(nm_runner **runner);
+NM_API uint64_t nm_runner_bytes(const nm_runner *runner);
+
+typedef enum nm_want { NM_WANT_NONE, NM_WANT_LAST, NM_WANT_ALL } nm_want;
+/* logits: n_vocab floats, valid during the call only. index: which of the item's tokens they follow. A result other than NM_OK ends the run with it. */
+typedef nm_err (*nm_logits_fn)(void *arg, int32_t index, const float *logits, int32_t n_vocab);
+typedef struct nm_item {
+    nm_session *session;
+    const int32_t *tokens;      /* appended to the session */
+    int32_t count;
+    nm_want want;
+    nm_logits_fn on_logits;     /* called on the calling thread, in order */
+    void *arg;
+} nm_item;
+/* Appends each item's tokens to its session and computes what is wanted. Sessions must differ. All or nothing for bad
+ * arguments (NM_USAGE: context full, id outside the vocabulary). cancel (may be NULL): when it turns non-zero the call returns
+ * NM_INTERRUPTED within about 50 ms; the sessions then hold the tokens of the passes that ended. */
+NM_API nm_err nm_run(nm_runner *runner, nm_item *items, size_t count, const volatile sig_atomic_t *cancel);
+
+/* ---- Sampling ------------------------------------------------------------------------------------------------------------ */
+
+typedef struct nm_sampling {
+    float temperature;          /* 0 = greedy */
+    int32_t top_k;              /* 0 = off */
+    float top_p, min_p, typical;    /* 1, 0, 1 = off */
+    float repeat_penalty, presence_penalty, frequency_penalty;   /* 1, 0, 0 = off */
+    int32_t penalty_last;       /* tokens looked at by penalties; -1 = all, 0 = off */
+    uint64_t seed;
+} nm_sampling;
+/* The defaults, overlaid by the model's general.sampling.* where present; model may be NULL. */
+NM_API nm_sampling nm_sampling_defaults(const nm_model *model);
+NM_API nm_err nm_sampler_open(nm_sampler **out, const nm_sampling *sampling, int32_t n_vocab);
+NM_API void nm_sampler_close(nm_sampler **sampler);
+/* Order: penalties, top-k, typical, top-p, min-p, temperature, draw. NM_FAILED if a logit is NaN or all are -inf. The logits are not changed. */
+NM_API nm_err nm_sampler_draw(nm_sampler *sampler, const float *logits, int32_t *token);
+/* Tells the sampler of a token (prompt or drawn) for its penalties. */
+NM_API nm_err nm_sampler_accept(nm_sampler *sampler, int32_t token);
+
+/* ---- Memory ---------------------------------------------------------------------------------------------------------------- */
+
+NM_API void nm_free(void *pointer);     /* frees what a function of this header said it allocated */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,32 @@
+/* Owns growable byte strings, and the one place that makes foreign text safe for a terminal. */
+#ifndef NM_BASE_STR_H
+#define NM_BASE_STR_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "nomoat.h"
+
+typedef struct nm_str { char *data; size_t length, capacity; } nm_str;   /* all zero = empty; data is zero-terminated once non-NULL */
+
+nm_err nm_str_append(nm_str *s, const char *bytes, size_t length);
+nm_err nm_str_puts(nm_str *s, const char *text);
+nm_err nm_str_putc(nm_str *s, char c);
+nm_err nm_str_printf(nm_str *s, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void nm_str_free(nm_str *s);
+/* Hands the buffer to the caller (nm_free) and empties s. Never NULL after a successful append of anything, even of "". */
+char *nm_str_take(nm_str *s, size_t *length);
+/* JSON string with quotes; invalid UTF-8 becomes U+FFFD, controls \u00XX. */
+nm_err nm_str_json(nm_str *s, const char *bytes, size_t length);
+
+/* Copies text into out (zero-terminated, cut at a character if too small): control characters (C0 except none, DEL, C1) and
+ * invalid UTF-8 become \xNN, newline \n, tab \t. Returns the bytes written without the zero. */
+size_t nm_escape_terminal(char *out, size_t out_size, const char *text, size_t length);
+
+/* Decodes one UTF-8 character of at most `length` bytes: its code point and *used bytes, or -1 and *used = 1 where it is
+ * invalid (overlong, surrogate, above U+10FFFF, cut). length must be at least 1. */
+int32_t nm_utf8_decode(const char *s, size_t length, int *used);
+/* Writes at most 4 bytes, returns how many. */
+int nm_utf8_encode(uint32_t code, char out[4]);
+
+#endif
