@@ -1,0 +1,144 @@
+/* Owns the contract between ops and arithmetic: panels of weights, quantised activation rows, pages of keys and values, and the
+ * table of kernels that compute on them. The plain C reference (ref/) defines every result to the bit; each ISA overwrites slots of
+ * the table, weakest to strongest, with what the CPU and the OS support and the mask allows. Refuses to know sessions, programs or threads:
+ * every kernel is a pure function of its job and runs on the thread that calls it.
+ *
+ * The arithmetic (law 9). K is never split; each output is one chain in ascending K. fma(a, b, c) rounds once.
+ *   quantised weights, default compute, groups g of 16 or 32 values (quant.h), activations int8 with one scale per 32 values:
+ *       acc = fma((float)isum_g, s_w[g] * s_x[g*group/32], acc);      isum_g = sum of q_w * q_x over the group, exact int32
+ *       acc = fma(min_w[g], s_x * (float)xsum_g, acc)                 where the type has a minimum; xsum_g = sum of q_x over the group
+ *   compute f32, and F32 F16 BF16 weights always:   acc = fma(w[k], x[k], acc),  w[k] = (scale * q) + min as quant.h says
+ *   bias: y = acc + bias, after the chain.
+ *   attention: see nm_attention_job.   norms: 16 virtual lanes (lane i takes elements i, i+16, ...; a short tail leaves lanes untouched), then
+ *   the fixed tree lane[i] += lane[i+8], +4, +2, +1.
+ * Because no result depends on the vector width, all ISAs give the same bits and tests compare with memcmp.
+ */
+#ifndef NM_KERNEL_H
+#define NM_KERNEL_H
+
+#include "nomoat.h"
+#include "quant/quant.h"
+
+enum { NM_PANEL = 16, NM_PAGE = 64 };   /* output rows of a panel; positions of a KV page */
+
+/* ---- Weights in panels ------------------------------------------------------------------------------------------------- */
+
+/* A linear map's weight, n outputs by k inputs. Packed: 16-row panels, 64-byte aligned, the last one padded with zero scales; a
+ * panel holds the same bits as its rows (at most 3 % more bytes). Types without a packed layout, and everything under no_pack, stay as rows of the
+ * file and are unpacked into scratch by the kernel just before use. */
+typedef struct nm_panels {
+    const nm_type *type;
+    int64_t n, k;
+    int64_t panels;             /* ceil(n / 16) */
+    const uint8_t *data;        /* packed panels, or NULL */
+    size_t panel_bytes;
+    const uint8_t *rows;        /* rows as in the file, or NULL */
+    size_t row_bytes;
+} nm_panels;
+
+/* Bytes of one packed panel of k inputs, or 0 if the type has no packed layout. */
+size_t nm_pack_bytes(const nm_type *type, int64_t k);
+/* Packs rows [16 p, 16 p + 16) of the source (n rows in all, those beyond n become zero) to out (nm_pack_bytes, 64-byte aligned).
+ * The one function that makes panels; the same layout serves every ISA. */
+void nm_pack_panel(const nm_type *type, int64_t n, int64_t k, const uint8_t *rows, size_t row_bytes, int64_t p, uint8_t *out);
+/* One row as floats (quant.h's values, exact), from panels or rows: embedding lookups, adapters' sketches. */
+void nm_panels_row(const nm_panels *w, int64_t row, float *out);
+
+/* ---- Activations --------------------------------------------------------------------------------------------------------- */
+
+/* Rows quantised to int8: symmetric, scale = amax / 127 per 32 values, q = round to nearest even of x * (127 / amax) (0 where amax is 0).
+ * k is a multiple of 32. Non-finite input gives a NaN scale, so that NaN reaches the logits and is reported. */
+typedef struct nm_qrows {
+    int8_t *q;                  /* [rows][ldq], zero from k up to ldq */
+    float *scale;               /* [rows][lds] */
+    int16_t *sum;               /* [rows][2 * lds]: sums of q over 16 values */
+    size_t ldq, lds;            /* ldq = k rounded up to 64; lds = ldq / 32 */
+} nm_qrows;
+/* Bytes for `rows` rows of k inputs, and the layout of such a block of memory (64-byte aligned). */
+size_t nm_qrows_bytes(int64_t rows, int64_t k);
+nm_qrows nm_qrows_at(void *memory, int64_t rows, int64_t k);
+
+/* ---- Jobs ------------------------------------------------------------------------------------------------------------------ */
+
+typedef struct nm_linear_job {
+    const nm_panels *w;
+    int64_t p0, p1;             /* panels to compute */
+    int64_t rows;
+    const nm_qrows *xq;         /* default compute of quantised types; row 0 is the job's first row */
+    const float *x;             /* otherwise: [rows][ldx] */
+    size_t ldx;
+    float *y;                   /* [rows][ldy], the map's column 0; columns [16 p0, min(16 p1, n)) are written */
+    size_t ldy;
+    const float *bias;          /* [n] or NULL */
+    void *scratch;              /* nm_linear_scratch bytes, 64-byte aligned, this thread's own */
+} nm_linear_job;
+size_t nm_linear_scratch(const nm_panels *w, int64_t rows);
+
+/* Keys and values of one KV head and 64 positions (a page's part). K is stored transposed, V as rows:
+ *   F16, F32:  K[d_k][64], V[64][d_v]
+ *   Q8_0:      K: int8 [d_k][64], then half scale[ceil(d_k/32)][64];  V: int8 [64][d_v], then half scale[64][ceil(d_v/32)]
+ * (Q8_0: 32 consecutive values of one position share a scale amax/127 rounded to half, q = rint(x / scale-as-float), clamped.) */
+size_t nm_kv_k_bytes(nm_kv_type type, int d_k);     /* multiples of 64 */
+size_t nm_kv_v_bytes(nm_kv_type type, int d_v);
+
+/* One page of one KV head against a set of queries. For query i, over keys j in [first[i], last[i]) of the page, with K and V as
+ * they read back from the cache's type in fp32:
+ *   s_j = chain over d ascending fma(q[d], K[d][j], s), then * scale, then cap * tanh(s / cap) if cap > 0
+ *   m_b = max s_j;  p_j = exp(s_j - m_b);  l_b = sum of p_j over 16 virtual lanes (j mod 16) and the fixed tree;  o_b = chain over j ascending fma(p_j, V[j], o)
+ * and merged into the running state of the query (m = -inf: the state is empty and becomes the block):
+ *   m_b <= m:  c = exp(m_b - m);  l = fma(l_b, c, l);  o = fma(o_b, c, o)
+ *   m_b >  m:  c = exp(m - m_b);  l = fma(l, c, l_b);  o = fma(o, c, o_b);  m = m_b
+ * Queries with an empty range are left alone. The final output is o / l (a true division). */
+typedef struct nm_attention_job {
+    const void *k, *v;
+    int d_k, d_v;
+    int queries;                /* at most 64 */
+    const float *const *q;      /* queries pointers to d_k floats */
+    const uint8_t *first, *last;
+    float scale, cap;
+    float *m, *l;               /* [queries] */
+    float *o;                   /* [queries][ldo] */
+    size_t ldo;
+    void *scratch;              /* nm_attention_scratch bytes, 64-byte aligned */
+} nm_attention_job;
+size_t nm_attention_scratch(int d_k, int d_v);
+/* Merges state b (m, l, o of a later block) into state a by the rule above. */
+void nm_attention_merge(float *m, float *l, float *o, float m_b, float l_b, const float *o_b, int d_v);
+
+/* ---- The table --------------------------------------------------------------------------------------------------------------- */
+
+typedef struct nm_kernels {
+    const char *tier;           /* strongest tier in the table, e.g. "avx2" */
+    /* Any type; picks by w->type and by panels or rows. */
+    void (*linear_q8)(const nm_linear_job *);       /* quantised types, job->xq */
+    void (*linear_f32)(const nm_linear_job *);      /* any type, job->x, exact dequantised weights */
+    void (*quantize_row)(const float *x, int64_t k, int8_t *q, float *scale, int16_t *sum);  /* pads to 64 */
+    void (*attention[3])(const nm_attention_job *); /* by nm_kv_type */
+    void (*kv_store_k[3])(void *k_page, int d_k, int slot, const float *k);     /* slot: position & 63 */
+    void (*kv_store_v[3])(void *v_page, int d_v, int slot, const float *v);
+    /* y may be x. w (and b) may be NULL: no weight. y = (x * (1/sqrt(mean(x^2) + eps))) * w */
+    void (*rms_norm)(const float *x, const float *w, float eps, int64_t n, float *y);
+    /* mean, then variance of (x - mean) (two passes), y = ((x - mean) * (1/sqrt(var + eps))) * w + b (each step rounded) */
+    void (*layer_norm)(const float *x, const float *w, const float *b, float eps, int64_t n, float *y);
+    /* y = a + alpha * b as fma(alpha, b, a); y may be a or b */
+    void (*add_scaled)(const float *a, const float *b, float alpha, int64_t n, float *y);
+    void (*scale)(const float *x, float alpha, int64_t n, float *y);
+    void (*mul)(const float *a, const float *b, int64_t n, float *y);
+    void (*silu)(const float *x, int64_t n, float *y);          /* x / (1 + exp(-x)) */
+    void (*gelu_tanh)(const float *x, int64_t n, float *y);     /* tanh approximation */
+    void (*gelu_erf)(const float *x, int64_t n, float *y);      /* x/2 * (1 + erf(x/sqrt 2)) */
+    void (*softcap)(const float *x, float cap, int64_t n, float *y);    /* cap * tanh(x / cap) */
+    /* Rotates n_rot/2 pairs of one head in place: pairs (i, i + n_rot/2) if neox, else (2i, 2i+1), by cos[i], sin[i]:
+     * a' = fma(a, c, -(b * s)), b' = fma(b, c, a * s) */
+    void (*rope)(float *x, const float *cos, const float *sin, int n_rot, bool neox);
+} nm_kernels;
+
+/* The table in use. Valid after the first call; the mask (nm_set_kernels) changes it in place. */
+const nm_kernels *nm_kernels_get(void);
+/* Fillers, called weakest first; each overwrites the slots that it is better at. */
+void nm_kernels_ref(nm_kernels *table);
+void nm_kernels_avx2(nm_kernels *table);
+void nm_kernels_avx512(nm_kernels *table);
+void nm_kernels_vnni(nm_kernels *table);
+
+#endif
