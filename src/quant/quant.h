@@ -18,7 +18,8 @@ typedef enum nm_dtype {         /* numbers of the GGUF format */
     NM_F32 = 0, NM_F16 = 1, NM_Q4_0 = 2, NM_Q4_1 = 3, NM_Q5_0 = 6, NM_Q5_1 = 7, NM_Q8_0 = 8,
     NM_Q2_K = 10, NM_Q3_K = 11, NM_Q4_K = 12, NM_Q5_K = 13, NM_Q6_K = 14,
     NM_IQ2_XXS = 16, NM_IQ2_XS = 17, NM_IQ3_XXS = 18, NM_IQ1_S = 19, NM_IQ4_NL = 20, NM_IQ3_S = 21, NM_IQ2_S = 22, NM_IQ4_XS = 23,
-    NM_I8 = 24, NM_I16 = 25, NM_I32 = 26, NM_I64 = 27, NM_F64 = 28, NM_IQ1_M = 29, NM_BF16 = 30, NM_TQ1_0 = 34, NM_TQ2_0 = 35, NM_MXFP4 = 39
+    NM_I8 = 24, NM_I16 = 25, NM_I32 = 26, NM_I64 = 27, NM_F64 = 28, NM_IQ1_M = 29, NM_BF16 = 30, NM_TQ1_0 = 34, NM_TQ2_0 = 35, NM_MXFP4 = 39,
+    NM_NVFP4 = 40
 } nm_dtype;
 
 typedef struct nm_type {

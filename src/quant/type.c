@@ -1,0 +1,90 @@
+/* The table of tensor types: one row per type, and the conversion to float that every block format shares. Adding a type costs its
+ * `groups`, a number in quant.h and a row here. */
+#include "base/err.h"
+#include "quant/codec.h"
+
+enum { BLOCK_MOST = 256, GROUPS_MOST = BLOCK_MOST / 16 };
+
+/* value = (scale * q) + min, each rounded to fp32: the definition in quant.h, a block at a time. */
+static void groups_to_float(const nm_type *type, const void *blocks, int64_t k, float *out)
+{
+    int8_t q[BLOCK_MOST];
+    float scale[GROUPS_MOST], min[GROUPS_MOST];
+    const uint8_t *p = blocks;
+    int block = type->block, group = type->group;
+    for (int64_t b = 0; b < k / block; b++, p += type->bytes) {
+        type->groups(p, block, q, scale, min);
+        for (int g = 0; g < block / group; g++, out += group) {
+            for (int i = 0; i < group; i++) out[i] = scale[g] * (float)q[g * group + i];
+            for (int i = 0; i < group && type->has_min; i++) out[i] = out[i] + min[g];
+        }
+    }
+}
+
+/* Block formats: X(name, function stem, values and bytes of a block, group, has a minimum, quantiser). */
+#define BLOCK_TYPES(X) \
+    X(Q4_0, q4_0, 32, 18, 32, false, nm_q4_0_from_float) \
+    X(Q4_1, q4_1, 32, 20, 32, true, nm_q4_1_from_float) \
+    X(Q5_0, q5_0, 32, 22, 32, false, nm_q5_0_from_float) \
+    X(Q5_1, q5_1, 32, 24, 32, true, nm_q5_1_from_float) \
+    X(Q8_0, q8_0, 32, 34, 32, false, nm_q8_0_from_float) \
+    X(Q2_K, q2_k, 256, 84, 16, true, nm_q2_k_from_float) \
+    X(Q3_K, q3_k, 256, 110, 16, false, nm_q3_k_from_float) \
+    X(Q4_K, q4_k, 256, 144, 32, true, nm_q4_k_from_float) \
+    X(Q5_K, q5_k, 256, 176, 32, true, nm_q5_k_from_float) \
+    X(Q6_K, q6_k, 256, 210, 16, false, nm_q6_k_from_float) \
+    X(IQ2_XXS, iq2_xxs, 256, 66, 32, false, NULL) \
+    X(IQ2_XS, iq2_xs, 256, 74, 16, false, NULL) \
+    X(IQ3_XXS, iq3_xxs, 256, 98, 32, false, NULL) \
+    X(IQ1_S, iq1_s, 256, 50, 32, false, NULL) \
+    X(IQ4_NL, iq4_nl, 32, 18, 32, false, nm_iq4_nl_from_float) \
+    X(IQ3_S, iq3_s, 256, 110, 32, false, NULL) \
+    X(IQ2_S, iq2_s, 256, 82, 16, false, NULL) \
+    X(IQ4_XS, iq4_xs, 256, 136, 32, false, nm_iq4_xs_from_float) \
+    X(IQ1_M, iq1_m, 256, 56, 16, false, NULL) \
+    X(TQ1_0, tq1_0, 256, 54, 32, false, nm_tq1_0_from_float) \
+    X(TQ2_0, tq2_0, 256, 66, 32, false, nm_tq2_0_from_float) \
+    X(MXFP4, mxfp4, 32, 17, 32, false, nm_mxfp4_from_float) \
+    X(NVFP4, nvfp4, 64, 36, 16, false, NULL)
+
+#define DECLARE(NAME, stem, ...) static void stem##_to_float(const void *blocks, int64_t k, float *out);
+BLOCK_TYPES(DECLARE)
+#undef DECLARE
+
+static const nm_type types[] = {
+    {.name = "F32", .id = NM_F32, .block = 1, .bytes = 4, .to_float = nm_f32_row_to_float, .from_float = nm_f32_row_from_float},
+    {.name = "F16", .id = NM_F16, .block = 1, .bytes = 2, .to_float = nm_f16_row_to_float, .from_float = nm_f16_row_from_float},
+    {.name = "BF16", .id = NM_BF16, .block = 1, .bytes = 2, .to_float = nm_bf16_row_to_float, .from_float = nm_bf16_row_from_float},
+    {.name = "F64", .id = NM_F64, .block = 1, .bytes = 8, .to_float = nm_f64_row_to_float},
+    {.name = "I8", .id = NM_I8, .block = 1, .bytes = 1},
+    {.name = "I16", .id = NM_I16, .block = 1, .bytes = 2},
+    {.name = "I32", .id = NM_I32, .block = 1, .bytes = 4},
+    {.name = "I64", .id = NM_I64, .block = 1, .bytes = 8},
+#define ROW(NAME, stem, values, size, per_group, with_min, quantiser) \
+    {#NAME, NM_##NAME, values, size, per_group, with_min, nm_##stem##_groups, stem##_to_float, quantiser},
+    BLOCK_TYPES(ROW)
+#undef ROW
+};
+enum { TYPE_COUNT = sizeof types / sizeof *types };
+
+#define DEFINE(NAME, stem, ...) \
+    static void stem##_to_float(const void *blocks, int64_t k, float *out) { groups_to_float(nm_type_of(NM_##NAME), blocks, k, out); }
+BLOCK_TYPES(DEFINE)
+#undef DEFINE
+
+const nm_type *nm_type_at(int index) { return index >= 0 && index < TYPE_COUNT ? &types[index] : NULL; }
+
+const nm_type *nm_type_of(int id)
+{
+    for (int i = 0; i < TYPE_COUNT; i++) if ((int)types[i].id == id) return &types[i];
+    return NULL;
+}
+
+nm_err nm_type_bytes(const nm_type *type, int64_t values, uint64_t *bytes)
+{
+    if (values < 0 || values % type->block)
+        return nm_fail(NM_BAD_FILE, "%lld values are no whole number of %s blocks of %d", (long long)values, type->name, type->block);
+    if (__builtin_mul_overflow((uint64_t)(values / type->block), (uint64_t)type->bytes, bytes))
+        return nm_fail(NM_BAD_FILE, "%lld values of %s are more than any file can hold", (long long)values, type->name);
+    return NM_OK;
+}
