@@ -1,0 +1,80 @@
+/* Owns the shape of a subcommand and the one parser of command lines: tables in, settings out. Help, the man page and shell completion
+ * are made from the same tables (help.c). Refuses to print or exit: faults are NM_USAGE with nm_error_text. */
+#ifndef NM_CMD_ARGS_H
+#define NM_CMD_ARGS_H
+
+#include <math.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "nomoat.h"
+
+/* What an option stores at its offset in the settings. */
+typedef enum nm_option_kind {
+    NM_OPTION_FLAG,     /* bool, set to true */
+    NM_OPTION_TEXT,     /* const char *, pointing into argv */
+    NM_OPTION_LIST,     /* nm_list: each use adds one */
+    NM_OPTION_INT,      /* int32_t within least..most */
+    NM_OPTION_REAL,     /* double within least..most */
+    NM_OPTION_SEED,     /* nm_seed: any unsigned 64-bit number, or -1 for a random one */
+    NM_OPTION_CHOICE    /* int32_t: index of the word among those of `value`, "f16|f32|q8_0" */
+} nm_option_kind;
+
+typedef struct nm_option {
+    const char *names;  /* all spellings, separated by spaces, the usual short one first: "-n --max-tokens --predict". NULL ends a table */
+    const char *value;  /* what stands for its value in help, e.g. "N"; a choice's words; NULL for a flag */
+    const char *help;   /* one phrase */
+    size_t offset;
+    nm_option_kind kind;
+    double least, most;
+} nm_option;
+
+typedef struct nm_list { const char **items; size_t count, capacity; } nm_list;
+typedef struct nm_seed { bool given; uint64_t value; } nm_seed;
+
+/* An integer or real that was not given. */
+#define NM_UNSET_INT INT32_MIN
+#define NM_UNSET_REAL ((double)NAN)
+
+/* What every subcommand takes; the first member of each one's settings. */
+typedef struct nm_common {
+    bool help, version, json, quiet, verbose, no_pack;
+    int32_t threads;        /* 0 = the machine's */
+    int32_t compute;        /* an nm_compute */
+    const char *kernels;    /* NULL = all */
+} nm_common;
+extern const nm_option nm_common_options[];
+
+typedef struct nm_example { const char *line, *what; } nm_example;
+
+typedef struct nm_command {
+    const char *name;
+    const char *operands;           /* "MODEL [PROMPT]" */
+    const char *summary;            /* one phrase, no full stop */
+    const char *details;            /* paragraphs separated by "\n\n" */
+    const nm_example *examples;     /* ends with {NULL, NULL} */
+    const nm_option *options;       /* its own, besides the common ones; NULL or ends with a zero entry */
+    size_t settings_size;           /* the settings start with an nm_common */
+    const void *defaults;           /* settings_size bytes; NULL = all zero */
+    int least_operands, most_operands;      /* most -1: any number */
+    int (*run)(void *settings, int count, char **operands);     /* returns the exit code */
+} nm_command;
+
+/* Parses argv[0..argc) (without program and subcommand) into settings, already filled with the defaults. operands: room for argc pointers.
+ * "--name value" and "--name=value"; '_' in a name is '-'; "-n5" for one-letter names; "--" ends the options; "-" is an operand.
+ * Nothing about the number of operands is checked when --help or --version is among the options. */
+nm_err nm_args_parse(const nm_command *command, int argc, char **argv, void *settings, char **operands, int *count);
+/* Sets one option by a name without dashes ("temperature", "top-k"), as chat's /set does. */
+nm_err nm_args_set(const nm_option *table, const char *name, const char *value, void *settings);
+void nm_args_free(const nm_command *command, void *settings);
+
+/* The i-th spelling of an option, or NULL; copied into out. */
+const char *nm_option_name(const nm_option *option, int i, char *out, size_t out_size);
+/* The longest-standing long spelling ("--max-tokens"), else the first one. */
+const char *nm_option_long(const nm_option *option, char *out, size_t out_size);
+
+/* The nearest of `count` words to a mistyped one, or NULL if none is near. */
+const char *nm_nearest(const char *word, const char *const *words, size_t count);
+
+#endif
