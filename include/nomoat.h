@@ -243,6 +243,17 @@ NM_API nm_err nm_sampler_draw(nm_sampler *sampler, const float *logits, int32_t 
 /* Tells the sampler of a token (prompt or drawn) for its penalties. */
 NM_API nm_err nm_sampler_accept(nm_sampler *sampler, int32_t token);
 
+/* Stop strings in streamed text, wherever tokens' borders fall. What may yet become one is held back; of a match nothing is given. */
+typedef struct nm_stop nm_stop;
+/* The strings are copied. NM_USAGE for an empty one; count 0 is fine (nothing is ever held back). */
+NM_API nm_err nm_stop_open(nm_stop **out, const char *const *strings, size_t count);
+NM_API void nm_stop_close(nm_stop **stop);
+/* Feeds bytes; text NULL ends the stream and gives what was held back. *out points into the stop until its next call and holds
+ * *out_length bytes. *stopped: a stop string was met; what is fed afterwards is dropped until nm_stop_reset. */
+NM_API nm_err nm_stop_push(nm_stop *stop, const char *text, size_t length, const char **out, size_t *out_length, bool *stopped);
+/* Forgets the stream, for the next one. */
+NM_API void nm_stop_reset(nm_stop *stop);
+
 /* ---- Memory ---------------------------------------------------------------------------------------------------------------- */
 
 NM_API void nm_free(void *pointer);     /* frees what a function of this header said it allocated */
