@@ -27,7 +27,8 @@ typedef struct nm_gguf_tensor {
     int file;                           /* which part of a split */
 } nm_gguf_tensor;
 
-/* Opens path (first of a split: the others are found beside it). metadata_only: tensor data may be absent and is not checked against the file's end. */
+/* Opens path (first of a split: the others are found beside it, and keys are those of the first). metadata_only: tensor data may be absent
+ * and is not checked against the file's end; parts of a split that are not there are left out. A part of a split opens from memory only so. */
 nm_err nm_gguf_open(nm_gguf **out, const char *path, bool metadata_only);
 nm_err nm_gguf_open_memory(nm_gguf **out, const void *data, size_t size, const char *name, bool metadata_only);
 void nm_gguf_close(nm_gguf **gguf);
@@ -36,10 +37,10 @@ const char *nm_gguf_name(const nm_gguf *gguf);                          /* for m
 uint64_t nm_gguf_file_bytes(const nm_gguf *gguf);                       /* all parts */
 size_t nm_gguf_value_count(const nm_gguf *gguf);
 const nm_gguf_value *nm_gguf_value_at(const nm_gguf *gguf, size_t index);
-const nm_gguf_value *nm_gguf_find(const nm_gguf *gguf, const char *key);  /* NULL if absent; hashed */
+const nm_gguf_value *nm_gguf_find(const nm_gguf *gguf, const char *key);  /* NULL if absent; O(log n), sorted */
 size_t nm_gguf_tensor_count(const nm_gguf *gguf);
 const nm_gguf_tensor *nm_gguf_tensor_at(const nm_gguf *gguf, size_t index);
-const nm_gguf_tensor *nm_gguf_tensor_find(const nm_gguf *gguf, const char *name);   /* NULL if absent; hashed */
+const nm_gguf_tensor *nm_gguf_tensor_find(const nm_gguf *gguf, const char *name);   /* NULL if absent; O(log n), sorted */
 /* Lets go of the resident pages of a tensor's rows that have been packed. */
 void nm_gguf_forget(const nm_gguf *gguf, const void *from, size_t bytes);
 
