@@ -24,7 +24,7 @@ enum { NM_PANEL = 16, NM_PAGE = 64 };   /* output rows of a panel; positions of 
 /* ---- Weights in panels ------------------------------------------------------------------------------------------------- */
 
 /* A linear map's weight, n outputs by k inputs. Packed: 16-row panels, 64-byte aligned, the last one padded with zero scales; a
- * panel holds the same bits as its rows (at most 3 % more bytes). Types without a packed layout, and everything under no_pack, stay as rows of the
+ * panel holds the same bits as its rows (at most 3 % more bytes; Q3_K 6 %). Types without a packed layout, and everything under no_pack, stay as rows of the
  * file and are unpacked into scratch by the kernel just before use. */
 typedef struct nm_panels {
     const nm_type *type;
@@ -46,8 +46,10 @@ void nm_panels_row(const nm_panels *w, int64_t row, float *out);
 
 /* ---- Activations --------------------------------------------------------------------------------------------------------- */
 
-/* Rows quantised to int8: symmetric, scale = amax / 127 per 32 values, q = round to nearest even of x * (127 / amax) (0 where amax is 0).
- * k is a multiple of 32. Non-finite input gives a NaN scale, so that NaN reaches the logits and is reported. */
+/* Rows quantised to int8: symmetric, scale = amax / 127 per 32 values, q = round to nearest even of x * (127 / amax). Where amax is below
+ * 2^-100 (127 / amax might overflow) q and scale are 0. k is a multiple of 32. Non-finite input gives a NaN scale and q = 0, so that NaN
+ * reaches the logits and is reported. */
+#define NM_SMALLEST_AMAX 0x1p-100f
 typedef struct nm_qrows {
     int8_t *q;                  /* [rows][ldq], zero from k up to ldq */
     float *scale;               /* [rows][lds] */
@@ -84,7 +86,7 @@ size_t nm_kv_v_bytes(nm_kv_type type, int d_v);
 /* One page of one KV head against a set of queries. For query i, over keys j in [first[i], last[i]) of the page, with K and V as
  * they read back from the cache's type in fp32:
  *   s_j = chain over d ascending fma(q[d], K[d][j], s), then * scale, then cap * tanh(s / cap) if cap > 0
- *   m_b = max s_j;  p_j = exp(s_j - m_b);  l_b = sum of p_j over 16 virtual lanes (j mod 16) and the fixed tree;  o_b = chain over j ascending fma(p_j, V[j], o)
+ *   m_b = max s_j (NaN is passed over, -0 counts as +0);  p_j = exp(s_j - m_b);  l_b = sum of p_j over 16 virtual lanes (j mod 16) and the fixed tree;  o_b = chain over j ascending fma(p_j, V[j], o)
  * and merged into the running state of the query (m = -inf: the state is empty and becomes the block):
  *   m_b <= m:  c = exp(m_b - m);  l = fma(l_b, c, l);  o = fma(o_b, c, o)
  *   m_b >  m:  c = exp(m - m_b);  l = fma(l, c, l_b);  o = fma(o, c, o_b);  m = m_b
@@ -140,5 +142,6 @@ void nm_kernels_ref(nm_kernels *table);
 void nm_kernels_avx2(nm_kernels *table);
 void nm_kernels_avx512(nm_kernels *table);
 void nm_kernels_vnni(nm_kernels *table);
+void nm_kernels_amx(nm_kernels *table);
 
 #endif

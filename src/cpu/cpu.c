@@ -1,0 +1,108 @@
+/* Features of the processor. On x86 a register file counts only if XCR0 says that the OS saves it, and AMX only once Linux has
+ * granted this process the use of tile data (arch_prctl; it is a request to the kernel, not to the CPU). */
+#include "cpu/cpu.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "base/err.h"
+
+static const char *const tier_names[] = {"c", "avx2", "avx512", "vnni", "amx"};
+enum { TIERS = sizeof tier_names / sizeof *tier_names };
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+typedef struct leaf { uint32_t a, b, c, d; } leaf;
+
+static leaf cpuid(uint32_t number)
+{
+    leaf r = {0, 0, 0, 0};
+    if (number <= __get_cpuid_max(0, NULL)) __cpuid_count(number, 0, r.a, r.b, r.c, r.d);
+    return r;
+}
+
+static uint64_t xcr0(void)
+{
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (uint64_t)high << 32 | low;
+}
+
+static bool amx_permitted(void)
+{
+#if defined(__linux__) && defined(SYS_arch_prctl)
+    enum { REQ_XCOMP_PERM = 0x1023, XFEATURE_TILEDATA = 18 };
+    return syscall(SYS_arch_prctl, REQ_XCOMP_PERM, XFEATURE_TILEDATA) == 0;
+#else
+    return false;
+#endif
+}
+
+static bool has(uint32_t reg, uint32_t bits) { return (reg & bits) == bits; }
+
+static uint32_t detect(void)
+{
+    enum { YMM = 0x6, ZMM = 0xe6, TILES = 0x60000 };    /* XCR0: SSE, AVX; + opmask, ZMM_Hi256, Hi16_ZMM; tile configuration and data */
+    uint32_t set = NM_CPU_C;
+    leaf one = cpuid(1), seven = cpuid(7);
+    if (!has(one.c, bit_OSXSAVE | bit_AVX | bit_FMA | bit_F16C) || !has(seven.b, bit_AVX2)) return set;
+    uint64_t saved = xcr0();
+    if ((saved & YMM) != YMM) return set;
+    set |= NM_CPU_AVX2;
+    if ((saved & ZMM) != ZMM || !has(seven.b, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL)) return set;
+    set |= NM_CPU_AVX512;
+    if (!has(seven.c, bit_AVX512VNNI)) return set;
+    set |= NM_CPU_VNNI;
+    if ((saved & TILES) == TILES && has(seven.d, bit_AMX_TILE | bit_AMX_INT8) && amx_permitted()) set |= NM_CPU_AMX;
+    return set;
+}
+#else
+static uint32_t detect(void) { return NM_CPU_C; }
+#endif
+
+static uint32_t features;
+static void detect_once(void) { features = detect(); }
+
+uint32_t nm_cpu_features(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, detect_once);
+    return features;
+}
+
+const char *nm_cpu_tier_name(uint32_t tier)
+{
+    for (int i = 0; i < TIERS; i++)
+        if (tier == 1u << i) return tier_names[i];
+    return NULL;
+}
+
+/* The tier whose name is the first `length` bytes of text, or 0. */
+static uint32_t tier_named(const char *text, size_t length)
+{
+    for (int i = 0; i < TIERS; i++)
+        if (strlen(tier_names[i]) == length && !memcmp(tier_names[i], text, length)) return 1u << i;
+    return length == 3 && !memcmp(text, "all", 3) ? NM_CPU_ALL : 0;
+}
+
+nm_err nm_cpu_parse(const char *mask, uint32_t *allowed)
+{
+    uint32_t set = NM_CPU_C;
+    for (const char *p = mask;; p++) {
+        size_t length = strcspn(p, ",");
+        uint32_t tier = tier_named(p, length);
+        if (!tier) return nm_fail(NM_USAGE, "kernels \"%s\": no tier is called \"%.*s\"; use all, or a list of c, avx2, avx512, vnni, amx",
+                                  mask, (int)(length < 40 ? length : 40), p);
+        set |= tier;
+        p += length;
+        if (!*p) break;
+    }
+    *allowed = set;
+    return NM_OK;
+}

@@ -1,0 +1,291 @@
+/* The reference: plain C that defines every kernel's result to the bit (kernel.h states the expressions). Written to be read, kept for
+ * ever, and what runs where no faster tier is allowed. fmaf() rounds once whatever the compiler and the CPU. */
+#include <math.h>
+#include <string.h>
+
+#include "kernel/layout.h"
+#include "kernel/v16_c.h"
+#include "kernel/v16_math.h"
+#include "kernel/elementwise.h"
+
+/* ---- Linear maps ----------------------------------------------------------------------------------------------------------------- */
+
+static int outputs_of(const nm_panels *w, int64_t p)
+{
+    int64_t left = w->n - NM_PANEL * p;
+    return left < NM_PANEL ? (int)left : NM_PANEL;
+}
+
+static void start_outputs(const nm_linear_job *job, int64_t p)
+{
+    for (int64_t t = 0; t < job->rows; t++)
+        for (int r = 0; r < outputs_of(job->w, p); r++) job->y[(size_t)t * job->ldy + (size_t)(NM_PANEL * p + r)] = 0;
+}
+
+static void add_bias(const nm_linear_job *job, int64_t p)
+{
+    for (int64_t t = 0; t < job->rows && job->bias; t++)
+        for (int64_t o = NM_PANEL * p; o < NM_PANEL * p + outputs_of(job->w, p); o++) job->y[(size_t)t * job->ldy + (size_t)o] += job->bias[o];
+}
+
+/* One output's chain over the groups of one stretch of K. */
+static float chain_q8(const nm_type *type, const int8_t *q, const float *scale, const float *min, int groups,
+                      const int8_t *x, const float *sx, float acc)
+{
+    int group = type->group;
+    for (int g = 0; g < groups; g++, q += group, x += group) {
+        int32_t isum = 0, xsum = 0;
+        for (int i = 0; i < group; i++) {
+            isum += q[i] * x[i];
+            xsum += x[i];
+        }
+        float s = sx[g * group / NM_BLOCK];
+        acc = fmaf((float)isum, scale[g] * s, acc);
+        if (type->has_min) acc = fmaf(min[g], s * (float)xsum, acc);
+    }
+    return acc;
+}
+
+static void linear_q8(const nm_linear_job *job)
+{
+    const nm_panels *w = job->w;
+    int64_t blocks = w->k / NM_BLOCK, step = w->type->block > NM_BLOCK ? w->type->block / NM_BLOCK : 1;
+    for (int64_t p = job->p0; p < job->p1; p++) {
+        start_outputs(job, p);
+        for (int64_t b = 0; b < blocks; b += step)
+            for (int64_t o = NM_PANEL * p; o < NM_PANEL * p + outputs_of(w, p); o++) {
+                int8_t q[8 * NM_BLOCK];
+                float scale[16], min[16];
+                nm_unpack_row(w, o, b, step, q, scale, min);
+                for (int64_t t = 0; t < job->rows; t++) {
+                    float *y = &job->y[(size_t)t * job->ldy + (size_t)o];
+                    *y = chain_q8(w->type, q, scale, min, (int)step * NM_BLOCK / w->type->group,
+                                  job->xq->q + (size_t)t * job->xq->ldq + b * NM_BLOCK, job->xq->scale + (size_t)t * job->xq->lds + b, *y);
+                }
+            }
+        add_bias(job, p);
+    }
+}
+
+/* Inputs [k0, k0 + count) of panel p as exact fp32. */
+static void panel_floats(const nm_panels *w, int64_t p, int64_t k0, int64_t count, float *out)
+{
+    if (!w->type->group) {
+        nm_unpack_plain(w, p, k0, count, out);
+        return;
+    }
+    int8_t q[8 * NM_BLOCK];
+    float scale[16], min[16];
+    for (int r = 0; r < outputs_of(w, p); r++) {
+        nm_unpack_row(w, NM_PANEL * p + r, k0 / NM_BLOCK, count / NM_BLOCK, q, scale, min);
+        for (int64_t i = 0; i < count; i++) {
+            int64_t g = i / w->type->group;
+            float v = scale[g] * (float)q[i];
+            out[i * NM_PANEL + r] = w->type->has_min ? v + min[g] : v;
+        }
+    }
+}
+
+static void linear_f32(const nm_linear_job *job)
+{
+    const nm_panels *w = job->w;
+    int64_t step = w->type->block > NM_BLOCK ? w->type->block : NM_BLOCK;
+    for (int64_t p = job->p0; p < job->p1; p++) {
+        start_outputs(job, p);
+        for (int64_t k = 0; k < w->k; k += step) {
+            float f[8 * NM_BLOCK * NM_PANEL];
+            int64_t count = w->k - k < step ? w->k - k : step;
+            panel_floats(w, p, k, count, f);
+            for (int64_t t = 0; t < job->rows; t++)
+                for (int r = 0; r < outputs_of(w, p); r++) {
+                    float acc = job->y[(size_t)t * job->ldy + (size_t)(NM_PANEL * p + r)];
+                    for (int64_t i = 0; i < count; i++) acc = fmaf(f[i * NM_PANEL + r], job->x[(size_t)t * job->ldx + (size_t)(k + i)], acc);
+                    job->y[(size_t)t * job->ldy + (size_t)(NM_PANEL * p + r)] = acc;
+                }
+        }
+        add_bias(job, p);
+    }
+}
+
+/* ---- Activations --------------------------------------------------------------------------------------------------------------------- */
+
+/* Magnitudes compare as integers, so that infinities and NaN are the largest and need no second look. */
+static uint32_t largest_bits(const float *x, int n)
+{
+    uint32_t most = 0;
+    for (int i = 0; i < n; i++) {
+        uint32_t bits = v16_bits(x[i]) & 0x7fffffffu;
+        if (bits > most) most = bits;
+    }
+    return most;
+}
+
+static void quantize_row(const float *x, int64_t k, int8_t *q, float *scale, int16_t *sum)
+{
+    memset(q + k, 0, (size_t)((k + 63) / 64 * 64 - k));
+    for (int64_t b = 0; b < k / NM_BLOCK; b++, x += NM_BLOCK, q += NM_BLOCK) {
+        uint32_t bits = largest_bits(x, NM_BLOCK);
+        bool bad = bits >= 0x7f800000u, none = bits < v16_bits(NM_SMALLEST_AMAX);
+        float amax = v16_float(bits);
+        scale[b] = bad ? NAN : none ? 0 : amax / 127.0f;
+        float inverse = 127.0f / amax;
+        sum[2 * b] = sum[2 * b + 1] = 0;
+        for (int i = 0; i < NM_BLOCK; i++) {
+            q[i] = bad || none ? 0 : (int8_t)rintf(x[i] * inverse);
+            sum[2 * b + i / 16] = (int16_t)(sum[2 * b + i / 16] + q[i]);
+        }
+    }
+    if (k % 64) {
+        scale[k / NM_BLOCK] = 0;
+        sum[k / 16] = sum[k / 16 + 1] = 0;
+    }
+}
+
+/* ---- Attention ------------------------------------------------------------------------------------------------------------------------- */
+
+/* The canonical exp and tanh of one number: a lane of the sixteen. */
+static float exp1(float x) { return v_exp(v_set(x)).f[0]; }
+static float tanh1(float x) { return v_tanh(v_set(x)).f[0]; }
+
+static float k_at(nm_kv_type type, const nm_attention_job *job, int d, int j)
+{
+    size_t at = (size_t)d * NM_PAGE + (size_t)j;
+    if (type == NM_KV_F32) return ((const float *)job->k)[at];
+    if (type == NM_KV_F16) return nm_half_to_float(((const uint16_t *)job->k)[at]);
+    const uint16_t *scale = (const uint16_t *)((const int8_t *)job->k + (size_t)job->d_k * NM_PAGE);
+    return nm_half_to_float(scale[d / 32 * NM_PAGE + j]) * (float)((const int8_t *)job->k)[at];
+}
+
+static float v_at(nm_kv_type type, const nm_attention_job *job, int j, int d)
+{
+    size_t at = (size_t)j * (size_t)job->d_v + (size_t)d;
+    if (type == NM_KV_F32) return ((const float *)job->v)[at];
+    if (type == NM_KV_F16) return nm_half_to_float(((const uint16_t *)job->v)[at]);
+    const uint16_t *scale = (const uint16_t *)((const int8_t *)job->v + (size_t)job->d_v * NM_PAGE);
+    return nm_half_to_float(scale[j * ((job->d_v + 31) / 32) + d / 32]) * (float)((const int8_t *)job->v)[at];
+}
+
+void nm_attention_merge(float *m, float *l, float *o, float m_b, float l_b, const float *o_b, int d_v)
+{
+    if (*m == -INFINITY) {
+        *m = m_b;
+        *l = l_b;
+        memcpy(o, o_b, (size_t)d_v * sizeof *o);
+    } else if (m_b > *m) {
+        float c = exp1(*m - m_b);
+        *l = fmaf(*l, c, l_b);
+        for (int d = 0; d < d_v; d++) o[d] = fmaf(o[d], c, o_b[d]);
+        *m = m_b;
+    } else {
+        float c = exp1(m_b - *m);
+        *l = fmaf(l_b, c, *l);
+        for (int d = 0; d < d_v; d++) o[d] = fmaf(o_b[d], c, o[d]);
+    }
+}
+
+static float score(nm_kv_type type, const nm_attention_job *job, int i, int j)
+{
+    float s = 0;
+    for (int d = 0; d < job->d_k; d++) s = fmaf(job->q[i][d], k_at(type, job, d, j), s);
+    s *= job->scale;
+    return job->cap > 0 ? job->cap * tanh1(s / job->cap) : s;
+}
+
+static void attend(nm_kv_type type, const nm_attention_job *job, int i)
+{
+    float p[NM_PAGE], lane[16] = {0}, m = -INFINITY, *o = job->scratch;
+    int first = job->first[i], last = job->last[i];
+    for (int j = first; j < last; j++) {
+        p[j] = score(type, job, i, j);
+        m = p[j] > m ? p[j] : m;
+    }
+    m += 0.0f;                      /* -0 becomes +0: which of two zeros is the larger must not matter */
+    for (int j = first; j < last; j++) {
+        p[j] = exp1(p[j] - m);
+        lane[j % 16] += p[j];
+    }
+    for (int d = 0; d < job->d_v; d++) {
+        o[d] = 0;
+        for (int j = first; j < last; j++) o[d] = fmaf(p[j], v_at(type, job, j, d), o[d]);
+    }
+    nm_attention_merge(job->m + i, job->l + i, job->o + (size_t)i * job->ldo, m, v_sum(v_load(lane)), o, job->d_v);
+}
+
+void nm_attention_ref(nm_kv_type type, const nm_attention_job *job)
+{
+    for (int i = 0; i < job->queries; i++)
+        if (job->first[i] < job->last[i]) attend(type, job, i);
+}
+
+static void attention_f16(const nm_attention_job *job) { nm_attention_ref(NM_KV_F16, job); }
+static void attention_f32(const nm_attention_job *job) { nm_attention_ref(NM_KV_F32, job); }
+static void attention_q8_0(const nm_attention_job *job) { nm_attention_ref(NM_KV_Q8_0, job); }
+
+/* ---- Storing keys and values --------------------------------------------------------------------------------------------------------------- */
+
+static void store_k_f32(void *page, int d_k, int slot, const float *k)
+{
+    for (int d = 0; d < d_k; d++) ((float *)page)[d * NM_PAGE + slot] = k[d];
+}
+
+static void store_k_f16(void *page, int d_k, int slot, const float *k)
+{
+    for (int d = 0; d < d_k; d++) ((uint16_t *)page)[d * NM_PAGE + slot] = nm_float_to_half(k[d]);
+}
+
+static void store_v_f32(void *page, int d_v, int slot, const float *v) { memcpy((float *)page + slot * d_v, v, (size_t)d_v * sizeof *v); }
+
+static void store_v_f16(void *page, int d_v, int slot, const float *v)
+{
+    for (int d = 0; d < d_v; d++) ((uint16_t *)page)[slot * d_v + d] = nm_float_to_half(v[d]);
+}
+
+/* Up to 32 values to int8 and their half scale. Values that are not finite, or too large for a half scale, make the scale NaN. */
+static uint16_t quantize_kv(const float *x, int n, int8_t *q)
+{
+    uint32_t bits = largest_bits(x, n);
+    uint16_t half = bits >= 0x7f800000u ? 0x7e00 : nm_float_to_half(v16_float(bits) / 127.0f);
+    if (half >= 0x7c00) half = 0x7e00;
+    float scale = nm_half_to_float(half);
+    for (int i = 0; i < n; i++) {
+        float v = half == 0 || half == 0x7e00 ? 0 : rintf(x[i] / scale);
+        q[i] = (int8_t)(v > 127 ? 127 : v < -127 ? -127 : v);
+    }
+    return half;
+}
+
+static void store_k_q8_0(void *page, int d_k, int slot, const float *k)
+{
+    int8_t *to = page, q[32];
+    uint16_t *scale = (uint16_t *)(to + d_k * NM_PAGE);
+    for (int d = 0; d < d_k; d += 32) {
+        int n = d_k - d < 32 ? d_k - d : 32;
+        scale[d / 32 * NM_PAGE + slot] = quantize_kv(k + d, n, q);
+        for (int i = 0; i < n; i++) to[(d + i) * NM_PAGE + slot] = q[i];
+    }
+}
+
+static void store_v_q8_0(void *page, int d_v, int slot, const float *v)
+{
+    int8_t *to = page;
+    uint16_t *scale = (uint16_t *)(to + d_v * NM_PAGE) + slot * ((d_v + 31) / 32);
+    for (int d = 0; d < d_v; d += 32) scale[d / 32] = quantize_kv(v + d, d_v - d < 32 ? d_v - d : 32, to + slot * d_v + d);
+}
+
+void nm_kernels_ref(nm_kernels *table)
+{
+    table->tier = "c";
+    table->linear_q8 = linear_q8;
+    table->linear_f32 = linear_f32;
+    table->quantize_row = quantize_row;
+    table->attention[NM_KV_F16] = attention_f16;
+    table->attention[NM_KV_F32] = attention_f32;
+    table->attention[NM_KV_Q8_0] = attention_q8_0;
+    table->kv_store_k[NM_KV_F16] = store_k_f16;
+    table->kv_store_k[NM_KV_F32] = store_k_f32;
+    table->kv_store_k[NM_KV_Q8_0] = store_k_q8_0;
+    table->kv_store_v[NM_KV_F16] = store_v_f16;
+    table->kv_store_v[NM_KV_F32] = store_v_f32;
+    table->kv_store_v[NM_KV_Q8_0] = store_v_q8_0;
+    fill_elementwise(table);
+}

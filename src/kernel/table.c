@@ -1,0 +1,110 @@
+/* The table of kernels in use: the reference first, then each tier that the CPU offers, the OS saves and the mask allows, weakest to
+ * strongest. Also the sizes of what callers hand to kernels, which are the same on every tier. */
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "cpu/cpu.h"
+#include "kernel/layout.h"
+
+static const struct { uint32_t tier; void (*fill)(nm_kernels *); } fillers[] = {
+    {NM_CPU_C, nm_kernels_ref},
+};
+enum { FILLERS = sizeof fillers / sizeof *fillers };
+
+static nm_kernels table;
+static uint32_t allowed = NM_CPU_ALL;
+static char description[160];
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void describe(uint32_t offered)
+{
+    int used = snprintf(description, sizeof description, "offered:");
+    for (int i = 0; i < FILLERS; i++)
+        if (offered & fillers[i].tier) used += snprintf(description + used, sizeof description - (size_t)used, " %s", nm_cpu_tier_name(fillers[i].tier));
+    snprintf(description + used, sizeof description - (size_t)used, "; in use: %s", table.tier);
+}
+
+static void fill(void)
+{
+    uint32_t offered = nm_cpu_features(), set = (offered & allowed) | NM_CPU_C;
+    for (int i = 0; i < FILLERS; i++) {
+        if (!(set & fillers[i].tier)) continue;
+        fillers[i].fill(&table);
+        table.tier = nm_cpu_tier_name(fillers[i].tier);
+    }
+    describe(offered);
+}
+
+const nm_kernels *nm_kernels_get(void)
+{
+    pthread_once(&once, fill);
+    return &table;
+}
+
+nm_err nm_set_kernels(const char *mask)
+{
+    uint32_t set;
+    NM_TRY(nm_cpu_parse(mask, &set));
+    nm_kernels_get();
+    pthread_mutex_lock(&lock);
+    allowed = set;
+    fill();
+    pthread_mutex_unlock(&lock);
+    return NM_OK;
+}
+
+const char *nm_kernels_tier(void) { return nm_kernels_get()->tier; }
+
+const char *nm_kernels_describe(void)
+{
+    nm_kernels_get();
+    return description;
+}
+
+/* ---- Sizes --------------------------------------------------------------------------------------------------------------------------------- */
+
+static size_t align64(size_t n) { return (n + 63) & ~(size_t)63; }
+
+size_t nm_qrows_bytes(int64_t rows, int64_t k)
+{
+    size_t n = (size_t)rows, ldq = align64((size_t)k), lds = ldq / NM_BLOCK;
+    return n * ldq + align64(n * lds * sizeof(float)) + align64(n * lds * 2 * sizeof(int16_t));
+}
+
+nm_qrows nm_qrows_at(void *memory, int64_t rows, int64_t k)
+{
+    nm_qrows x = {.q = memory, .ldq = align64((size_t)k)};
+    x.lds = x.ldq / NM_BLOCK;
+    uint8_t *scale = (uint8_t *)memory + (size_t)rows * x.ldq;
+    x.scale = (float *)scale;
+    x.sum = (int16_t *)(scale + align64((size_t)rows * x.lds * sizeof(float)));
+    return x;
+}
+
+size_t nm_kv_k_bytes(nm_kv_type type, int d_k)
+{
+    size_t d = (size_t)d_k;
+    if (type == NM_KV_Q8_0) return align64(d * NM_PAGE + (d + 31) / 32 * NM_PAGE * 2);
+    return d * NM_PAGE * (type == NM_KV_F32 ? 4 : 2);
+}
+
+size_t nm_kv_v_bytes(nm_kv_type type, int d_v) { return nm_kv_k_bytes(type, d_v); }
+
+/* Room for the widest user: two pages' worth of fp32 keys and values, and the outputs of 64 queries. */
+size_t nm_attention_scratch(int d_k, int d_v)
+{
+    size_t k = align64((size_t)d_k * NM_PAGE * sizeof(float)), v = align64((size_t)d_v * NM_PAGE * sizeof(float));
+    return k + v + align64(((size_t)d_v + 15) * NM_PAGE * sizeof(float)) + 4096 + 64 * NM_PAGE * sizeof(float);
+}
+
+/* Room for the widest user (kernel/x86): unpacked chunks of NM_TILE_PANELS panels as 16-bit or as fp32 values, their scales, one accumulator
+ * per row and output of those panels, and per row and group of inputs two words made from its sum. */
+size_t nm_linear_scratch(const nm_panels *w, int64_t rows)
+{
+    size_t groups = align64((size_t)w->k) / 16, n = (size_t)rows;
+    size_t chunk = NM_TILE_PANELS * (NM_CHUNK * NM_PANEL * sizeof(float) + 2 * NM_CHUNK / 16 * NM_PANEL * sizeof(float));
+    return chunk + align64(n * NM_TILE_PANELS * NM_PANEL * sizeof(float)) + 2 * align64(n * groups * sizeof(float)) + 64 * 1024;
+}
