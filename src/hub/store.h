@@ -1,0 +1,52 @@
+/* Owns nomoat's store of models, the names of models, and where those names are looked up: the store, then the Hugging Face cache
+ * (read-only). Refuses to fetch anything, to leave a model half-written under its name, and to look inside a model's file.
+ *
+ * On the disk: DATA/models/NAME/ holds the model's GGUF file or files, named after the originals, and SHA256SUMS, which sha256sum -c reads.
+ * A model gets there as a copy-on-write clone (reflink) where the file system has them, else as a hard link, else as a copy. Through a
+ * hard link whoever writes into the original file changes the stored one as well: doctor --verify shows it. Changes of the store are
+ * made in a folder ".tmp-..." under a lock and take effect by one rename. */
+#ifndef NM_HUB_STORE_H
+#define NM_HUB_STORE_H
+
+#include "nomoat.h"
+
+typedef enum nm_place { NM_PLACE_PATH, NM_PLACE_STORE, NM_PLACE_HF_CACHE } nm_place;
+
+typedef struct nm_found {
+    char *name;         /* as to be typed: "NAME", "org/name", "org/name:file.gguf", or the path */
+    char *path;         /* the GGUF file, the first one of a split */
+    nm_place place;
+    uint64_t bytes;     /* of all its files */
+    int files;
+    char sha256[65];    /* of the first file where it is recorded, else "" */
+} nm_found;
+void nm_found_free(nm_found *found);
+
+/* MODEL[:TAG] to a file. An existing path wins; then a name in the store (":latest" ignored, letter case only where it decides);
+ * then "org/name", "org/name:TAG", "org/name:FILE" or "org/name/FILE" in the Hugging Face cache. NM_NOT_FOUND; NM_USAGE where several
+ * files fit; NM_REFUSED for "+ADAPTER". */
+nm_err nm_model_find(nm_found *out, const char *model);
+
+/* Everything that has a name, store first, each part sorted. *out is allocated; nm_found_list_free. */
+nm_err nm_found_list(nm_found **out, size_t *count);
+void nm_found_list_free(nm_found *list, size_t count);
+
+typedef enum nm_stored_as { NM_STORED_CLONE, NM_STORED_LINK, NM_STORED_COPY } nm_stored_as;
+typedef struct nm_import_options {
+    bool copy;          /* neither clone nor link */
+    bool replace;       /* put it in the place of a model of that name */
+    nm_progress_fn progress;    /* bytes copied and hashed; true ends it with NM_INTERRUPTED; may be NULL */
+    void *progress_arg;
+} nm_import_options;
+/* Takes a GGUF file (with the other parts of a split), or the only one in a folder, into the store. name NULL: from the file's name.
+ * NM_USAGE: a bad name, a second part of a split, several models in a folder; NM_REFUSED: the name is taken. */
+nm_err nm_store_import(nm_found *out, nm_stored_as *as, const char *path, const char *name, const nm_import_options *options);
+/* The GGUF file that import would take: path itself, or the only one in the folder. *file is allocated (nm_free). */
+nm_err nm_store_source(char **file, const char *path);
+nm_err nm_store_remove(const char *name);
+/* Hashes the files of a stored model again. NM_BAD_FILE: one differs or is missing; NM_REFUSED: no hash is recorded. */
+nm_err nm_store_verify(const nm_found *stored, nm_progress_fn progress, void *arg);
+/* Where the store is; it need not exist. *path is allocated (nm_free). */
+nm_err nm_store_folder(char **path);
+
+#endif
