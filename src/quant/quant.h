@@ -34,6 +34,7 @@ typedef struct nm_type {
     void (*to_float)(const void *blocks, int64_t k, float *out);
     /* Reference quantiser, round to nearest, no importance weights; NULL where there is none yet. */
     void (*from_float)(const float *values, int64_t k, void *blocks);
+    int halves, half_at;        /* consecutive halves that scale a block, and the byte where they stand; 0: no plain half does */
 } nm_type;
 
 /* NULL for an unknown number. */
@@ -41,6 +42,9 @@ const nm_type *nm_type_of(int id);
 const nm_type *nm_type_at(int index);       /* all rows in order, NULL past the end: for tests and tables */
 /* Bytes of `values` consecutive values; NM_BAD_FILE if they are no whole number of blocks or overflow. */
 nm_err nm_type_bytes(const nm_type *type, int64_t values, uint64_t *bytes);
+
+/* False if a scale or a value among k is NaN or infinite. k is a whole number of blocks; the type must have to_float. */
+bool nm_type_finite(const nm_type *type, const void *blocks, int64_t k);
 
 /* IEEE half and bfloat16, round to nearest even, in portable C; NaN stays NaN. */
 float nm_half_to_float(uint16_t h);
