@@ -1,0 +1,21 @@
+/* OLMo 2 (2025): norms after the blocks instead of before, and RMS norms over the whole rows of q and k. */
+#include "arch/arch.h"
+
+static nm_err read_keys(nm_config *c, const nm_gguf *g)
+{
+    c->rope.neox = true;
+    return NM_OK;
+}
+
+static void build(nm_builder *b, const nm_config *c)
+{
+    int32_t table = nm_build_rope_table(b, &c->rope), x = nm_block_embed(b, c);
+    nm_attention_spec spec = {.row_norm = true, .table = table, .rope = &c->rope};
+    for (b->layer = 0; b->layer < c->n_layer; b->layer++) {
+        x = nm_build_add(b, x, nm_block_rms(b, c, nm_block_attention(b, c, x, &spec), "post_attention_norm"), 1);
+        x = nm_build_add(b, x, nm_block_rms(b, c, nm_block_glu(b, c, x, NM_ACT_SILU, NM_BIAS_NONE), "post_ffw_norm"), 1);
+    }
+    nm_block_head(b, c, nm_block_rms(b, c, nm_block_select(b, x), "output_norm"));
+}
+
+const nm_arch nm_arch_olmo2 = {.name = "olmo2", .read = read_keys, .build = build};

@@ -1,0 +1,21 @@
+/* Qwen 2 and 2.5: Llama with biases on q, k and v, and NeoX-style rotation. */
+#include "arch/arch.h"
+
+static nm_err read_keys(nm_config *c, const nm_gguf *g)
+{
+    c->rope.neox = true;
+    return NM_OK;
+}
+
+static void build(nm_builder *b, const nm_config *c)
+{
+    int32_t table = nm_build_rope_table(b, &c->rope), x = nm_block_embed(b, c);
+    nm_attention_spec spec = {.bias = NM_BIAS_REQUIRED, .table = table, .rope = &c->rope};
+    for (b->layer = 0; b->layer < c->n_layer; b->layer++) {
+        x = nm_build_add(b, x, nm_block_attention(b, c, nm_block_rms(b, c, x, "attn_norm"), &spec), 1);
+        x = nm_build_add(b, x, nm_block_glu(b, c, nm_block_rms(b, c, x, "ffn_norm"), NM_ACT_SILU, NM_BIAS_NONE), 1);
+    }
+    nm_block_head(b, c, nm_block_rms(b, c, nm_block_select(b, x), "output_norm"));
+}
+
+const nm_arch nm_arch_qwen2 = {.name = "qwen2", .read = read_keys, .build = build};

@@ -1,0 +1,238 @@
+/* Attention over a session's pages: grouped and multi-query heads, causal, with an optional window and soft cap.
+ * inputs: q [heads * d_k], k [heads_kv * d_k], v [heads_kv * d_v]; outputs: o [heads * d_v].
+ *
+ * The row phase writes k and v into the page of the row's position, rounded to the cache's type; the wide phase reads pages only.
+ * Arithmetic (law 9): pages of 64 keys are merged in ascending order into the state of their chunk of CHUNK pages, and chunks, in
+ * ascending order, into the total (kernel.h has both rules). Chunks are anchored at position 0. So one query can be spread over threads by chunks, and 512
+ * queries can be walked page by page, and both give the same bits. */
+#include <math.h>
+#include <string.h>
+
+#include "base/pool.h"
+#include "op/op.h"
+
+enum {
+    CHUNK = 4,              /* pages whose states merge first: 256 keys, enough work to hand to a thread */
+    TILE = 64,              /* queries of one kernel call */
+    SPREAD_ROWS = 4         /* batches up to this size are spread over threads by chunks */
+};
+
+#define ARGS s->args.attention
+
+static nm_err shape(const nm_shape *c, const nm_step *s)
+{
+    int64_t q = c->value[nm_in(c->operand, s, 0)].dim, k = c->value[nm_in(c->operand, s, 1)].dim, v = c->value[nm_in(c->operand, s, 2)].dim;
+    int64_t o = c->value[nm_out(c->operand, s, 0)].dim;
+    if (ARGS.heads < 1 || ARGS.heads_kv < 1 || ARGS.heads % ARGS.heads_kv) return nm_bad_shape(s, "number of KV heads", ARGS.heads_kv, ARGS.heads);
+    if (q != (int64_t)ARGS.heads * ARGS.d_k) return nm_bad_shape(s, "width of q", q, (int64_t)ARGS.heads * ARGS.d_k);
+    if (k != (int64_t)ARGS.heads_kv * ARGS.d_k) return nm_bad_shape(s, "width of k", k, (int64_t)ARGS.heads_kv * ARGS.d_k);
+    if (v != (int64_t)ARGS.heads_kv * ARGS.d_v) return nm_bad_shape(s, "width of v", v, (int64_t)ARGS.heads_kv * ARGS.d_v);
+    if (o != (int64_t)ARGS.heads * ARGS.d_v) return nm_bad_shape(s, "width of the output", o, (int64_t)ARGS.heads * ARGS.d_v);
+    return NM_OK;
+}
+
+static uint8_t *head_of(const nm_exec *e, const nm_step *s, const nm_seq *seq, int64_t page, int32_t head)
+{
+    const nm_kv_slot *slot = &e->kv->slot[ARGS.slot];
+    return seq->pages[slot->group][page] + slot->offset + (size_t)head * slot->head_bytes;
+}
+
+static void store_row(const nm_exec *e, const nm_step *s, int64_t r, int64_t c0, int64_t c1)
+{
+    const nm_kv_slot *slot = &e->kv->slot[ARGS.slot];
+    int32_t position = e->row[r].position;
+    for (int32_t h = 0; h < ARGS.heads_kv; h++) {
+        uint8_t *at = head_of(e, s, &e->seq[e->row[r].seq], position / NM_PAGE, h);
+        e->kernel->kv_store_k[e->kv->type](at, ARGS.d_k, position % NM_PAGE, nm_at_in(e, s, 1, r) + h * ARGS.d_k);
+        e->kernel->kv_store_v[e->kv->type](at + slot->v_offset, ARGS.d_v, position % NM_PAGE, nm_at_in(e, s, 2, r) + h * ARGS.d_v);
+    }
+}
+
+/* ---- A set of queries that share a KV head and a session ---------------------------------------------------------------------- */
+
+typedef struct tile {
+    int queries;
+    const float *q[TILE];
+    int32_t from[TILE], to[TILE];       /* keys that each sees: [from, to) */
+    float m[TILE], l[TILE];             /* running states; o is [TILE][d_v] behind */
+} tile;
+
+/* The thread's scratch: two tiles' worth of state (chunk and total), then the kernel's own. */
+typedef struct work { tile *t; float *m, *l, *chunk_o, *total_o; void *kernel; } work;
+
+static size_t work_bytes(int d_k, int d_v)
+{
+    size_t state = sizeof(tile) + 2 * TILE * sizeof(float) + 2 * (size_t)TILE * (size_t)d_v * sizeof(float);
+    return ((state + 63) & ~(size_t)63) + nm_attention_scratch(d_k, d_v);
+}
+
+static work work_at(uint8_t *scratch, int d_v)
+{
+    work w = {.t = (tile *)scratch};
+    w.m = (float *)(w.t + 1);
+    w.l = w.m + TILE;
+    w.chunk_o = w.l + TILE;
+    w.total_o = w.chunk_o + (size_t)TILE * (size_t)d_v;
+    w.kernel = (void *)(((uintptr_t)(w.total_o + (size_t)TILE * (size_t)d_v) + 63) & ~(uintptr_t)63);
+    return w;
+}
+
+static void add_query(const nm_exec *e, const nm_step *s, tile *t, int64_t r, int32_t head)
+{
+    int32_t position = e->row[r].position, i = t->queries++;
+    t->q[i] = nm_at_in(e, s, 0, r) + (int64_t)head * ARGS.d_k;
+    t->to[i] = position + 1;
+    t->from[i] = ARGS.window && position >= ARGS.window ? position - ARGS.window + 1 : 0;
+}
+
+/* Computes the state of one chunk for the tile's queries into m, l, o. */
+static void run_chunk(const nm_exec *e, const nm_step *s, const nm_seq *seq, int32_t head, int64_t chunk, const tile *t, float *m, float *l, float *o, void *scratch)
+{
+    const nm_kv_slot *slot = &e->kv->slot[ARGS.slot];
+    for (int i = 0; i < t->queries; i++) { m[i] = -INFINITY; l[i] = 0; }
+    for (int64_t page = chunk * CHUNK; page < (chunk + 1) * CHUNK; page++) {
+        uint8_t first[TILE], last[TILE];
+        int64_t base = page * NM_PAGE;
+        bool any = false;
+        for (int i = 0; i < t->queries; i++) {
+            int64_t a = t->from[i] - base, b = t->to[i] - base;
+            first[i] = (uint8_t)(a < 0 ? 0 : a > NM_PAGE ? NM_PAGE : a);
+            last[i] = (uint8_t)(b < 0 ? 0 : b > NM_PAGE ? NM_PAGE : b);
+            if (first[i] < last[i]) any = true;
+            else first[i] = last[i] = 0;
+        }
+        if (!any) continue;
+        uint8_t *k = head_of(e, s, seq, page, head);
+        nm_attention_job job = {.k = k, .v = k + slot->v_offset, .d_k = ARGS.d_k, .d_v = ARGS.d_v, .queries = t->queries, .q = t->q,
+            .first = first, .last = last, .scale = ARGS.scale, .cap = ARGS.cap, .m = m, .l = l, .o = o, .ldo = (size_t)ARGS.d_v, .scratch = scratch};
+        e->kernel->attention[e->kv->type](&job);
+    }
+}
+
+static int64_t first_chunk(const tile *t)
+{
+    int32_t from = t->from[0];
+    for (int i = 1; i < t->queries; i++) if (t->from[i] < from) from = t->from[i];
+    return from / (CHUNK * NM_PAGE);
+}
+
+static int64_t end_chunk(const tile *t)
+{
+    int32_t to = t->to[0];
+    for (int i = 1; i < t->queries; i++) if (t->to[i] > to) to = t->to[i];
+    return (to + CHUNK * NM_PAGE - 1) / (CHUNK * NM_PAGE);
+}
+
+static void finish(float *out, const float *o, float l, int d_v)
+{
+    for (int d = 0; d < d_v; d++) out[d] = o[d] / l;
+}
+
+/* ---- Many rows: a thread walks all pages for its tile -------------------------------------------------------------------------- */
+
+static void run_tile(const nm_exec *e, const nm_step *s, const nm_seq *seq, int64_t r0, int64_t rows, int32_t head_kv, int32_t head, int32_t heads, work *w)
+{
+    tile *t = w->t;
+    t->queries = 0;
+    for (int64_t r = r0; r < r0 + rows; r++)
+        for (int32_t h = head; h < head + heads; h++) add_query(e, s, t, r, h);
+    for (int i = 0; i < t->queries; i++) { t->m[i] = -INFINITY; t->l[i] = 0; }
+    for (int64_t chunk = first_chunk(t); chunk < end_chunk(t); chunk++) {
+        run_chunk(e, s, seq, head_kv, chunk, t, w->m, w->l, w->chunk_o, w->kernel);
+        for (int i = 0; i < t->queries; i++)
+            nm_attention_merge(&t->m[i], &t->l[i], w->total_o + (size_t)i * (size_t)ARGS.d_v, w->m[i], w->l[i], w->chunk_o + (size_t)i * (size_t)ARGS.d_v, ARGS.d_v);
+    }
+    for (int i = 0; i < t->queries; i++)
+        finish(nm_at_out(e, s, 0, r0 + i / heads) + (int64_t)(head + i % heads) * ARGS.d_v, w->total_o + (size_t)i * (size_t)ARGS.d_v, t->l[i], ARGS.d_v);
+}
+
+/* Items: (session, block of rows, KV head, part of its query heads), numbered so that a ticket finds its own. */
+static void run_tiles(const nm_exec *e, const nm_step *s, work *w)
+{
+    int32_t group = ARGS.heads / ARGS.heads_kv, heads = group < TILE ? group : TILE, parts = (group + heads - 1) / heads, block = TILE / heads;
+    int64_t ticket = atomic_fetch_add_explicit(&e->ticket[s->ticket], 1, memory_order_relaxed), passed = 0;
+    for (int32_t i = 0; i < e->seqs; i++) {
+        const nm_seq *seq = &e->seq[i];
+        int64_t per_block = (int64_t)ARGS.heads_kv * parts, items = (seq->rows + block - 1) / block * per_block;
+        while (ticket < passed + items) {
+            /* The last rows see most keys: they go first, so that no thread is left alone with them. */
+            int64_t item = items - 1 - (ticket - passed), at = item / per_block * block;
+            int32_t head_kv = (int32_t)(item % per_block) / parts, from = (int32_t)(item % per_block) % parts * heads;
+            run_tile(e, s, seq, seq->row + at, seq->rows - at < block ? seq->rows - at : block, head_kv, head_kv * group + from,
+                group - from < heads ? group - from : heads, w);
+            ticket = atomic_fetch_add_explicit(&e->ticket[s->ticket], 1, memory_order_relaxed);
+        }
+        passed += items;
+    }
+}
+
+/* ---- Few rows: chunks are spread over threads, their states merged after a barrier ------------------------------------------- */
+
+static size_t state_floats(const nm_step *s) { return (size_t)ARGS.d_v + 2; }
+
+static size_t shared(const nm_shape *c, const nm_step *s, int64_t max_rows, int64_t context)
+{
+    int64_t rows = max_rows < SPREAD_ROWS ? max_rows : SPREAD_ROWS, chunks = context / (CHUNK * NM_PAGE) + 1;
+    return (size_t)(rows * chunks * ARGS.heads) * state_floats(s) * sizeof(float);
+}
+
+static float *state_at(const nm_exec *e, const nm_step *s, int64_t chunks, int64_t r, int64_t chunk, int32_t head)
+{
+    return (float *)e->shared + ((size_t)(r * chunks + chunk) * (size_t)ARGS.heads + (size_t)head) * state_floats(s);
+}
+
+static void spread_item(const nm_exec *e, const nm_step *s, int64_t chunks, int64_t item, work *w)
+{
+    int32_t group = ARGS.heads / ARGS.heads_kv, head_kv = (int32_t)(item % ARGS.heads_kv);
+    int64_t chunk = item / ARGS.heads_kv % chunks, r = item / ARGS.heads_kv / chunks;
+    tile *t = w->t;
+    for (int32_t h = 0, n; h < group; h += n) {
+        n = group - h < TILE ? group - h : TILE;
+        t->queries = 0;
+        for (int32_t i = 0; i < n; i++) add_query(e, s, t, r, head_kv * group + h + i);
+        if (chunk < first_chunk(t) || chunk >= end_chunk(t)) return;
+        run_chunk(e, s, &e->seq[e->row[r].seq], head_kv, chunk, t, w->m, w->l, w->chunk_o, w->kernel);
+        for (int32_t i = 0; i < n; i++) {
+            float *state = state_at(e, s, chunks, r, chunk, head_kv * group + h + i);
+            state[0] = w->m[i];
+            state[1] = w->l[i];
+            memcpy(state + 2, w->chunk_o + (size_t)i * (size_t)ARGS.d_v, (size_t)ARGS.d_v * sizeof(float));
+        }
+    }
+}
+
+static void spread_merge(const nm_exec *e, const nm_step *s, int64_t chunks, int64_t r, int32_t head, work *w)
+{
+    float m = -INFINITY, l = 0;
+    w->t->queries = 0;
+    add_query(e, s, w->t, r, head);
+    for (int64_t chunk = first_chunk(w->t); chunk < end_chunk(w->t); chunk++) {
+        const float *state = state_at(e, s, chunks, r, chunk, head);
+        nm_attention_merge(&m, &l, w->total_o, state[0], state[1], state + 2, ARGS.d_v);
+    }
+    finish(nm_at_out(e, s, 0, r) + (int64_t)head * ARGS.d_v, w->total_o, l, ARGS.d_v);
+}
+
+static void spread(const nm_exec *e, const nm_step *s, int64_t chunks, int thread, int threads, work *w)
+{
+    int64_t rows = e->rows[NM_ROWS_BATCH], items = rows * chunks * ARGS.heads_kv, item, from, to;
+    while ((item = atomic_fetch_add_explicit(&e->ticket[s->ticket], 1, memory_order_relaxed)) < items) spread_item(e, s, chunks, item, w);
+    nm_pool_barrier();
+    nm_share(rows * ARGS.heads, 1, thread, threads, &from, &to);
+    for (int64_t i = from; i < to; i++) spread_merge(e, s, chunks, i / ARGS.heads, (int32_t)(i % ARGS.heads), w);
+}
+
+static void wide(nm_exec *e, const nm_step *s, int thread, int threads)
+{
+    int64_t rows = e->rows[NM_ROWS_BATCH], longest = 0;
+    work w = work_at(e->scratch + (size_t)thread * e->scratch_bytes, ARGS.d_v);
+    for (int64_t r = 0; r < rows; r++) if (e->row[r].position >= longest) longest = e->row[r].position + 1;
+    int64_t chunks = (longest + CHUNK * NM_PAGE - 1) / (CHUNK * NM_PAGE);
+    bool fits = (size_t)(rows * chunks * ARGS.heads) * state_floats(s) * sizeof(float) <= e->shared_bytes;
+    if (rows <= SPREAD_ROWS && fits && threads > 1) spread(e, s, chunks, thread, threads, &w);
+    else run_tiles(e, s, &w);
+}
+
+static size_t scratch(const nm_shape *c, const nm_step *s, int64_t max_rows) { return work_bytes(ARGS.d_k, ARGS.d_v); }
+
+const nm_op nm_op_attention = {.name = "attention", .shape = shape, .row = store_row, .wide = wide, .scratch = scratch, .shared = shared, .saves = 7};

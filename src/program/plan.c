@@ -1,0 +1,187 @@
+/* The plan: groups phases into regions (law 4), finds out how long each value lives, and places it (law 5). */
+#include <string.h>
+
+#include "base/err.h"
+#include "base/mem.h"
+#include "program/program.h"
+
+/* ---- Schedule ------------------------------------------------------------------------------------------------------------------
+ * Walks the steps in order. Row phases join the open region of row phases (each row's phases follow each other on one thread, so no
+ * barrier is needed between them); wide phases join the open region of wide phases unless they read what it writes. Everything else opens a
+ * region, and a barrier stands between regions. */
+
+static int64_t task_dim(const nm_plan *p, const nm_task *t)
+{
+    if (t->step < 0) return p->value[t->value].dim;
+    return p->value[nm_out(p->program->operand, &p->program->step[t->step], 0)].dim;
+}
+
+static bool task_columns(const nm_plan *p, const nm_task *t) { return t->step < 0 || nm_ops[p->program->step[t->step].op]->columns; }
+
+static nm_err open_region(nm_plan *p, bool wide, nm_rows rows)
+{
+    NM_TRY(NM_GROW(p->region, p->region_capacity, p->regions + 1));
+    p->region[p->regions++] = (nm_region){.task = (int32_t)p->tasks, .wide = wide, .columns = !wide, .rows = rows};
+    return NM_OK;
+}
+
+/* True if the region writes a value that the step reads. */
+static bool depends(const nm_plan *p, const nm_region *r, const nm_step *s)
+{
+    const nm_program *g = p->program;
+    for (int32_t t = r->task; t < r->task + r->tasks; t++) {
+        int32_t made = nm_out(g->operand, &g->step[p->task[t].step], 0);
+        for (int i = 0; i < s->n_in; i++) if (nm_owner(g->value, nm_in(g->operand, s, i)) == nm_owner(g->value, made)) return true;
+    }
+    return false;
+}
+
+static nm_err add_task(nm_plan *p, bool wide, nm_rows rows, nm_task task)
+{
+    nm_region *r = p->regions ? &p->region[p->regions - 1] : NULL;
+    if (!r || r->wide != wide || r->rows != rows || (wide && depends(p, r, &p->program->step[task.step]))) {
+        NM_TRY(open_region(p, wide, rows));
+        r = &p->region[p->regions - 1];
+    }
+    if (!wide && r->tasks && task_dim(p, &p->task[r->task]) != task_dim(p, &task)) r->columns = false;
+    if (!wide && !task_columns(p, &task)) r->columns = false;
+    NM_TRY(NM_GROW(p->task, p->task_capacity, p->tasks + 1));
+    p->task[p->tasks++] = task;
+    r->tasks++;
+    return NM_OK;
+}
+
+static nm_err schedule_step(nm_plan *p, const nm_shape *shape, int32_t i)
+{
+    const nm_program *g = p->program;
+    const nm_step *s = &g->step[i];
+    const nm_op *op = nm_ops[s->op];
+    nm_rows out_rows = nm_owner(g->value, nm_out(g->operand, s, 0))->rows;
+    if (out_rows == NM_ROWS_OUT && p->head < 0) p->head = (int32_t)p->regions;
+    if (op->reads_int8 && op->reads_int8(shape, s)) {
+        int32_t x = nm_in(g->operand, s, 0);
+        if (!p->value[x].quantized) NM_TRY(add_task(p, false, nm_owner(g->value, x)->rows, (nm_task){.step = -1, .value = x}));
+        p->value[x].quantized = true;
+    }
+    if (op->row) NM_TRY(add_task(p, false, out_rows, (nm_task){.step = i}));
+    if (op->wide) NM_TRY(add_task(p, true, out_rows, (nm_task){.step = i}));
+    return NM_OK;
+}
+
+static nm_err schedule(nm_plan *p, const nm_shape *shape)
+{
+    p->head = -1;
+    for (size_t i = 0; i < p->program->steps; i++) NM_TRY(schedule_step(p, shape, (int32_t)i));
+    if (p->head < 0) p->head = (int32_t)p->regions;
+    return NM_OK;
+}
+
+/* ---- Lifetimes ------------------------------------------------------------------------------------------------------------------
+ * Counted in regions, because the phases of one region overlap in time. */
+
+static void touch(int32_t *first, int32_t *last, int32_t region)
+{
+    if (*first < 0) *first = region;
+    if (region > *last) *last = region;
+}
+
+static void touch_value(nm_plan *p, int32_t v, int32_t region)
+{
+    int32_t own = p->value[v].parent < 0 ? v : p->value[v].parent;
+    touch(&p->value[own].first, &p->value[own].last, region);
+}
+
+static void touch_task(nm_plan *p, const nm_shape *shape, const nm_task *t, int32_t region)
+{
+    const nm_program *g = p->program;
+    if (t->step < 0) {
+        touch_value(p, t->value, region);
+        touch(&p->value[t->value].q_first, &p->value[t->value].q_last, region);
+        return;
+    }
+    const nm_step *s = &g->step[t->step];
+    const nm_op *op = nm_ops[s->op];
+    bool int8 = op->reads_int8 && op->reads_int8(shape, s);
+    for (int i = 0; i < s->n_in; i++) {
+        int32_t x = nm_in(g->operand, s, i);
+        if (i == 0 && int8) touch(&p->value[x].q_first, &p->value[x].q_last, region);
+        if (i > 0 || !int8 || shape->max_rank) touch_value(p, x, region);       /* slots read the unquantised input */
+    }
+    for (int i = 0; i < s->n_out; i++) touch_value(p, nm_out(g->operand, s, i), region);
+}
+
+static void lifetimes(nm_plan *p, const nm_shape *shape)
+{
+    for (size_t r = 0; r < p->regions; r++)
+        for (int32_t t = 0; t < p->region[r].tasks; t++) touch_task(p, shape, &p->task[p->region[r].task + t], (int32_t)r);
+    for (size_t v = 0; v < p->program->values; v++) {
+        int32_t own = p->value[v].parent < 0 ? (int32_t)v : p->value[v].parent;
+        if (p->value[v].keep) p->value[own].last = (int32_t)p->regions;
+    }
+    touch_value(p, p->program->result, (int32_t)p->regions);
+}
+
+/* ---- Memory -------------------------------------------------------------------------------------------------------------------- */
+
+static size_t round64(size_t n) { return (n + 63) & ~(size_t)63; }
+
+/* Two extents a value: its floats and its int8 copy. */
+static nm_err place_values(nm_plan *p)
+{
+    size_t n = p->program->values;
+    nm_extent *e = nm_calloc(2 * n, sizeof *e);
+    if (!e) return nm_fail_memory(2 * n * sizeof *e);
+    for (size_t v = 0; v < n; v++) {
+        const nm_value *x = &p->value[v];
+        int64_t rows = p->max_rows[x->rows];
+        if (x->parent < 0 && x->first >= 0)
+            e[v] = (nm_extent){.bytes = round64((size_t)rows * (size_t)x->dim * sizeof(float)), .first = x->first, .last = x->last};
+        if (x->quantized) e[n + v] = (nm_extent){.bytes = round64(nm_qrows_bytes(rows, x->dim)), .first = x->q_first, .last = x->q_last};
+    }
+    nm_err err = nm_place(e, 2 * n, &p->memory_bytes);
+    for (size_t v = 0; v < n; v++) {
+        p->value[v].offset = e[v].offset;
+        p->value[v].q_offset = e[n + v].offset;
+    }
+    nm_free(e);
+    return err;
+}
+
+static size_t most(size_t a, size_t b) { return a > b ? a : b; }
+
+static void measure_scratch(nm_plan *p, const nm_shape *shape, int64_t context)
+{
+    const nm_program *g = p->program;
+    for (size_t i = 0; i < g->steps; i++) {
+        const nm_step *s = &g->step[i];
+        const nm_op *op = nm_ops[s->op];
+        int64_t rows = p->max_rows[nm_owner(g->value, nm_out(g->operand, s, 0))->rows];
+        if (op->scratch) p->scratch_bytes = most(p->scratch_bytes, round64(op->scratch(shape, s, rows)));
+        if (op->shared) p->shared_bytes = most(p->shared_bytes, round64(op->shared(shape, s, rows, context)));
+    }
+}
+
+nm_err nm_plan_make(nm_plan *p, const nm_program *program, const nm_weight *weight, nm_compute compute, int64_t max_rows, int64_t max_out,
+    int64_t context, int32_t max_rank)
+{
+    *p = (nm_plan){.program = program, .compute = compute, .max_rows = {[NM_ROWS_BATCH] = max_rows, [NM_ROWS_OUT] = max_out}};
+    if (!(p->value = nm_calloc(program->values, sizeof *p->value))) return nm_fail_memory(program->values * sizeof *p->value);
+    memcpy(p->value, program->value, program->values * sizeof *p->value);
+    nm_shape shape = {.value = p->value, .operand = program->operand, .weight = weight, .compute = compute, .max_rank = max_rank};
+    nm_err err = schedule(p, &shape);
+    if (err == NM_OK) {
+        lifetimes(p, &shape);
+        measure_scratch(p, &shape, context);
+        err = place_values(p);
+    }
+    if (err != NM_OK) nm_plan_free(p);
+    return err;
+}
+
+void nm_plan_free(nm_plan *p)
+{
+    nm_free(p->value);
+    nm_free(p->task);
+    nm_free(p->region);
+    *p = (nm_plan){0};
+}

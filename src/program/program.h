@@ -1,0 +1,145 @@
+/* Owns programs: what a model computes, as one flat array of steps (law 3), and plans: how a run does it (schedule, law 4, and memory, law 5).
+ *
+ *   nm_builder  -> nm_program  built once per model by its architecture; immutable
+ *   nm_program  -> nm_plan     once per runner: regions between barriers, where each value lives, how much scratch
+ *   nm_plan     -> nm_exec     a pass: runs the regions on the compute pool
+ *
+ * Refuses: an op without a backward when the program is built for training; a shape that does not fit, naming layer and op. */
+#ifndef NM_PROGRAM_H
+#define NM_PROGRAM_H
+
+#include "base/str.h"
+#include "op/op.h"
+
+typedef enum nm_mode { NM_MODE_INFER, NM_MODE_TRAIN } nm_mode;
+
+typedef struct nm_program {
+    nm_value *value;
+    size_t values, value_capacity;
+    nm_step *step;
+    size_t steps, step_capacity;
+    int32_t *operand;
+    size_t operands, operand_capacity;
+    float **constant;           /* frequencies and the like that steps point at */
+    size_t constants, constant_capacity;
+    nm_kv_slot *slot;           /* heads, d_k, d_v and group; offsets are the layout's */
+    size_t slots, slot_capacity;
+    int32_t window[NM_MAX_GROUPS];
+    int32_t groups;
+    int32_t result;             /* the logits, in rows of NM_ROWS_OUT */
+    int32_t tickets;
+} nm_program;
+
+/* ---- Building --------------------------------------------------------------------------------------------------------------- */
+
+/* Finds or binds a weight of n outputs and k inputs (k = 0: a vector) by its name in the file: *id, or *id = -1 where it is absent
+ * and that is allowed. */
+typedef nm_err (*nm_bind_fn)(void *arg, const char *name, int64_t n, int64_t k, bool optional, int32_t *id);
+
+/* The first error sticks: later calls do nothing and return -1, so that builders read like the equations they are. */
+typedef struct nm_builder {
+    nm_program *program;
+    nm_mode mode;
+    nm_bind_fn bind;
+    void *bind_arg;
+    int32_t layer;              /* of the steps that are being added; -1 outside */
+    nm_err err;
+} nm_builder;
+
+enum { NM_NONE = -1 };
+
+/* Weights. `suffix` as in "attn_q.weight"; inside a layer the name is "blk.<layer>.<suffix>", outside it is the suffix itself. */
+int32_t nm_build_map(nm_builder *b, const char *suffix, int64_t n, int64_t k);
+int32_t nm_build_map_optional(nm_builder *b, const char *suffix, int64_t n, int64_t k);
+int32_t nm_build_vector(nm_builder *b, const char *suffix, int64_t n);
+int32_t nm_build_vector_optional(nm_builder *b, const char *suffix, int64_t n);
+
+/* Steps; each returns its output value. Weights that are NM_NONE are left out. */
+int32_t nm_build_embed(nm_builder *b, int32_t weight, int64_t dim, float scale, bool positions);
+int32_t nm_build_rms_norm(nm_builder *b, int32_t x, int32_t weight, float eps, int32_t group);
+int32_t nm_build_layer_norm(nm_builder *b, int32_t x, int32_t weight, int32_t bias, float eps, int32_t group);
+int32_t nm_build_linear(nm_builder *b, int32_t x, int32_t weight, int32_t bias, int64_t n);
+/* Rotary embedding with its scalings; see rope.c. */
+typedef struct nm_rope {
+    int32_t n_rot;              /* columns of a head that turn; even */
+    bool neox;                  /* pairs (i, i + n_rot/2) instead of (2i, 2i+1) */
+    float base;
+    float linear;               /* positions are divided by it; 1 = none */
+    const float *factors;       /* [n_rot/2] divisors of the frequencies (Llama 3.1, LongRoPE), or NULL */
+    float yarn_factor;          /* 0 = no YaRN (Peng et al. 2023) */
+    float yarn_fast, yarn_slow, yarn_magnitude;     /* beta_fast, beta_slow; magnitude 0 = 0.1 ln(factor) + 1 */
+    int64_t yarn_context;       /* the length trained before scaling */
+} nm_rope;
+int32_t nm_build_rope_table(nm_builder *b, const nm_rope *rope);
+/* frequency: a constant of the program, [pairs] */
+int32_t nm_build_table(nm_builder *b, const float *frequency, int32_t pairs, float magnitude);
+int32_t nm_build_rope(nm_builder *b, int32_t x, int32_t table, const nm_rope *rope, int32_t head);
+/* A new KV slot of its own; window 0 = all keys. */
+int32_t nm_build_attention(nm_builder *b, int32_t q, int32_t k, int32_t v, int32_t heads, int32_t heads_kv, int32_t d_k, int32_t d_v,
+    int32_t window, float scale, float cap);
+int32_t nm_build_glu(nm_builder *b, int32_t gate, int32_t up, nm_activation act);
+int32_t nm_build_act(nm_builder *b, int32_t x, nm_activation act);
+int32_t nm_build_add(nm_builder *b, int32_t x, int32_t y, float alpha);     /* x + alpha * y */
+int32_t nm_build_scale(nm_builder *b, int32_t x, float factor);             /* x itself where factor is 1 */
+int32_t nm_build_softcap(nm_builder *b, int32_t x, float cap);              /* x itself where cap is 0 */
+int32_t nm_build_select(nm_builder *b, int32_t x);                          /* from here on: rows that want logits */
+int32_t nm_build_view(nm_builder *b, int32_t x, int64_t column, int64_t dim);
+void nm_build_result(nm_builder *b, int32_t logits);
+
+/* Checks every step's shapes against the bound weights; refuses ops without a backward in NM_MODE_TRAIN. */
+nm_err nm_program_check(const nm_program *program, nm_mode mode, const nm_weight *weight);
+void nm_program_free(nm_program *program);
+/* The KV layout that the program's slots make under a cache type; layout->slot is allocated (nm_free). */
+nm_err nm_program_kv_layout(const nm_program *program, nm_kv_type type, nm_kv_layout *layout);
+/* A line per step: "12 linear q = x wq [896x896]"; for tests, doctor and debugging. */
+nm_err nm_program_dump(const nm_program *program, const nm_weight *weight, nm_str *out);
+
+/* ---- Planning --------------------------------------------------------------------------------------------------------------- */
+
+typedef struct nm_task { int32_t step, value; } nm_task;    /* a phase of a step; or, step < 0, the int8 copy of a value */
+typedef struct nm_region {      /* what runs between two barriers */
+    int32_t task, tasks;
+    bool wide;                  /* wide phases, side by side; else row phases, fused row by row */
+    bool columns;               /* row phases that may be split by columns too */
+    nm_rows rows;
+} nm_region;
+
+typedef struct nm_plan {
+    const nm_program *program;
+    nm_compute compute;
+    nm_value *value;            /* the program's, with lifetimes and places */
+    nm_task *task;
+    size_t tasks, task_capacity;
+    nm_region *region;
+    size_t regions, region_capacity;
+    int32_t head;               /* first region of the head */
+    int64_t max_rows[2];
+    size_t memory_bytes, scratch_bytes, shared_bytes;   /* values; per thread; shared inside a step */
+} nm_plan;
+
+nm_err nm_plan_make(nm_plan *plan, const nm_program *program, const nm_weight *weight, nm_compute compute, int64_t max_rows, int64_t max_out,
+    int64_t context, int32_t max_rank);
+void nm_plan_free(nm_plan *plan);
+
+/* Placement of values with lifetimes: offsets such that no two that live at the same time overlap; returns the bytes in all.
+ * Largest first, lowest gap that fits (Pisarchyk and Lee 2020, greedy by size). Sizes are multiples of 64. */
+typedef struct nm_extent { size_t bytes, offset; int32_t first, last; } nm_extent;
+nm_err nm_place(nm_extent *extent, size_t count, size_t *total);
+
+/* ---- Running ---------------------------------------------------------------------------------------------------------------- */
+
+/* A run walks regions [from, to) of the plan and may be interrupted between two of them and resumed to the same bits. */
+typedef struct nm_walk {
+    nm_exec exec;
+    const nm_plan *plan;
+    int32_t at, end;            /* next region, one past the last */
+    /* Asked by thread 0 after each region; true = stop here. NULL = never. */
+    bool (*stop)(void *arg);
+    void *stop_arg;
+    atomic_int stopped;
+} nm_walk;
+
+/* Runs until the end or until stop() says so; *done tells which. */
+nm_err nm_walk_some(nm_walk *walk, bool *done);
+
+#endif
