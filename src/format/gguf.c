@@ -71,7 +71,7 @@ nm_err nm_gguf_sort_keys(nm_gguf *g)
     for (size_t i = 1; i < g->n_keys; i++) {
         const nm_gguf_key *first = &g->keys[g->key_order[i - 1]], *second = &g->keys[g->key_order[i]];
         if (strcmp(first->value.key, second->value.key) == 0)
-            return nm_gguf_bad(g, second->at, "key " NM_GGUF_NAME " is there twice, first at byte %llu; the file must be made again",
+            return nm_gguf_bad(g, second->at, NM_GGUF_KEY " is there twice, first at byte %llu; the file must be made again",
                 second->value.key, (unsigned long long)first->at);
     }
     return NM_OK;
@@ -87,7 +87,8 @@ nm_err nm_gguf_sort_tensors(nm_gguf *g)
     for (size_t i = 1; i < g->n_tensors; i++) {
         const nm_gguf_record *first = &g->tensors[g->tensor_order[i - 1]], *second = &g->tensors[g->tensor_order[i]];
         if (strcmp(first->tensor.name, second->tensor.name) == 0)
-            return nm_fail(NM_BAD_FILE, "%s: byte %llu: tensor " NM_GGUF_NAME " is there twice, first at byte %llu of %s; the file must be made again",
+            return nm_fail(NM_BAD_FILE,
+                "%s: byte %llu: " NM_GGUF_TENSOR " is there twice, first at byte %llu of %s; the file must be made again",
                 part_name(g, second->tensor.file), (unsigned long long)second->at, second->tensor.name,
                 (unsigned long long)first->at, part_name(g, first->tensor.file));
     }
@@ -102,7 +103,7 @@ nm_err nm_gguf_check_overlap(const nm_gguf *g)
     for (size_t i = 1; i < g->n_tensors && err == NM_OK; i++) {
         const nm_gguf_tensor *low = &g->tensors[order[i - 1]].tensor, *high = &g->tensors[order[i]].tensor;
         if (low->file == high->file && low->offset + low->bytes > high->offset)
-            err = nm_gguf_bad(g, g->tensors[order[i]].at, "tensors " NM_GGUF_NAME " and " NM_GGUF_NAME " overlap at byte %llu; the file is damaged",
+            err = nm_gguf_bad(g, g->tensors[order[i]].at, NM_GGUF_TENSOR " and " NM_GGUF_TENSOR " overlap at byte %llu" NM_GGUF_DAMAGED,
                 low->name, high->name, (unsigned long long)high->offset);
     }
     nm_free(order);
@@ -231,7 +232,8 @@ static nm_err add_part(nm_gguf *g, const char *path, int64_t index, int64_t coun
     nm_gguf *more = NULL;
     int64_t said_index = -1, said_count = -1;
     nm_err err = open_one(&more, path, g->metadata_only);
-    if (err == NM_NOT_FOUND) nm_fail(err, "%s: no such file; it is part %lld of %lld of %s", path, (long long)index + 1, (long long)count, g->name);
+    if (err == NM_NOT_FOUND) nm_fail(err, "%s: no such file; it is part %lld of %lld of %s",
+        path, (long long)index + 1, (long long)count, g->name);
     if (err != NM_OK) goto out;
     NM_GOTO(nm_gguf_opt_i64(more, "split.no", INT64_MIN, INT64_MAX, &said_index));
     NM_GOTO(nm_gguf_opt_i64(more, "split.count", INT64_MIN, INT64_MAX, &said_count));
@@ -270,11 +272,14 @@ static nm_err join_split(nm_gguf *g, bool has_path)
     if (count <= 1) return NM_OK;
     NM_TRY(nm_gguf_opt_i64(g, "split.no", 0, count - 1, &index));
     NM_TRY(nm_gguf_opt_i64(g, "split.tensors.count", 0, INT32_MAX, &tensors));
-    if (index != 0) return nm_fail(NM_BAD_FILE, "%s: is part %lld of %lld of a split; open the first part", g->name, (long long)index + 1, (long long)count);
+    if (index != 0) return nm_fail(NM_BAD_FILE, "%s: is part %lld of %lld of a split; open the first part",
+        g->name, (long long)index + 1, (long long)count);
     if (has_path) NM_TRY(add_parts(g, count));
-    else if (!g->metadata_only) return nm_fail(NM_BAD_FILE, "%s: is one of %lld parts of a split and cannot be opened from memory; open it by path", g->name, (long long)count);
+    else if (!g->metadata_only) return nm_fail(NM_BAD_FILE,
+        "%s: is one of %lld parts of a split and cannot be opened from memory; open it by path", g->name, (long long)count);
     if (!g->metadata_only && tensors >= 0 && (uint64_t)tensors != g->n_tensors)
-        return nm_fail(NM_BAD_FILE, "%s: split.tensors.count is %lld, but the %lld parts hold %zu tensors", g->name, (long long)tensors, (long long)count, g->n_tensors);
+        return nm_fail(NM_BAD_FILE, "%s: split.tensors.count is %lld, but the %lld parts hold %zu tensors",
+            g->name, (long long)tensors, (long long)count, g->n_tensors);
     return NM_OK;
 }
 

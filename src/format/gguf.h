@@ -27,8 +27,8 @@ typedef struct nm_gguf_tensor {
     int file;                           /* which part of a split */
 } nm_gguf_tensor;
 
-/* Opens path (first of a split: the others are found beside it, and keys are those of the first). metadata_only: tensor data may be absent
- * and is not checked against the file's end; parts of a split that are not there are left out. A part of a split opens from memory only so. */
+/* Opens path (first of a split: the others are found beside it, and keys are those of the first). metadata_only: tensor data may be
+ * absent and is not checked against the file's end; parts of a split that are not there are left out, and the first opens from memory. */
 nm_err nm_gguf_open(nm_gguf **out, const char *path, bool metadata_only);
 nm_err nm_gguf_open_memory(nm_gguf **out, const void *data, size_t size, const char *name, bool metadata_only);
 void nm_gguf_close(nm_gguf **gguf);

@@ -46,7 +46,10 @@ nm_err nm_gguf_check_overlap(const nm_gguf *g);
 /* Bytes of a scalar of this type; 0 for strings, arrays and unknown types. */
 size_t nm_gguf_scalar_bytes(uint32_t type);
 
-/* Names in messages: quoted, and cut so that the rest of the line is not lost. */
-#define NM_GGUF_NAME "'%.80s'"
+/* Pieces of messages. Names are cut so that the rest of the line is not lost. */
+#define NM_GGUF_KEY "key '%.80s'"
+#define NM_GGUF_TENSOR "tensor '%.80s'"
+#define NM_GGUF_CUT "; the file is cut off or damaged, fetch it again"
+#define NM_GGUF_DAMAGED "; the file is damaged"
 
 #endif

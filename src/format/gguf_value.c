@@ -1,5 +1,6 @@
 /* Typed access to the keys of a GGUF file. Refuses a value of another type or out of range, naming file, place, key, got and expected. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/err.h"
@@ -12,13 +13,13 @@ static uint64_t place_of(const nm_gguf *g, const nm_gguf_value *v) { return (uin
 static nm_err wrong_type(const nm_gguf *g, const nm_gguf_value *v, const char *expected)
 {
     bool array = v->type == NM_META_ARRAY;
-    return nm_gguf_bad(g, place_of(g, v), "key " NM_GGUF_NAME " is %s%s, expected %s; the file must be made again",
+    return nm_gguf_bad(g, place_of(g, v), NM_GGUF_KEY " is %s%s, expected %s; the file must be made again",
         v->key, array ? "an array of " : "of type ", type_names[v->item], expected);
 }
 
 static nm_err missing(const nm_gguf *g, const char *key)
 {
-    return nm_fail(NM_BAD_FILE, "%s: key " NM_GGUF_NAME " is missing; the file must be made again", g->name, key);
+    return nm_fail(NM_BAD_FILE, "%s: " NM_GGUF_KEY " is missing; the file must be made again", g->name, key);
 }
 
 /* ---- Elements ------------------------------------------------------------------------------------------------------- */
@@ -76,9 +77,10 @@ nm_err nm_gguf_opt_i64(const nm_gguf *g, const char *key, int64_t least, int64_t
     if (!is_integer(v)) return wrong_type(g, v, "an integer");
     int64_t value = nm_gguf_int(v, 0);
     if (v->type == NM_META_U64 && value < 0)
-        return nm_gguf_bad(g, place_of(g, v), "key " NM_GGUF_NAME " is %llu, expected at most %lld; the file is damaged", key, (unsigned long long)value, (long long)most);
+        return nm_gguf_bad(g, place_of(g, v), NM_GGUF_KEY " is %llu, expected at most %lld" NM_GGUF_DAMAGED,
+            key, (unsigned long long)value, (long long)most);
     if (value < least || value > most)
-        return nm_gguf_bad(g, place_of(g, v), "key " NM_GGUF_NAME " is %lld, expected %lld to %lld; the file is damaged",
+        return nm_gguf_bad(g, place_of(g, v), NM_GGUF_KEY " is %lld, expected %lld to %lld" NM_GGUF_DAMAGED,
             key, (long long)value, (long long)least, (long long)most);
     *out = value;
     return NM_OK;
@@ -90,7 +92,8 @@ nm_err nm_gguf_opt_f32(const nm_gguf *g, const char *key, float *out)
     if (!v) return NM_OK;
     if (v->type != NM_META_F32 && v->type != NM_META_F64) return wrong_type(g, v, "f32");
     float value = (float)nm_gguf_number(v, 0);
-    if (!isfinite(value)) return nm_gguf_bad(g, place_of(g, v), "key " NM_GGUF_NAME " is %g, expected a finite number; the file is damaged", key, (double)value);
+    if (!isfinite(value)) return nm_gguf_bad(g, place_of(g, v),
+        NM_GGUF_KEY " is %g, expected a finite number" NM_GGUF_DAMAGED, key, (double)value);
     *out = value;
     return NM_OK;
 }
@@ -119,8 +122,9 @@ nm_err nm_gguf_opt_array(const nm_gguf *g, const char *key, nm_meta_type item, c
     *value = NULL;
     if (!v) return NM_OK;
     if (v->type != NM_META_ARRAY || v->item != item) {
-        char expected[32] = "an array of ";
-        return wrong_type(g, v, strcat(expected, type_names[item]));
+        char expected[32];
+        snprintf(expected, sizeof expected, "an array of %s", type_names[item]);
+        return wrong_type(g, v, expected);
     }
     *value = v;
     return NM_OK;

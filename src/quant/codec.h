@@ -8,14 +8,16 @@
 
 #include "quant/quant.h"
 
-/* Blocks lie anywhere in a mapped file (alignment 1 is legal), so every field wider than a byte goes through these. Little-endian hosts only. */
+/* Blocks lie anywhere in a mapped file (alignment 1 is legal), so every field wider than a byte goes through these. Little-endian
+ * hosts only. */
 static inline uint16_t nm_load_u16(const void *p) { uint16_t v; memcpy(&v, p, sizeof v); return v; }
 static inline uint32_t nm_load_u32(const void *p) { uint32_t v; memcpy(&v, p, sizeof v); return v; }
 static inline void nm_store_u16(void *p, uint16_t v) { memcpy(p, &v, sizeof v); }
 static inline void nm_store_u32(void *p, uint32_t v) { memcpy(p, &v, sizeof v); }
 static inline float nm_load_half(const void *p) { return nm_half_to_float(nm_load_u16(p)); }
 
-/* v, already rounded to a whole number, as an integer within [least, most]; NaN gives least, so that no float can make the cast undefined. */
+/* v, already rounded to a whole number, as an integer within [least, most]; NaN gives least, so that no float makes the cast
+ * undefined. */
 static inline int nm_clamp_int(float v, int least, int most)
 {
     if (!(v > (float)least)) return least;

@@ -77,7 +77,7 @@ NM_CODEC_GROUPS(q8_0)
     }
 }
 
-/* Symmetric: the value of largest magnitude becomes -half. Returns d in fp32 (the block keeps it as a half, the quants do not know that). */
+/* Symmetric: the value of largest magnitude becomes -half. Returns d in fp32: the quants do not know that the block rounds it. */
 static float quantise_symmetric(const float *x, int half, uint8_t *q)
 {
     float d = nm_extreme(x, 32) / (float)-half, inverse = nm_inverse(d);

@@ -82,7 +82,8 @@ NM_CODEC_FROM_FLOAT(tq2_0)
 /* E2M1 (sign, two exponent bits, one of fraction), doubled to be whole; the scales below are halved for it. */
 static const int8_t e2m1_doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
-/* Half of 2^(e - 127). Below e = 2 that is a subnormal float. (255, a NaN in the OCP text, is one more power of two to every reader of these files.) */
+/* Half of 2^(e - 127). Below e = 2 that is a subnormal float. (255 is NaN in the OCP text, but a power of two like any other to the
+ * readers of these files.) */
 static float e8m0_half(unsigned e)
 {
     uint32_t bits = e < 2 ? 0x00200000u << e : (uint32_t)(e - 1) << 23;
