@@ -32,7 +32,7 @@ typedef struct nm_type {
     void (*groups)(const void *blocks, int64_t k, int8_t *q, float *scale, float *min);
     /* k values to fp32. NULL for the integer types, which hold no weights. */
     void (*to_float)(const void *blocks, int64_t k, float *out);
-    /* Reference quantiser, round to nearest, no importance weights; NULL where there is none yet. */
+    /* Reference quantiser, round to nearest, no importance weights; NULL for F64 and the integer types. */
     void (*from_float)(const float *values, int64_t k, void *blocks);
     int halves, half_at;        /* consecutive halves that scale a block, and the byte where they stand; 0: no plain half does */
 } nm_type;

@@ -148,3 +148,23 @@ NM_CODEC_FROM_FLOAT(mxfp4)
         for (int i = 0; i < 16; i++) p[1 + i] = (uint8_t)(nearest_e2m1(x[i], scale) | nearest_e2m1(x[i + 16], scale) << 4);
     }
 }
+
+/* The scale nearest to x / 6, E2M1's largest value. */
+static uint8_t nearest_ue4m3(float x)
+{
+    int best = 0;
+    for (int i = 1; i < 0x7f; i++) if (fabsf(12 * ue4m3_half((unsigned)i) - x) < fabsf(12 * ue4m3_half((unsigned)best) - x)) best = i;
+    return (uint8_t)best;
+}
+
+NM_CODEC_FROM_FLOAT(nvfp4)
+{
+    uint8_t *p = blocks;
+    for (const float *x = values; x < values + k; p += NVFP4_BYTES) {
+        for (int g = 0; g < 4; g++, x += 16) {
+            p[g] = nearest_ue4m3(fabsf(nm_extreme(x, 16)));
+            float scale = ue4m3_half(p[g]);
+            for (int i = 0; i < 8; i++) p[4 + 8 * g + i] = (uint8_t)(nearest_e2m1(x[i], scale) | nearest_e2m1(x[i + 8], scale) << 4);
+        }
+    }
+}

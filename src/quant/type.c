@@ -1,5 +1,5 @@
 /* The table of tensor types: one row per type, and the conversion to float that every block format shares. Adding a type costs its
- * `groups`, a number in quant.h and a row here. */
+ * `groups` and `from_float`, a number in quant.h and a row here. */
 #include "base/err.h"
 #include "quant/codec.h"
 
@@ -21,32 +21,32 @@ static void groups_to_float(const nm_type *type, const void *blocks, int64_t k, 
     }
 }
 
-/* Block formats: X(name, function stem, values and bytes of a block, group, has a minimum, quantiser, how many halves
- * scale a block and the byte where they stand; 0: the scale is no plain half). */
+/* Block formats: X(name, function stem, values and bytes of a block, group, has a minimum, how many halves scale a block and the byte
+ * where they stand; 0: the scale is no plain half). */
 #define BLOCK_TYPES(X) \
-    X(Q4_0, q4_0, 32, 18, 32, false, nm_q4_0_from_float, 1, 0) \
-    X(Q4_1, q4_1, 32, 20, 32, true, nm_q4_1_from_float, 2, 0) \
-    X(Q5_0, q5_0, 32, 22, 32, false, nm_q5_0_from_float, 1, 0) \
-    X(Q5_1, q5_1, 32, 24, 32, true, nm_q5_1_from_float, 2, 0) \
-    X(Q8_0, q8_0, 32, 34, 32, false, nm_q8_0_from_float, 1, 0) \
-    X(Q2_K, q2_k, 256, 84, 16, true, nm_q2_k_from_float, 2, 80) \
-    X(Q3_K, q3_k, 256, 110, 16, false, nm_q3_k_from_float, 1, 108) \
-    X(Q4_K, q4_k, 256, 144, 32, true, nm_q4_k_from_float, 2, 0) \
-    X(Q5_K, q5_k, 256, 176, 32, true, nm_q5_k_from_float, 2, 0) \
-    X(Q6_K, q6_k, 256, 210, 16, false, nm_q6_k_from_float, 1, 208) \
-    X(IQ2_XXS, iq2_xxs, 256, 66, 32, false, NULL, 1, 0) \
-    X(IQ2_XS, iq2_xs, 256, 74, 16, false, NULL, 1, 0) \
-    X(IQ3_XXS, iq3_xxs, 256, 98, 32, false, NULL, 1, 0) \
-    X(IQ1_S, iq1_s, 256, 50, 32, false, NULL, 1, 0) \
-    X(IQ4_NL, iq4_nl, 32, 18, 32, false, nm_iq4_nl_from_float, 1, 0) \
-    X(IQ3_S, iq3_s, 256, 110, 32, false, NULL, 1, 0) \
-    X(IQ2_S, iq2_s, 256, 82, 16, false, NULL, 1, 0) \
-    X(IQ4_XS, iq4_xs, 256, 136, 32, false, nm_iq4_xs_from_float, 1, 0) \
-    X(IQ1_M, iq1_m, 256, 56, 16, false, NULL, 0, 0) \
-    X(TQ1_0, tq1_0, 256, 54, 32, false, nm_tq1_0_from_float, 1, 52) \
-    X(TQ2_0, tq2_0, 256, 66, 32, false, nm_tq2_0_from_float, 1, 64) \
-    X(MXFP4, mxfp4, 32, 17, 32, false, nm_mxfp4_from_float, 0, 0) \
-    X(NVFP4, nvfp4, 64, 36, 16, false, NULL, 0, 0)
+    X(Q4_0, q4_0, 32, 18, 32, false, 1, 0) \
+    X(Q4_1, q4_1, 32, 20, 32, true, 2, 0) \
+    X(Q5_0, q5_0, 32, 22, 32, false, 1, 0) \
+    X(Q5_1, q5_1, 32, 24, 32, true, 2, 0) \
+    X(Q8_0, q8_0, 32, 34, 32, false, 1, 0) \
+    X(Q2_K, q2_k, 256, 84, 16, true, 2, 80) \
+    X(Q3_K, q3_k, 256, 110, 16, false, 1, 108) \
+    X(Q4_K, q4_k, 256, 144, 32, true, 2, 0) \
+    X(Q5_K, q5_k, 256, 176, 32, true, 2, 0) \
+    X(Q6_K, q6_k, 256, 210, 16, false, 1, 208) \
+    X(IQ2_XXS, iq2_xxs, 256, 66, 32, false, 1, 0) \
+    X(IQ2_XS, iq2_xs, 256, 74, 16, false, 1, 0) \
+    X(IQ3_XXS, iq3_xxs, 256, 98, 32, false, 1, 0) \
+    X(IQ1_S, iq1_s, 256, 50, 32, false, 1, 0) \
+    X(IQ4_NL, iq4_nl, 32, 18, 32, false, 1, 0) \
+    X(IQ3_S, iq3_s, 256, 110, 32, false, 1, 0) \
+    X(IQ2_S, iq2_s, 256, 82, 16, false, 1, 0) \
+    X(IQ4_XS, iq4_xs, 256, 136, 32, false, 1, 0) \
+    X(IQ1_M, iq1_m, 256, 56, 16, false, 0, 0) \
+    X(TQ1_0, tq1_0, 256, 54, 32, false, 1, 52) \
+    X(TQ2_0, tq2_0, 256, 66, 32, false, 1, 64) \
+    X(MXFP4, mxfp4, 32, 17, 32, false, 0, 0) \
+    X(NVFP4, nvfp4, 64, 36, 16, false, 0, 0)
 
 #define DECLARE(NAME, stem, ...) static void stem##_to_float(const void *blocks, int64_t k, float *out);
 BLOCK_TYPES(DECLARE)
@@ -61,8 +61,9 @@ static const nm_type types[] = {
     {.name = "I16", .id = NM_I16, .block = 1, .bytes = 2},
     {.name = "I32", .id = NM_I32, .block = 1, .bytes = 4},
     {.name = "I64", .id = NM_I64, .block = 1, .bytes = 8},
-#define ROW(NAME, stem, values, size, per_group, with_min, quantiser, n_halves, at) \
-    {#NAME, NM_##NAME, values, size, per_group, with_min, nm_##stem##_groups, stem##_to_float, quantiser, n_halves, at},
+#define ROW(NAME, stem, values, size, per_group, with_min, n_halves, at) \
+    {#NAME, NM_##NAME, values, size, per_group, with_min, nm_##stem##_groups, stem##_to_float, \
+        nm_##stem##_from_float, n_halves, at},
     BLOCK_TYPES(ROW)
 #undef ROW
 };
@@ -92,22 +93,13 @@ nm_err nm_type_bytes(const nm_type *type, int64_t values, uint64_t *bytes)
 
 static bool half_finite(const uint8_t *p) { return (nm_load_u16(p) & 0x7c00) != 0x7c00; }
 
-static bool groups_finite(const nm_type *type, const uint8_t *block)
-{
-    int8_t q[BLOCK_MOST];
-    float scale[GROUPS_MOST], min[GROUPS_MOST] = {0};
-    type->groups(block, type->block, q, scale, min);
-    for (int g = 0; g < type->block / type->group; g++) if (!isfinite(scale[g]) || !isfinite(min[g])) return false;
-    return true;
-}
-
 static bool floats_finite(const nm_type *type, const uint8_t *p, int64_t k)
 {
-    float part[64];
-    for (int64_t i = 0; i < k; i += 64) {
-        int64_t n = k - i < 64 ? k - i : 64;
+    float part[BLOCK_MOST];     /* a whole number of every type's blocks */
+    for (int64_t i = 0; i < k; i += BLOCK_MOST) {
+        int64_t n = k - i < BLOCK_MOST ? k - i : BLOCK_MOST;
         uint32_t most = 0;
-        type->to_float(p + i * type->bytes, n, part);
+        type->to_float(p + i / type->block * type->bytes, n, part);
         for (int64_t j = 0; j < n; j++) {
             uint32_t bits;
             memcpy(&bits, &part[j], sizeof bits);
@@ -122,9 +114,8 @@ static bool floats_finite(const nm_type *type, const uint8_t *p, int64_t k)
 bool nm_type_finite(const nm_type *type, const void *blocks, int64_t k)
 {
     const uint8_t *p = blocks;
-    if (!type->group) return floats_finite(type, p, k);
+    if (!type->halves) return floats_finite(type, p, k);
     for (int64_t b = 0; b < k / type->block; b++, p += type->bytes) {
-        if (!type->halves && !groups_finite(type, p)) return false;
         for (int i = 0; i < type->halves; i++) if (!half_finite(p + type->half_at + 2 * i)) return false;
     }
     return true;

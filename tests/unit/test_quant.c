@@ -147,7 +147,8 @@ static void test_halves(void **state)
 static const struct { nm_dtype id; double most; } errors[] = {
     {NM_F16, 0.00012}, {NM_BF16, 0.00095}, {NM_Q4_0, 0.042}, {NM_Q4_1, 0.039}, {NM_Q5_0, 0.020}, {NM_Q5_1, 0.019}, {NM_Q8_0, 0.0024},
     {NM_Q2_K, 0.18}, {NM_Q3_K, 0.085}, {NM_Q4_K, 0.039}, {NM_Q5_K, 0.019}, {NM_Q6_K, 0.0093}, {NM_IQ4_NL, 0.044}, {NM_IQ4_XS, 0.044},
-    {NM_TQ1_0, 0.32}, {NM_TQ2_0, 0.32}, {NM_MXFP4, 0.092}
+    {NM_TQ1_0, 0.32}, {NM_TQ2_0, 0.32}, {NM_MXFP4, 0.092}, {NM_NVFP4, 0.065}, {NM_IQ1_S, 0.285}, {NM_IQ1_M, 0.265},
+    {NM_IQ2_XXS, 0.215}, {NM_IQ2_XS, 0.195}, {NM_IQ2_S, 0.156}, {NM_IQ3_XXS, 0.131}, {NM_IQ3_S, 0.086}
 };
 
 static void test_error_of_quantisers(void **state)
@@ -219,6 +220,28 @@ static void test_groups_and_alignment(void **state)
     }
 }
 
+/* nm_type_finite looks at scales where it can; it must agree with looking at every value, for every type, at every place. */
+static void test_finite(void **state)
+{
+    uint8_t raw[3 * 256 * 8];
+    float out[768];
+    int seen[2] = {0};
+    for (int t = 0; nm_type_at(t); t++) {
+        const nm_type *type = nm_type_at(t);
+        if (!type->to_float) continue;
+        int k = 3 * type->block;
+        for (uint64_t round = 0; round < 300; round++) {
+            random_bytes(5000 + round, raw, (size_t)(3 * type->bytes));
+            type->to_float(raw, k, out);
+            bool finite = true;
+            for (int i = 0; i < k; i++) finite = finite && isfinite(out[i]);
+            assert_int_equal(nm_type_finite(type, raw, k), finite);
+            seen[finite]++;
+        }
+    }
+    assert_true(seen[0] > 300 && seen[1] > 300);
+}
+
 static void test_plain_types(void **state)
 {
     double d[2] = {1.5, -1e300};
@@ -255,6 +278,7 @@ int main(void)
         cmocka_unit_test(test_error_of_quantisers),
         cmocka_unit_test(test_extremes),
         cmocka_unit_test(test_groups_and_alignment),
+        cmocka_unit_test(test_finite),
         cmocka_unit_test(test_plain_types),
         cmocka_unit_test(test_type_bytes),
     };
