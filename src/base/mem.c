@@ -1,5 +1,4 @@
 /* Allocation, counted so that tests can make each one fail and see that none is lost. */
-#define _GNU_SOURCE
 #include "base/mem.h"
 
 #include <stdatomic.h>

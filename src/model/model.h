@@ -1,0 +1,64 @@
+/* Owns the inside of models, sessions and runners: binding names to weights, packing, pages of keys and values. Refuses to change a
+ * model once it is open (law 1). */
+#ifndef NM_MODEL_H
+#define NM_MODEL_H
+
+#include <stdatomic.h>
+
+#include "arch/arch.h"
+
+/* Raised whenever the canonical arithmetic or the layout of pages changes: saved sessions carry it and others are refused. */
+enum { NM_ARITHMETIC = 1 };
+
+struct nm_model {
+    nm_gguf *gguf;
+    nm_tokenizer *tokenizer;
+    nm_model_info info;
+    char *name, *architecture;      /* zero-terminated copies of the file's strings */
+    struct { char *name, *source; } *tmpl;  /* chat templates; the default one's name is "" */
+    size_t tmpls;
+    nm_config config;
+    nm_program program;             /* NM_MODE_INFER */
+    nm_weight *weight;
+    size_t weights, weight_capacity;
+    bool no_pack;
+    uint8_t *packed;                /* one block for all packed panels */
+    size_t packed_bytes;
+    float **vector;                 /* floats of norms and biases, owned */
+    size_t vectors, vector_capacity;
+};
+
+/* nm_bind_fn of model opening: arg is the nm_model. */
+nm_err nm_model_bind(void *model, const char *name, int64_t n, int64_t k, bool optional, int32_t *id);
+/* Packs every bound map on the compute pool, checks that all values are finite, lets go of the file's pages. */
+nm_err nm_model_pack(nm_model *model, const nm_model_options *options);
+/* A hash of the configuration and of names, shapes, types and a sample of every weight's bits: identity for saved sessions. */
+uint64_t nm_model_fingerprint(const nm_model *model);
+
+/* ---- Pages --------------------------------------------------------------------------------------------------------------------- */
+
+/* A page of one group: 64 positions of all its slots. Shared by reference count; written only while it has one owner. */
+typedef struct nm_page_list {
+    uint8_t **page;                 /* [capacity]; NULL where dropped or not yet needed */
+    int64_t capacity;
+    int64_t dropped;                /* pages [0, dropped) are gone */
+} nm_page_list;
+
+struct nm_session {
+    const nm_model *model;
+    nm_session_options options;
+    nm_kv_layout layout;
+    int32_t *token;                 /* [options.context] */
+    int32_t length;
+    nm_page_list list[NM_MAX_GROUPS];
+    bool in_run;                    /* while nm_run checks that no session is named twice */
+};
+
+/* Makes pages for positions [length, length + count) that this session alone owns. */
+nm_err nm_session_reserve(nm_session *session, int32_t count);
+/* Tokens were computed: they belong to the session now, and pages that fell out of every window go. */
+void nm_session_commit(nm_session *session, const int32_t *tokens, int32_t count);
+size_t nm_page_bytes(const nm_session *session, int32_t group);
+nm_err nm_page_new(uint8_t **page, size_t bytes);
+
+#endif

@@ -1,0 +1,248 @@
+/* The runner: turns items (sessions and the tokens to append) into passes over the plan, and hands out logits. Memory is planned when it
+ * opens; a pass allocates nothing but pages. */
+#include <string.h>
+
+#include "base/err.h"
+#include "base/mem.h"
+#include "model/model.h"
+
+enum { DEFAULT_ROWS = 512, DEFAULT_LOGITS = 16, MOST_ROWS = 1 << 16 };
+
+struct nm_runner {
+    const nm_model *model;
+    nm_plan plan;
+    nm_walk walk;
+    int threads;                    /* that scratch is made for */
+    size_t scratch_total;
+    nm_row *row;
+    int32_t *out_row;
+    nm_seq *seq;
+    struct part { nm_item *item; int32_t from, count; } *part;     /* an item's tokens in this pass; as seq */
+    atomic_int *ticket;
+    int32_t parts, outs;
+    const volatile sig_atomic_t *cancel;
+};
+
+/* ---- Opening ------------------------------------------------------------------------------------------------------------------------ */
+
+static nm_err allocate(nm_runner *r)
+{
+    nm_exec *e = &r->walk.exec;
+    size_t rows = (size_t)r->plan.max_rows[NM_ROWS_BATCH], tickets = (size_t)r->model->program.tickets;
+    if (!(e->memory = nm_alloc_aligned(r->plan.memory_bytes))) return nm_fail_memory(r->plan.memory_bytes);
+    if (!(e->shared = nm_alloc_aligned(r->plan.shared_bytes))) return nm_fail_memory(r->plan.shared_bytes);
+    r->row = nm_calloc(rows, sizeof *r->row);
+    r->out_row = nm_calloc(rows, sizeof *r->out_row);
+    r->seq = nm_calloc(rows, sizeof *r->seq);
+    r->part = nm_calloc(rows, sizeof *r->part);
+    r->ticket = nm_calloc(tickets, sizeof *r->ticket);
+    return r->row && r->out_row && r->seq && r->part && r->ticket ? NM_OK : nm_fail_memory(rows * sizeof *r->row);
+}
+
+/* Scratch follows the number of threads, which may change between runs. */
+static nm_err fit_threads(nm_runner *r)
+{
+    nm_exec *e = &r->walk.exec;
+    if (r->threads == nm_threads()) return NM_OK;
+    size_t bytes = r->plan.scratch_bytes * (size_t)nm_threads();
+    uint8_t *scratch = nm_alloc_aligned(bytes);
+    if (!scratch) return nm_fail_memory(bytes);
+    nm_free_aligned(e->scratch, r->scratch_total);
+    e->scratch = scratch;
+    r->scratch_total = bytes;
+    r->threads = nm_threads();
+    return NM_OK;
+}
+
+nm_err nm_runner_open(nm_runner **out, const nm_model *model, const nm_runner_options *options)
+{
+    nm_runner_options o = options ? *options : (nm_runner_options){0};
+    *out = NULL;
+    if (!model->info.has_weights) return nm_fail(NM_USAGE, "%s: opened for its metadata only", model->name);
+    if (o.max_rows < 0 || o.max_rows > MOST_ROWS || o.max_logits < 0 || o.max_logits > MOST_ROWS) return nm_fail(NM_USAGE, "a pass takes 1 to %d rows", MOST_ROWS);
+    if (!o.max_rows) o.max_rows = DEFAULT_ROWS;
+    if (!o.max_logits) o.max_logits = DEFAULT_LOGITS;
+    nm_runner *r = nm_calloc(1, sizeof *r);
+    if (!r) return nm_fail_memory(sizeof *r);
+    r->model = model;
+    nm_err err = nm_plan_make(&r->plan, &model->program, model->weight, o.compute, o.max_rows, o.max_logits, model->config.n_context, 0);
+    if (err == NM_OK) err = allocate(r);
+    if (err == NM_OK) err = fit_threads(r);
+    nm_exec *e = &r->walk.exec;
+    e->compute = o.compute;
+    e->value = r->plan.value;
+    e->operand = model->program.operand;
+    e->weight = model->weight;
+    e->scratch_bytes = r->plan.scratch_bytes;
+    e->shared_bytes = r->plan.shared_bytes;
+    memcpy(e->max_rows, r->plan.max_rows, sizeof e->max_rows);
+    e->row = r->row;
+    e->seq = r->seq;
+    e->ticket = r->ticket;
+    r->walk.plan = &r->plan;
+    if (err != NM_OK) nm_runner_close(&r);
+    *out = r;
+    return err;
+}
+
+void nm_runner_close(nm_runner **runner)
+{
+    nm_runner *r = *runner;
+    *runner = NULL;
+    if (!r) return;
+    nm_exec *e = &r->walk.exec;
+    nm_free_aligned(e->memory, r->plan.memory_bytes);
+    nm_free_aligned(e->shared, r->plan.shared_bytes);
+    nm_free_aligned(e->scratch, r->scratch_total);
+    nm_free(r->row);
+    nm_free(r->out_row);
+    nm_free(r->seq);
+    nm_free(r->part);
+    nm_free(r->ticket);
+    nm_plan_free(&r->plan);
+    nm_free(r);
+}
+
+uint64_t nm_runner_bytes(const nm_runner *r) { return r->plan.memory_bytes + r->plan.shared_bytes + r->scratch_total; }
+
+/* ---- Checks --------------------------------------------------------------------------------------------------------------------------- */
+
+static nm_err check_tokens(const nm_runner *r, const nm_item *item)
+{
+    for (int32_t i = 0; i < item->count; i++)
+        if (item->tokens[i] < 0 || item->tokens[i] >= r->model->config.n_vocab)
+            return nm_fail(NM_USAGE, "token %d at place %d is outside the vocabulary of %lld", (int)item->tokens[i], (int)i, (long long)r->model->config.n_vocab);
+    return NM_OK;
+}
+
+static nm_err check_item(const nm_runner *r, const nm_item *item, const nm_item *first)
+{
+    const nm_session *s = item->session;
+    if (s->model != r->model) return nm_fail(NM_USAGE, "a session belongs to another model than the runner");
+    if (s->options.compute != r->plan.compute) return nm_fail(NM_REFUSED, "the session's cache was made by another arithmetic than the runner's");
+    if (s->options.kv != first->session->options.kv) return nm_fail(NM_USAGE, "sessions of one run must have caches of one type");
+    if (item->count < 0) return nm_fail(NM_USAGE, "%d tokens make no sense", (int)item->count);
+    if (item->want != NM_WANT_NONE && item->count > 0 && !item->on_logits) return nm_fail(NM_USAGE, "logits are wanted, but nobody takes them");
+    if (item->count > s->options.context - s->length)
+        return nm_fail(NM_USAGE, "%d tokens do not fit: %d of the context of %d are taken", (int)item->count, (int)s->length, (int)s->options.context);
+    return check_tokens(r, item);
+}
+
+static nm_err check_items(const nm_runner *r, nm_item *items, size_t count)
+{
+    nm_err err = NM_OK;
+    size_t marked = 0;
+    for (; marked < count && err == NM_OK; marked++) {
+        nm_session *s = items[marked].session;
+        if (s->in_run) { err = nm_fail(NM_USAGE, "a session stands twice in one run"); break; }
+        err = check_item(r, &items[marked], &items[0]);
+        s->in_run = true;
+    }
+    for (size_t i = 0; i < marked; i++) items[i].session->in_run = false;
+    return err;
+}
+
+/* ---- Passes ---------------------------------------------------------------------------------------------------------------------------- */
+
+static bool wants(const nm_item *item, int32_t index)
+{
+    return item->want == NM_WANT_ALL || (item->want == NM_WANT_LAST && index == item->count - 1);
+}
+
+/* Adds as many of the item's tokens from `from` on as the pass has room for; returns how many. */
+static nm_err add_part(nm_runner *r, nm_item *item, int32_t from, int64_t *rows, int32_t *taken)
+{
+    nm_session *s = item->session;
+    int64_t room = r->plan.max_rows[NM_ROWS_BATCH] - *rows;
+    int32_t count = item->count - from < room ? item->count - from : (int32_t)room;
+    NM_TRY(nm_session_reserve(s, count));
+    nm_seq *seq = &r->seq[r->parts];
+    *seq = (nm_seq){.row = (int32_t)*rows, .rows = count, .start = s->length};
+    for (int32_t g = 0; g < s->layout.groups; g++) seq->pages[g] = s->list[g].page;
+    for (int32_t i = 0; i < count; i++) {
+        r->row[*rows + i] = (nm_row){.token = item->tokens[from + i], .position = s->length + i, .seq = r->parts};
+        if (wants(item, from + i)) r->out_row[r->outs++] = (int32_t)(*rows + i);
+    }
+    r->part[r->parts++] = (struct part){item, from, count};
+    *rows += count;
+    *taken = count;
+    return NM_OK;
+}
+
+static bool cancelled(void *arg)
+{
+    const nm_runner *r = arg;
+    return *r->cancel != 0;
+}
+
+static nm_err walk(nm_runner *r, int32_t from, int32_t to)
+{
+    bool done;
+    for (int32_t i = 0; i < r->model->program.tickets; i++) atomic_store_explicit(&r->ticket[i], 0, memory_order_relaxed);
+    r->walk.at = from;
+    r->walk.end = to;
+    r->walk.stop = r->cancel ? cancelled : NULL;
+    r->walk.stop_arg = r;
+    NM_TRY(nm_walk_some(&r->walk, &done));
+    return done ? NM_OK : nm_fail(NM_INTERRUPTED, "interrupted");
+}
+
+static nm_err hand_out(nm_runner *r, int32_t first, int32_t count)
+{
+    const nm_exec *e = &r->walk.exec;
+    for (int32_t i = 0; i < count; i++) {
+        int32_t at = r->out_row[first + i];
+        const struct part *p = &r->part[r->row[at].seq];
+        int32_t index = p->from + at - r->seq[r->row[at].seq].row;
+        NM_TRY(p->item->on_logits(p->item->arg, index, nm_at(e, r->model->program.result, i), (int32_t)r->model->config.n_vocab));
+    }
+    return NM_OK;
+}
+
+static nm_err run_head(nm_runner *r)
+{
+    nm_exec *e = &r->walk.exec;
+    int32_t most = (int32_t)r->plan.max_rows[NM_ROWS_OUT];
+    for (int32_t first = 0; first < r->outs; first += most) {
+        int32_t count = r->outs - first < most ? r->outs - first : most;
+        e->out_row = r->out_row + first;
+        e->rows[NM_ROWS_OUT] = count;
+        NM_TRY(walk(r, r->plan.head, (int32_t)r->plan.regions));
+        NM_TRY(hand_out(r, first, count));
+    }
+    return NM_OK;
+}
+
+static nm_err run_pass(nm_runner *r, int64_t rows)
+{
+    nm_exec *e = &r->walk.exec;
+    e->kernel = nm_kernels_get();
+    e->kv = &r->part[0].item->session->layout;
+    e->rows[NM_ROWS_BATCH] = rows;
+    e->rows[NM_ROWS_OUT] = 0;
+    e->seqs = r->parts;
+    NM_TRY(walk(r, 0, r->plan.head));
+    for (int32_t i = 0; i < r->parts; i++) nm_session_commit(r->part[i].item->session, r->part[i].item->tokens + r->part[i].from, r->part[i].count);
+    return run_head(r);
+}
+
+nm_err nm_run(nm_runner *r, nm_item *items, size_t count, const volatile sig_atomic_t *cancel)
+{
+    NM_TRY(check_items(r, items, count));
+    NM_TRY(fit_threads(r));
+    r->cancel = cancel;
+    size_t item = 0;
+    int32_t from = 0;
+    while (item < count) {
+        int64_t rows = 0;
+        r->parts = r->outs = 0;
+        while (item < count && rows < r->plan.max_rows[NM_ROWS_BATCH]) {
+            int32_t taken = 0;
+            if (items[item].count > from) NM_TRY(add_part(r, &items[item], from, &rows, &taken));
+            from += taken;
+            if (from >= items[item].count) { item++; from = 0; }
+        }
+        if (rows) NM_TRY(run_pass(r, rows));
+    }
+    return NM_OK;
+}
