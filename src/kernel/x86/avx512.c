@@ -1,0 +1,60 @@
+/* AVX-512 without VNNI: everything in fp32, and quantising activations. Int8 linear maps stay with AVX2 below VNNI. */
+#include "kernel/x86/blocks512.h"
+#include "kernel/v16_math.h"
+#include "kernel/elementwise.h"
+
+#define TILE_KEYS 4
+#include "kernel/x86/attention.h"
+
+NM_LAYOUTS(DEFINE_UNPACK512)
+static void (*const unpackers[NM_LAYOUT_COUNT])(const uint8_t *, int64_t, int64_t, const nm_u *) = {NM_LAYOUTS(UNPACK512_ENTRY)};
+
+static void unpack_chunk(const nm_panels *w, int64_t p, int64_t b0, int64_t blocks, const nm_u *u)
+{
+    if (w->data) unpackers[nm_layout_of(w->type)](w->data + (size_t)p * w->panel_bytes, b0, blocks, u);
+    else nm_unpack_c(w, p, b0, blocks, 0x80, u);
+}
+
+enum { F32_ROWS = 12, F32_PANELS = 2 };
+#include "kernel/x86/linear_f32.h"
+
+/* One block of 32: see kernel/ref/ref.c for the rule. */
+static void quantize_block(const float *x, int8_t *q, float *scale, int16_t *sum)
+{
+    __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    __m512i most = _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(a), magnitude), _mm512_and_si512(_mm512_castps_si512(b), magnitude));
+    int32_t bits = _mm512_reduce_max_epi32(most);
+    float amax, smallest = NM_SMALLEST_AMAX;
+    memcpy(&amax, &bits, 4);
+    __m512i qa = _mm512_setzero_si512(), qb = qa;
+    if (bits >= 0x7f800000) *scale = NAN;
+    else if (amax < smallest) *scale = 0;
+    else {
+        *scale = amax / 127.0f;
+        const __m512 inverse = _mm512_set1_ps(127.0f / amax);
+        qa = _mm512_cvtps_epi32(_mm512_mul_ps(a, inverse));     /* to nearest even */
+        qb = _mm512_cvtps_epi32(_mm512_mul_ps(b, inverse));
+    }
+    _mm_storeu_si128((__m128i *)q, _mm512_cvtsepi32_epi8(qa));
+    _mm_storeu_si128((__m128i *)(q + 16), _mm512_cvtsepi32_epi8(qb));
+    sum[0] = (int16_t)_mm512_reduce_add_epi32(qa);
+    sum[1] = (int16_t)_mm512_reduce_add_epi32(qb);
+}
+
+static void quantize_row(const float *x, int64_t k, int8_t *q, float *scale, int16_t *sum)
+{
+    for (int64_t b = 0; b < k / NM_BLOCK; b++) quantize_block(x + b * NM_BLOCK, q + b * NM_BLOCK, scale + b, sum + 2 * b);
+    if (k % 64 == 0) return;
+    memset(q + k, 0, NM_BLOCK);
+    scale[k / NM_BLOCK] = 0;
+    sum[k / 16] = sum[k / 16 + 1] = 0;
+}
+
+void nm_kernels_avx512(nm_kernels *table)
+{
+    fill_elementwise(table);
+    fill_attention(table);
+    table->linear_f32 = linear_f32;
+    table->quantize_row = quantize_row;
+}
