@@ -1,0 +1,708 @@
+/* Holds every kernel of every tier that this machine can run to the plain C reference, bit for bit, between guard pages; and the
+ * reference to its definition and to libm. `test_kernels --bench [NAME]` times the same kernels beside probes of memory (tests/kernels/bench.h). */
+#include <float.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "../kernels/guard.h"
+#include "base/rng.h"
+#include "cpu/cpu.h"
+#include "kernel/layout.h"
+
+/* ---- Random numbers and comparisons -------------------------------------------------------------------------------------------------- */
+
+static uint64_t draws;
+static uint64_t random_u64(void) { return nm_rng_u64(20260101, 7, draws++); }
+static int random_below(int n) { return (int)(random_u64() % (uint64_t)n); }
+static float random_float(float range) { return (float)(nm_rng_unit(20260101, 9, draws++) * 2 - 1) * range; }
+static void fill_random(float *x, int64_t n, float range) { for (int64_t i = 0; i < n; i++) x[i] = random_float(range); }
+
+static bool same(float a, float b) { return !memcmp(&a, &b, sizeof a) || (isnan(a) && isnan(b)); }
+
+/* Equal bits, or NaN in both (which NaN depends on the order of operands, which is free). */
+#define expect_same(want, got, n, ...) do { \
+        for (int64_t at_ = 0; at_ < (int64_t)(n); at_++) \
+            if (!same((want)[at_], (got)[at_])) { \
+                print_error(__VA_ARGS__); \
+                print_error(": value %lld is %.9g (%a), reference %.9g (%a)\n", (long long)at_, \
+                            (double)(got)[at_], (double)(got)[at_], (double)(want)[at_], (double)(want)[at_]); \
+                fail(); \
+            } \
+    } while (0)
+
+/* ---- Tiers ------------------------------------------------------------------------------------------------------------------------------ */
+
+static nm_kernels reference;
+
+/* Tables to test: each tier alone over the reference, and all together. */
+typedef struct tier_table { char name[16]; nm_kernels k; } tier_table;
+static tier_table tier[8];
+static int tiers;
+
+static void add_tier(const char *mask)
+{
+    assert_int_equal(nm_set_kernels(mask), NM_OK);
+    snprintf(tier[tiers].name, sizeof tier[tiers].name, "%s", mask);
+    tier[tiers++].k = *nm_kernels_get();
+}
+
+static int find_tiers(void **state)
+{
+    nm_kernels_ref(&reference);
+    for (uint32_t bit = NM_CPU_AVX2; bit < NM_CPU_ALL; bit <<= 1) {
+        const char *name = nm_cpu_tier_name(bit);
+        if (nm_cpu_features() & bit) add_tier(name);
+        else print_message("tier %s: not on this machine, its kernels are not tested here\n", name);
+    }
+    add_tier("all");
+    print_message("tiers tested against c:");
+    for (int i = 0; i < tiers; i++) print_message(" %s", tier[i].name);
+    print_message("\n");
+    return 0;
+}
+
+static void masks(void **state)
+{
+    assert_int_equal(nm_set_kernels("c"), NM_OK);
+    assert_string_equal(nm_kernels_tier(), "c");
+    assert_ptr_equal(nm_kernels_get()->linear_q8, reference.linear_q8);
+    assert_int_equal(nm_set_kernels("avx9"), NM_USAGE);
+    assert_int_equal(nm_set_kernels(""), NM_USAGE);
+    assert_int_equal(nm_set_kernels("c,"), NM_USAGE);
+    assert_string_equal(nm_kernels_tier(), "c");
+    assert_int_equal(nm_set_kernels("c,avx2"), NM_OK);
+    assert_string_equal(nm_kernels_tier(), nm_cpu_features() & NM_CPU_AVX2 ? "avx2" : "c");
+    assert_int_equal(nm_set_kernels("all"), NM_OK);
+    assert_non_null(strstr(nm_kernels_describe(), nm_kernels_tier()));
+}
+
+/* ---- Weights --------------------------------------------------------------------------------------------------------------------------------- */
+
+typedef enum weights { ORDINARY, ALL_ONES, ALL_ZEROS, HIGH_BITS, WILD } weights;    /* WILD: any bits, NaN and infinite scales too */
+
+static bool sane(const nm_type *type, const uint8_t *block)
+{
+    int8_t q[256];
+    float scale[16], min[16];
+    if (type->group == 0) {
+        float f;
+        type->to_float(block, 1, &f);
+        return fabsf(f) < 8 || f == 0;
+    }
+    type->groups(block, type->block, q, scale, min);
+    for (int g = 0; g < type->block / type->group; g++)
+        if (!(fabsf(scale[g]) < 16) || (type->has_min && !(fabsf(min[g]) < 64))) return false;
+    return true;
+}
+
+static void random_block(const nm_type *type, weights kind, uint8_t *block)
+{
+    static const uint8_t pattern[] = {[ALL_ONES] = 0xff, [ALL_ZEROS] = 0x00, [HIGH_BITS] = 0x80};
+    do for (int i = 0; i < type->bytes; i++) block[i] = (uint8_t)random_u64();
+    while (kind != WILD && !sane(type, block));
+    int index = nm_layout_of(type);
+    if (kind == ORDINARY || kind == WILD || index < 0) return;
+    const nm_layout *l = &nm_layout_table[index];
+    uint8_t kept[2][2];
+    memcpy(kept[0], block + l->d_at, 2);
+    memcpy(kept[1], block + l->dmin_at, 2);
+    memset(block, pattern[kind], (size_t)type->bytes);
+    if (l->scales == NM_SCALE_E8M0) block[l->d_at] = 128;
+    else memcpy(block + l->d_at, kept[0], 2);
+    if (nm_layout_has_min(l)) memcpy(block + l->dmin_at, kept[1], 2);
+}
+
+typedef struct weight { nm_panels rows, packed; guard file, panels; } weight;
+
+static weight make_weight(const nm_type *type, int64_t n, int64_t k, weights kind)
+{
+    weight w = {0};
+    size_t row = (size_t)(k / type->block) * (size_t)type->bytes;
+    w.file = guard_open(row * (size_t)n, 1, 1);
+    for (size_t at = 0; at < row * (size_t)n; at += (size_t)type->bytes) random_block(type, kind, (uint8_t *)w.file.p + at);
+    w.rows = (nm_panels){.type = type, .n = n, .k = k, .panels = (n + 15) / 16, .rows = w.file.p, .row_bytes = row};
+    w.packed = w.rows;
+    size_t panel = nm_pack_bytes(type, k);
+    if (!panel) return w;
+    w.panels = guard_open(panel * (size_t)w.rows.panels, 64, 1);
+    for (int64_t p = 0; p < w.rows.panels; p++)
+        nm_pack_panel(type, n, k, w.file.p, row, p, (uint8_t *)w.panels.p + (size_t)p * panel);
+    w.packed.data = w.panels.p;
+    w.packed.panel_bytes = panel;
+    w.packed.rows = NULL;
+    return w;
+}
+
+static void free_weight(weight *w)
+{
+    guard_close(&w->file);
+    if (w->packed.data) guard_close(&w->panels);
+}
+
+static bool quantised(const nm_type *type) { return type->group != 0; }
+static bool holds_weights(const nm_type *type) { return type->to_float != NULL; }
+/* A K that the type takes: at least one of its blocks. */
+static int64_t inputs_for(const nm_type *type, int64_t k) { return (k + type->block - 1) / type->block * type->block; }
+
+static void packing_keeps_every_value(void **state)
+{
+    for (int i = 0; nm_type_at(i); i++) {
+        const nm_type *type = nm_type_at(i);
+        if (!holds_weights(type)) continue;
+        for (int variant = 0; variant < 6; variant++) {
+            int64_t n = 1 + random_below(40), k = inputs_for(type, quantised(type) ? 32 * (1 + random_below(30)) : 1 + random_below(90));
+            weight w = make_weight(type, n, k, variant % 5);
+            float *want = malloc((size_t)k * 4), *got = malloc((size_t)k * 4);
+            for (int64_t r = 0; r < n; r++) {
+                type->to_float(w.rows.rows + (size_t)r * w.rows.row_bytes, k, want);
+                nm_panels_row(&w.packed, r, got);
+                expect_same(want, got, k, "%s packed, k %d row %d", type->name, (int)k, (int)r);
+                nm_panels_row(&w.rows, r, got);
+                expect_same(want, got, k, "%s rows, k %d row %d", type->name, (int)k, (int)r);
+            }
+            free(want);
+            free(got);
+            free_weight(&w);
+        }
+        if (nm_pack_bytes(type, 256 * 16))
+            assert_true((double)nm_pack_bytes(type, 256 * 16) <= 1.06 * 16 * 256 * 16 / type->block * type->bytes);
+    }
+}
+
+/* ---- Linear maps -------------------------------------------------------------------------------------------------------------------------------- */
+
+typedef enum inputs { GAUSS, EXTREME, ZEROS, TINY, BROKEN } inputs;
+
+static void make_inputs(float *x, int64_t n, inputs kind)
+{
+    for (int64_t i = 0; i < n; i++) {
+        float v = random_float(1) + random_float(1) + random_float(1);
+        if (kind == EXTREME) v = v < 0 ? -1 : 1;
+        if (kind == ZEROS && i / 32 % 3 == 0) v = 0;
+        if (kind == TINY) v *= 0x1p-97f;
+        x[i] = v;
+    }
+    if (kind == BROKEN) {
+        x[random_below((int)n)] = NAN;
+        x[random_below((int)n)] = INFINITY;
+    }
+}
+
+/* Activations between guards: the fp32 rows and their quantised form, made by the reference. */
+typedef struct activations { guard x, q; float *f; nm_qrows qr; size_t ldx; } activations;
+
+static activations make_activations(int64_t rows, int64_t k, inputs kind)
+{
+    activations a = {.ldx = (size_t)k};
+    a.x = guard_open((size_t)rows * a.ldx * 4, 4, 1);
+    a.f = a.x.p;
+    make_inputs(a.f, rows * k, kind);
+    if (k % 32) return a;
+    a.q = guard_open(nm_qrows_bytes(rows, k), 64, 1);
+    a.qr = nm_qrows_at(a.q.p, rows, k);
+    for (int64_t t = 0; t < rows; t++)
+        reference.quantize_row(a.f + (size_t)t * a.ldx, k, a.qr.q + (size_t)t * a.qr.ldq, a.qr.scale + (size_t)t * a.qr.lds, a.qr.sum + (size_t)t * 2 * a.qr.lds);
+    return a;
+}
+
+static void free_activations(activations *a)
+{
+    guard_close(&a->x);
+    if (a->q.p) guard_close(&a->q);
+}
+
+/* Runs one linear kernel into a fresh guarded output; the columns outside the job must stay as they were. */
+static void run_linear(void (*kernel)(const nm_linear_job *), const nm_panels *w, const activations *a, int64_t rows, int64_t p0, int64_t p1,
+                       const float *bias, guard *out)
+{
+    size_t scratch_bytes = nm_linear_scratch(w, rows);
+    guard scratch = guard_open((scratch_bytes + 63) & ~(size_t)63, 64, 1);
+    *out = guard_open((size_t)(rows * w->n) * 4, 4, random_below(2));
+    nm_linear_job job = {.w = w, .p0 = p0, .p1 = p1, .rows = rows, .xq = a->q.p ? &a->qr : NULL, .x = a->f, .ldx = a->ldx,
+                         .y = out->p, .ldy = (size_t)w->n, .bias = bias, .scratch = scratch.p};
+    kernel(&job);
+    guard_close(&scratch);
+}
+
+/* kernel.h's expression, written out from the rows of the file, in the most obvious way. */
+static float by_definition(const nm_type *type, const uint8_t *row, int64_t k, const float *x, const int8_t *xq, const float *sx)
+{
+    float acc = 0;
+    if (!xq) {
+        float *w = malloc((size_t)k * 4);
+        type->to_float(row, k, w);
+        for (int64_t i = 0; i < k; i++) acc = fmaf(w[i], x[i], acc);
+        free(w);
+        return acc;
+    }
+    int8_t *q = malloc((size_t)k);
+    int64_t groups = k / type->group;
+    float *scale = malloc((size_t)groups * 4), *min = malloc((size_t)groups * 4);
+    type->groups(row, k, q, scale, min);
+    for (int64_t g = 0; g < groups; g++) {
+        int32_t isum = 0, xsum = 0;
+        for (int64_t i = g * type->group; i < (g + 1) * type->group; i++) {
+            isum += q[i] * xq[i];
+            xsum += xq[i];
+        }
+        float s = sx[g * type->group / 32], product = scale[g] * s;
+        acc = fmaf((float)isum, product, acc);
+        if (type->has_min) {
+            float shifted = s * (float)xsum;
+            acc = fmaf(min[g], shifted, acc);
+        }
+    }
+    free(q);
+    free(scale);
+    free(min);
+    return acc;
+}
+
+static void reference_is_the_definition(void **state)
+{
+    for (int i = 0; nm_type_at(i); i++) {
+        const nm_type *type = nm_type_at(i);
+        if (!holds_weights(type)) continue;
+        int64_t n = 21, k = inputs_for(type, 544), rows = 3;
+        weight w = make_weight(type, n, k, ORDINARY);
+        activations a = make_activations(rows, k, GAUSS);
+        for (int int8 = 0; int8 <= quantised(type); int8++)
+            for (int packed = 0; packed < 2; packed++) {
+                guard y;
+                run_linear(int8 ? reference.linear_q8 : reference.linear_f32, packed ? &w.packed : &w.rows, &a, rows, 0, 2, NULL, &y);
+                for (int64_t t = 0; t < rows; t++)
+                    for (int64_t o = 0; o < n; o++) {
+                        float want = by_definition(type, w.rows.rows + (size_t)o * w.rows.row_bytes, k, a.f + (size_t)t * a.ldx,
+                                                   int8 ? a.qr.q + (size_t)t * a.qr.ldq : NULL, int8 ? a.qr.scale + (size_t)t * a.qr.lds : NULL);
+                        expect_same(&want, (float *)y.p + t * n + o, 1, "%s %s %s", type->name, int8 ? "int8" : "f32", packed ? "packed" : "rows");
+                    }
+                guard_close(&y);
+            }
+        free_activations(&a);
+        free_weight(&w);
+    }
+}
+
+static void compare_linear(const nm_type *type, bool int8, int64_t n, int64_t k, int64_t rows, weights kind, inputs x_kind)
+{
+    weight w = make_weight(type, n, k, kind);
+    activations a = make_activations(rows, k, x_kind);
+    guard bias = guard_open((size_t)n * 4, 4, 1);
+    fill_random(bias.p, n, 1);
+    int64_t panels = w.rows.panels, p0 = random_below((int)panels), p1 = p0 + 1 + random_below((int)(panels - p0));
+    const float *b = random_below(2) ? bias.p : NULL;
+    guard want, got;
+    run_linear(int8 ? reference.linear_q8 : reference.linear_f32, &w.packed, &a, rows, p0, p1, b, &want);
+    for (int i = 0; i < tiers; i++)
+        for (int packed = 0; packed < 2; packed++) {
+            if (!packed && !w.packed.data) continue;
+            run_linear(int8 ? tier[i].k.linear_q8 : tier[i].k.linear_f32, packed ? &w.packed : &w.rows, &a, rows, p0, p1, b, &got);
+            expect_same((float *)want.p, (float *)got.p, rows * n, "%s %s %s %s n %d k %d rows %d panels %d-%d weights %d inputs %d", tier[i].name,
+                        type->name, int8 ? "int8" : "f32", packed ? "packed" : "rows", (int)n, (int)k, (int)rows, (int)p0, (int)p1, kind, x_kind);
+            guard_close(&got);
+        }
+    guard_close(&want);
+    guard_close(&bias);
+    free_activations(&a);
+    free_weight(&w);
+}
+
+static void sweep_linear(bool int8)
+{
+    static const int ks[] = {32, 64, 96, 160, 256, 544, 768, 1056, 1536};
+    for (int i = 0; nm_type_at(i); i++) {
+        const nm_type *type = nm_type_at(i);
+        if (!holds_weights(type) || (int8 && !quantised(type))) continue;
+        bool packed = nm_pack_bytes(type, type->block) != 0;
+        for (int trial = 0; trial < (packed ? 24 : 6); trial++) {
+            int64_t rows = trial < 12 ? 1 + trial : 1 + random_below(70);
+            int64_t k = inputs_for(type, int8 || quantised(type) ? ks[random_below(9)] : 1 + random_below(700));
+            compare_linear(type, int8, 1 + random_below(100), k, rows, trial == 23 ? WILD : trial % 4, trial == 22 ? BROKEN : trial / 2 % 4);
+        }
+    }
+}
+
+static void linear_int8(void **state) { sweep_linear(true); }
+static void linear_fp32(void **state) { sweep_linear(false); }
+
+/* A row's bits depend on no other row: 70 rows at once, and each alone. */
+static void rows_do_not_meet(void **state)
+{
+    static const nm_dtype ids[] = {NM_Q4_0, NM_Q4_K, NM_Q6_K, NM_Q8_0, NM_F16};
+    for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) {
+        const nm_type *type = nm_type_of(ids[i]);
+        int64_t n = 48, k = 512, rows = 70;
+        weight w = make_weight(type, n, k, ORDINARY);
+        activations a = make_activations(rows, k, GAUSS);
+        for (int j = 0; j < tiers; j++) {
+            void (*kernel)(const nm_linear_job *) = quantised(type) ? tier[j].k.linear_q8 : tier[j].k.linear_f32;
+            guard all, one;
+            run_linear(kernel, &w.packed, &a, rows, 0, 3, NULL, &all);
+            for (int64_t t = 0; t < rows; t++) {
+                activations single = a;
+                single.f += (size_t)t * a.ldx;
+                single.qr.q += (size_t)t * a.qr.ldq;
+                single.qr.scale += (size_t)t * a.qr.lds;
+                single.qr.sum += (size_t)t * 2 * a.qr.lds;
+                run_linear(kernel, &w.packed, &single, 1, 0, 3, NULL, &one);
+                expect_same((float *)all.p + t * n, (float *)one.p, n, "%s %s row %d", tier[j].name, type->name, (int)t);
+                guard_close(&one);
+            }
+            guard_close(&all);
+        }
+        free_activations(&a);
+        free_weight(&w);
+    }
+}
+
+/* ---- Quantising activations ------------------------------------------------------------------------------------------------------------------------ */
+
+static void quantising(void **state)
+{
+    for (int trial = 0; trial < 200; trial++) {
+        int64_t k = 32 * (1 + random_below(20)), padded = (k + 63) / 64 * 64;
+        guard x = guard_open((size_t)k * 4, 4, 1);
+        make_inputs(x.p, k, trial % 5);
+        if (trial % 7 == 0) ((float *)x.p)[random_below((int)k)] = FLT_MAX;
+        if (trial % 7 == 1) for (int64_t i = 0; i < k; i++) ((float *)x.p)[i] = (float)(random_below(255) - 127) * 0.5f;   /* ties */
+        guard q[2], s[2], m[2];
+        for (int i = 0; i < tiers; i++) {
+            for (int j = 0; j < 2; j++) {
+                q[j] = guard_open((size_t)padded, 64, 1);
+                s[j] = guard_open((size_t)padded / 32 * 4, 4, 1);
+                m[j] = guard_open((size_t)padded / 16 * 2, 2, 1);
+                (j ? tier[i].k.quantize_row : reference.quantize_row)(x.p, k, q[j].p, s[j].p, m[j].p);
+            }
+            assert_memory_equal(q[0].p, q[1].p, (size_t)padded);
+            assert_memory_equal(m[0].p, m[1].p, (size_t)padded / 8);
+            expect_same((float *)s[0].p, (float *)s[1].p, padded / 32, "%s quantize_row k %d trial %d", tier[i].name, (int)k, trial);
+            for (int j = 0; j < 2; j++) {
+                guard_close(&q[j]);
+                guard_close(&s[j]);
+                guard_close(&m[j]);
+            }
+        }
+        guard_close(&x);
+    }
+}
+
+/* ---- Attention ----------------------------------------------------------------------------------------------------------------------------------------- */
+
+static const char *const kv_name[] = {[NM_KV_F16] = "f16", [NM_KV_F32] = "f32", [NM_KV_Q8_0] = "q8_0"};
+
+static void kv_stores(void **state)
+{
+    for (int trial = 0; trial < 60; trial++)
+        for (int type = 0; type < 3; type++)
+            for (int i = 0; i < tiers; i++) {
+                int d = 1 + random_below(150), slot = random_below(64);
+                guard x = guard_open((size_t)d * 4, 4, 1);
+                make_inputs(x.p, d, trial % 5);
+                if (trial % 9 == 0) ((float *)x.p)[0] = 70000;
+                for (int v = 0; v < 2; v++) {
+                    size_t bytes = v ? nm_kv_v_bytes(type, d) : nm_kv_k_bytes(type, d);
+                    guard want = guard_open(bytes, 64, 1), got = guard_open(bytes, 64, 1);
+                    (v ? reference.kv_store_v : reference.kv_store_k)[type](want.p, d, slot, x.p);
+                    (v ? tier[i].k.kv_store_v : tier[i].k.kv_store_k)[type](got.p, d, slot, x.p);
+                    if (trial % 5 != BROKEN) assert_memory_equal(want.p, got.p, bytes);
+                    guard_close(&want);
+                    guard_close(&got);
+                }
+                guard_close(&x);
+            }
+}
+
+typedef struct attention_case {
+    int d_k, d_v, queries, ldo;
+    uint8_t first[64], last[64];
+    guard k, v, q, o, m, l;
+    const float *query[64];
+} attention_case;
+
+static attention_case make_attention(nm_kv_type type, int d_k, int d_v, int queries, bool broken)
+{
+    attention_case c = {.d_k = d_k, .d_v = d_v, .queries = queries, .ldo = d_v + random_below(3)};
+    c.k = guard_open(nm_kv_k_bytes(type, d_k), 64, 1);
+    c.v = guard_open(nm_kv_v_bytes(type, d_v), 64, 1);
+    c.q = guard_open((size_t)(queries * d_k) * 4, 4, 1);
+    fill_random(c.q.p, queries * d_k, 2);
+    int style = random_below(4), from = random_below(64), to = from + random_below(65 - from);
+    for (int j = 0; j < 64; j++) {
+        float row[1024];
+        fill_random(row, d_k, 2);
+        if (broken && j == 5) row[d_k / 2] = NAN;
+        reference.kv_store_k[type](c.k.p, d_k, j, row);
+        fill_random(row, d_v, 2);
+        if (broken && j == 6) row[d_v / 2] = INFINITY;
+        reference.kv_store_v[type](c.v.p, d_v, j, row);
+    }
+    for (int i = 0; i < queries; i++) {
+        c.query[i] = (const float *)c.q.p + i * d_k;
+        c.first[i] = (uint8_t)(style == 0 ? 0 : style == 1 ? from : style == 2 ? random_below(64) : 0);
+        c.last[i] = (uint8_t)(style == 0 ? 64 : style == 1 ? to : style == 2 ? c.first[i] + random_below(65 - c.first[i]) : 1 + i % 64);
+    }
+    return c;
+}
+
+static void free_attention(attention_case *c)
+{
+    guard_close(&c->k);
+    guard_close(&c->v);
+    guard_close(&c->q);
+}
+
+/* Runs a page onto a running state that is empty for every third query. */
+static void run_attention(void (*kernel)(const nm_attention_job *), attention_case *c, float cap, guard *m, guard *l, guard *o)
+{
+    *m = guard_open((size_t)c->queries * 4, 4, 1);
+    *l = guard_open((size_t)c->queries * 4, 4, 1);
+    *o = guard_open(((size_t)(c->queries - 1) * (size_t)c->ldo + (size_t)c->d_v) * 4, 4, 1);
+    guard scratch = guard_open((nm_attention_scratch(c->d_k, c->d_v) + 63) & ~(size_t)63, 64, 1);
+    for (int i = 0; i < c->queries; i++) {
+        ((float *)m->p)[i] = i % 3 == 0 ? -INFINITY : (float)(i % 5) - 2;
+        ((float *)l->p)[i] = i % 3 == 0 ? 0 : 1.5f;
+        for (int d = 0; d < c->d_v; d++) ((float *)o->p)[i * c->ldo + d] = (float)(d % 7) - 3;
+    }
+    nm_attention_job job = {.k = c->k.p, .v = c->v.p, .d_k = c->d_k, .d_v = c->d_v, .queries = c->queries, .q = c->query, .first = c->first,
+                            .last = c->last, .scale = 1 / sqrtf((float)c->d_k), .cap = cap, .m = m->p, .l = l->p, .o = o->p,
+                            .ldo = (size_t)c->ldo, .scratch = scratch.p};
+    kernel(&job);
+    guard_close(&scratch);
+}
+
+static void attention_pages(void **state)
+{
+    static const int ds[] = {64, 128, 16, 32, 80, 96, 256, 40, 10, 1};
+    for (int trial = 0; trial < 90; trial++)
+        for (int type = 0; type < 3; type++) {
+            int d_k = ds[trial % 10], d_v = random_below(4) ? d_k : ds[random_below(10)], queries = trial % 3 ? 1 + random_below(14) : 1 + random_below(64);
+            attention_case c = make_attention(type, d_k, d_v, queries, trial % 11 == 10);
+            float cap = trial % 4 == 3 ? 2.0f : 0;
+            guard m[2], l[2], o[2];
+            run_attention(reference.attention[type], &c, cap, &m[0], &l[0], &o[0]);
+            for (int i = 0; i < tiers; i++) {
+                run_attention(tier[i].k.attention[type], &c, cap, &m[1], &l[1], &o[1]);
+                expect_same((float *)m[0].p, (float *)m[1].p, queries, "%s attention %s m", tier[i].name, kv_name[type]);
+                expect_same((float *)l[0].p, (float *)l[1].p, queries, "%s attention %s l, d %d queries %d", tier[i].name, kv_name[type], d_k, queries);
+                expect_same((float *)o[0].p, (float *)o[1].p, (queries - 1) * c.ldo + d_v, "%s attention %s o, d_v %d ldo %d queries %d", tier[i].name,
+                            kv_name[type], d_v, c.ldo, queries);
+                guard_close(&m[1]);
+                guard_close(&l[1]);
+                guard_close(&o[1]);
+            }
+            guard_close(&m[0]);
+            guard_close(&l[0]);
+            guard_close(&o[0]);
+            free_attention(&c);
+        }
+}
+
+/* Softmax attention over two pages in double: what the chain of blocks must come to. */
+static void attention_is_softmax(void **state)
+{
+    enum { D = 64, N = 128 };
+    static float k[N][D], v[N][D], q[D], o[D];
+    double p[N], sum = 0, most = -1e9;
+    fill_random(q, D, 1);
+    guard kp[2], vp[2];
+    for (int b = 0; b < 2; b++) {
+        kp[b] = guard_open(nm_kv_k_bytes(NM_KV_F32, D), 64, 1);
+        vp[b] = guard_open(nm_kv_v_bytes(NM_KV_F32, D), 64, 1);
+    }
+    for (int j = 0; j < N; j++) {
+        fill_random(k[j], D, 2);
+        fill_random(v[j], D, 1);
+        reference.kv_store_k[NM_KV_F32](kp[j / 64].p, D, j % 64, k[j]);
+        reference.kv_store_v[NM_KV_F32](vp[j / 64].p, D, j % 64, v[j]);
+        p[j] = 0;
+        for (int d = 0; d < D; d++) p[j] += (double)q[d] * k[j][d];
+        p[j] /= 8;
+        if (p[j] > most) most = p[j];
+    }
+    for (int j = 0; j < N; j++) sum += p[j] = exp(p[j] - most);
+    float m = -INFINITY, l = 0;
+    const float *query[1] = {q};
+    uint8_t first[1] = {0}, last[1] = {64};
+    void *scratch = aligned_alloc(64, nm_attention_scratch(D, D));
+    for (int b = 0; b < 2; b++) {
+        nm_attention_job job = {.k = kp[b].p, .v = vp[b].p, .d_k = D, .d_v = D, .queries = 1, .q = query, .first = first, .last = last,
+                                .scale = 0.125f, .m = &m, .l = &l, .o = o, .ldo = D, .scratch = scratch};
+        reference.attention[NM_KV_F32](&job);
+        guard_close(&kp[b]);
+        guard_close(&vp[b]);
+    }
+    free(scratch);
+    for (int d = 0; d < D; d++) {
+        double want = 0;
+        for (int j = 0; j < N; j++) want += p[j] / sum * v[j][d];
+        assert_true(fabs(want - o[d] / l) < 1e-6);
+    }
+}
+
+/* ---- Elementwise ----------------------------------------------------------------------------------------------------------------------------------------- */
+
+/* Values where functions change their ways, and everything between. */
+static float wide_float(void)
+{
+    static const float special[] = {0, -0.0f, INFINITY, -INFINITY, NAN, 1e-45f, -1e-39f, FLT_MAX, -FLT_MAX, 0.65f, -0.65f, 1, -1, 88.72f, 88.8f,
+                                    -86.9f, -86.90001f, -87.4f, -104, 0.34657359f, 4.1f, 9.01f};
+    switch (random_below(6)) {
+    case 0: return special[random_below(sizeof special / sizeof *special)];
+    case 1: return random_float(100);
+    case 2: return random_float(1e-3f);
+    case 3: {
+        uint32_t bits = (uint32_t)random_u64();
+        float f;
+        memcpy(&f, &bits, 4);
+        return f;
+    }
+    default: return random_float(6);
+    }
+}
+
+static void elementwise(void **state)
+{
+    for (int trial = 0; trial < 400; trial++) {
+        int n = 1 + random_below(100);
+        guard in[3], out[2];
+        for (int i = 0; i < 3; i++) {
+            in[i] = guard_open((size_t)n * 4, 4, trial & 1);
+            for (int j = 0; j < n; j++) ((float *)in[i].p)[j] = wide_float();
+        }
+        if (trial % 3) for (int i = 0; i < 3; i++) fill_random(in[i].p, n, 3);
+        const float *a = in[0].p, *b = in[1].p, *c = in[2].p;
+        for (int t = 0; t < tiers; t++)
+            for (int f = 0; f < 12; f++) {
+                static const char *const names[] = {"rms_norm", "rms_norm without weight", "layer_norm", "layer_norm plain", "add_scaled", "scale", "mul",
+                                                    "silu", "gelu_tanh", "gelu_erf", "softcap", "add_scaled in place"};
+                for (int j = 0; j < 2; j++) {
+                    const nm_kernels *k = j ? &tier[t].k : &reference;
+                    out[j] = guard_open((size_t)n * 4, 4, trial & 1);
+                    float *y = out[j].p;
+                    switch (f) {
+                    case 0: k->rms_norm(a, b, 1e-5f, n, y); break;
+                    case 1: k->rms_norm(a, NULL, 1e-6f, n, y); break;
+                    case 2: k->layer_norm(a, b, c, 1e-5f, n, y); break;
+                    case 3: k->layer_norm(a, NULL, NULL, 1e-5f, n, y); break;
+                    case 4: k->add_scaled(a, b, 0.37f, n, y); break;
+                    case 5: k->scale(a, 0.37f, n, y); break;
+                    case 6: k->mul(a, b, n, y); break;
+                    case 7: k->silu(a, n, y); break;
+                    case 8: k->gelu_tanh(a, n, y); break;
+                    case 9: k->gelu_erf(a, n, y); break;
+                    case 10: k->softcap(a, 30, n, y); break;
+                    case 11: memcpy(y, a, (size_t)n * 4); k->add_scaled(y, b, -1.5f, n, y); break;
+                    }
+                }
+                expect_same((float *)out[0].p, (float *)out[1].p, n, "%s %s n %d", tier[t].name, names[f], n);
+                guard_close(&out[0]);
+                guard_close(&out[1]);
+            }
+        for (int i = 0; i < 3; i++) guard_close(&in[i]);
+    }
+}
+
+static void rotations(void **state)
+{
+    for (int trial = 0; trial < 200; trial++) {
+        int pairs = 1 + random_below(70);
+        guard x[2], cosine = guard_open((size_t)pairs * 4, 4, 1), sine = guard_open((size_t)pairs * 4, 4, 1);
+        fill_random(cosine.p, pairs, 1);
+        fill_random(sine.p, pairs, 1);
+        for (int i = 0; i < tiers; i++)
+            for (int neox = 0; neox < 2; neox++) {
+                for (int j = 0; j < 2; j++) x[j] = guard_open((size_t)pairs * 8, 4, trial & 1);
+                fill_random(x[0].p, 2 * pairs, 2);
+                memcpy(x[1].p, x[0].p, (size_t)pairs * 8);
+                float before[2] = {((float *)x[0].p)[0], ((float *)x[0].p)[neox ? pairs : 1]};
+                reference.rope(x[0].p, cosine.p, sine.p, 2 * pairs, neox);
+                tier[i].k.rope(x[1].p, cosine.p, sine.p, 2 * pairs, neox);
+                expect_same((float *)x[0].p, (float *)x[1].p, 2 * pairs, "%s rope neox %d pairs %d", tier[i].name, neox, pairs);
+                float c = *(float *)cosine.p, s = *(float *)sine.p;
+                assert_true(fabsf(((float *)x[0].p)[0] - (before[0] * c - before[1] * s)) < 1e-5f);
+                assert_true(fabsf(((float *)x[0].p)[neox ? pairs : 1] - (before[1] * c + before[0] * s)) < 1e-5f);
+                guard_close(&x[0]);
+                guard_close(&x[1]);
+            }
+        guard_close(&cosine);
+        guard_close(&sine);
+    }
+}
+
+static double ulps(float got, double want)
+{
+    double size = fabs(want) < FLT_MIN ? FLT_MIN : fabs(want);
+    return fabs(got - want) / (ldexp(1, (int)floor(log2(size)) - 23));
+}
+
+/* Against libm in double. Norms and activations are checked through the reference, which the tiers equal. */
+static void accuracy(void **state)
+{
+    double worst_silu = 0, worst_tanh = 0, worst_gelu = 0, worst_erf = 0;
+    for (int i = 0; i < 2000000; i++) {
+        float x = i < 1000000 ? random_float(20) : random_float(1), y;
+        reference.silu(&x, 1, &y);
+        double e = ulps(y, x / (1 + exp(-(double)x)));
+        if (e > worst_silu) worst_silu = e;
+        reference.softcap(&x, 1, 1, &y);
+        e = ulps(y, tanh(x));
+        if (e > worst_tanh) worst_tanh = e;
+        reference.gelu_tanh(&x, 1, &y);
+        e = fabs(y - 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))) / (fabs(x) + 1e-9);
+        if (e > worst_gelu) worst_gelu = e;
+        reference.gelu_erf(&x, 1, &y);
+        e = fabs(y - 0.5 * x * (1 + erf(x / sqrt(2)))) / (fabs(x) + 1e-9);
+        if (e > worst_erf) worst_erf = e;
+    }
+    print_message("silu %.2f ulp, tanh %.2f ulp; gelu_tanh %.1e, gelu_erf %.1e of |x|\n", worst_silu, worst_tanh, worst_gelu, worst_erf);
+    assert_true(worst_silu < 4 && worst_tanh < 2.5 && worst_gelu < 3e-7 && worst_erf < 2e-7);
+}
+
+static void norms_are_norms(void **state)
+{
+    float x[777], w[777], b[777], y[777];
+    for (int n = 1; n <= 777; n += 97) {
+        fill_random(x, n, 3);
+        fill_random(w, n, 1);
+        fill_random(b, n, 1);
+        double squares = 0, mean = 0, variance = 0;
+        for (int i = 0; i < n; i++) { squares += (double)x[i] * x[i]; mean += x[i]; }
+        mean /= n;
+        for (int i = 0; i < n; i++) variance += (x[i] - mean) * (x[i] - mean);
+        reference.rms_norm(x, w, 1e-5f, n, y);
+        for (int i = 0; i < n; i++) assert_true(fabs(y[i] - x[i] / sqrt(squares / n + 1e-5) * w[i]) < 1e-5);
+        reference.layer_norm(x, w, b, 1e-5f, n, y);
+        for (int i = 0; i < n; i++) assert_true(fabs(y[i] - ((x[i] - mean) / sqrt(variance / n + 1e-5) * w[i] + b[i])) < 1e-4);
+    }
+}
+
+#include "../kernels/bench.h"
+
+int main(int argc, char **argv)
+{
+    if (argc > 1 && !strcmp(argv[1], "--bench")) return bench(argc > 2 ? argv[2] : "");
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(masks),
+        cmocka_unit_test(packing_keeps_every_value),
+        cmocka_unit_test(reference_is_the_definition),
+        cmocka_unit_test(linear_int8),
+        cmocka_unit_test(linear_fp32),
+        cmocka_unit_test(rows_do_not_meet),
+        cmocka_unit_test(quantising),
+        cmocka_unit_test(kv_stores),
+        cmocka_unit_test(attention_pages),
+        cmocka_unit_test(attention_is_softmax),
+        cmocka_unit_test(elementwise),
+        cmocka_unit_test(rotations),
+        cmocka_unit_test(accuracy),
+        cmocka_unit_test(norms_are_norms),
+    };
+    return cmocka_run_group_tests(tests, find_tiers, NULL);
+}
