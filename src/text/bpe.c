@@ -1,0 +1,189 @@
+/* Merging by priority, for byte-level BPE and SentencePiece alike, and byte-level BPE itself.
+ *
+ * The text starts as one symbol per byte or character. The pair of neighbours with the lowest key (rank, or best score) merges
+ * first, of equal ones the leftmost, until no pair can. A heap and a linked list make that O(n log n) for any text: each merge
+ * takes one symbol away and offers at most two new pairs. */
+#include <string.h>
+
+#include "base/err.h"
+#include "base/mem.h"
+#include "text/tokenizer_impl.h"
+#include "text/unicode.h"
+
+enum { NONE = -1 };
+
+nm_err nm_encoder_put(nm_encoder *e, int32_t id)
+{
+    NM_TRY(NM_GROW(e->ids, e->ids_capacity, e->n_ids + 1));
+    e->ids[e->n_ids++] = id;
+    return NM_OK;
+}
+
+nm_err nm_encoder_symbol(nm_encoder *e, uint32_t start, uint32_t length, int32_t id)
+{
+    NM_TRY(NM_GROW(e->symbols, e->symbols_capacity, e->n_symbols + 1));
+    uint32_t i = (uint32_t)e->n_symbols++;
+    e->symbols[i] = (nm_symbol){.start = start, .length = length, .chars = 1, .id = id, .prev = i - 1, .next = i + 1};
+    return NM_OK;
+}
+
+/* ---- The heap ----------------------------------------------------------------------------------------------------------- */
+
+static bool before(const nm_candidate *a, const nm_candidate *b) { return a->key < b->key || (a->key == b->key && a->left < b->left); }
+
+static nm_err heap_push(nm_encoder *e, nm_candidate c)
+{
+    NM_TRY(NM_GROW(e->heap, e->heap_capacity, e->n_heap + 1));
+    size_t i = e->n_heap++;
+    for (; i && before(&c, &e->heap[(i - 1) / 2]); i = (i - 1) / 2, e->steps++) e->heap[i] = e->heap[(i - 1) / 2];
+    e->heap[i] = c;
+    return NM_OK;
+}
+
+static nm_candidate heap_pop(nm_encoder *e)
+{
+    nm_candidate top = e->heap[0], last = e->heap[--e->n_heap];
+    size_t i = 0;
+    for (size_t child = 1; child < e->n_heap; child = 2 * i + 1, e->steps++) {
+        if (child + 1 < e->n_heap && before(&e->heap[child + 1], &e->heap[child])) child++;
+        if (!before(&e->heap[child], &last)) break;
+        e->heap[i] = e->heap[child];
+        i = child;
+    }
+    e->heap[i] = last;
+    return top;
+}
+
+/* ---- Merging ------------------------------------------------------------------------------------------------------------ */
+
+/* What symbol i and its successor would merge to; id NONE if they do not. */
+static nm_candidate candidate(nm_encoder *e, uint32_t i)
+{
+    const nm_symbol *left = &e->symbols[i];
+    e->steps++;
+    if (left->next >= e->n_symbols) return (nm_candidate){.id = NONE};
+    const nm_symbol *right = &e->symbols[left->next];
+    if (e->t->kind == NM_VOCAB_SPM) return nm_spm_candidate(e, i);
+    const nm_merge *m = nm_vocab_merge(e->t, left->id, right->id);
+    return m ? (nm_candidate){(uint64_t)m->rank, i, m->id} : (nm_candidate){.id = NONE};
+}
+
+static nm_err offer(nm_encoder *e, uint32_t i)
+{
+    nm_candidate c = candidate(e, i);
+    return c.id == NONE ? NM_OK : heap_push(e, c);
+}
+
+static void join(nm_encoder *e, uint32_t i, int32_t id)
+{
+    nm_symbol *left = &e->symbols[i], *right = &e->symbols[left->next];
+    left->id = id;
+    left->length += right->length;
+    left->chars += right->chars;
+    left->next = right->next;
+    right->length = 0;      /* no longer there */
+    if (left->next < e->n_symbols) e->symbols[left->next].prev = i;
+}
+
+nm_err nm_encoder_merge(nm_encoder *e, nm_missing_fn missing)
+{
+    e->n_heap = 0;
+    for (uint32_t i = 0; i + 1 < e->n_symbols; i++) NM_TRY(offer(e, i));
+    while (e->n_heap) {
+        nm_candidate c = heap_pop(e);
+        /* Out of date if either side has merged since, unless they still make the same token. */
+        if (!e->symbols[c.left].length || candidate(e, c.left).id != c.id) continue;
+        join(e, c.left, c.id);
+        if (c.left) NM_TRY(offer(e, e->symbols[c.left].prev));
+        NM_TRY(offer(e, c.left));
+    }
+    for (uint32_t i = 0; i < e->n_symbols; i = e->symbols[i].next) {
+        const nm_symbol *s = &e->symbols[i];
+        NM_TRY(s->id >= 0 ? nm_encoder_put(e, s->id) : missing(e, s));
+    }
+    e->n_symbols = 0;
+    return NM_OK;
+}
+
+/* ---- Byte-level BPE ----------------------------------------------------------------------------------------------------- */
+
+static nm_err no_token(nm_encoder *e, const nm_symbol *s)
+{
+    const nm_tokenizer *t = e->t;
+    if (t->unk >= 0 && t->type[t->unk] == NM_TOKEN_UNKNOWN) return nm_encoder_put(e, t->unk);
+    return nm_fail(NM_REFUSED, "this model's vocabulary has no token for byte 0x%02x; use other text or another model",
+                   (unsigned)(unsigned char)e->text[s->start]);
+}
+
+/* Id of a whole pre-token as it stands in the vocabulary, or NONE. */
+static nm_err whole_word(nm_encoder *e, const char *piece, size_t length, int32_t *id)
+{
+    *id = NONE;
+    if (length > e->t->longest) return NM_OK;
+    e->word.length = 0;
+    for (size_t i = 0; i < length; i++) {
+        char bytes[4];
+        NM_TRY(nm_str_append(&e->word, bytes, (size_t)nm_utf8_encode(nm_byte_to_code((unsigned char)piece[i]), bytes)));
+    }
+    *id = nm_vocab_find(e->t, e->word.data, e->word.length);
+    if (*id >= 0 && !nm_vocab_plain(e->t, *id)) *id = NONE;
+    return NM_OK;
+}
+
+static nm_err encode_piece(void *arg, const char *piece, size_t length)
+{
+    nm_encoder *e = arg;
+    const nm_tokenizer *t = e->t;
+    e->steps += length;
+    if (t->pre->whole_words) {
+        int32_t id;
+        NM_TRY(whole_word(e, piece, length, &id));
+        if (id != NONE) return nm_encoder_put(e, id);
+    }
+    e->text = piece;
+    for (size_t i = 0; i < length; i++) NM_TRY(nm_encoder_symbol(e, (uint32_t)i, 1, t->byte_id[(unsigned char)piece[i]]));
+    return nm_encoder_merge(e, no_token);
+}
+
+/* Length of the character at s, and whether all its bytes have tokens. */
+static bool has_tokens(const nm_tokenizer *t, const char *s, size_t length, int *used)
+{
+    nm_utf8_decode(s, length, used);
+    for (int i = 0; i < *used; i++)
+        if (t->byte_id[(unsigned char)s[i]] < 0) return false;
+    return true;
+}
+
+/* Vocabularies that lack bytes lack those that valid UTF-8 never has; where one comes, U+FFFD takes its place. */
+static nm_err replace_gaps(nm_encoder *e, const char **text, size_t *length)
+{
+    int used;
+    size_t i = 0;
+    while (i < *length && has_tokens(e->t, *text + i, *length - i, &used)) i += (size_t)used;
+    if (i == *length || !has_tokens(e->t, NM_REPLACEMENT, 3, &used)) return NM_OK;
+    e->fitted.length = 0;
+    NM_TRY(nm_str_append(&e->fitted, *text, i));
+    for (; i < *length; i += (size_t)used) {
+        bool good = has_tokens(e->t, *text + i, *length - i, &used);
+        NM_TRY(good ? nm_str_append(&e->fitted, *text + i, (size_t)used) : nm_str_append(&e->fitted, NM_REPLACEMENT, 3));
+    }
+    *text = e->fitted.data;
+    *length = e->fitted.length;
+    return NM_OK;
+}
+
+nm_err nm_encode_bytes(nm_encoder *e, const char *text, size_t length)
+{
+    const nm_pretokenizer *pre = e->t->pre;
+    bool prefix = pre->may_prefix && e->t->add_space && text[0] != ' ';
+    bool normalize = pre->nfc && nm_unicode_may_change(text, length);
+    if (prefix || normalize) {
+        e->normal.length = 0;
+        if (prefix) NM_TRY(nm_str_putc(&e->normal, ' '));
+        NM_TRY(normalize ? nm_unicode_normalize(&e->normal, text, length, NM_NFC) : nm_str_append(&e->normal, text, length));
+        text = e->normal.data;
+        length = e->normal.length;
+    }
+    if (e->t->byte_gaps) NM_TRY(replace_gaps(e, &text, &length));
+    return nm_pretokenize(pre, text, length, encode_piece, e);
+}

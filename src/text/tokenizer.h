@@ -1,0 +1,17 @@
+/* Owns how a tokenizer comes to be: from the tokenizer.* keys of a GGUF file. Its use is in nomoat.h ("Text"). */
+#ifndef NM_TEXT_TOKENIZER_H
+#define NM_TEXT_TOKENIZER_H
+
+#include "format/gguf.h"
+#include "nomoat.h"
+
+/* *out is NULL, with NM_OK, if the file has no tokenizer. Everything is copied: the file may go. NM_BAD_FILE names file, key and
+ * index; NM_REFUSED: a kind of tokenizer or pre-tokenizer that is not known here. */
+nm_err nm_tokenizer_open(nm_tokenizer **out, const nm_gguf *gguf);
+void nm_tokenizer_close(nm_tokenizer **tokenizer);
+
+/* nm_tokenize that also counts its steps (look-ups, heap moves), for tests that hold it to n log n. steps may be NULL. */
+nm_err nm_tokenize_counted(const nm_tokenizer *tokenizer, const char *text, size_t length, unsigned flags, int32_t **ids, size_t *count,
+                           uint64_t *steps);
+
+#endif
