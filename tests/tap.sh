@@ -1,6 +1,7 @@
 #!/bin/sh
-# Runs a cmocka program and mends its TAP: cmocka calls a skipped test "not ok N # SKIP", which harnesses count as failed.
+# Runs a cmocka program and mends its output: cmocka calls a skipped test "not ok N # SKIP", which harnesses count as failed, and what a test
+# prints besides becomes a TAP comment.
 out=$("$@")
 status=$?
-printf '%s\n' "$out" | sed 's/^not ok \([0-9][0-9]*\) # [Ss][Kk][Ii][Pp]/ok \1 # SKIP/'
+printf '%s\n' "$out" | sed -e 's/^not ok \([0-9][0-9]*\) # [Ss][Kk][Ii][Pp]/ok \1 # SKIP/' -e '/^ok /b' -e '/^not ok /b' -e '/^1\.\.[0-9]/b' -e '/^#/b' -e 's/^/# /'
 exit "$status"
