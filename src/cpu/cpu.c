@@ -23,7 +23,7 @@ typedef struct leaf { uint32_t a, b, c, d; } leaf;
 static leaf cpuid(uint32_t number)
 {
     leaf r = {0, 0, 0, 0};
-    if (number <= __get_cpuid_max(0, NULL)) __cpuid_count(number, 0, r.a, r.b, r.c, r.d);
+    if (number <= (uint32_t)__get_cpuid_max(0, NULL)) __cpuid_count(number, 0, r.a, r.b, r.c, r.d);
     return r;
 }
 
@@ -48,6 +48,7 @@ static bool has(uint32_t reg, uint32_t bits) { return (reg & bits) == bits; }
 
 static uint32_t detect(void)
 {
+    const uint32_t amx_tile = 1u << 24, amx_int8 = 1u << 25;   /* leaf 7, edx; clang 14's cpuid.h has no names for them */
     enum { YMM = 0x6, ZMM = 0xe6, TILES = 0x60000 };    /* XCR0: SSE, AVX; + opmask, ZMM_Hi256, Hi16_ZMM; tile configuration and data */
     uint32_t set = NM_CPU_C;
     leaf one = cpuid(1), seven = cpuid(7);
@@ -59,7 +60,7 @@ static uint32_t detect(void)
     set |= NM_CPU_AVX512;
     if (!has(seven.c, bit_AVX512VNNI)) return set;
     set |= NM_CPU_VNNI;
-    if ((saved & TILES) == TILES && has(seven.d, bit_AMX_TILE | bit_AMX_INT8) && amx_permitted()) set |= NM_CPU_AMX;
+    if ((saved & TILES) == TILES && has(seven.d, amx_tile | amx_int8) && amx_permitted()) set |= NM_CPU_AMX;
     return set;
 }
 #else
