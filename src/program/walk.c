@@ -55,7 +55,8 @@ static void walk_thread(void *arg, int thread, int threads)
         else run_rows(w, r, thread, threads);
         if (thread == 0 && w->stop && i + 1 < w->end && w->stop(w->stop_arg)) atomic_store(&w->stopped, i + 1);
         nm_pool_barrier();
-        if (atomic_load_explicit(&w->stopped, memory_order_relaxed)) return;
+        /* Equality, not truth: by the time that a slow thread looks here, thread 0 may have asked for a stop after the next region. */
+        if (atomic_load_explicit(&w->stopped, memory_order_relaxed) == i + 1) return;
     }
 }
 
