@@ -21,7 +21,8 @@ enum {
 
 static struct {
     pthread_mutex_t caller;                 /* one run at a time */
-    int threads, running;                   /* wanted (0: not decided yet), and workers alive */
+    atomic_int threads;                     /* wanted; 0: not decided yet */
+    int running;                            /* workers alive */
     pthread_t worker[POOL_MAX];
     nm_pool_fn fn;
     void *arg;
@@ -148,14 +149,17 @@ nm_err nm_set_threads(int threads)
 {
     if (threads < 0 || threads > POOL_MAX) return nm_fail(NM_USAGE, "threads must be 1 to %d, or 0 for the machine's cores", POOL_MAX);
     pthread_mutex_lock(&pool.caller);
-    pool.threads = threads;
+    atomic_store(&pool.threads, threads);
     pthread_mutex_unlock(&pool.caller);
     return NM_OK;
 }
 
+/* Asks the machine once: the answer sizes the scratch of runners, so it must not change behind their backs when a quota does. */
 int nm_threads(void)
 {
-    if (pool.threads) return pool.threads;
-    int cores = nm_machine_cores();
-    return cores < 1 ? 1 : cores > POOL_MAX ? POOL_MAX : cores;
+    int threads = atomic_load(&pool.threads);
+    if (threads) return threads;
+    int cores = nm_machine_cores(), asked = 0;
+    cores = cores < 1 ? 1 : cores > POOL_MAX ? POOL_MAX : cores;
+    return atomic_compare_exchange_strong(&pool.threads, &asked, cores) ? cores : asked;
 }
