@@ -27,7 +27,7 @@ nm_err nm_arch_find(const char *name, size_t length, const nm_arch **arch)
     for (int i = 0; archs[i]; i++) {
         *arch = archs[i];
         if (strlen(archs[i]->name) == length && memcmp(archs[i]->name, name, length) == 0) return NM_OK;
-        used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", archs[i]->name);
+        if (used < sizeof known) used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", archs[i]->name);
     }
     *arch = NULL;
     return nm_fail(NM_REFUSED, "the architecture \"%.*s\" is not known; known are %s", length > 64 ? 64 : (int)length, name, known);
@@ -145,7 +145,7 @@ static nm_err read_scaling(nm_config *c, const nm_gguf *g)
     return nm_fail(NM_REFUSED, "%s.rope.scaling.type \"%.*s\" is not known", c->arch->name, length > 32 ? 32 : (int)length, type);
 }
 
-/* Divisors of the frequencies as a tensor (Llama 3.1). The map is aligned, and F32 is what every writer stores. */
+/* Divisors of the frequencies as a tensor (Llama 3.1). F32 is what every writer stores; a file may align it to one byte. */
 static nm_err read_factors(nm_config *c, const nm_gguf *g)
 {
     const nm_gguf_tensor *t = nm_gguf_tensor_find(g, "rope_freqs.weight");
@@ -153,8 +153,11 @@ static nm_err read_factors(nm_config *c, const nm_gguf *g)
     if (t->type->id != NM_F32 || t->rank != 1 || t->dim[0] != c->rope.n_rot / 2)
         return nm_fail(NM_BAD_FILE, "rope_freqs.weight: %s of %lld, expected F32 of %d", t->type->name, (long long)t->dim[0], (int)c->rope.n_rot / 2);
     c->rope.factors = t->data;
-    for (int i = 0; i < c->rope.n_rot / 2; i++)
-        if (!(c->rope.factors[i] > 0) || !isfinite(c->rope.factors[i])) return nm_fail(NM_BAD_FILE, "rope_freqs.weight[%d] is no positive number", i);
+    for (int i = 0; i < c->rope.n_rot / 2; i++) {
+        float f;
+        memcpy(&f, (const char *)t->data + (size_t)i * sizeof f, sizeof f);
+        if (!(f > 0) || !isfinite(f)) return nm_fail(NM_BAD_FILE, "rope_freqs.weight[%d] is no positive number", i);
+    }
     return NM_OK;
 }
 

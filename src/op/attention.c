@@ -14,7 +14,8 @@
 enum {
     CHUNK = 4,              /* pages whose states merge first: 256 keys, enough work to hand to a thread */
     TILE = 64,              /* queries of one kernel call */
-    SPREAD_ROWS = 4         /* batches up to this size are spread over threads by chunks */
+    SPREAD_ROWS = 4,        /* batches up to this size are spread over threads by chunks */
+    SPREAD_BYTES = 64 << 20 /* most memory for the states of their chunks: what needs more goes by tiles. A context of 2^31 would ask for gigabytes */
 };
 
 #define ARGS s->args.attention
@@ -173,7 +174,8 @@ static size_t state_floats(const nm_step *s) { return (size_t)ARGS.d_v + 2; }
 static size_t shared(const nm_shape *c, const nm_step *s, int64_t max_rows, int64_t context)
 {
     int64_t rows = max_rows < SPREAD_ROWS ? max_rows : SPREAD_ROWS, chunks = context / (CHUNK * NM_PAGE) + 1;
-    return (size_t)(rows * chunks * ARGS.heads) * state_floats(s) * sizeof(float);
+    size_t bytes = (size_t)(rows * chunks * ARGS.heads) * state_floats(s) * sizeof(float);
+    return bytes < SPREAD_BYTES ? bytes : SPREAD_BYTES;
 }
 
 static float *state_at(const nm_exec *e, const nm_step *s, int64_t chunks, int64_t r, int64_t chunk, int32_t head)

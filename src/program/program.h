@@ -65,7 +65,7 @@ typedef struct nm_rope {
     bool neox;                  /* pairs (i, i + n_rot/2) instead of (2i, 2i+1) */
     float base;
     float linear;               /* positions are divided by it; 1 = none */
-    const float *factors;       /* [n_rot/2] divisors of the frequencies (Llama 3.1, LongRoPE), or NULL */
+    const void *factors;        /* floats [n_rot/2], perhaps unaligned: divisors of the frequencies (Llama 3.1, LongRoPE), or NULL */
     float yarn_factor;          /* 0 = no YaRN (Peng et al. 2023) */
     float yarn_fast, yarn_slow, yarn_magnitude;     /* beta_fast, beta_slow; magnitude 0 = 0.1 ln(factor) + 1 */
     int64_t yarn_context;       /* the length trained before scaling */

@@ -1,5 +1,6 @@
 /* The frequencies of rotary embedding and their scalings, folded into one constant per program: radians per position. */
 #include <math.h>
+#include <string.h>
 
 #include "base/err.h"
 #include "base/mem.h"
@@ -21,12 +22,19 @@ static float yarn(const nm_rope *r, int i, float plain)
     return (float)((double)plain / r->yarn_factor * ramp + (double)plain * (1 - ramp));
 }
 
+static float factor(const nm_rope *r, int i)
+{
+    float f = 1;
+    if (r->factors) memcpy(&f, (const char *)r->factors + (size_t)i * sizeof f, sizeof f);
+    return f;
+}
+
 /* The frequencies are rounded to fp32 as the models' own code does. */
 static void frequencies(const nm_rope *r, float *out)
 {
     for (int i = 0; i < r->n_rot / 2; i++) {
         float f = 1.0f / powf(r->base, (float)(2 * i) / (float)r->n_rot);
-        if (r->factors) f /= r->factors[i];
+        f /= factor(r, i);
         if (r->yarn_factor > 0) f = yarn(r, i, f);
         out[i] = f / r->linear;
     }
