@@ -184,7 +184,8 @@ typedef struct nm_session_options {
     nm_kv_type kv;
     nm_compute compute;     /* arithmetic that fills the cache; a runner of another arithmetic refuses the session */
 } nm_session_options;
-/* Bytes that a session would need at its full context. */
+/* Bytes that a session would need at its full context, beside passes of the default 512 rows; 0 for options that make no sense.
+ * Opening takes next to nothing: memory follows the tokens. */
 NM_API uint64_t nm_session_bytes(const nm_model *model, const nm_session_options *options);
 NM_API nm_err nm_session_open(nm_session **out, const nm_model *model, const nm_session_options *options);
 NM_API void nm_session_close(nm_session **session);

@@ -39,8 +39,8 @@ uint64_t nm_model_fingerprint(const nm_model *model);
 
 /* A page of one group: 64 positions of all its slots. Shared by reference count; written only while it has one owner. */
 typedef struct nm_page_list {
-    uint8_t **page;                 /* [capacity]; NULL where dropped or not yet needed */
-    int64_t capacity;
+    uint8_t **page;                 /* [count]; NULL where dropped or not yet needed */
+    size_t count, capacity;         /* grows with the session, so that a huge context costs nothing until it is used */
     int64_t dropped;                /* pages [0, dropped) are gone */
 } nm_page_list;
 
@@ -48,14 +48,19 @@ struct nm_session {
     const nm_model *model;
     nm_session_options options;
     nm_kv_layout layout;
-    int32_t *token;                 /* [options.context] */
+    int32_t *token;                 /* [length] */
+    size_t token_capacity;
     int32_t length;
     nm_page_list list[NM_MAX_GROUPS];
     bool in_run;                    /* while nm_run checks that no session is named twice */
 };
 
-/* Makes pages for positions [length, length + count) that this session alone owns. */
+/* Makes room for `count` more tokens: pages for positions [length, length + count) that this session alone owns. */
 nm_err nm_session_reserve(nm_session *session, int32_t count);
+/* The same with the list of pages alone, empty up to page `count`: for loading. */
+nm_err nm_session_reserve_list(nm_session *session, int32_t group, size_t count);
+/* False if a window has dropped pages that a query at position n would see. */
+bool nm_session_reachable(const nm_session *session, int32_t n);
 /* Tokens were computed: they belong to the session now, and pages that fell out of every window go. */
 void nm_session_commit(nm_session *session, const int32_t *tokens, int32_t count);
 size_t nm_page_bytes(const nm_session *session, int32_t group);

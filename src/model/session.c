@@ -7,7 +7,7 @@
 #include "model/model.h"
 
 /* Pages kept below a sliding window, so that a chat that takes back its last turn need not compute everything again. */
-enum { WINDOW_SLACK = 4 };
+enum { WINDOW_SLACK = 4, PASS_PAGES = 512 / NM_PAGE };   /* PASS_PAGES: of a pass of the default 512 rows, beside the window */
 
 /* ---- Pages ------------------------------------------------------------------------------------------------------------------------ */
 
@@ -53,6 +53,19 @@ size_t nm_page_bytes(const nm_session *s, int32_t group) { return s->layout.grou
 
 /* ---- Opening and closing ------------------------------------------------------------------------------------------------------------ */
 
+/* Rows of the table that positions are looked up in, where the model has one. */
+static int64_t learned_positions(const nm_model *m)
+{
+    const nm_program *p = &m->program;
+    int64_t most = INT64_MAX;
+    for (size_t i = 0; i < p->steps; i++) {
+        if (p->step[i].op != NM_OP_EMBED || !p->step[i].args.embed.positions) continue;
+        int64_t rows = m->weight[nm_weight_of(p->operand, &p->step[i], 0)].n;
+        if (rows < most) most = rows;
+    }
+    return most;
+}
+
 static nm_err complete(const nm_model *model, const nm_session_options *given, nm_session_options *out)
 {
     *out = given ? *given : (nm_session_options){0};
@@ -60,6 +73,8 @@ static nm_err complete(const nm_model *model, const nm_session_options *given, n
     if (out->context < 0) return nm_fail(NM_USAGE, "a context of %d tokens makes no sense", (int)out->context);
     if (out->kv > NM_KV_Q8_0 || out->compute > NM_COMPUTE_F32) return nm_fail(NM_USAGE, "unknown type of cache or arithmetic");
     if (out->context == 0) out->context = (int32_t)model->config.n_context;
+    int64_t most = learned_positions(model);
+    if (out->context > most) return nm_fail(NM_USAGE, "%s has learned %lld positions: a context of %d does not fit", model->name, (long long)most, (int)out->context);
     return NM_OK;
 }
 
@@ -71,7 +86,7 @@ uint64_t nm_session_bytes(const nm_model *model, const nm_session_options *optio
     if (complete(model, options, &o) != NM_OK || nm_program_kv_layout(&model->program, o.kv, &layout) != NM_OK) return 0;
     uint64_t pages = ((uint64_t)o.context + NM_PAGE - 1) / NM_PAGE;
     for (int32_t g = 0; g < layout.groups; g++) {
-        uint64_t window = (uint64_t)layout.group[g].window, most = window ? (window + NM_PAGE - 1) / NM_PAGE + WINDOW_SLACK + 2 : pages;
+        uint64_t window = (uint64_t)layout.group[g].window, most = window ? (window + NM_PAGE - 1) / NM_PAGE + WINDOW_SLACK + PASS_PAGES + 2 : pages;
         total += (most < pages ? most : pages) * (layout.group[g].page_bytes + PAGE_HEAD);
     }
     nm_free(layout.slot);
@@ -87,12 +102,6 @@ nm_err nm_session_open(nm_session **out, const nm_model *model, const nm_session
     if (!s) return nm_fail_memory(sizeof *s);
     *s = (nm_session){.model = model, .options = o};
     nm_err err = nm_program_kv_layout(&model->program, o.kv, &s->layout);
-    if (err == NM_OK && !(s->token = nm_calloc((size_t)o.context, sizeof *s->token))) err = nm_fail_memory((size_t)o.context * sizeof *s->token);
-    for (int32_t g = 0; err == NM_OK && g < s->layout.groups; g++) {
-        nm_page_list *list = &s->list[g];
-        list->capacity = ((int64_t)o.context + NM_PAGE - 1) / NM_PAGE;
-        if (!(list->page = nm_calloc((size_t)list->capacity, sizeof *list->page))) err = nm_fail_memory((size_t)list->capacity * sizeof *list->page);
-    }
     if (err != NM_OK) nm_session_close(&s);
     *out = s;
     return err;
@@ -104,7 +113,7 @@ void nm_session_close(nm_session **session)
     *session = NULL;
     if (!s) return;
     for (int32_t g = 0; g < s->layout.groups; g++) {
-        for (int64_t i = 0; s->list[g].page && i < s->list[g].capacity; i++) page_release(&s->list[g].page[i], nm_page_bytes(s, g));
+        for (size_t i = 0; i < s->list[g].count; i++) page_release(&s->list[g].page[i], nm_page_bytes(s, g));
         nm_free(s->list[g].page);
     }
     nm_free(s->layout.slot);
@@ -118,21 +127,38 @@ const int32_t *nm_session_tokens(const nm_session *s) { return s->token; }
 
 /* ---- Timelines ----------------------------------------------------------------------------------------------------------------------- */
 
-nm_err nm_session_fork(nm_session **out, nm_session *source)
+nm_err nm_session_reserve_list(nm_session *s, int32_t group, size_t count)
 {
-    NM_TRY(nm_session_open(out, source->model, &source->options));
-    nm_session *s = *out;
+    nm_page_list *list = &s->list[group];
+    NM_TRY(NM_GROW(list->page, list->capacity, count));
+    for (; list->count < count; list->count++) list->page[list->count] = NULL;
+    return NM_OK;
+}
+
+static nm_err copy_timeline(nm_session *s, const nm_session *source)
+{
+    NM_TRY(NM_GROW(s->token, s->token_capacity, (size_t)source->length));
+    if (source->length) memcpy(s->token, source->token, (size_t)source->length * sizeof *s->token);
     s->length = source->length;
-    memcpy(s->token, source->token, (size_t)s->length * sizeof *s->token);
     for (int32_t g = 0; g < s->layout.groups; g++) {
-        s->list[g].dropped = source->list[g].dropped;
-        for (int64_t i = 0; i < s->list[g].capacity; i++) s->list[g].page[i] = page_share(source->list[g].page[i]);
+        const nm_page_list *from = &source->list[g];
+        NM_TRY(nm_session_reserve_list(s, g, from->count));
+        s->list[g].dropped = from->dropped;
+        for (size_t i = 0; i < from->count; i++) s->list[g].page[i] = page_share(from->page[i]);
     }
     return NM_OK;
 }
 
+nm_err nm_session_fork(nm_session **out, nm_session *source)
+{
+    NM_TRY(nm_session_open(out, source->model, &source->options));
+    nm_err err = copy_timeline(*out, source);
+    if (err != NM_OK) nm_session_close(out);
+    return err;
+}
+
 /* A query at position n sees keys from n - window + 1 on: their pages must still be there. */
-static bool reachable(const nm_session *s, int32_t n)
+bool nm_session_reachable(const nm_session *s, int32_t n)
 {
     for (int32_t g = 0; g < s->layout.groups; g++) {
         int64_t window = s->layout.group[g].window, from = window && n >= window ? n - window + 1 : 0;
@@ -145,11 +171,11 @@ int32_t nm_session_truncate(nm_session *s, int32_t n)
 {
     if (n < 0) n = 0;
     if (n >= s->length) return s->length;
-    if (!reachable(s, n)) n = 0;
+    if (!nm_session_reachable(s, n)) n = 0;
     s->length = n;
     for (int32_t g = 0; g < s->layout.groups; g++) {
-        int64_t keep = ((int64_t)n + NM_PAGE - 1) / NM_PAGE;
-        for (int64_t i = keep; i < s->list[g].capacity; i++) page_release(&s->list[g].page[i], nm_page_bytes(s, g));
+        size_t keep = ((size_t)n + NM_PAGE - 1) / NM_PAGE;
+        for (size_t i = keep; i < s->list[g].count; i++) page_release(&s->list[g].page[i], nm_page_bytes(s, g));
         if (n == 0) s->list[g].dropped = 0;
     }
     return n;
@@ -157,9 +183,12 @@ int32_t nm_session_truncate(nm_session *s, int32_t n)
 
 nm_err nm_session_reserve(nm_session *s, int32_t count)
 {
-    int64_t from = s->length / NM_PAGE, to = ((int64_t)s->length + count + NM_PAGE - 1) / NM_PAGE;
-    for (int32_t g = 0; g < s->layout.groups; g++)
-        for (int64_t i = from; i < to; i++) NM_TRY(page_own(&s->list[g].page[i], nm_page_bytes(s, g)));
+    size_t tokens = (size_t)s->length + (size_t)count, from = (size_t)s->length / NM_PAGE, to = (tokens + NM_PAGE - 1) / NM_PAGE;
+    NM_TRY(NM_GROW(s->token, s->token_capacity, tokens));
+    for (int32_t g = 0; g < s->layout.groups; g++) {
+        NM_TRY(nm_session_reserve_list(s, g, to));
+        for (size_t i = from; i < to; i++) NM_TRY(page_own(&s->list[g].page[i], nm_page_bytes(s, g)));
+    }
     return NM_OK;
 }
 

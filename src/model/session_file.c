@@ -78,7 +78,7 @@ typedef struct reader { const uint8_t *at, *end; uint64_t hash; const char *path
 static nm_err take(reader *r, void *out, size_t bytes)
 {
     if (bytes > (size_t)(r->end - r->at)) return nm_fail(NM_BAD_FILE, "%s: the saved session is cut short", r->path);
-    memcpy(out, r->at, bytes);
+    if (bytes) memcpy(out, r->at, bytes);
     r->hash = nm_hash(r->hash, out, bytes);
     r->at += bytes;
     return NM_OK;
@@ -105,6 +105,8 @@ static nm_err check_groups(const header *h, const nm_session *s, const char *pat
 
 static nm_err take_tokens(reader *r, nm_session *s, int32_t length)
 {
+    if ((size_t)(r->end - r->at) / sizeof *s->token < (size_t)length) return nm_fail(NM_BAD_FILE, "%s: the saved session is cut short", r->path);
+    NM_TRY(NM_GROW(s->token, s->token_capacity, (size_t)length));
     NM_TRY(take(r, s->token, (size_t)length * sizeof *s->token));
     for (int32_t i = 0; i < length; i++)
         if (s->token[i] < 0 || s->token[i] >= s->model->config.n_vocab) return nm_fail(NM_BAD_FILE, "%s: token %d is outside the vocabulary", r->path, (int)i);
@@ -114,9 +116,11 @@ static nm_err take_tokens(reader *r, nm_session *s, int32_t length)
 static nm_err take_pages(reader *r, nm_session *s, const header *h)
 {
     for (int32_t g = 0; g < h->groups; g++) {
+        uint64_t pages = (uint64_t)(h->group[g].end - h->group[g].dropped);
+        if ((uint64_t)(r->end - r->at) / nm_page_bytes(s, g) < pages) return nm_fail(NM_BAD_FILE, "%s: the saved session is cut short", r->path);
         s->list[g].dropped = h->group[g].dropped;
+        NM_TRY(nm_session_reserve_list(s, g, (size_t)h->group[g].end));
         for (int64_t i = h->group[g].dropped; i < h->group[g].end; i++) {
-            if ((size_t)(r->end - r->at) < nm_page_bytes(s, g)) return nm_fail(NM_BAD_FILE, "%s: the saved session is cut short", r->path);
             NM_TRY(nm_page_new(&s->list[g].page[i], nm_page_bytes(s, g)));
             NM_TRY(take(r, s->list[g].page[i], nm_page_bytes(s, g)));
         }
@@ -142,6 +146,7 @@ static nm_err load(nm_session **out, const nm_model *model, reader *r)
     NM_TRY(take_tokens(r, *out, h.length));
     NM_TRY(take_pages(r, *out, &h));
     NM_TRY(check_sum(r));
+    if (!nm_session_reachable(*out, h.length)) return nm_fail(NM_BAD_FILE, "%s: the saved session lacks pages that its window needs", r->path);
     (*out)->length = h.length;
     return NM_OK;
 }
