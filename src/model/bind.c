@@ -94,8 +94,8 @@ static const size_t UNPACKED = SIZE_MAX;
 static void check_row(packer *p, const nm_panels *w, int64_t row)
 {
     if (nm_type_finite(w->type, w->rows + (size_t)row * w->row_bytes, w->k)) return;
-    int64_t none = -1;
-    atomic_compare_exchange_strong(&p->bad_row, &none, row);
+    int64_t first = atomic_load(&p->bad_row);
+    while ((first < 0 || row < first) && !atomic_compare_exchange_weak(&p->bad_row, &first, row)) continue;
 }
 
 static void pack_weight(packer *p, const nm_weight *w, uint8_t *target)

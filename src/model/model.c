@@ -111,7 +111,9 @@ static void describe_weights(nm_model *m)
 /* A file without tensors still tells its sizes, as far as it has them: what is missing there is no fault. */
 static void try_config(nm_model *m)
 {
-    if (nm_config_read(&m->config, m->gguf) == NM_OK) describe_config(m);
+    nm_config_read(&m->config, m->gguf);
+    if (!m->config.n_vocab && m->tokenizer) m->config.n_vocab = nm_token_count(m->tokenizer);
+    describe_config(m);
 }
 
 static nm_err build(nm_model *m)

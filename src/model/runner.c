@@ -62,6 +62,8 @@ nm_err nm_runner_open(nm_runner **out, const nm_model *model, const nm_runner_op
     if (o.max_rows < 0 || o.max_rows > MOST_ROWS || o.max_logits < 0 || o.max_logits > MOST_ROWS) return nm_fail(NM_USAGE, "a pass takes 1 to %d rows", MOST_ROWS);
     if (!o.max_rows) o.max_rows = DEFAULT_ROWS;
     if (!o.max_logits) o.max_logits = DEFAULT_LOGITS;
+    if (o.max_logits > o.max_rows) o.max_logits = o.max_rows;
+    if (o.compute > NM_COMPUTE_F32) return nm_fail(NM_USAGE, "unknown arithmetic");
     nm_runner *r = nm_calloc(1, sizeof *r);
     if (!r) return nm_fail_memory(sizeof *r);
     r->model = model;
