@@ -1,0 +1,134 @@
+/* What subcommands do alike. */
+#include "common.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "os/file.h"
+
+nm_err nm_common_apply(const nm_common *common)
+{
+    nm_notes_quiet(common->quiet);
+    NM_TRY(nm_set_threads(common->threads));
+    return common->kernels ? nm_set_kernels(common->kernels) : NM_OK;
+}
+
+/* Adds the nearest known name to a "no such model". */
+static nm_err suggest(nm_err err, const char *model)
+{
+    nm_found *list;
+    size_t count;
+    char text[1024];
+    snprintf(text, sizeof text, "%s", nm_error_text());
+    if (nm_found_list(&list, &count) != NM_OK) return nm_fail(err, "%s", text);
+    const char **names = nm_calloc(count, sizeof *names);
+    for (size_t i = 0; names && i < count; i++) names[i] = list[i].name;
+    const char *near = names ? nm_nearest(model, names, count) : NULL;
+    if (near) nm_fail(err, "%s: did you mean %s? 'nomoat list' shows the names", model, near);
+    else nm_fail(err, "%s", text);
+    nm_free(names);
+    nm_found_list_free(list, count);
+    return err;
+}
+
+nm_err nm_find_model(nm_found *out, const char *model)
+{
+    nm_err err = nm_model_find(out, model);
+    return err == NM_NOT_FOUND ? suggest(err, model) : err;
+}
+
+nm_err nm_open_model(nm_model **out, nm_found *found, const char *model, const nm_common *common, bool metadata_only)
+{
+    nm_found mine;
+    nm_meter meter = {.what = "loading"};
+    nm_model_options options = {.metadata_only = metadata_only, .no_pack = common->no_pack, .progress = nm_meter_draw, .progress_arg = &meter};
+    *out = NULL;
+    NM_TRY(nm_find_model(&mine, model));
+    nm_err err = nm_model_open(out, mine.path, &options);
+    nm_meter_clear(&meter);
+    if (found && err == NM_OK) *found = mine;
+    else nm_found_free(&mine);
+    return err;
+}
+
+nm_err nm_need_tokenizer(const nm_tokenizer **out, const nm_model *model)
+{
+    *out = nm_model_tokenizer(model);
+    return *out ? NM_OK : nm_fail(NM_REFUSED, "%s: the file has no tokenizer: use a complete model file", nm_model_describe(model)->name);
+}
+
+nm_err nm_read_stdin(char **text, size_t *length, const char *expected)
+{
+    *text = NULL;
+    if (nm_term_is(STDIN_FILENO)) return nm_fail(NM_USAGE, "standard input is a terminal: give %s by a pipe or '< FILE'", expected);
+    nm_err err = nm_file_read("/dev/stdin", NM_INPUT_MOST, text, length);
+    return err == NM_NOT_FOUND ? nm_fail(NM_FAILED, "standard input is closed: give %s by a pipe or '< FILE'", expected) : err;
+}
+
+/* ---- JSON ------------------------------------------------------------------------------------------------------------------------------ */
+
+static nm_err number(nm_str *s, double value, int digits)
+{
+    return isfinite(value) ? nm_str_printf(s, "%.*g", digits, value) : nm_str_puts(s, "null");
+}
+
+nm_err nm_json_float(nm_str *s, double value) { return number(s, value, 9); }
+nm_err nm_json_double(nm_str *s, double value) { return number(s, value, 17); }
+
+nm_err nm_json_ids(nm_str *s, const int32_t *ids, size_t count)
+{
+    NM_TRY(nm_str_putc(s, '['));
+    for (size_t i = 0; i < count; i++) NM_TRY(nm_str_printf(s, "%s%d", i ? ", " : "", ids[i]));
+    return nm_str_putc(s, ']');
+}
+
+nm_err nm_json_key(nm_str *s, const char *key)
+{
+    char last = s->length ? s->data[s->length - 1] : '{';
+    if (last != '{') NM_TRY(nm_str_puts(s, ", "));
+    NM_TRY(nm_str_json(s, key, strlen(key)));
+    return nm_str_puts(s, ": ");
+}
+
+nm_err nm_json_text(nm_str *s, const char *key, const char *value)
+{
+    NM_TRY(nm_json_key(s, key));
+    return nm_str_json(s, value, strlen(value));
+}
+
+nm_err nm_json_whole(nm_str *s, const char *key, uint64_t value)
+{
+    NM_TRY(nm_json_key(s, key));
+    return nm_str_printf(s, "%llu", (unsigned long long)value);
+}
+
+nm_err nm_json_print(nm_str *s, nm_err err)
+{
+    if (err == NM_OK) err = nm_out(s->data, s->length);
+    if (err == NM_OK) err = nm_out_puts("\n");
+    nm_str_free(s);
+    return err;
+}
+
+/* ---- Prompts --------------------------------------------------------------------------------------------------------------------------- */
+
+static bool wants_eos(const nm_model *model)
+{
+    size_t at = nm_model_meta_find(model, "tokenizer.ggml.add_eos_token");
+    return at != SIZE_MAX && nm_model_meta_number(model, at, 0) == 1;
+}
+
+nm_err nm_prompt_tokens(const nm_model *model, const char *text, size_t length, int32_t **ids, size_t *count)
+{
+    const nm_tokenizer *t;
+    NM_TRY(nm_need_tokenizer(&t, model));
+    NM_TRY(nm_tokenize(t, text, length, NM_TEXT_SPECIAL | NM_TEXT_BOS, ids, count));
+    int32_t *p = *ids, bos = nm_token_bos(t);
+    if (*count && wants_eos(model) && p[*count - 1] == nm_token_eos(t)) --*count;       /* an answer is to follow it */
+    if (*count > 1 && bos >= 0 && p[0] == bos && p[1] == bos) memmove(p, p + 1, --*count * sizeof *p);     /* the template wrote one, too */
+    return NM_OK;
+}

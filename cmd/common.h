@@ -1,0 +1,42 @@
+/* Owns what subcommands do alike: settings for the whole process, opening a MODEL, reading standard input, JSON pieces. Functions
+ * return nm_err with nm_error_text set; main prints it. */
+#ifndef NM_CMD_COMMON_H
+#define NM_CMD_COMMON_H
+
+#include "args.h"
+#include "base/err.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "hub/store.h"
+#include "nomoat.h"
+#include "term.h"
+
+enum { NM_INPUT_MOST = 1 << 30 };       /* the most that is read from standard input or a text file */
+
+/* -t, --kernels, -q. */
+nm_err nm_common_apply(const nm_common *common);
+/* nm_model_find, where a name that is not found brings the nearest one that is. */
+nm_err nm_find_model(nm_found *out, const char *model);
+/* Finds and opens MODEL. found may be NULL, else nm_found_free. */
+nm_err nm_open_model(nm_model **out, nm_found *found, const char *model, const nm_common *common, bool metadata_only);
+/* NM_REFUSED with the model's name if it has no tokenizer. */
+nm_err nm_need_tokenizer(const nm_tokenizer **out, const nm_model *model);
+
+/* Standard input to its end; NM_USAGE, naming what was expected, when it is a terminal. *text: nm_free. */
+nm_err nm_read_stdin(char **text, size_t *length, const char *expected);
+
+/* A number as JSON: shortest of 9 (floats) or 17 digits; null for NaN and infinities. */
+nm_err nm_json_float(nm_str *s, double value);
+nm_err nm_json_double(nm_str *s, double value);
+nm_err nm_json_ids(nm_str *s, const int32_t *ids, size_t count);
+/* "key": "value" with a comma and a space before it where the object has members already. */
+nm_err nm_json_key(nm_str *s, const char *key);
+nm_err nm_json_text(nm_str *s, const char *key, const char *value);
+nm_err nm_json_whole(nm_str *s, const char *key, uint64_t value);
+/* Prints the object and a newline, and frees it. err: what its making came to; passed on. */
+nm_err nm_json_print(nm_str *s, nm_err err);
+
+/* Tokens of a prompt: special tokens parsed, BOS exactly once where the model wants one, and no EOS behind it. */
+nm_err nm_prompt_tokens(const nm_model *model, const char *text, size_t length, int32_t **ids, size_t *count);
+
+#endif

@@ -1,0 +1,97 @@
+/* nomoat detokenize: token ids to the bytes they stand for. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "commands.h"
+#include "common.h"
+#include "json_in.h"
+
+typedef struct settings { nm_common common; bool special; } settings;
+
+static const nm_option options[] = {
+    {"--special", NULL, "show control tokens by their names", offsetof(settings, special), NM_OPTION_FLAG, 0, 0},
+    {0}
+};
+
+/* Plain numbers separated by white space or commas, in brackets or not. */
+static nm_err read_plain(int32_t **ids, size_t *count, const char *text)
+{
+    size_t capacity = 0;
+    static const char between[] = " \t\r\n,[]";
+    for (const char *at = text + strspn(text, between); *at; at += strspn(at, between)) {
+        char *end;
+        errno = 0;
+        long v = strtol(at, &end, 10);
+        if (end == at || errno || v < 0 || v > INT32_MAX) return nm_fail(NM_USAGE, "standard input: byte %zu: '%.20s' is no token id", (size_t)(at - text), at);
+        NM_TRY(NM_GROW(*ids, capacity, *count + 1));
+        (*ids)[(*count)++] = (int32_t)v;
+        at = end;
+    }
+    return NM_OK;
+}
+
+static nm_err read_ids(int32_t **ids, size_t *count)
+{
+    char *text;
+    size_t length;
+    nm_json_input in = {0};
+    NM_TRY(nm_read_stdin(&text, &length, "the ids"));
+    nm_err err;
+    if (text[strspn(text, " \t\r\n")] == '{') {
+        err = nm_json_read_input(&in, text, length);
+        if (err == NM_OK && !in.ids) err = nm_fail(NM_USAGE, "standard input: no \"ids\" in it: give {\"ids\": [...]}");
+        *ids = in.ids;
+        *count = in.n_ids;
+        in.ids = NULL;
+    } else {
+        err = strlen(text) < length ? nm_fail(NM_USAGE, "standard input: byte %zu is zero: give ids as numbers", strlen(text)) : read_plain(ids, count, text);
+    }
+    nm_json_input_free(&in);
+    nm_free(text);
+    return err;
+}
+
+static nm_err print(const char *text, size_t length, bool json)
+{
+    nm_str s = {0};
+    if (!json) {
+        NM_TRY(nm_out_text(text, length));
+        return nm_out_text_end();
+    }
+    nm_err err = nm_str_puts(&s, "{\"text\": ");
+    if (err == NM_OK) err = nm_str_json(&s, text, length);
+    if (err == NM_OK) err = nm_str_putc(&s, '}');
+    return nm_json_print(&s, err);
+}
+
+static int run(void *arg, int n_operands, char **operands)
+{
+    const settings *set = arg;
+    nm_model *model;
+    const nm_tokenizer *t;
+    char *text = NULL;
+    size_t length, count = 0;
+    int32_t *ids = NULL;
+    (void)n_operands;
+    NM_TRY(nm_open_model(&model, NULL, operands[0], &set->common, true));
+    nm_err err = NM_OK;
+    NM_GOTO(nm_need_tokenizer(&t, model));
+    NM_GOTO(read_ids(&ids, &count));
+    NM_GOTO(nm_detokenize(t, ids, count, set->special ? NM_TEXT_SPECIAL : 0u, &text, &length));
+    err = print(text, length, set->common.json);
+out:
+    nm_free(ids);
+    nm_free(text);
+    nm_model_close(&model);
+    return err;
+}
+
+const nm_command nm_command_detokenize = {
+    .name = "detokenize", .operands = "MODEL", .summary = "turn token ids on standard input into text",
+    .details = "Reads {\"ids\": [...]} or plain numbers and writes the exact bytes, or {\"text\": \"...\"} with --json. "
+               "The model's file needs no weights.",
+    .examples = (const nm_example[]){{"echo 9906 11 1917 | nomoat detokenize tiny", "plain numbers"},
+                                     {"nomoat tokenize tiny --json < a.txt | nomoat detokenize tiny | cmp - a.txt", "there and back again"}, {0}},
+    .options = options, .settings_size = sizeof(settings), .least_operands = 1, .most_operands = 1, .run = run,
+};

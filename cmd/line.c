@@ -1,0 +1,170 @@
+/* Lines typed at a terminal. */
+#include "line.h"
+
+#include <errno.h>
+#include <langinfo.h>
+#include <locale.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <wchar.h>
+
+#include "base/err.h"
+#include "base/mem.h"
+#include "nm_config.h"
+#include "term.h"
+
+#if NM_HAVE_LIBEDIT
+#include <histedit.h>
+
+enum { HISTORY_MOST = 1000 };
+
+struct nm_line {
+    EditLine *edit;
+    History *history;
+    char *history_path;
+    const char *prompt;
+};
+
+static char *prompt_of(EditLine *edit)
+{
+    nm_line *line = NULL;
+    el_get(edit, EL_CLIENTDATA, &line);
+    return (char *)line->prompt;
+}
+
+/* One character from the terminal. libedit's own reader goes on after a signal; Ctrl-C must end the line. */
+static int read_char(EditLine *edit, wchar_t *out)
+{
+    mbstate_t state = {0};
+    (void)edit;
+    for (;;) {
+        char c;
+        ssize_t n = read(STDIN_FILENO, &c, 1);
+        if (n < 0 && errno == EINTR && !nm_interrupted) continue;
+        if (n <= 0) return (int)n;
+        size_t got = mbrtowc(out, &c, 1, &state);
+        if (got == (size_t)-2) continue;        /* a character of several bytes */
+        if (got == (size_t)-1) {
+            memset(&state, 0, sizeof state);
+            continue;
+        }
+        return 1;
+    }
+}
+
+static void open_history(nm_line *line, const char *path)
+{
+    HistEvent event;
+    line->history = history_init();
+    if (!line->history) return;
+    history(line->history, &event, H_SETSIZE, HISTORY_MOST);
+    history(line->history, &event, H_SETUNIQUE, 1);
+    el_set(line->edit, EL_HIST, history, line->history);
+    line->history_path = path ? nm_strndup(path, strlen(path)) : NULL;
+    if (line->history_path) history(line->history, &event, H_LOAD, line->history_path);
+}
+
+nm_err nm_line_open(nm_line **out, const char *history_path)
+{
+    *out = nm_calloc(1, sizeof **out);
+    if (!*out) return nm_fail_memory(sizeof **out);
+    nm_line *line = *out;
+    if (!setlocale(LC_CTYPE, "") || strcmp(nl_langinfo(CODESET), "UTF-8")) setlocale(LC_CTYPE, "C.UTF-8");
+    line->edit = el_init("nomoat", stdin, stderr, stderr);
+    if (!line->edit) {
+        nm_line_close(out);
+        return nm_fail(NM_FAILED, "the terminal cannot be set up for editing: check TERM");
+    }
+    line->prompt = "";
+    el_set(line->edit, EL_CLIENTDATA, line);
+    el_set(line->edit, EL_PROMPT, prompt_of);
+    el_set(line->edit, EL_EDITOR, "emacs");
+    el_set(line->edit, EL_BIND, "^R", "em-inc-search-prev", NULL);
+    el_source(line->edit, NULL);
+    el_set(line->edit, EL_GETCFN, read_char);
+    open_history(line, history_path);
+    return NM_OK;
+}
+
+void nm_line_close(nm_line **line)
+{
+    nm_line *l = *line;
+    HistEvent event;
+    if (!l) return;
+    if (l->history && l->history_path) {
+        mode_t old = umask(077);    /* what was asked is nobody else's business */
+        history(l->history, &event, H_SAVE, l->history_path);
+        umask(old);
+    }
+    if (l->history) history_end(l->history);
+    if (l->edit) el_end(l->edit);
+    nm_free(l->history_path);
+    nm_free(l);
+    *line = NULL;
+}
+
+nm_err nm_line_read(nm_line *line, const char *prompt, nm_str *text, nm_typed *typed)
+{
+    int count = 0;
+    HistEvent event;
+    text->length = 0;
+    line->prompt = prompt;
+    nm_interrupted = 0;
+    const char *s = el_gets(line->edit, &count);
+    *typed = nm_interrupted ? NM_TYPED_INTERRUPT : s && count > 0 ? NM_TYPED_LINE : NM_TYPED_END;
+    nm_interrupted = 0;
+    if (*typed != NM_TYPED_LINE) {
+        fputc('\n', stderr);
+        return nm_str_append(text, "", 0);
+    }
+    if (s[strspn(s, " \t\r\n")]) history(line->history, &event, H_ENTER, s);
+    size_t n = (size_t)count;
+    while (n && (s[n - 1] == '\n' || s[n - 1] == '\r')) n--;
+    return nm_str_append(text, s, n);
+}
+
+void nm_line_prefill(nm_line *line, const char *text) { el_push(line->edit, text); }
+
+#else
+
+struct nm_line { char *buffer; size_t capacity; };
+
+nm_err nm_line_open(nm_line **out, const char *history_path)
+{
+    (void)history_path;
+    *out = nm_calloc(1, sizeof **out);
+    return *out ? NM_OK : nm_fail_memory(sizeof **out);
+}
+
+void nm_line_close(nm_line **line)
+{
+    if (!*line) return;
+    free((*line)->buffer);
+    nm_free(*line);
+    *line = NULL;
+}
+
+nm_err nm_line_read(nm_line *line, const char *prompt, nm_str *text, nm_typed *typed)
+{
+    text->length = 0;
+    fputs(prompt, stderr);
+    fflush(stderr);
+    nm_interrupted = 0;
+    clearerr(stdin);
+    ssize_t n = getline(&line->buffer, &line->capacity, stdin);
+    *typed = nm_interrupted ? NM_TYPED_INTERRUPT : n < 0 ? NM_TYPED_END : NM_TYPED_LINE;
+    nm_interrupted = 0;
+    if (*typed != NM_TYPED_LINE) {
+        fputc('\n', stderr);
+        n = 0;
+    }
+    while (n > 0 && (line->buffer[n - 1] == '\n' || line->buffer[n - 1] == '\r')) n--;
+    return nm_str_append(text, line->buffer ? line->buffer : "", (size_t)n);
+}
+
+void nm_line_prefill(nm_line *line, const char *text) { (void)line, (void)text; }
+
+#endif

@@ -1,0 +1,19 @@
+/* Owns likelihoods of given tokens: what score and perplexity have in common. */
+#ifndef NM_CMD_MEASURE_H
+#define NM_CMD_MEASURE_H
+
+#include "args.h"
+#include "nomoat.h"
+
+typedef struct nm_measure { const nm_model *model; nm_session *session; nm_runner *runner; } nm_measure;
+
+/* kv: an nm_kv_type, or -1 for the one that suits the arithmetic. NM_NO_MEMORY, with numbers, if `tokens` do not fit. */
+nm_err nm_measure_open(nm_measure *measure, const nm_model *model, const nm_common *common, int32_t kv, size_t tokens);
+void nm_measure_close(nm_measure *measure);
+
+/* Forgets what was, runs the tokens, and writes nll[i] = -log p(ids[i + 1] | ids[0..i]) for first <= i < count - 1, in nats.
+ * on_last (may be NULL) sees the logits behind the last token. NM_FAILED if a logit is NaN. */
+typedef void (*nm_last_fn)(void *arg, const float *logits, int32_t n_vocab);
+nm_err nm_measure_run(nm_measure *measure, const int32_t *ids, size_t count, size_t first, double *nll, nm_last_fn on_last, void *arg);
+
+#endif

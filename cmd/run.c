@@ -1,0 +1,236 @@
+/* nomoat run: one answer, a text continued, or a chat. */
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "commands.h"
+#include "common.h"
+#include "os/file.h"
+#include "talk.h"
+
+#define AT(member) offsetof(nm_run_settings, member)
+
+const nm_option nm_run_options[] = {
+    {"-p --prompt", "TEXT", "the prompt; the same as the word behind MODEL", AT(prompt), NM_OPTION_TEXT, 0, 0},
+    {"-f --file", "FILE", "put a file's text before the prompt", AT(file), NM_OPTION_TEXT, 0, 0},
+    {"-sys --system --system-prompt", "TEXT", "the system message", AT(system), NM_OPTION_TEXT, 0, 0},
+    {"-n --max-tokens --predict --n-predict", "N", "most tokens of an answer; -1 = no limit (default)", AT(max_tokens), NM_OPTION_INT, -1, INT32_MAX},
+    {"-c --context --ctx-size", "N", "tokens that the context holds; 0 = the trained length, less where memory is short (default)", AT(context), NM_OPTION_INT, 0, INT32_MAX},
+    {"--temperature --temp", "X", "0 = always the likeliest token (0.8)", AT(temperature), NM_OPTION_REAL, 0, 1000},
+    {"--top-k", "N", "draw among the N likeliest; 0 = off (40)", AT(top_k), NM_OPTION_INT, 0, INT32_MAX},
+    {"--top-p", "X", "draw among the likeliest that together reach X; 1 = off (0.95)", AT(top_p), NM_OPTION_REAL, 0, 1},
+    {"--min-p", "X", "drop what is less than X times as likely as the likeliest; 0 = off (0.05)", AT(min_p), NM_OPTION_REAL, 0, 1},
+    {"--typical --typical-p", "X", "locally typical sampling; 1 = off", AT(typical), NM_OPTION_REAL, 0, 1},
+    {"--repeat-penalty", "X", "divide the logits of recent tokens by X; 1 = off", AT(repeat_penalty), NM_OPTION_REAL, 0.01, 100},
+    {"--presence-penalty", "X", "take X off the logit of each token that has occurred; 0 = off", AT(presence_penalty), NM_OPTION_REAL, -100, 100},
+    {"--frequency-penalty", "X", "take X off for each time it has occurred; 0 = off", AT(frequency_penalty), NM_OPTION_REAL, -100, 100},
+    {"--repeat-last-n", "N", "tokens that penalties look at; -1 = all (64)", AT(penalty_last), NM_OPTION_INT, -1, INT32_MAX},
+    {"-s --seed", "N", "seed of the draws; the same seed gives the same answer (random)", AT(seed), NM_OPTION_SEED, 0, 0},
+    {"--stop -r --reverse-prompt", "TEXT", "end the answer before this text; \\n and \\t are understood; may be repeated", AT(stop), NM_OPTION_LIST, 0, 0},
+    {"--raw", NULL, "continue the text as it is, without a chat template", AT(raw), NM_OPTION_FLAG, 0, 0},
+    {"--template --chat-template", "FILE|TEXT|NAME", "a chat template instead of the model's", AT(tmpl), NM_OPTION_TEXT, 0, 0},
+    {"--chat-template-file --template-file", "FILE", "the same from a file", AT(template_file), NM_OPTION_TEXT, 0, 0},
+    {"--chat-template-kwargs", "JSON", "more variables for the template, as one object", AT(template_kwargs), NM_OPTION_TEXT, 0, 0},
+    {"--think", "auto|on|off", "ask models that can think aloud to do so or not", AT(think), NM_OPTION_CHOICE, 0, 0},
+    {"--hide-thinking", NULL, "do not show the thinking", AT(hide_thinking), NM_OPTION_FLAG, 0, 0},
+    {"--kv -ctk --cache-type-k", "f16|f32|q8_0", "type of the cached keys and values (f16)", AT(kv), NM_OPTION_CHOICE, 0, 0},
+    {"-ctv --cache-type-v", "f16|f32|q8_0", "as --kv; both are of one type", AT(kv_v), NM_OPTION_CHOICE, 0, 0},
+    {"--lora", "FILE", "adapters: refused by this version", AT(lora), NM_OPTION_LIST, 0, 0},
+    {"--lora-scaled", "FILE:SCALE", "adapters: refused by this version", AT(lora_scaled), NM_OPTION_LIST, 0, 0},
+    {0}
+};
+
+static const nm_run_settings defaults = {
+    .max_tokens = -1, .kv = -1, .kv_v = -1, .top_k = NM_UNSET_INT, .penalty_last = NM_UNSET_INT, .temperature = NM_UNSET_REAL, .top_p = NM_UNSET_REAL,
+    .min_p = NM_UNSET_REAL, .typical = NM_UNSET_REAL, .repeat_penalty = NM_UNSET_REAL, .presence_penalty = NM_UNSET_REAL, .frequency_penalty = NM_UNSET_REAL,
+};
+
+/* ---- The prompt: standard input, then --file, then the words on the command line -------------------------------------------------------------- */
+
+typedef struct prompt { nm_str text; bool given, wait, words; } prompt;     /* wait: "-" was among the words */
+
+/* Adds a part; parts are kept apart by a newline. */
+static nm_err add_part(prompt *p, const char *text, size_t length)
+{
+    p->given = true;
+    if (p->text.length && p->text.data[p->text.length - 1] != '\n') NM_TRY(nm_str_putc(&p->text, '\n'));
+    return nm_str_append(&p->text, text, length);
+}
+
+/* True if something can be read from standard input within a second, or its end was reached. Files answer at once. */
+static bool stdin_speaks(void)
+{
+    struct pollfd fd = {.fd = STDIN_FILENO, .events = POLLIN};
+    return poll(&fd, 1, 1000) != 0;
+}
+
+static nm_err add_stdin(prompt *p, bool alone)
+{
+    char *text;
+    size_t length;
+    struct stat st;
+    if (nm_term_is(STDIN_FILENO) || fstat(STDIN_FILENO, &st)) return NM_OK;
+    if (!alone && !p->wait && !stdin_speaks()) {
+        nm_note("standard input stays silent and is left aside; '-' as a word waits for it");
+        return NM_OK;
+    }
+    NM_TRY(nm_read_stdin(&text, &length, "the prompt"));
+    nm_err err = length ? add_part(p, text, length) : NM_OK;
+    nm_free(text);
+    return err;
+}
+
+static nm_err add_file(prompt *p, const char *path)
+{
+    char *text;
+    size_t length;
+    NM_TRY(nm_file_read(path, NM_INPUT_MOST, &text, &length));
+    nm_err err = add_part(p, text, length);
+    nm_free(text);
+    return err;
+}
+
+static nm_err read_prompt(prompt *p, const nm_run_settings *set, int count, char **words)
+{
+    nm_str line = {0};
+    nm_err err = NM_OK;
+    if (set->prompt && count) return nm_fail(NM_USAGE, "the prompt is given twice, by --prompt and as '%s': leave one away", words[0]);
+    for (int i = 0; i < count; i++) {
+        if (!strcmp(words[i], "-")) {
+            p->wait = true;
+            continue;
+        }
+        NM_GOTO(nm_str_printf(&line, "%s%s", p->words ? " " : "", words[i]));
+        p->words = true;
+    }
+    if (set->prompt) NM_GOTO(nm_str_puts(&line, set->prompt));
+    p->words = p->words || set->prompt;
+    NM_GOTO(add_stdin(p, !p->words && !set->file));
+    if (set->file) NM_GOTO(add_file(p, set->file));
+    if (p->words) err = add_part(p, line.data ? line.data : "", line.length);
+out:
+    nm_str_free(&line);
+    return err;
+}
+
+/* ---- One answer --------------------------------------------------------------------------------------------------------------------------------- */
+
+static double per_second(double count, double seconds) { return seconds > 0 ? count / seconds : 0; }
+
+static nm_err answer_json(nm_str *s, const nm_answer *a)
+{
+    NM_TRY(nm_str_puts(s, "{\"text\": "));
+    NM_TRY(nm_str_json(s, a->visible.data, a->visible.length));
+    NM_TRY(nm_json_key(s, "ids"));
+    NM_TRY(nm_json_ids(s, a->ids, a->n_ids));
+    NM_TRY(nm_json_whole(s, "prompt_tokens", a->prompt_tokens));
+    NM_TRY(nm_json_whole(s, "completion_tokens", a->n_ids));
+    NM_TRY(nm_json_text(s, "finish_reason", a->finish));
+    NM_TRY(nm_json_whole(s, "seed", a->seed));
+    NM_TRY(nm_json_key(s, "timings"));
+    NM_TRY(nm_str_printf(s, "{\"prompt_ms\": %.3f, \"completion_ms\": %.3f, \"prompt_per_second\": %.3f, \"completion_per_second\": %.3f}}",
+                         a->prompt_seconds * 1e3, a->seconds * 1e3, per_second((double)(a->prompt_tokens - a->reused), a->prompt_seconds),
+                         per_second((double)a->n_ids, a->seconds)));
+    return NM_OK;
+}
+
+static nm_err print_answer(const nm_answer *a, bool json)
+{
+    nm_str s = {0};
+    if (json) return nm_json_print(&s, answer_json(&s, a));
+    bool open_line = a->visible.length && a->visible.data[a->visible.length - 1] != '\n';
+    return nm_term_is(STDOUT_FILENO) && open_line ? nm_out_puts("\n") : NM_OK;     /* a file or pipe gets the exact text */
+}
+
+static nm_err system_and_user(nm_talk *talk, const nm_run_settings *set, const nm_str *text, int32_t **ids, size_t *n)
+{
+    nm_message messages[2] = {{0}};
+    size_t count = 0;
+    if (set->system) messages[count++] = (nm_message){"system", (char *)set->system, strlen(set->system)};
+    messages[count++] = (nm_message){"user", text->data ? text->data : (char *)"", text->length};
+    return nm_talk_prompt(talk, set, messages, count, ids, n);
+}
+
+/* Without a template the text is continued; a newline that ends a file or pipe is not part of a question. */
+static nm_err prompt_ids(nm_talk *talk, const nm_run_settings *set, prompt *p, int32_t **ids, size_t *n)
+{
+    if (talk->tmpl) {
+        if (!p->words && p->text.length && p->text.data[p->text.length - 1] == '\n') p->text.length--;
+        return system_and_user(talk, set, &p->text, ids, n);
+    }
+    if (set->system) return nm_fail(NM_USAGE, "--system needs a chat template: give --template FILE, or put the text into the prompt");
+    if (!set->raw) nm_note("%s has no chat template: the text is continued, as with --raw", talk->found.name);
+    return nm_talk_raw_prompt(talk, p->text.data ? p->text.data : "", p->text.length, ids, n);
+}
+
+static nm_err one_answer(nm_talk *talk, const nm_run_settings *set, prompt *p)
+{
+    int32_t *ids = NULL;
+    size_t n = 0;
+    nm_answer a = {0};
+    nm_err err = prompt_ids(talk, set, p, &ids, &n);
+    if (err == NM_OK) {
+        err = nm_talk_answer(talk, set, ids, n, !set->common.json, &a);
+        nm_err shown = a.visible.data && (err == NM_OK || err == NM_INTERRUPTED) ? print_answer(&a, set->common.json) : NM_OK;
+        if (err == NM_OK) err = shown;
+        if (err == NM_OK && set->common.verbose) nm_talk_note_speed(&a);
+    }
+    nm_answer_free(&a);
+    nm_free(ids);
+    return err;
+}
+
+/* ---- The command ---------------------------------------------------------------------------------------------------------------------------------- */
+
+static nm_err check_stack(const nm_run_settings *set)
+{
+    const nm_list *list = set->lora.count ? &set->lora : &set->lora_scaled;
+    return list->count ? nm_fail(NM_REFUSED, "--lora %s: this version runs single models, not stacks of adapters: leave it away", list->items[0]) : NM_OK;
+}
+
+/* Faults of the command line and a wrong name come before any reading or loading. */
+static nm_err check_early(const nm_run_settings *set, const char *model)
+{
+    nm_found found;
+    NM_TRY(check_stack(set));
+    nm_err err = nm_find_model(&found, model);
+    nm_found_free(&found);
+    return err;
+}
+
+static int run(void *arg, int count, char **operands)
+{
+    nm_run_settings *set = arg;
+    prompt p = {0};
+    nm_talk talk = {0};
+    nm_err err = NM_OK;
+    NM_TRY(check_early(set, operands[0]));
+    NM_GOTO(read_prompt(&p, set, count - 1, operands + 1));
+    if (!p.given && (set->common.json || !nm_term_is(STDIN_FILENO)))
+        NM_GOTO(nm_fail(NM_USAGE, "no prompt: give one behind the model, by --file, or on standard input"));
+    if (!p.given && set->raw) NM_GOTO(nm_fail(NM_USAGE, "--raw needs a text to continue: give a prompt"));
+    nm_interrupts_catch();
+    NM_GOTO(nm_talk_open(&talk, set, operands[0]));
+    err = p.given ? one_answer(&talk, set, &p) : nm_chat(&talk, set);
+out:
+    nm_talk_close(&talk);
+    nm_str_free(&p.text);
+    return err;
+}
+
+const nm_command nm_command_run = {
+    .name = "run", .operands = "MODEL [PROMPT]", .summary = "answer a prompt, or chat",
+    .details = "With a PROMPT: one answer on standard output. Standard input, if it is no terminal, is put before the prompt; a pipe that stays silent for a second is "
+               "left aside, and '-' as PROMPT waits for it. Without any of these: an interactive chat.\n\n"
+               "MODEL is a GGUF file, a name that 'nomoat list' shows, or org/name[:FILE] in the Hugging Face cache. Sampling defaults come from the file where it has "
+               "them. A model without a chat template continues the text, as --raw does. Nothing is ever cut silently: a prompt that does not fit ends with exit code 2.",
+    .examples = (const nm_example[]){
+        {"nomoat run tiny 'Why is the sky blue?'", "one answer"},
+        {"nomoat run tiny", "a chat; /help shows its commands"},
+        {"nomoat run tiny 'Summarise this:' < report.txt", "a file before the prompt"},
+        {"nomoat run tiny --raw -n 50 'Once upon a time'", "continue a text"},
+        {"nomoat run tiny --temp 0 --json 'Name three fruits.' | jq -r .text", "repeatable, for programs"}, {0}},
+    .options = nm_run_options, .settings_size = sizeof(nm_run_settings), .defaults = &defaults, .least_operands = 1, .most_operands = -1, .run = run,
+};

@@ -1,0 +1,229 @@
+/* Standard output and error. */
+#include "term.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "os/clock.h"
+
+/* ---- Foreign text ------------------------------------------------------------------------------------------------------------------ */
+
+/* True if the bytes begin a valid character that only needs more of them. */
+static bool is_cut(const char *text, size_t length)
+{
+    unsigned char lead = (unsigned char)text[0];
+    size_t whole = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
+    char padded[4];
+    int used;
+    if (lead < 0xc2 || lead > 0xf4 || length >= whole) return false;
+    for (int second = 0x80; second < 0xc0; second += 0x10) {    /* some continuation must make it valid */
+        memset(padded, 0x80, sizeof padded);
+        if (length < 2) padded[1] = (char)second;
+        memcpy(padded, text, length);
+        if (nm_utf8_decode(padded, whole, &used) >= 0) return true;
+    }
+    return false;
+}
+
+static nm_err push_char(nm_str *out, const char *text, int32_t code, size_t used)
+{
+    if (code < 0) return nm_str_printf(out, "\\x%02x", (unsigned char)text[0]);
+    if (code == '\n' || code == '\t') return nm_str_putc(out, (char)code);
+    if (code < 0x20 || code == 0x7f || (code >= 0x80 && code < 0xa0)) return nm_str_printf(out, "\\x%02x", (unsigned)code);
+    return nm_str_append(out, text, used);
+}
+
+nm_err nm_safe_push(nm_safe *safe, nm_str *out, const char *text, size_t length)
+{
+    char first[8];
+    while (length) {
+        const char *at = text;
+        size_t left = length;
+        if (safe->n) {      /* what was held and the next bytes, as far as a character can reach */
+            size_t more = length < 4 ? length : 4;
+            memcpy(first, safe->held, safe->n);
+            memcpy(first + safe->n, text, more);
+            at = first;
+            left = safe->n + more;
+        }
+        if (is_cut(at, left)) {
+            memcpy(safe->held, at, left);
+            safe->n = left;
+            return NM_OK;
+        }
+        int used;
+        int32_t code = nm_utf8_decode(at, left, &used);
+        NM_TRY(push_char(out, at, code, (size_t)used));
+        if (safe->n > (size_t)used) {       /* one invalid byte of several held: the rest is looked at again */
+            memmove(safe->held, safe->held + used, safe->n -= (size_t)used);
+            continue;
+        }
+        size_t taken = (size_t)used - safe->n;
+        safe->n = 0;
+        text += taken;
+        length -= taken;
+    }
+    return NM_OK;
+}
+
+nm_err nm_safe_end(nm_safe *safe, nm_str *out)
+{
+    for (size_t i = 0; i < safe->n; i++) NM_TRY(nm_str_printf(out, "\\x%02x", (unsigned char)safe->held[i]));
+    safe->n = 0;
+    return NM_OK;
+}
+
+/* ---- Standard output ---------------------------------------------------------------------------------------------------------------- */
+
+static struct { char data[1 << 16]; size_t used; int error; nm_safe safe; } out_state;
+
+bool nm_term_is(int fd) { return isatty(fd); }
+
+bool nm_term_colour(int fd)
+{
+    const char *no = getenv("NO_COLOR"), *term = getenv("TERM");
+    return isatty(fd) && !(no && *no) && term && strcmp(term, "dumb");
+}
+
+static nm_err out_failed(void)
+{
+    return nm_fail(NM_FAILED, "standard output: %s: what was printed is not whole", strerror(out_state.error));
+}
+
+nm_err nm_out_flush(void)
+{
+    size_t at = 0;
+    while (!out_state.error && at < out_state.used) {
+        ssize_t n = write(STDOUT_FILENO, out_state.data + at, out_state.used - at);
+        if (n >= 0) at += (size_t)n;
+        else if (errno != EINTR) out_state.error = errno;
+    }
+    out_state.used = 0;
+    return out_state.error ? out_failed() : NM_OK;
+}
+
+bool nm_out_pipe_closed(void) { return out_state.error == EPIPE; }
+
+nm_err nm_out(const char *bytes, size_t length)
+{
+    while (length) {
+        size_t room = sizeof out_state.data - out_state.used, n = length < room ? length : room;
+        memcpy(out_state.data + out_state.used, bytes, n);
+        out_state.used += n;
+        bytes += n;
+        length -= n;
+        if (out_state.used == sizeof out_state.data) NM_TRY(nm_out_flush());
+    }
+    return out_state.error ? out_failed() : NM_OK;
+}
+
+nm_err nm_out_puts(const char *text) { return nm_out(text, strlen(text)); }
+
+nm_err nm_out_printf(const char *format, ...)
+{
+    char line[4096];
+    va_list ap;
+    va_start(ap, format);
+    int n = vsnprintf(line, sizeof line, format, ap);
+    va_end(ap);
+    if (n < 0) return nm_fail(NM_FAILED, "standard output: cannot format a line");
+    return nm_out(line, (size_t)n < sizeof line ? (size_t)n : sizeof line - 1);
+}
+
+static nm_err out_str(nm_str *s, nm_err err)
+{
+    if (err == NM_OK) err = nm_out(s->data ? s->data : "", s->length);
+    nm_str_free(s);
+    return err;
+}
+
+nm_err nm_out_text(const char *text, size_t length)
+{
+    nm_str safe = {0};
+    if (!nm_term_is(STDOUT_FILENO)) return nm_out(text, length);
+    return out_str(&safe, nm_safe_push(&out_state.safe, &safe, text, length));
+}
+
+nm_err nm_out_text_end(void)
+{
+    nm_str safe = {0};
+    return out_str(&safe, nm_safe_end(&out_state.safe, &safe));
+}
+
+nm_err nm_out_name(const char *text)
+{
+    char safe[1024];
+    return nm_out(safe, nm_escape_terminal(safe, sizeof safe, text, strlen(text)));
+}
+
+nm_err nm_out_dim(bool on) { return nm_term_colour(STDOUT_FILENO) ? nm_out_puts(on ? "\x1b[2m" : "\x1b[22m") : NM_OK; }
+
+/* ---- Standard error ------------------------------------------------------------------------------------------------------------------- */
+
+static bool notes_quiet;
+
+void nm_notes_quiet(bool quiet) { notes_quiet = quiet; }
+
+void nm_note_error(const char *text)
+{
+    char safe[2048];
+    nm_escape_terminal(safe, sizeof safe, text, strlen(text));
+    fprintf(stderr, "nomoat: %s\n", safe);
+}
+
+void nm_note(const char *format, ...)
+{
+    char raw[1024];
+    va_list ap;
+    if (notes_quiet) return;
+    va_start(ap, format);
+    vsnprintf(raw, sizeof raw, format, ap);
+    va_end(ap);
+    nm_note_error(raw);
+}
+
+bool nm_meter_draw(void *arg, uint64_t done, uint64_t total)
+{
+    nm_meter *m = arg;
+    uint64_t now = nm_clock_ns();
+    if (notes_quiet || !isatty(STDERR_FILENO) || now - m->last_ns < 100000000u) return nm_interrupted;
+    bool first = m->last_ns == 0;
+    m->last_ns = now;
+    if (first) return nm_interrupted;       /* what is quick shows nothing */
+    fprintf(stderr, "\r\x1b[K%s %.0f %%", m->what, total ? 100.0 * (double)done / (double)total : 0.0);
+    fflush(stderr);
+    m->drawn = true;
+    return nm_interrupted;
+}
+
+void nm_meter_clear(nm_meter *m)
+{
+    if (m->drawn) fputs("\r\x1b[K", stderr);
+    m->drawn = false;
+}
+
+volatile sig_atomic_t nm_interrupted;
+static void on_interrupt(int signal_number) { (void)signal_number; nm_interrupted = 1; }
+
+void nm_interrupts_catch(void)
+{
+    struct sigaction action = {.sa_handler = on_interrupt};     /* no SA_RESTART: a read at the prompt must end */
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+}
+
+const char *nm_bytes_text(uint64_t bytes, char out[32])
+{
+    static const char *const units[] = {"B", "kB", "MB", "GB", "TB", "PB", "EB"};
+    double v = (double)bytes;
+    size_t u = 0;
+    for (; v >= 999.5 && u + 1 < sizeof units / sizeof *units; u++) v /= 1000;
+    snprintf(out, 32, u && v < 99.95 ? "%.1f %s" : "%.0f %s", v, units[u]);
+    return out;
+}
