@@ -106,10 +106,10 @@ size_t nm_attention_scratch(int d_k, int d_v)
 }
 
 /* Room for the widest user (kernel/x86): unpacked chunks of NM_TILE_PANELS panels as 16-bit or as fp32 values, their scales, one accumulator
- * per row and output of those panels, and per row and group of inputs two words made from its sum. */
+ * per row and output of those panels, and per row and group of inputs three words made from its scale and sum. */
 size_t nm_linear_scratch(const nm_panels *w, int64_t rows)
 {
     size_t groups = align64((size_t)w->k) / 16, n = (size_t)rows;
     size_t chunk = NM_TILE_PANELS * (NM_CHUNK * NM_PANEL * sizeof(float) + 2 * NM_CHUNK / 16 * NM_PANEL * sizeof(float));
-    return chunk + align64(n * NM_TILE_PANELS * NM_PANEL * sizeof(float)) + 2 * align64(n * groups * sizeof(float)) + 64 * 1024;
+    return chunk + align64(n * NM_TILE_PANELS * NM_PANEL * sizeof(float)) + 3 * align64(n * groups * sizeof(float)) + 64 * 1024;
 }

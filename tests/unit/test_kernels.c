@@ -1,5 +1,5 @@
 /* Holds every kernel of every tier that this machine can run to the plain C reference, bit for bit, between guard pages; and the
- * reference to its definition and to libm. `test_kernels --bench [NAME]` times the same kernels beside probes of memory (tests/kernels/bench.h). */
+ * reference to its definition and to libm. `test_kernels --bench [NAME [ROWS]]` times the same kernels beside probes of memory (tests/kernels/bench.h). */
 #include <float.h>
 #include <math.h>
 #include <setjmp.h>
@@ -687,7 +687,7 @@ static void norms_are_norms(void **state)
 
 int main(int argc, char **argv)
 {
-    if (argc > 1 && !strcmp(argv[1], "--bench")) return bench(argc > 2 ? argv[2] : "");
+    if (argc > 1 && !strcmp(argv[1], "--bench")) return bench(argc > 2 ? argv[2] : "", argc > 3 ? atoi(argv[3]) : 0);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(masks),
         cmocka_unit_test(packing_keeps_every_value),

@@ -56,10 +56,10 @@ V16_INLINE void direct_block(const nm_layout *l, int rows, const uint8_t *super,
             __m256 scale = scale256(l, super, b * groups + h, half);
             __m256 min = nm_layout_has_min(l) ? min256(l, super, b * groups + h, half) : scale;
             _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) {
-                if (offset) sum[r] = _mm256_add_epi32(sum[r], _mm256_set1_epi32(x->start[(size_t)r * x->ldg + g]));
-                __m256 s = _mm256_mul_ps(scale, _mm256_set1_ps(x->scale[(size_t)r * x->lds + at]));
+                if (offset) sum[r] = _mm256_add_epi32(sum[r], _mm256_set1_epi32(x->start[g * x->ld + (size_t)r]));
+                __m256 s = _mm256_mul_ps(scale, _mm256_set1_ps(x->scale[at * x->ld + (size_t)r]));
                 acc[half][r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[r]), s, acc[half][r]);
-                if (nm_layout_has_min(l)) acc[half][r] = _mm256_fmadd_ps(min, _mm256_set1_ps(x->sums[(size_t)r * x->ldg + g]), acc[half][r]);
+                if (nm_layout_has_min(l)) acc[half][r] = _mm256_fmadd_ps(min, _mm256_set1_ps(x->sums[g * x->ld + (size_t)r]), acc[half][r]);
             }
         }
 }
@@ -104,11 +104,11 @@ V16_INLINE void add_group(bool has_min, int rows, __m256i sum[TILE_ROWS][2], con
     _Pragma("GCC unroll 6") for (int r = 0; r < rows; r++)
         _Pragma("GCC unroll 2") for (int half = 0; half < 2; half++) {
             float *at = acc + NM_PANEL * r + 8 * half;
-            __m256i isum = _mm256_add_epi32(sum[r][half], _mm256_set1_epi32(x->start[(size_t)r * x->ldg + (size_t)g]));
-            __m256 s = _mm256_mul_ps(_mm256_load_ps(u->scale + g * NM_PANEL + 8 * half), _mm256_set1_ps(x->scale[(size_t)r * x->lds + block]));
+            __m256i isum = _mm256_add_epi32(sum[r][half], _mm256_set1_epi32(x->start[(size_t)g * x->ld + (size_t)r]));
+            __m256 s = _mm256_mul_ps(_mm256_load_ps(u->scale + g * NM_PANEL + 8 * half), _mm256_set1_ps(x->scale[block * x->ld + (size_t)r]));
             __m256 a = _mm256_fmadd_ps(_mm256_cvtepi32_ps(isum), s, _mm256_load_ps(at));
             if (has_min)
-                a = _mm256_fmadd_ps(_mm256_load_ps(u->min + g * NM_PANEL + 8 * half), _mm256_set1_ps(x->sums[(size_t)r * x->ldg + (size_t)g]), a);
+                a = _mm256_fmadd_ps(_mm256_load_ps(u->min + g * NM_PANEL + 8 * half), _mm256_set1_ps(x->sums[(size_t)g * x->ld + (size_t)r]), a);
             _mm256_store_ps(at, a);
         }
 }

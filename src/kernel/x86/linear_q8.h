@@ -58,11 +58,9 @@ static void linear_tiles(const nm_linear_job *job, const q8_rows *x, uint8_t *sc
 static void linear_q8(const nm_linear_job *job)
 {
     const nm_panels *w = job->w;
-    size_t prepared = ((size_t)job->rows * (size_t)(w->k / w->type->group) * 4 + 63) & ~(size_t)63;
-    uint8_t *scratch = job->scratch;
-    q8_rows x = prepare_rows(job, chunk_offset(w), (int32_t *)scratch, (float *)(scratch + prepared));
+    q8_rows x = prepare_rows(job, chunk_offset(w), job->scratch);
     if (w->data && job->rows <= DIRECT_ROWS) linear_direct(job, &x, direct_tiles[nm_layout_of(w->type)]);
-    else linear_tiles(job, &x, scratch + 2 * prepared);
+    else linear_tiles(job, &x, (uint8_t *)job->scratch + prepared_bytes(w, job->rows));
 }
 
 #endif

@@ -5,43 +5,56 @@
 
 #include "kernel/layout.h"
 
-/* What the tiles read of the activations, from the job's first row on. groups = groups of the weight's 16 or 32 inputs in K. */
+/* What the tiles read of the activations. q: rows as they are; the rest with a job's rows side by side, so that a tile finds what it
+ * broadcasts in one place. groups = groups of the weight's 16 or 32 inputs in K. */
 typedef struct q8_rows {
     const int8_t *q;
-    const float *scale;
-    size_t ldq, lds;
-    const int32_t *start;       /* [rows][ldg]: -offset * sum(x) */
-    const float *sums;          /* [rows][ldg]: scale * sum(x), for minima */
-    size_t ldg;
+    size_t ldq;
+    const float *scale;         /* [K / 32][ld] */
+    const int32_t *start;       /* [groups][ld]: -offset * sum(x) */
+    const float *sums;          /* [groups][ld]: scale * sum(x), for minima */
+    size_t ld;
 } q8_rows;
 
 /* Panels as they lie packed, M rows: acc[M][16] gets whole chains. */
 typedef void (*direct_fn)(const uint8_t *panel, int64_t blocks, const q8_rows *x, float *acc);
 typedef void (*unpack_fn)(const uint8_t *panel, int64_t b0, int64_t count, const nm_u *u);
 
+/* The same from row t and a block of K on. */
 static inline q8_rows rows_from(const q8_rows *x, int64_t t, int64_t block, int groups)
 {
-    size_t r = (size_t)t, g = (size_t)(block * groups);
-    return (q8_rows){x->q + r * x->ldq + block * NM_BLOCK, x->scale + r * x->lds + block, x->ldq, x->lds,
-                     x->start + r * x->ldg + g, x->sums + r * x->ldg + g, x->ldg};
+    size_t b = (size_t)block * x->ld + (size_t)t, g = (size_t)(block * groups) * x->ld + (size_t)t;
+    return (q8_rows){x->q + (size_t)t * x->ldq + block * NM_BLOCK, x->ldq, x->scale + b, x->start + g, x->sums + g, x->ld};
 }
 
-/* Fills start and sums for all rows of the job. */
-static inline q8_rows prepare_rows(const nm_linear_job *job, int offset, int32_t *start, float *sums)
+/* Bytes of scratch that prepare_rows takes: at most a scale, a start and a sum per row and 16 inputs. */
+static inline size_t prepared_bytes(const nm_panels *w, int64_t rows)
+{
+    size_t groups = (size_t)(w->k / w->type->group), blocks = (size_t)(w->k / NM_BLOCK);
+    return ((size_t)rows * (2 * groups + blocks) * 4 + 63) & ~(size_t)63;
+}
+
+static inline q8_rows prepare_rows(const nm_linear_job *job, int offset, void *scratch)
 {
     const nm_qrows *x = job->xq;
-    int group = job->w->type->group;
-    size_t ldg = (size_t)(job->w->k / group);
-    for (int64_t t = 0; t < job->rows; t++) {
-        const int16_t *sum = x->sum + (size_t)t * 2 * x->lds;
-        const float *scale = x->scale + (size_t)t * x->lds;
-        for (size_t g = 0; g < ldg; g++) {
-            int32_t s = group == 16 ? sum[g] : sum[2 * g] + sum[2 * g + 1];
-            start[(size_t)t * ldg + g] = -offset * s;
-            sums[(size_t)t * ldg + g] = (group == 16 ? scale[g / 2] : scale[g]) * (float)s;
+    int per = NM_BLOCK / job->w->type->group;
+    size_t ld = (size_t)job->rows, blocks = (size_t)(job->w->k / NM_BLOCK);
+    float *scales = scratch, *sums = scales + blocks * ld;
+    int32_t *start = (int32_t *)(sums + blocks * (size_t)per * ld);
+    for (size_t t = 0; t < ld; t++) {
+        const int16_t *sum = x->sum + t * 2 * x->lds;
+        const float *scale = x->scale + t * x->lds;
+        for (size_t b = 0; b < blocks; b++) {
+            scales[b * ld + t] = scale[b];
+            for (int h = 0; h < per; h++) {
+                size_t at = (b * (size_t)per + (size_t)h) * ld + t;
+                int32_t s = per == 2 ? sum[2 * b + (size_t)h] : sum[2 * b] + sum[2 * b + 1];
+                start[at] = -offset * s;
+                sums[at] = scale[b] * (float)s;
+            }
         }
     }
-    return (q8_rows){x->q, x->scale, x->ldq, x->lds, start, sums, ldg};
+    return (q8_rows){x->q, x->ldq, scales, start, sums, ld};
 }
 
 /* u = q + offset in what unpackers write: the layout's own, and 128 for rows of the file. */

@@ -16,7 +16,7 @@ V16_INLINE void direct_block(const nm_layout *l, int rows, const uint8_t *super,
     _Pragma("GCC unroll 2") for (int h = 0; h < groups; h++) {
         size_t g = at * (size_t)groups + (size_t)h;
         __m512i sum[DIRECT_TILE];
-        _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) sum[r] = _mm512_set1_epi32(x->start[(size_t)r * x->ldg + g]);
+        _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) sum[r] = _mm512_set1_epi32(x->start[g * x->ld + (size_t)r]);
         _Pragma("GCC unroll 8") for (int v = h * steps; v < (h + 1) * steps; v++) {
             __m512i u = step512(l, super, b, v);
             _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++)
@@ -25,9 +25,9 @@ V16_INLINE void direct_block(const nm_layout *l, int rows, const uint8_t *super,
         __m512 scale = scale512(l, super, b * groups + h);
         __m512 min = nm_layout_has_min(l) ? min512(l, super, b * groups + h) : scale;
         _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) {
-            __m512 s = _mm512_mul_ps(scale, _mm512_set1_ps(x->scale[(size_t)r * x->lds + at]));
+            __m512 s = _mm512_mul_ps(scale, _mm512_set1_ps(x->scale[at * x->ld + (size_t)r]));
             acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r]), s, acc[r]);
-            if (nm_layout_has_min(l)) acc[r] = _mm512_fmadd_ps(min, _mm512_set1_ps(x->sums[(size_t)r * x->ldg + g]), acc[r]);
+            if (nm_layout_has_min(l)) acc[r] = _mm512_fmadd_ps(min, _mm512_set1_ps(x->sums[g * x->ld + (size_t)r]), acc[r]);
         }
     }
 }
@@ -77,7 +77,7 @@ V16_INLINE void tile512(int groups, bool has_min, int rows, int panels, const nm
     for (int64_t g = 0; g < blocks * groups; g++) {
         __m512i sum[TILE_ROWS][2];
         _Pragma("GCC unroll 6") for (int r = 0; r < rows; r++)
-            _Pragma("GCC unroll 2") for (int p = 0; p < panels; p++) sum[r][p] = _mm512_set1_epi32(x.start[(size_t)r * x.ldg + (size_t)g]);
+            _Pragma("GCC unroll 2") for (int p = 0; p < panels; p++) sum[r][p] = _mm512_set1_epi32(x.start[(size_t)g * x.ld + (size_t)r]);
         _Pragma("GCC unroll 8") for (int v = 0; v < steps; v++) {
             __m512i line[2];
             _Pragma("GCC unroll 2") for (int p = 0; p < panels; p++) line[p] = line_at(u[p].q + (g * steps + v) * NM_LINE);
@@ -89,10 +89,10 @@ V16_INLINE void tile512(int groups, bool has_min, int rows, int panels, const nm
         }
         _Pragma("GCC unroll 6") for (int r = 0; r < rows; r++)
             _Pragma("GCC unroll 2") for (int p = 0; p < panels; p++) {
-                __m512 s = _mm512_mul_ps(_mm512_load_ps(u[p].scale + g * NM_PANEL), _mm512_set1_ps(x.scale[(size_t)r * x.lds + (size_t)(g / groups)]));
+                __m512 s = _mm512_mul_ps(_mm512_load_ps(u[p].scale + g * NM_PANEL), _mm512_set1_ps(x.scale[(size_t)(g / groups) * x.ld + (size_t)r]));
                 acc[r][p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][p]), s, acc[r][p]);
                 if (has_min)
-                    acc[r][p] = _mm512_fmadd_ps(_mm512_load_ps(u[p].min + g * NM_PANEL), _mm512_set1_ps(x.sums[(size_t)r * x.ldg + (size_t)g]), acc[r][p]);
+                    acc[r][p] = _mm512_fmadd_ps(_mm512_load_ps(u[p].min + g * NM_PANEL), _mm512_set1_ps(x.sums[(size_t)g * x.ld + (size_t)r]), acc[r][p]);
             }
     }
     _Pragma("GCC unroll 6") for (int r = 0; r < rows; r++)
