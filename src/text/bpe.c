@@ -107,12 +107,10 @@ nm_err nm_encoder_merge(nm_encoder *e, nm_missing_fn missing)
 
 /* ---- Byte-level BPE ----------------------------------------------------------------------------------------------------- */
 
+/* Never: encode_piece makes no symbol without a token. */
 static nm_err no_token(nm_encoder *e, const nm_symbol *s)
 {
-    const nm_tokenizer *t = e->t;
-    if (t->unk >= 0 && t->type[t->unk] == NM_TOKEN_UNKNOWN) return nm_encoder_put(e, t->unk);
-    return nm_fail(NM_REFUSED, "this model's vocabulary has no token for byte 0x%02x; use other text or another model",
-                   (unsigned)(unsigned char)e->text[s->start]);
+    return nm_fail(NM_FAILED, "byte 0x%02x of the text has no token", (unsigned)(unsigned char)e->text[s->start]);
 }
 
 /* Id of a whole pre-token as it stands in the vocabulary, or NONE. */
@@ -141,31 +139,32 @@ static nm_err encode_piece(void *arg, const char *piece, size_t length)
         if (id != NONE) return nm_encoder_put(e, id);
     }
     e->text = piece;
-    for (size_t i = 0; i < length; i++) NM_TRY(nm_encoder_symbol(e, (uint32_t)i, 1, t->byte_id[(unsigned char)piece[i]]));
+    for (size_t i = 0; i < length; i++) {
+        int32_t id = t->byte_id[(unsigned char)piece[i]];
+        if (id >= 0) NM_TRY(nm_encoder_symbol(e, (uint32_t)i, 1, id));
+    }
     return nm_encoder_merge(e, no_token);
 }
 
-/* Length of the character at s, and whether all its bytes have tokens. */
-static bool has_tokens(const nm_tokenizer *t, const char *s, size_t length, int *used)
+/* Is there, at s, a byte that is no part of valid UTF-8 and has no token? */
+static bool is_gap(const nm_tokenizer *t, const char *s, size_t length, int *used)
 {
-    nm_utf8_decode(s, length, used);
-    for (int i = 0; i < *used; i++)
-        if (t->byte_id[(unsigned char)s[i]] < 0) return false;
-    return true;
+    return nm_utf8_decode(s, length, used) < 0 && t->byte_id[(unsigned char)*s] < 0;
 }
 
-/* Vocabularies that lack bytes lack those that valid UTF-8 never has; where one comes, U+FFFD takes its place. */
+/* Most vocabularies that lack bytes lack those that valid UTF-8 never has; where one comes, U+FFFD takes its place. (Bytes of valid
+ * characters that have no token, as some control characters in SmolLM2, leave no trace, as in the reference.) */
 static nm_err replace_gaps(nm_encoder *e, const char **text, size_t *length)
 {
     int used;
     size_t i = 0;
-    while (i < *length && has_tokens(e->t, *text + i, *length - i, &used)) i += (size_t)used;
-    if (i == *length || !has_tokens(e->t, NM_REPLACEMENT, 3, &used)) return NM_OK;
+    while (i < *length && !is_gap(e->t, *text + i, *length - i, &used)) i += (size_t)used;
+    if (i == *length) return NM_OK;
     e->fitted.length = 0;
     NM_TRY(nm_str_append(&e->fitted, *text, i));
     for (; i < *length; i += (size_t)used) {
-        bool good = has_tokens(e->t, *text + i, *length - i, &used);
-        NM_TRY(good ? nm_str_append(&e->fitted, *text + i, (size_t)used) : nm_str_append(&e->fitted, NM_REPLACEMENT, 3));
+        bool gap = is_gap(e->t, *text + i, *length - i, &used);
+        NM_TRY(nm_str_append(&e->fitted, gap ? NM_REPLACEMENT : *text + i, gap ? 3 : (size_t)used));
     }
     *text = e->fitted.data;
     *length = e->fitted.length;

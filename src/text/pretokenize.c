@@ -36,9 +36,6 @@ static const uint32_t deepseek_letters[][2] = {
     {0xa640, 0xa66d}, {0xa680, 0xa69b}, {0xa722, 0xa76f}, {0xa771, 0xa787}, {0xa78b, 0xa78e}, {0xab70, 0xabbf}, {0xfb00, 0xfb06},
     {0xfb13, 0xfb17}, {0xff21, 0xff3a}, {0xff41, 0xff5a}, {0x10400, 0x1044f}, {0x104b0, 0x104d3}, {0x104d8, 0x104fb}, {0x10c80, 0x10cb2},
     {0x10cc0, 0x10cf2}, {0x118a0, 0x118df}, {0x1e900, 0x1e943}};
-static const uint32_t afmoe_scripts[][2] = {
-    {0xe40, 0xe7f}, {0xe80, 0xeff}, {0x1000, 0x109f}, {0x1100, 0x11ff}, {0x1780, 0x17ff}, {0x2f00, 0x2fdf}, {0x3040, 0x30ff}, {0x3400, 0x4dbf},
-    {0x4e00, 0x9fff}, {0xa9e0, 0xa9ff}, {0xaa60, 0xaa7f}, {0xac00, 0xd7af}, {0xf900, 0xfaff}, {0xff65, 0xff9f}};
 /* ASCII that Falcon's Punctuation takes beside the category P; llama.cpp's default leaves out the backtick. */
 static const uint32_t falcon_signs[][2] = {{'$', '$'}, {'+', '+'}, {'<', '>'}, {'^', '^'}, {'`', '`'}, {'|', '|'}, {'~', '~'}};
 static const uint32_t default_signs[][2] = {{'$', '$'}, {'+', '+'}, {'<', '>'}, {'^', '^'}, {'|', '|'}, {'~', '~'}};
@@ -53,7 +50,6 @@ static const nm_set_spec spaced_cased = {RANGES(deepseek_letters), .space_before
 static const nm_set_spec spaced_signs = {RANGES(deepseek_signs), .space_before = true};
 static const nm_set_spec cjk = {RANGES(deepseek_cjk)};
 static const nm_set_spec kana_or_han = {RANGES(kana_han)};
-static const nm_set_spec asian = {RANGES(afmoe_scripts)};
 static const nm_set_spec falcon_punct = {RANGES(falcon_signs), .kind = NM_KIND_OLD_PUNCT};
 static const nm_set_spec default_punct = {.set = NM_U_PUNCT, RANGES(default_signs)};
 
@@ -63,11 +59,10 @@ static const uint32_t youtu_signs[][2] = {{0x2014, 0x2014}, {0x2018, 0x2019}, {0
                                           {0xfe30, 0xfe4f}, {0xff01, 0xff01}, {0xff0c, 0xff0c}, {0xff1a, 0xff1b}};
 static const uint32_t youtu_bopomofo[][2] = {{0x3105, 0x312f}};
 static const nm_set_spec hangul_run = {RANGES(youtu_hangul)}, sign_run = {RANGES(youtu_signs)}, bopomofo_run = {RANGES(youtu_bopomofo)};
-static const bool at_boundary = true, anywhere = false;
 
 enum family {
     GPT2, GPT2_NFC, LLAMA3, CHATGLM, QWEN2, QWEN2_PLAIN, QWEN35, SEED_CODER, EXAONE_MOE, GPT4O, TEKKEN, KIMI, YOUTU, TINY_AYA, DEEPSEEK_LLM,
-    DEEPSEEK_CODER, DEEPSEEK3, FALCON, STARCODER, COMMAND_R, BLOOM, VIKING, SUPERBPE, AFMOE, DEFAULT
+    DEEPSEEK_CODER, DEEPSEEK3, FALCON, STARCODER, COMMAND_R, BLOOM, VIKING, DEFAULT
 };
 
 static const nm_pretokenizer families[] = {
@@ -85,7 +80,7 @@ static const nm_pretokenizer families[] = {
     [KIMI] = {.stage = {{nm_scan_o200k, &kimi}}},
     [YOUTU] = {.stage = {{nm_scan_set, &hangul_run}, {nm_scan_set, &sign_run}, {nm_scan_set, &bopomofo_run}, {nm_scan_set, &kana_or_han},
                          {nm_scan_o200k, &youtu}}, .whole_words = true},
-    [TINY_AYA] = {.stage = {{nm_scan_thousands, &at_boundary}, {nm_scan_o200k, &gpt4o}}},
+    [TINY_AYA] = {.stage = {{nm_scan_thousands, NULL}, {nm_scan_o200k, &gpt4o}}},
     [DEEPSEEK_LLM] = {.stage = {{nm_scan_set, &breaks}, {nm_scan_set, &spaced_cased}, {nm_scan_set, &spaced_signs}, {nm_scan_final_space, NULL},
                                 {nm_scan_set, &cjk}, {nm_scan_set, &one_number}}},
     [DEEPSEEK_CODER] = {.stage = {{nm_scan_set, &breaks}, {nm_scan_set, &spaced_letters}, {nm_scan_set, &spaced_punct}, {nm_scan_set, &cjk},
@@ -96,8 +91,6 @@ static const nm_pretokenizer families[] = {
     [COMMAND_R] = {.stage = {{nm_scan_set, &one_number}, {nm_scan_gpt2, NULL}}, .nfc = true},
     [BLOOM] = {.stage = {{nm_scan_bloom, NULL}}},
     [VIKING] = {.stage = {{nm_scan_bloom, NULL}, {nm_scan_set, &one_number}}},
-    [SUPERBPE] = {.stage = {{nm_scan_set, &numbers}, {nm_scan_thousands, &anywhere}}},
-    [AFMOE] = {.stage = {{nm_scan_thousands, &anywhere}, {nm_scan_set, &asian}, {nm_scan_deepseek3, NULL}}},
     [DEFAULT] = {.stage = {{nm_scan_set, &default_punct}, {nm_scan_gpt2, NULL}, {nm_scan_set, &numbers}, {nm_scan_three_digits, NULL}}},
 };
 
@@ -122,7 +115,7 @@ static const struct { const char *name; enum family family; } names[] = {
     {"minerva-7b", STARCODER}, {"mellum2", STARCODER},
     {"command-r", COMMAND_R}, {"cohere2_moe", COMMAND_R},
     {"bloom", BLOOM}, {"poro-chat", BLOOM}, {"gpt3-finnish", BLOOM}, {"viking", VIKING},
-    {"superbpe", SUPERBPE}, {"afmoe", AFMOE}, {"default", DEFAULT},
+    {"default", DEFAULT},
 };
 
 const char *nm_pretokenizer_name(size_t index) { return index < sizeof names / sizeof *names ? names[index].name : NULL; }

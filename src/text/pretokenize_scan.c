@@ -298,18 +298,27 @@ static bool after_digit(const char *s, size_t at)
     return at && char_at(s, p, at).set & NM_U_ND && char_at(s, p, at).next == at;
 }
 
-/* \d{1,3}(?=(?:\d{3})*\b) with a boundary, else the cuts of (?=(\d{3})+(?!\d)): the first group takes what is left over, so
- * the rest of a run needs no second look. */
+/* What Oniguruma's \b takes for part of a word: \w, circled letters, and the superscripts and fractions of Latin-1 alone. */
+static bool is_word(const ch *c)
+{
+    if (c->set & (NM_U_LETTER | NM_U_MARK | NM_U_ND | NM_U_NL | NM_U_PC)) return true;
+    if (c->set & NM_U_NO) return c->code < 0x100;
+    return (c->code >= 0x24b6 && c->code <= 0x24e9) || (c->code >= 0x1f130 && c->code <= 0x1f149) ||
+           (c->code >= 0x1f150 && c->code <= 0x1f169) || (c->code >= 0x1f170 && c->code <= 0x1f189);
+}
+
+/* \d{1,3}(?=(?:\d{3})*\b) : the first group takes what is left over, so the rest of a run needs no second look. */
 nm_span nm_scan_thousands(const char *s, size_t at, size_t end, const void *spec)
 {
-    const bool *boundary = spec;
-    size_t n = 0, p = at;
-    if (after_digit(s, at)) n = 3;
-    else for (ch c = char_at(s, p, end); c.set & NM_U_ND; c = char_at(s, p, end), n++) p = c.next;
-    if (!n) return no_match(char_at(s, at, end).next);
-    if (p > at && *boundary && char_at(s, p, end).set & (NM_U_LETTER | NM_U_MARK | NM_U_NUMBER | NM_U_PC)) return no_match(p);
-    size_t to = run_at_most(s, at, end, NM_U_ND, n % 3 ? (unsigned)(n % 3) : 3);
-    return to > at ? span(at, to) : no_match(char_at(s, at, end).next);
+    (void)spec;
+    size_t to = run_at_most(s, at, end, NM_U_ND, 3);
+    if (to == at) return no_match(char_at(s, at, end).next);
+    if (after_digit(s, at)) return span(at, to);
+    unsigned n = 0;
+    size_t p = at;
+    for (ch c = char_at(s, p, end); c.set & NM_U_ND; c = char_at(s, p, end), n = (n + 1) % 3) p = c.next;
+    ch after = char_at(s, p, end);
+    return is_word(&after) ? no_match(p) : span(at, run_at_most(s, at, end, NM_U_ND, n ? n : 3));
 }
 
 nm_span nm_scan_three_digits(const char *s, size_t at, size_t end, const void *spec)

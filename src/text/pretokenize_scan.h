@@ -42,7 +42,7 @@ nm_span nm_scan_set(const char *s, size_t at, size_t end, const void *spec);
 nm_span nm_scan_final_space(const char *s, size_t at, size_t end, const void *spec);
 /* " ?[^X]+" for BLOOM. No spec. */
 nm_span nm_scan_bloom(const char *s, size_t at, size_t end, const void *spec);
-/* Groups of three decimal digits counted from the right; spec: a bool, true if a \b must follow the run. */
+/* Groups of three decimal digits counted from the right, where a word ends after them. No spec. */
 nm_span nm_scan_thousands(const char *s, size_t at, size_t end, const void *spec);
 /* [0-9][0-9][0-9]. No spec. */
 nm_span nm_scan_three_digits(const char *s, size_t at, size_t end, const void *spec);

@@ -61,6 +61,9 @@ static nm_err fold(nm_str *out, const char *text, size_t length)
 /* The text of a piece in the vocabulary's manner, first of a word or not. */
 static int32_t find_piece(nm_encoder *e, const char *piece, size_t length, bool first, nm_err *err)
 {
+    *err = NM_OK;
+    /* A piece inside a word is not one that begins words, even where the text has that very mark. */
+    if (!e->t->hash_words && !first && length >= 3 && !memcmp(piece, NM_SPM_SPACE, 3)) return -1;
     const char *mark = e->t->hash_words ? (first ? "" : "##") : first ? NM_SPM_SPACE : "";
     e->word.length = 0;
     *err = nm_str_puts(&e->word, mark);
