@@ -1,0 +1,51 @@
+#!/bin/sh
+# nomoat bench: refusals and their codes; on a tiny model the keys of --json and sane figures. NOMOAT is the program.
+# shellcheck disable=SC2317  # functions are called through check
+set -u
+n=0
+bad=0
+check() {       # check NAME COMMAND...: ok if the command succeeds
+    name=$1
+    shift
+    n=$((n + 1))
+    if "$@"; then echo "ok $n - $name"; else echo "not ok $n - $name"; bad=1; fi
+}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+ends_with() {   # ends_with CODE ARGUMENTS...: exit code, nothing on stdout, one line on stderr
+    code=$1
+    shift
+    "$NOMOAT" "$@" >"$work/out" 2>"$work/err" </dev/null
+    [ $? -eq "$code" ] && [ ! -s "$work/out" ] && [ "$(wc -l <"$work/err")" -eq 1 ]
+}
+
+check 'a missing model is exit 3' ends_with 3 bench "$work/none.gguf"
+check '--tune is refused' ends_with 6 bench "$work/none.gguf" --tune
+check 'no model is a fault of use' ends_with 2 bench
+for list in '' ',' '1,' ',1' '1,,2' x 1x -1 99999999999999999999 1:2; do
+    check "--depth '$list' is a fault of use" ends_with 2 bench "$work/none.gguf" "--depth=$list"
+done
+check '--batch 0 is a fault of use' ends_with 2 bench "$work/none.gguf" --batch 0
+check 'nothing to measure is a fault of use' ends_with 2 bench "$work/none.gguf" -p 0 -n 0
+
+model=${NOMOAT_TEST_DATA:-}/tiny/llama.gguf
+if [ -f "$model" ]; then
+    "$NOMOAT" bench "$model" -p 32 -n 8 -r 2 --depth 0,16 --batch 1,3 --json >"$work/json" 2>"$work/err"
+    check 'a tiny model can be measured' test $? -eq 0
+    check 'one line of JSON' test "$(wc -l <"$work/json")" -eq 1
+    has() { grep -q "$1" "$work/json"; }
+    for key in '"tier": "' '"threads": [1-9]' '"limits": {"read_gb_per_s": [0-9]' '"fp32_gflops": [0-9]' '"bf16_gflops": [0-9n]' '"int8_gops": [0-9]' \
+        '"tests": \[{"name": "pp32", "depth": 0, "tokens_per_second": {"median": [0-9.e+]*, "min": [0-9.e+]*, "max": [0-9.e+]*}, "limit": "[a-z0-9_]*", "share": [0-9.]*, "resident_mb": [0-9.]*}'; do
+        check "has $key" has "$key"
+    done
+    tests=$(grep -o '"name": "[a-z0-9@]*", "depth": [0-9]*' "$work/json" | sed 's/"name": "\(.*\)", "depth": /\1:/' | tr '\n' ' ')
+    check 'tests by depth and batch' test "$tests" = 'pp32:0 tg8:0 tg8@3:0 pp32:16 tg8:16 tg8@3:16 '
+    "$NOMOAT" bench "$model" -p 8 -n 0 -r 1 >"$work/out" 2>"$work/err"
+    check 'a table for people' grep -q '^pp8 ' "$work/out"
+else
+    n=$((n + 1))
+    echo "ok $n # SKIP bench on a tiny model (NOMOAT_TEST_DATA)"
+fi
+echo "1..$n"
+exit "$bad"
