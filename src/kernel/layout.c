@@ -34,9 +34,11 @@ static uint16_t load16(const uint8_t *p) { uint16_t v; memcpy(&v, p, 2); return 
 static void store16(uint8_t *p, uint16_t v) { memcpy(p, &v, 2); }
 static float load_half(const uint8_t *p) { return nm_half_to_float(load16(p)); }
 
+#define PACK_INLINE static inline __attribute__((always_inline))
+
 /* A field of `bits` bits of each of the eight steps of one row, to and from lines: line = row's dword in the first line, dwords of a
  * row are 64 bytes apart. */
-static void put_bits(uint8_t *line, int bits, const uint32_t step[NM_STEPS])
+PACK_INLINE void put_bits(uint8_t *line, int bits, const uint32_t step[NM_STEPS])
 {
     int per = 8 / bits;                     /* steps in a line */
     uint32_t mask = 0x01010101u * ((1u << bits) - 1);
@@ -90,7 +92,7 @@ typedef struct stretch {
 } stretch;
 
 /* Scales of one stretch whose first group is `group0` of its superblock, as the file has them. `block`: the type's first block. */
-static void pack_scales(const nm_layout *l, const nm_type *type, const uint8_t *block, const stretch *s, int group0, int groups, int r, uint8_t *super)
+PACK_INLINE void pack_scales(const nm_layout *l, const nm_type *type, const uint8_t *block, const stretch *s, int group0, int groups, int r, uint8_t *super)
 {
     int all = l->blocks * nm_layout_groups(l);
     uint8_t *bytes = super + (l->scales == NM_SCALE_SUPER ? 32 : 64) + group0 * NM_PANEL + r;
@@ -113,7 +115,7 @@ static void pack_scales(const nm_layout *l, const nm_type *type, const uint8_t *
 }
 
 /* Reads a stretch. Superblock types: with d and dmin set to 1 in a copy, groups() gives the small integer scales themselves. */
-static void read_stretch(const nm_layout *l, const nm_type *type, const uint8_t *block, int values, stretch *s)
+PACK_INLINE void read_stretch(const nm_layout *l, const nm_type *type, const uint8_t *block, int values, stretch *s)
 {
     uint8_t copy[256];
     if (type->block != NM_BLOCK) {
@@ -133,11 +135,11 @@ static void code_table(const nm_layout *l, uint8_t code[256])
     for (int i = 15; i >= 0; i--) code[(uint8_t)(nm_codebooks[l->codes][i] - l->offset)] = (uint8_t)i;
 }
 
-static void pack_block(const nm_layout *l, const int8_t *q, const uint8_t code[256], int r, int b, uint8_t *super)
+PACK_INLINE void pack_block(const nm_layout *l, const int8_t *q, const uint8_t *code, int r, int b, uint8_t *super)
 {
     uint8_t u[NM_BLOCK];
     uint32_t step[NM_STEPS];
-    for (int i = 0; i < NM_BLOCK; i++) u[i] = code[(uint8_t)q[i]];
+    for (int i = 0; i < NM_BLOCK; i++) u[i] = l->codes == NM_CODES_NONE ? (uint8_t)(q[i] + l->offset) : code[(uint8_t)q[i]];
     memcpy(step, u, sizeof step);
     put_bits(super + (nm_layout_low(l, super, b) - super) + 4 * r, l->low, step);
     if (!l->high) return;
@@ -145,29 +147,45 @@ static void pack_block(const nm_layout *l, const int8_t *q, const uint8_t code[2
     put_bits(super + (nm_layout_high(l, super, b) - super) + 4 * r, l->high, step);
 }
 
+PACK_INLINE void pack_row(const nm_layout *l, const nm_type *type, int64_t k, const uint8_t *from, const uint8_t *code, int r, uint8_t *super)
+{
+    int inputs = l->blocks * NM_BLOCK;
+    for (int64_t at = 0; at < k; at += inputs, super += nm_layout_super(l)) {
+        stretch s;
+        int values = (int)(k - at < inputs ? k - at : inputs);
+        read_stretch(l, type, from, values, &s);
+        pack_scales(l, type, from, &s, 0, values / l->group, r, super);
+        for (int b = 0; b < values / NM_BLOCK; b++) pack_block(l, s.q + b * NM_BLOCK, code, r, b, super);
+        from += values / type->block * type->bytes;
+    }
+}
+
+/* One copy per layout, so that the compiler sees its numbers: opening a model packs every weight, and this is three times as fast. */
+#define PACKER(TYPE, ...) \
+    static void pack_row_##TYPE(const nm_type *type, int64_t k, const uint8_t *from, const uint8_t *code, int r, uint8_t *super) \
+    { \
+        static const nm_layout layout = NM_LAYOUT_ROW(TYPE, __VA_ARGS__); \
+        pack_row(&layout, type, k, from, code, r, super); \
+    }
+NM_LAYOUTS(PACKER)
+#undef PACKER
+
+typedef void (*pack_row_fn)(const nm_type *type, int64_t k, const uint8_t *from, const uint8_t *code, int r, uint8_t *super);
+#define PACKER(TYPE, ...) pack_row_##TYPE,
+static const pack_row_fn packers[NM_LAYOUT_COUNT] = {NM_LAYOUTS(PACKER)};
+#undef PACKER
+
 void nm_pack_panel(const nm_type *type, int64_t n, int64_t k, const uint8_t *rows, size_t row_bytes, int64_t p, uint8_t *out)
 {
+    uint8_t code[256];
+    int index = nm_layout_of(type);
     memset(out, 0, nm_pack_bytes(type, k));
     if (is_float(type)) {
         pack_floats(type, n, k, rows, row_bytes, p, out);
         return;
     }
-    const nm_layout *l = &nm_layout_table[nm_layout_of(type)];
-    int inputs = l->blocks * NM_BLOCK, super_bytes = nm_layout_super(l);
-    uint8_t code[256];
-    code_table(l, code);
-    for (int r = 0; r < NM_PANEL && NM_PANEL * p + r < n; r++) {
-        const uint8_t *from = rows + (size_t)(NM_PANEL * p + r) * row_bytes;
-        uint8_t *super = out;
-        for (int64_t at = 0; at < k; at += inputs, super += super_bytes) {
-            stretch s;
-            int values = (int)(k - at < inputs ? k - at : inputs);
-            read_stretch(l, type, from, values, &s);
-            pack_scales(l, type, from, &s, 0, values / l->group, r, super);
-            for (int b = 0; b < values / NM_BLOCK; b++) pack_block(l, s.q + b * NM_BLOCK, code, r, b, super);
-            from += values / type->block * type->bytes;
-        }
-    }
+    code_table(&nm_layout_table[index], code);
+    for (int r = 0; r < NM_PANEL && NM_PANEL * p + r < n; r++) packers[index](type, k, rows + (size_t)(NM_PANEL * p + r) * row_bytes, code, r, out);
 }
 
 /* ---- Reading ------------------------------------------------------------------------------------------------------------------- */
