@@ -64,7 +64,7 @@ void nm_free(void *pointer)
 /* From this size on a block gets its own mapping, so that huge pages can back it and freeing returns it to the system. */
 enum { OWN_MAPPING = 4 << 20 };
 
-void *nm_alloc_aligned(size_t bytes)
+static void *alloc_zeroed(size_t bytes, bool huge)
 {
     size_t rounded;
     if (must_fail() || nm_add_overflow(bytes, 63, &rounded)) return NULL;
@@ -73,13 +73,16 @@ void *nm_alloc_aligned(size_t bytes)
     if (rounded >= OWN_MAPPING) {
         void *p = mmap(NULL, rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (p == MAP_FAILED) return NULL;
-        madvise(p, rounded, MADV_HUGEPAGE);
+        madvise(p, rounded, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
         return counted(p);
     }
     void *p = aligned_alloc(64, rounded);
     if (p) memset(p, 0, rounded);
     return counted(p);
 }
+
+void *nm_alloc_aligned(size_t bytes) { return alloc_zeroed(bytes, true); }
+void *nm_alloc_sparse(size_t bytes) { return alloc_zeroed(bytes, false); }
 
 void nm_free_aligned(void *pointer, size_t bytes)
 {

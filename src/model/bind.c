@@ -120,6 +120,8 @@ static void pack_thread(void *arg, int thread, int threads)
         pack_weight(p, w, p->place[i] == UNPACKED ? NULL : p->model->packed + p->place[i]);
         nm_pool_barrier();
         if (thread == 0) {
+            /* Once more as a whole: a fault maps the file's pages around it too, those that another thread has let go included. */
+            nm_gguf_forget(p->model->gguf, w->panels.rows, (size_t)w->n * w->panels.row_bytes);
             atomic_store(&p->ticket, 0);
             if (!p->bad && atomic_load(&p->bad_row) >= 0) p->bad = w;
             if (p->options && p->options->progress) p->stopped = p->options->progress(p->options->progress_arg, atomic_load(&p->done), p->total);

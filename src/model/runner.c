@@ -29,8 +29,8 @@ static nm_err allocate(nm_runner *r)
 {
     nm_exec *e = &r->walk.exec;
     size_t rows = (size_t)r->plan.max_rows[NM_ROWS_BATCH], tickets = (size_t)r->model->program.tickets;
-    if (!(e->memory = nm_alloc_aligned(r->plan.memory_bytes))) return nm_fail_memory(r->plan.memory_bytes);
-    if (!(e->shared = nm_alloc_aligned(r->plan.shared_bytes))) return nm_fail_memory(r->plan.shared_bytes);
+    if (!(e->memory = nm_alloc_sparse(r->plan.memory_bytes))) return nm_fail_memory(r->plan.memory_bytes);
+    if (!(e->shared = nm_alloc_sparse(r->plan.shared_bytes))) return nm_fail_memory(r->plan.shared_bytes);
     r->row = nm_calloc(rows, sizeof *r->row);
     r->out_row = nm_calloc(rows, sizeof *r->out_row);
     r->seq = nm_calloc(rows, sizeof *r->seq);
@@ -45,7 +45,7 @@ static nm_err fit_threads(nm_runner *r)
     nm_exec *e = &r->walk.exec;
     if (r->threads == nm_threads()) return NM_OK;
     size_t bytes = r->plan.scratch_bytes * (size_t)nm_threads();
-    uint8_t *scratch = nm_alloc_aligned(bytes);
+    uint8_t *scratch = nm_alloc_sparse(bytes);
     if (!scratch) return nm_fail_memory(bytes);
     nm_free_aligned(e->scratch, r->scratch_total);
     e->scratch = scratch;
