@@ -6,7 +6,6 @@
 #include "kernel/x86/q8_rows.h"
 
 enum { DIRECT_TILE = 4, DIRECT_ROWS = 4, TILE_ROWS = 6, UNPACKED_BYTES = 2 };
-enum { PREFETCH_AHEAD = 4352 };     /* bytes */
 
 /* int16 sums of pairs that hold values up to `most`; 0 if not even one. */
 V16_INLINE int sums_that_fit(int most)
@@ -28,6 +27,7 @@ V16_INLINE void direct_sums(const nm_layout *l, int rows, const uint8_t *super, 
     const int fit = sums_that_fit(l->most);
     __m256i words[DIRECT_TILE];
     _Pragma("GCC unroll 8") for (int v = v0; v < v0 + steps; v++) {
+        if (half == 0) prefetch_step(l, super, b, v);
         __m256i u = step256(l, super, b, v, half), w = _mm256_xor_si256(u, _mm256_set1_epi8((char)0x80)), size = _mm256_abs_epi8(w);
         int i = v - v0;
         _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) {
@@ -48,6 +48,7 @@ V16_INLINE void direct_block(const nm_layout *l, int rows, const uint8_t *super,
 {
     int groups = nm_layout_groups(l), steps = NM_STEPS / groups;
     bool offset = sums_that_fit(l->most) && l->offset;
+    prefetch_header(l, super, b);
     _Pragma("GCC unroll 2") for (int h = 0; h < groups; h++)
         _Pragma("GCC unroll 2") for (int half = 0; half < 2; half++) {
             size_t g = at * (size_t)groups + (size_t)h;
@@ -71,7 +72,6 @@ V16_INLINE void direct256(const nm_layout *l, int rows, const uint8_t *super, in
     _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) acc[0][r] = acc[1][r] = _mm256_setzero_ps();
     int64_t at = 0;
     for (; at + l->blocks <= blocks; at += l->blocks, super += nm_layout_super(l)) {
-        for (int i = 0; i < nm_layout_super(l); i += NM_LINE) _mm_prefetch((const char *)super + PREFETCH_AHEAD + i, _MM_HINT_T0);
         if (l->blocks <= 2) {
             _Pragma("GCC unroll 2") for (int b = 0; b < l->blocks; b++) direct_block(l, rows, super, b, &x, (size_t)(at + b), acc);
         } else {                    /* eight blocks unrolled would leave the op cache */

@@ -16,6 +16,23 @@ typedef struct q8_rows {
     size_t ld;
 } q8_rows;
 
+/* Prefetching for the direct kernels: each line as its predecessor PREFETCH_AHEAD bytes before it is read. One by one, because a whole
+ * superblock's lines at once fill the line buffers and stall the loads behind them (docs/PERFORMANCE.md). A panel's end runs on into the next panel. */
+enum { PREFETCH_AHEAD = 1024 };
+
+V16_INLINE void prefetch_line(const uint8_t *line) { _mm_prefetch((const char *)line + PREFETCH_AHEAD, _MM_HINT_T0); }
+
+V16_INLINE void prefetch_step(const nm_layout *l, const uint8_t *super, int b, int v)
+{
+    if (v < l->low) prefetch_line(nm_layout_low(l, super, b) + v * NM_LINE);
+    else if (v < l->low + l->high) prefetch_line(nm_layout_high(l, super, b) + (v - l->low) * NM_LINE);
+}
+
+V16_INLINE void prefetch_header(const nm_layout *l, const uint8_t *super, int b)
+{
+    if (b * NM_LINE < nm_layout_header(l)) prefetch_line(super + b * NM_LINE);
+}
+
 /* Panels as they lie packed, M rows: acc[M][16] gets whole chains. */
 typedef void (*direct_fn)(const uint8_t *panel, int64_t blocks, const q8_rows *x, float *acc);
 typedef void (*unpack_fn)(const uint8_t *panel, int64_t b0, int64_t count, const nm_u *u);

@@ -4,7 +4,6 @@
 #include "kernel/x86/q8_rows.h"
 
 enum { DIRECT_TILE = 4, DIRECT_ROWS = 8, TILE_ROWS = 6, UNPACKED_BYTES = 1 };
-enum { PREFETCH_AHEAD = 4608 };     /* bytes; 2 to 9 KB measure the same */
 
 V16_INLINE __m512i four_bytes(const int8_t *p) { int32_t v; memcpy(&v, p, 4); return _mm512_set1_epi32(v); }
 
@@ -13,11 +12,13 @@ V16_INLINE __m512i four_bytes(const int8_t *p) { int32_t v; memcpy(&v, p, 4); re
 V16_INLINE void direct_block(const nm_layout *l, int rows, const uint8_t *super, int b, const q8_rows *x, size_t at, __m512 acc[DIRECT_TILE])
 {
     int groups = nm_layout_groups(l), steps = NM_STEPS / groups;
+    prefetch_header(l, super, b);
     _Pragma("GCC unroll 2") for (int h = 0; h < groups; h++) {
         size_t g = at * (size_t)groups + (size_t)h;
         __m512i sum[DIRECT_TILE];
         _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) sum[r] = _mm512_set1_epi32(x->start[g * x->ld + (size_t)r]);
         _Pragma("GCC unroll 8") for (int v = h * steps; v < (h + 1) * steps; v++) {
+            prefetch_step(l, super, b, v);
             __m512i u = step512(l, super, b, v);
             _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++)
                 sum[r] = _mm512_dpbusd_epi32(sum[r], u, four_bytes(x->q + (size_t)r * x->ldq + at * NM_BLOCK + 4 * v));
@@ -39,7 +40,6 @@ V16_INLINE void direct512(const nm_layout *l, int rows, const uint8_t *super, in
     _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) acc[r] = _mm512_setzero_ps();
     int64_t at = 0;
     for (; at + l->blocks <= blocks; at += l->blocks, super += nm_layout_super(l)) {
-        for (int i = 0; i < nm_layout_super(l); i += NM_LINE) _mm_prefetch((const char *)super + PREFETCH_AHEAD + i, _MM_HINT_T0);
         if (l->blocks <= 4) {
             _Pragma("GCC unroll 4") for (int b = 0; b < l->blocks; b++) direct_block(l, rows, super, b, &x, (size_t)(at + b), acc);
         } else {
