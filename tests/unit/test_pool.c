@@ -1,0 +1,145 @@
+/* The compute pool: every thread runs, barriers hold, counts change, machines are oversubscribed. Meant
+ * to run under ThreadSanitizer too. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <pthread.h>
+#include <time.h>
+
+#include "base/pool.h"
+#include "base/rng.h"
+
+enum { MOST = 9, ROUNDS = 300 };
+
+typedef struct board {
+    int threads;                        /* as the run says */
+    int64_t cell[MOST], sum[MOST];      /* plain on purpose: barriers alone order them */
+    atomic_int ran[MOST];
+    bool wrong;
+} board;
+
+/* Each round: write the own cell, meet, add up all cells, meet. */
+static void add_up(void *arg, int thread, int threads)
+{
+    board *b = arg;
+    if (thread == 0) b->threads = threads;
+    atomic_fetch_add(&b->ran[thread], 1);
+    for (int round = 0; round < ROUNDS; round++) {
+        b->cell[thread] = (int64_t)(nm_rng_u64(1, (uint64_t)thread, (uint64_t)round) >> 32);
+        nm_pool_barrier();
+        int64_t sum = 0;
+        for (int i = 0; i < threads; i++) sum += b->cell[i];
+        b->sum[thread] = sum;
+        nm_pool_barrier();
+        for (int i = 0; i < threads; i++) if (b->sum[i] != sum) b->wrong = true;
+    }
+}
+
+static void run_board(int threads)
+{
+    board b;
+    memset(&b, 0, sizeof b);
+    assert_int_equal(nm_set_threads(threads), NM_OK);
+    assert_int_equal(nm_threads(), threads);
+    assert_int_equal(nm_pool_run(add_up, &b), NM_OK);
+    assert_int_equal(b.threads, threads);
+    assert_false(b.wrong);
+    for (int i = 0; i < threads; i++) assert_int_equal(atomic_load(&b.ran[i]), 1);
+}
+
+static void test_counts(void **state)
+{
+    for (int threads = 1; threads <= MOST; threads++) run_board(threads);
+    for (int i = 0; i < 30; i++) run_board(1 + (int)(nm_rng_u64(2, 0, (uint64_t)i) % MOST));
+}
+
+static void test_stop_and_start(void **state)
+{
+    for (int i = 0; i < 10; i++) {
+        run_board(1 + i % 4);
+        nm_pool_stop();
+    }
+    nm_pool_stop();             /* twice is fine */
+}
+
+static void count(void *arg, int thread, int threads) { atomic_fetch_add((atomic_long *)arg, 1); }
+
+static void test_many_short_runs(void **state)
+{
+    atomic_long n = 0;
+    nm_set_threads(3);
+    for (int i = 0; i < 5000; i++) assert_int_equal(nm_pool_run(count, &n), NM_OK);
+    assert_int_equal(atomic_load(&n), 15000);
+}
+
+/* One at a time: a second caller waits its turn. */
+static void *call_often(void *arg)
+{
+    for (int i = 0; i < 300; i++) if (nm_pool_run(count, arg) != NM_OK) return arg;
+    return NULL;
+}
+
+static void test_callers(void **state)
+{
+    enum { CALLERS = 4 };
+    pthread_t caller[CALLERS];
+    atomic_long n = 0;
+    nm_set_threads(2);
+    for (int i = 0; i < CALLERS; i++) assert_int_equal(pthread_create(&caller[i], NULL, call_often, &n), 0);
+    for (int i = 0; i < CALLERS; i++) {
+        void *failed;
+        pthread_join(caller[i], &failed);
+        assert_null(failed);
+    }
+    assert_int_equal(atomic_load(&n), CALLERS * 300 * 2);
+}
+
+/* Uneven work and sleeping waits: one thread comes late to every barrier. */
+static void come_late(void *arg, int thread, int threads)
+{
+    atomic_int *phase = arg;
+    for (int round = 0; round < 20; round++) {
+        if (round % threads == thread) {
+            struct timespec t = {0, 300000};
+            nanosleep(&t, NULL);
+            atomic_fetch_add(phase, 1);
+        }
+        nm_pool_barrier();
+        if (atomic_load(phase) != round + 1) atomic_store(phase, -1000);
+        nm_pool_barrier();
+    }
+}
+
+static void test_late(void **state)
+{
+    for (int threads = 1; threads <= MOST; threads += 2) {
+        atomic_int phase = 0;
+        nm_set_threads(threads);
+        assert_int_equal(nm_pool_run(come_late, &phase), NM_OK);
+        assert_int_equal(atomic_load(&phase), 20);
+    }
+}
+
+static void test_bad_counts(void **state)
+{
+    assert_int_equal(nm_set_threads(-1), NM_USAGE);
+    assert_int_equal(nm_set_threads(257), NM_USAGE);
+    assert_int_equal(nm_set_threads(0), NM_OK);
+    int threads = nm_threads();
+    assert_in_range(threads, 1, 256);
+    assert_int_equal(nm_threads(), threads);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_counts), cmocka_unit_test(test_stop_and_start), cmocka_unit_test(test_many_short_runs), cmocka_unit_test(test_callers),
+        cmocka_unit_test(test_late), cmocka_unit_test(test_bad_counts),
+    };
+    return cmocka_run_group_tests_name("pool", tests, NULL, NULL);
+}
