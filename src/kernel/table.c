@@ -14,6 +14,7 @@ static const struct { uint32_t tier; void (*fill)(nm_kernels *); } fillers[] = {
     {NM_CPU_AVX2, nm_kernels_avx2},
     {NM_CPU_AVX512, nm_kernels_avx512},
     {NM_CPU_VNNI, nm_kernels_vnni},
+    {NM_CPU_AMX, nm_kernels_amx},
 #endif
 };
 enum { FILLERS = sizeof fillers / sizeof *fillers };

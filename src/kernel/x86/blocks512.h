@@ -75,8 +75,8 @@ V16_INLINE __m512 min512(const nm_layout *l, const uint8_t *super, int g)
     return _mm512_mul_ps(v_neg(half512(super + 32)), m);
 }
 
-/* Blocks [b0, b0 + count) of a panel to the U form. */
-V16_INLINE void unpack512(const nm_layout *l, const uint8_t *panel, int64_t b0, int64_t count, const nm_u *u)
+/* Blocks [b0, b0 + count) of a panel to the U form, each byte less `bias`: 0, or the layout's offset for signed values. */
+V16_INLINE void unpack512(const nm_layout *l, int bias, const uint8_t *panel, int64_t b0, int64_t count, const nm_u *u)
 {
     int groups = nm_layout_groups(l);
     const uint8_t *super = panel + (size_t)(b0 / l->blocks) * (size_t)nm_layout_super(l);
@@ -85,7 +85,8 @@ V16_INLINE void unpack512(const nm_layout *l, const uint8_t *panel, int64_t b0, 
     for (int64_t left = count; left > 0; left -= l->blocks, super += nm_layout_super(l)) {
         int n = left < l->blocks ? (int)left : l->blocks;
         for (int b = 0; b < n; b++, q += NM_STEPS * NM_LINE)
-            _Pragma("GCC unroll 8") for (int v = 0; v < NM_STEPS; v++) _mm512_store_si512(q + v * NM_LINE, step512(l, super, b, v));
+            _Pragma("GCC unroll 8") for (int v = 0; v < NM_STEPS; v++)
+                _mm512_store_si512(q + v * NM_LINE, _mm512_sub_epi8(step512(l, super, b, v), _mm512_set1_epi8((char)bias)));
         for (int g = 0; g < n * groups; g++, scale += 16, min += 16) {
             _mm512_store_ps(scale, scale512(l, super, g));
             if (nm_layout_has_min(l)) _mm512_store_ps(min, min512(l, super, g));
@@ -97,8 +98,17 @@ V16_INLINE void unpack512(const nm_layout *l, const uint8_t *panel, int64_t b0, 
     static void unpack_##TYPE(const uint8_t *panel, int64_t b0, int64_t count, const nm_u *u) \
     { \
         static const nm_layout l = NM_LAYOUT_ROW(TYPE, __VA_ARGS__); \
-        unpack512(&l, panel, b0, count, u); \
+        unpack512(&l, 0, panel, b0, count, u); \
+    }
+#define DEFINE_UNPACK512_SIGNED(TYPE, ...) \
+    static void unpack_##TYPE(const uint8_t *panel, int64_t b0, int64_t count, const nm_u *u) \
+    { \
+        static const nm_layout l = NM_LAYOUT_ROW(TYPE, __VA_ARGS__); \
+        unpack512(&l, l.offset, panel, b0, count, u); \
     }
 #define UNPACK512_ENTRY(TYPE, ...) [NM_LAYOUT_##TYPE] = unpack_##TYPE,
+
+/* The int8 linear map of the VNNI tier (vnni.c), which AMX leaves small batches to. */
+void nm_linear_q8_vnni(const nm_linear_job *job);
 
 #endif

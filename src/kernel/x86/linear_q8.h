@@ -1,16 +1,13 @@
-/* Template: the order of work of an int8 linear map, the same on every tier: which rows go straight from packed panels, and how chunks of
- * unpacked panels meet tiles of rows. Included once per tier, at its end. The tier defines before:
+/* Template: the choice between a few rows, straight from packed panels, and many, by tiles of unpacked chunks. Included once per tier, at its
+ * end, after it has defined what linear_tiles.h wants and
  *   DIRECT_ROWS, DIRECT_TILE           at most so many rows read the packed panel directly; so many in one pass
- *   UNPACKED_BYTES                     bytes of a value in its U form
  *   direct_tiles[layout][rows - 1]     direct_fn for 1 .. DIRECT_TILE rows
- *   unpack_chunk(w, p, b0, blocks, u)
- *   q8_tiles(w, u, panels, blocks, x, rows, acc, stride)      all rows over one chunk of `panels` panels; acc: [panel][row][16]
  * Arithmetic: kernel.h. Stored values are unsigned, u = q + offset, so isum = sum(u * x) - offset * sum(x), exact in int32; the second
  * term is prepared per row and group (`start`) and is where the integer accumulators begin. */
 #ifndef NM_X86_LINEAR_Q8_H
 #define NM_X86_LINEAR_Q8_H
 
-#include "kernel/x86/q8_rows.h"
+#include "kernel/x86/linear_tiles.h"
 
 /* A few rows: each panel is read once from memory, the later passes from the first-level cache. */
 static void linear_direct(const nm_linear_job *job, const q8_rows *x, const direct_fn *direct)
@@ -24,34 +21,6 @@ static void linear_direct(const nm_linear_job *job, const q8_rows *x, const dire
             direct[rows - 1](w->data + (size_t)p * w->panel_bytes, w->k / NM_BLOCK, &from, acc + t * NM_PANEL);
         }
         store_outputs(job, p, acc, job->rows);
-    }
-}
-
-/* Many rows: NM_TILE_PANELS panels at a time, a chunk of K unpacked once, all rows over it. acc: [panel][rows][16]. */
-static void linear_tiles(const nm_linear_job *job, const q8_rows *x, uint8_t *scratch)
-{
-    const nm_panels *w = job->w;
-    int groups = NM_BLOCK / w->type->group;
-    int64_t blocks = w->k / NM_BLOCK;
-    size_t acc_stride = (size_t)job->rows * NM_PANEL;
-    nm_u u[NM_TILE_PANELS];
-    for (int i = 0; i < NM_TILE_PANELS; i++) {
-        u[i].q = scratch;
-        u[i].scale = (float *)(scratch + NM_CHUNK * NM_PANEL * UNPACKED_BYTES);
-        u[i].min = u[i].scale + NM_CHUNK / 16 * NM_PANEL;
-        scratch = (uint8_t *)(u[i].min + NM_CHUNK / 16 * NM_PANEL);
-    }
-    float *acc = (float *)scratch;
-    for (int64_t p = job->p0; p < job->p1; p += NM_TILE_PANELS) {
-        int count = job->p1 - p < NM_TILE_PANELS ? (int)(job->p1 - p) : NM_TILE_PANELS;
-        memset(acc, 0, (size_t)count * acc_stride * sizeof *acc);
-        for (int64_t b = 0; b < blocks; b += NM_CHUNK_BLOCKS) {
-            int64_t n = blocks - b < NM_CHUNK_BLOCKS ? blocks - b : NM_CHUNK_BLOCKS;
-            for (int i = 0; i < count; i++) unpack_chunk(w, p + i, b, n, &u[i]);
-            q8_rows from = rows_from(x, 0, b, groups);
-            q8_tiles(w, u, count, n, &from, job->rows, acc, acc_stride);
-        }
-        for (int i = 0; i < count; i++) store_outputs(job, p + i, acc + (size_t)i * acc_stride, job->rows);
     }
 }
 

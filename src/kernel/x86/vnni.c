@@ -134,4 +134,6 @@ static void unpack_chunk(const nm_panels *w, int64_t p, int64_t b0, int64_t bloc
 
 #include "kernel/x86/linear_q8.h"
 
-void nm_kernels_vnni(nm_kernels *table) { table->linear_q8 = linear_q8; }
+void nm_linear_q8_vnni(const nm_linear_job *job) { linear_q8(job); }
+
+void nm_kernels_vnni(nm_kernels *table) { table->linear_q8 = nm_linear_q8_vnni; }
