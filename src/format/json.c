@@ -45,8 +45,8 @@ const nm_json *nm_json_get(const nm_json *object, const char *key)
 #if NM_HAVE_JANSSON
 #include <jansson.h>
 
-/* jansson recurses to a depth of its own; ours is found before it, with the place. */
-static nm_err check_depth(const char *text, size_t length)
+/* jansson recurses to a depth of its own: ours is found before it, with the place. It also takes a zero byte for the end. */
+static nm_err check_shape(const char *text, size_t length)
 {
     size_t depth = 0, line = 1, start = 0;
     bool quoted = false;
@@ -65,6 +65,8 @@ static nm_err check_depth(const char *text, size_t length)
                 return nm_fail(NM_USAGE, "bad JSON: line %zu, column %zu: nested deeper than %d; use fewer levels", line, i - start + 1, JSON_DEPTH);
         } else if ((c == ']' || c == '}') && depth) {
             depth--;
+        } else if (!c) {
+            return nm_fail(NM_USAGE, "bad JSON: line %zu, column %zu: a zero byte", line, i - start + 1);
         }
     }
     return NM_OK;
@@ -131,7 +133,7 @@ static nm_err copy_value(nm_json *out, json_t *from)
 nm_err nm_json_parse(nm_json *out, const char *text, size_t length)
 {
     *out = (nm_json){0};
-    NM_TRY(check_depth(text, length));
+    NM_TRY(check_shape(text, length));
     json_error_t fault;
     json_t *tree = json_loadb(text, length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &fault);
     if (!tree) {

@@ -501,7 +501,7 @@ static nm_err text_to_int(nm_render *r, nm_tv text, int64_t base, int64_t *out, 
     bool negative = s < end && *s == '-', digit = false, prefixed = false;
     if (s < end && (*s == '-' || *s == '+')) s++;
     *ok = false;
-    if ((base < 2 || base > 36) && base != 0) return nm_rt_fail(r, "int() base must be >= 2 and <= 36, or 0");
+    if ((base < 2 || base > 36) && base != 0) return NM_OK;
     int named = end - s > 2 && *s == '0' ? ((s[1] | 32) == 'x' ? 16 : (s[1] | 32) == 'o' ? 8 : (s[1] | 32) == 'b' ? 2 : 0) : 0;
     if (named && (base == 0 || base == named)) {
         s += 2;

@@ -191,8 +191,8 @@ static bool dash_before(const char *s, size_t at)
 /* Two hyphens or more at `at` with a word behind them: how many, else 0. */
 static size_t em_dash(const char *s, size_t n, size_t at)
 {
-    size_t count = strspn(s + at, "-");
-    if (count > n - at) count = n - at;
+    size_t count = 0;
+    while (at + count < n && s[at + count] == '-') count++;
     return count >= 2 && at + count < n && word_character(nm_utf8_at(s + at + count)) ? count : 0;
 }
 

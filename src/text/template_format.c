@@ -40,8 +40,8 @@ static const char *sign_of(const layout *l, bool negative) { return negative ? "
 /* Groups of three (four for hex) from the right, zeros in front so that the whole reaches `least` characters. */
 static void put_grouped(nm_sb *sb, const char *digits, size_t n, char group, int size, int64_t least)
 {
-    size_t whole = strspn(digits, "0123456789abcdefABCDEF");
-    if (whole > n) whole = n;
+    size_t whole = 0;
+    while (whole < n && ((digits[whole] >= '0' && digits[whole] <= '9') || (size == 4 && (digits[whole] | 32) >= 'a' && (digits[whole] | 32) <= 'f'))) whole++;
     int64_t rest = (int64_t)(n - whole), total = (int64_t)whole;
     while (least > 0 && total + (total - 1) / size + rest < least) total++;
     for (int64_t i = 0; i < total && sb->r->err == NM_OK; i++) {

@@ -219,7 +219,7 @@ static nm_node *parse_expression(nm_parser *p, bool conditional);
 static nm_node *parse_unary(nm_parser *p, bool with_filter);
 
 enum { TUPLE_CONDITIONAL = 1, TUPLE_TARGET = 2, TUPLE_NAMESPACE = 4, TUPLE_PARENTHESES = 8 };
-static nm_node *parse_tuple(nm_parser *p, unsigned how, const char *end_word);
+static nm_node *parse_tuple(nm_parser *p, unsigned how);
 
 static nm_node *constant(nm_parser *p, uint32_t line, nm_tv value)
 {
@@ -296,7 +296,7 @@ static nm_node *parse_primary(nm_parser *p, bool with_namespace)
     case NM_TOK_LBRACE: return parse_list(p, NM_N_DICT, NM_TOK_RBRACE);
     case NM_TOK_LPAREN:
         take(p);
-        node = parse_tuple(p, TUPLE_CONDITIONAL | TUPLE_PARENTHESES, NULL);
+        node = parse_tuple(p, TUPLE_CONDITIONAL | TUPLE_PARENTHESES);
         expect(p, NM_TOK_RPAREN);
         return node;
     default:
@@ -305,14 +305,14 @@ static nm_node *parse_primary(nm_parser *p, bool with_namespace)
     }
 }
 
-static bool tuple_ends(const nm_parser *p, const char *end_word)
+static bool tuple_ends(const nm_parser *p)
 {
     nm_token_kind kind = now(p)->kind;
-    return kind == NM_TOK_VAR_END || kind == NM_TOK_BLOCK_END || kind == NM_TOK_RPAREN || (end_word && at_word(p, end_word));
+    return kind == NM_TOK_VAR_END || kind == NM_TOK_BLOCK_END || kind == NM_TOK_RPAREN;
 }
 
 /* One expression, or several with commas between them. */
-static nm_node *parse_tuple(nm_parser *p, unsigned how, const char *end_word)
+static nm_node *parse_tuple(nm_parser *p, unsigned how)
 {
     node_list items = {0};
     bool is_tuple = false;
@@ -320,7 +320,7 @@ static nm_node *parse_tuple(nm_parser *p, unsigned how, const char *end_word)
     if (!deeper(p)) return NULL;
     while (p->err == NM_OK) {
         if (items.n) expect(p, NM_TOK_COMMA);
-        if (tuple_ends(p, end_word)) break;
+        if (tuple_ends(p)) break;
         push(p, &items, how & TUPLE_TARGET ? parse_primary(p, how & TUPLE_NAMESPACE) : parse_expression(p, how & TUPLE_CONDITIONAL));
         if (!at_kind(p, NM_TOK_COMMA)) break;
         is_tuple = true;
@@ -716,9 +716,9 @@ static void check_target(nm_parser *p, const nm_node *target)
     }
 }
 
-static nm_node *parse_target(nm_parser *p, unsigned how, const char *end_word)
+static nm_node *parse_target(nm_parser *p, unsigned how)
 {
-    nm_node *target = parse_tuple(p, TUPLE_TARGET | how, end_word);
+    nm_node *target = parse_tuple(p, TUPLE_TARGET | how);
     check_target(p, target);
     return target;
 }
@@ -744,7 +744,7 @@ static nm_node *parse_if(nm_parser *p, uint32_t line)
     nm_node *node = new_node(p, NM_N_IF, line), *otherwise = NULL;
     node_list branches = {0};
     while (p->err == NM_OK) {
-        push(p, &branches, parse_tuple(p, 0, NULL));
+        push(p, &branches, parse_tuple(p, 0));
         push(p, &branches, parse_block(p, ends));
         if (skip_word(p, "elif")) continue;
         if (skip_word(p, "else")) otherwise = parse_block_to(p, "endif");
@@ -777,9 +777,9 @@ static nm_node *parse_for(nm_parser *p, uint32_t line)
     nm_node *node = new_node(p, NM_N_FOR, line);
     nm_for_node *loop = nm_parse_alloc(p, 1, sizeof *loop);
     if (!loop) return NULL;
-    nm_node *target = parse_target(p, 0, "in");
+    nm_node *target = parse_target(p, 0);
     expect_word(p, "in");
-    node = with_children(p, node, target, parse_tuple(p, 0, "recursive"));
+    node = with_children(p, node, target, parse_tuple(p, 0));
     if (p->err == NM_OK && skip_word(p, "if")) loop->test = parse_expression(p, true);
     if (loop->test) loop->test_target = copy_target(p, target);
     adopt(p, node, loop->test);
@@ -800,9 +800,9 @@ static nm_node *parse_for(nm_parser *p, uint32_t line)
 
 static nm_node *parse_set(nm_parser *p, uint32_t line)
 {
-    nm_node *target = parse_target(p, TUPLE_NAMESPACE, NULL);
+    nm_node *target = parse_target(p, TUPLE_NAMESPACE);
     if (p->err == NM_OK && skip_kind(p, NM_TOK_ASSIGN))
-        return with_children(p, new_node(p, NM_N_SET, line), target, parse_tuple(p, TUPLE_CONDITIONAL, NULL));
+        return with_children(p, new_node(p, NM_N_SET, line), target, parse_tuple(p, TUPLE_CONDITIONAL));
     nm_node *filters = NULL;
     while (p->err == NM_OK && skip_kind(p, NM_TOK_PIPE)) filters = parse_filter(p, filters);
     nm_node *node = with_children(p, new_node(p, NM_N_SET_BLOCK, line), target, filters);
@@ -816,7 +816,7 @@ static nm_node *parse_with(nm_parser *p, uint32_t line)
     nm_node *node = new_node(p, NM_N_WITH, line);
     while (p->err == NM_OK && !at_kind(p, NM_TOK_BLOCK_END)) {
         if (pairs.n) expect(p, NM_TOK_COMMA);
-        push(p, &pairs, parse_target(p, 0, NULL));
+        push(p, &pairs, parse_target(p, 0));
         expect(p, NM_TOK_ASSIGN);
         push(p, &pairs, parse_expression(p, true));
     }
@@ -971,7 +971,7 @@ static nm_node *parse_body(nm_parser *p, const char *const *ends)
         if (t->kind == NM_TOK_DATA) {
             push(p, &output, text_constant(p, t->line, t->s, t->n));
         } else if (t->kind == NM_TOK_VAR_BEGIN) {
-            push(p, &output, parse_tuple(p, TUPLE_CONDITIONAL, NULL));
+            push(p, &output, parse_tuple(p, TUPLE_CONDITIONAL));
             expect(p, NM_TOK_VAR_END);
         } else {
             flush_output(p, &body, &output);

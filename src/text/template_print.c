@@ -21,7 +21,7 @@ static void float_digits(double f, int count, char *digits, int *exponent)
     char *e = strchr(text, 'e');
     for (char *c = text; c < e; c++) if (*c >= '0' && *c <= '9') digits[n++] = *c;
     digits[n] = 0;
-    *exponent = atoi(e + 1);
+    *exponent = (int)strtol(e + 1, NULL, 10);
 }
 
 static double from_digits(const char *digits, int exponent)

@@ -10,7 +10,7 @@ typedef struct function { int depth; uint32_t n_slots; } function;
 
 typedef struct symbol_state { bool referenced, stored, loads; nm_load_kind kind; nm_ref from; } symbol_state;
 typedef struct symbol { uint32_t scope; const nm_name *name; uint16_t slot; symbol_state now; struct symbol *next; } symbol;
-typedef struct scope { struct scope *parent; function *function; uint32_t id; symbol *first, *last; } scope;
+typedef struct scope { struct scope *parent; function *function; uint32_t id; bool in_loop; symbol *first, *last; } scope;
 
 typedef struct change { symbol *symbol; symbol_state state; } change;
 typedef struct changes { change *items; size_t n, capacity; } changes;
@@ -157,6 +157,7 @@ static void store_target(scoper *x, scope *s, nm_node *target, bool parameter)
     } else if (parameter) {
         declare_parameter(x, s, target->name);
     } else {
+        if (s->in_loop && target->name == x->p->loop_name) nm_parse_fail(x->p, target->line, "cannot assign to the special variable 'loop' inside a loop");
         store(x, s, target->name);
     }
 }
@@ -328,7 +329,7 @@ static void resolve(scoper *x, scope *s, nm_node *node, bool soft);
 static scope *new_scope(scoper *x, scope *parent, function *f)
 {
     scope *s = nm_parse_alloc(x->p, 1, sizeof *s);
-    if (s) *s = (scope){.parent = parent, .function = f, .id = x->n_scopes++};
+    if (s) *s = (scope){.parent = parent, .function = f, .id = x->n_scopes++, .in_loop = parent && parent->in_loop};
     return s;
 }
 
@@ -403,6 +404,7 @@ static void resolve_for(scoper *x, scope *s, nm_node *node, bool soft)
     function own = {s->function->depth + 1, 0}, *f = loop->recursive ? &own : s->function;
     scope *body = new_scope(x, s, f), *otherwise = new_scope(x, s, f);
     if (!body || !otherwise) return;
+    body->in_loop = otherwise->in_loop = true;
     if (assigns(node->a, x->p->loop_name)) nm_parse_fail(x->p, node->line, "cannot assign to the special variable 'loop'");
     resolve_condition(x, s, node);
     loop->loop_slot = declare_special(x, body, x->p->loop_name);

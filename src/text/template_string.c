@@ -339,11 +339,8 @@ static nm_err split_spaces(nm_render *r, nm_tv v, int64_t most, nm_lb *lb)
     for (size_t i = 0;;) {
         while (i < s->n && space_at(s, i)) i += nm_utf8_width(s->s[i]);
         if (i >= s->n) return NM_OK;
-        size_t from = i, to = s->n;
-        if (most-- == 0) {
-            while (to > from && space_at(s, nm_utf8_back(s->s, to))) to = nm_utf8_back(s->s, to);
-            return add_part(r, lb, v, from, to);
-        }
+        size_t from = i;
+        if (most-- == 0) return add_part(r, lb, v, from, s->n);
         while (i < s->n && !space_at(s, i)) i += nm_utf8_width(s->s[i]);
         NM_TRY(add_part(r, lb, v, from, i));
     }
@@ -356,11 +353,8 @@ static nm_err rsplit_spaces(nm_render *r, nm_tv v, int64_t most, nm_lb *lb)
     for (size_t i = s->n;;) {
         while (i && space_at(s, nm_utf8_back(s->s, i))) i = nm_utf8_back(s->s, i);
         if (!i) return NM_OK;
-        size_t to = i, from = 0;
-        if (most-- == 0) {
-            while (from < to && space_at(s, from)) from += nm_utf8_width(s->s[from]);
-            return add_part(r, lb, v, from, to);
-        }
+        size_t to = i;
+        if (most-- == 0) return add_part(r, lb, v, 0, to);
         while (i && !space_at(s, nm_utf8_back(s->s, i))) i = nm_utf8_back(s->s, i);
         NM_TRY(add_part(r, lb, v, i, to));
     }
