@@ -19,7 +19,7 @@ static nm_err check_shape(const nm_gguf_tensor *t, int64_t n, int64_t k)
 {
     if (!t->type->to_float) return nm_fail(NM_BAD_FILE, "tensor %s holds %s, which are no weights", t->name, t->type->name);
     bool fits = k ? t->dim[0] == k && t->dim[1] == n && t->dim[2] == 1 && t->dim[3] == 1
-                  : t->dim[2] == 1 && t->dim[3] == 1 && (t->dim[0] == n || (t->rank == 2 && n % t->dim[0] == 0 && t->dim[1] == n / t->dim[0]));
+                  : t->dim[2] == 1 && t->dim[3] == 1 && n % t->dim[0] == 0 && t->dim[1] == n / t->dim[0];
     return fits ? NM_OK : bad_shape(t, n, k);
 }
 
