@@ -32,7 +32,7 @@ void nm_answer_free(nm_answer *answer)
     *answer = (nm_answer){0};
 }
 
-/* ---- Settings ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- Settings ---------------------------------------------------------------------------------------------------- */
 
 static void overlay(float *value, double given) { if (!isnan(given)) *value = (float)given; }
 
@@ -92,7 +92,7 @@ static nm_err open_stop(work *w)
     return err;
 }
 
-/* ---- From a token to the screen ----------------------------------------------------------------------------------------------------------- */
+/* ---- From a token to the screen ---------------------------------------------------------------------------------- */
 
 static nm_err give(void *arg, const char *text, size_t length, bool thinking)
 {
@@ -143,7 +143,7 @@ static nm_err finish(work *w)
     return nm_out_flush();
 }
 
-/* ---- Running ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- Running ----------------------------------------------------------------------------------------------------- */
 
 static nm_err on_logits(void *arg, int32_t index, const float *logits, int32_t n_vocab)
 {
@@ -220,7 +220,8 @@ nm_err nm_talk_answer(nm_talk *talk, const nm_run_settings *set, const int32_t *
     *out = (nm_answer){.finish = "stop", .prompt_tokens = n_ids};
     if (!n_ids) return nm_fail(NM_USAGE, "the prompt is empty: give some text");
     if (n_ids > (size_t)talk->context)
-        return nm_fail(NM_USAGE, "the prompt has %zu tokens, and the context holds %d: shorten it, or give --context %zu or more", n_ids, talk->context, n_ids + 1);
+        return nm_fail(NM_USAGE, "the prompt has %zu tokens, and the context holds %d: shorten it, or give --context %zu or more", n_ids,
+                       talk->context, n_ids + 1);
     NM_GOTO(nm_str_append(&out->text, "", 0));
     NM_GOTO(nm_str_append(&out->visible, "", 0));
     NM_GOTO(open_sampler(&w));

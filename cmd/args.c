@@ -12,9 +12,11 @@ enum { NAME_MAX_ = 64, WORDS_MAX = 256 };
 
 const nm_option nm_common_options[] = {
     {"-t --threads", "N", "compute threads; 0 = one per physical core granted", offsetof(nm_common, threads), NM_OPTION_INT, 0, 256},
-    {"--compute", "default|f32", "arithmetic: f32 dequantises exactly and computes all in fp32", offsetof(nm_common, compute), NM_OPTION_CHOICE, 0, 0},
+    {"--compute", "default|f32", "arithmetic: f32 dequantises exactly and computes all in fp32", offsetof(nm_common, compute),
+     NM_OPTION_CHOICE, 0, 0},
     {"--kernels", "MASK", "tiers that kernels may use, separated by commas, or all", offsetof(nm_common, kernels), NM_OPTION_TEXT, 0, 0},
-    {"--no-pack", NULL, "leave weights as they are in the file; slower, for models larger than memory", offsetof(nm_common, no_pack), NM_OPTION_FLAG, 0, 0},
+    {"--no-pack", NULL, "leave weights as they are in the file; slower, for models larger than memory", offsetof(nm_common, no_pack),
+     NM_OPTION_FLAG, 0, 0},
     {"--json", NULL, "print one JSON object", offsetof(nm_common, json), NM_OPTION_FLAG, 0, 0},
     {"-q --quiet", NULL, "no notes and no progress", offsetof(nm_common, quiet), NM_OPTION_FLAG, 0, 0},
     {"-v --verbose", NULL, "say more: speed, seed, settings", offsetof(nm_common, verbose), NM_OPTION_FLAG, 0, 0},

@@ -44,7 +44,7 @@ static void say_safe(const char *before, const char *text)
 
 static void say_error(void) { say("! %s", nm_error_text()); }
 
-/* ---- Messages ---------------------------------------------------------------------------------------------------------------------------- */
+/* ---- Messages ---------------------------------------------------------------------------------------------------- */
 
 static void drop_from(chat *c, size_t n)
 {
@@ -81,7 +81,7 @@ static size_t last_of(const chat *c, const char *role)
     return SIZE_MAX;
 }
 
-/* ---- Answers ------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- Answers ----------------------------------------------------------------------------------------------------- */
 
 /* Answers the conversation as it stands. What a failed one began leaves no trace; an interrupted one keeps what was said. */
 static nm_err answer(chat *c)
@@ -128,7 +128,7 @@ static nm_err take_back(chat *c, char **text)
     return NM_OK;
 }
 
-/* ---- Lines ----------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- Lines ------------------------------------------------------------------------------------------------------- */
 
 typedef struct reading { nm_str *text; bool block, more, any; } reading;      /* block: within """ */
 
@@ -169,7 +169,7 @@ out:
     return err;
 }
 
-/* ---- Commands -------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- Commands ---------------------------------------------------------------------------------------------------- */
 
 static nm_err cmd_help(chat *c, const char *argument);
 
@@ -234,7 +234,8 @@ static nm_err cmd_load(chat *c, const char *argument)
 }
 
 /* What can change between two answers. */
-static const char *const changeable[] = {"temperature", "temp", "top-k", "top-p", "min-p", "typical", "typical-p", "repeat-penalty", "presence-penalty",
+static const char *const changeable[] = {"temperature", "temp", "top-k", "top-p", "min-p", "typical", "typical-p", "repeat-penalty",
+                                         "presence-penalty",
     "frequency-penalty", "repeat-last-n", "seed", "max-tokens", "predict", "n-predict", "stop"};
 
 static nm_err keep(chat *c, const char *value, char **copy)
@@ -259,7 +260,8 @@ static nm_err cmd_set(chat *c, const char *argument)
         while (i < N && strcmp(changeable[i], name)) i++;
     }
     if (!n || n >= sizeof name || i == N || !*rest)
-        return nm_fail(NM_USAGE, "/set NAME VALUE: temperature, top-k, top-p, min-p, typical, repeat-penalty, presence-penalty, frequency-penalty, repeat-last-n, seed, max-tokens, stop");
+        return nm_fail(NM_USAGE, "/set NAME VALUE: temperature, top-k, top-p, min-p, typical, repeat-penalty, presence-penalty, "
+                                 "frequency-penalty, repeat-last-n, seed, max-tokens, stop");
     NM_TRY(keep(c, rest, &value));
     NM_TRY(nm_args_set(nm_run_options, name, value, c->set));
     if (!strcmp(name, "seed") && c->set->seed.given) {
@@ -409,7 +411,7 @@ static nm_err run_slash(chat *c, char *text)
     return nm_fail(NM_USAGE, "/%s: no such command: /help lists them", name);
 }
 
-/* ---- The loop -------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- The loop ---------------------------------------------------------------------------------------------------- */
 
 /* What ends the chat rather than the turn: standard output is gone, or memory. */
 static bool is_fatal(nm_err err) { return nm_out_pipe_closed() || err == NM_NO_MEMORY; }
@@ -462,7 +464,8 @@ nm_err nm_chat(nm_talk *talk, nm_run_settings *set)
 {
     chat c = {.talk = talk, .set = set};
     nm_err err = NM_OK;
-    if (!talk->tmpl) return nm_fail(NM_USAGE, "%s has no chat template: give --template FILE, or a PROMPT to be continued", talk->found.name);
+    if (!talk->tmpl)
+        return nm_fail(NM_USAGE, "%s has no chat template: give --template FILE, or a PROMPT to be continued", talk->found.name);
     char *path = history_path();
     err = nm_line_open(&c.line, path);
     nm_free(path);

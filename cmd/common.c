@@ -45,7 +45,8 @@ nm_err nm_open_model(nm_model **out, nm_found *found, const char *model, const n
 {
     nm_found mine;
     nm_meter meter = {.what = "loading"};
-    nm_model_options options = {.metadata_only = metadata_only, .no_pack = common->no_pack, .progress = nm_meter_draw, .progress_arg = &meter};
+    nm_model_options options = {.metadata_only = metadata_only, .no_pack = common->no_pack, .progress = nm_meter_draw,
+                                .progress_arg = &meter};
     *out = NULL;
     NM_TRY(nm_find_model(&mine, model));
     nm_err err = nm_model_open(out, mine.path, &options);
@@ -69,7 +70,7 @@ nm_err nm_read_stdin(char **text, size_t *length, const char *expected)
     return err == NM_NOT_FOUND ? nm_fail(NM_FAILED, "standard input is closed: give %s by a pipe or '< FILE'", expected) : err;
 }
 
-/* ---- JSON ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- JSON -------------------------------------------------------------------------------------------------------- */
 
 static nm_err number(nm_str *s, double value, int digits)
 {
@@ -114,7 +115,7 @@ nm_err nm_json_print(nm_str *s, nm_err err)
     return err;
 }
 
-/* ---- Prompts --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- Prompts ----------------------------------------------------------------------------------------------------- */
 
 static bool wants_eos(const nm_model *model)
 {

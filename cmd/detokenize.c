@@ -23,7 +23,8 @@ static nm_err read_plain(int32_t **ids, size_t *count, const char *text)
         char *end;
         errno = 0;
         long v = strtol(at, &end, 10);
-        if (end == at || errno || v < 0 || v > INT32_MAX) return nm_fail(NM_USAGE, "standard input: byte %zu: '%.20s' is no token id", (size_t)(at - text), at);
+        if (end == at || errno || v < 0 || v > INT32_MAX)
+            return nm_fail(NM_USAGE, "standard input: byte %zu: '%.20s' is no token id", (size_t)(at - text), at);
         NM_TRY(NM_GROW(*ids, capacity, *count + 1));
         (*ids)[(*count)++] = (int32_t)v;
         at = end;
@@ -45,7 +46,8 @@ static nm_err read_ids(int32_t **ids, size_t *count)
         *count = in.n_ids;
         in.ids = NULL;
     } else {
-        err = strlen(text) < length ? nm_fail(NM_USAGE, "standard input: byte %zu is zero: give ids as numbers", strlen(text)) : read_plain(ids, count, text);
+        err = strlen(text) < length ? nm_fail(NM_USAGE, "standard input: byte %zu is zero: give ids as numbers",
+                                              strlen(text)) : read_plain(ids, count, text);
     }
     nm_json_input_free(&in);
     nm_free(text);
@@ -92,6 +94,7 @@ const nm_command nm_command_detokenize = {
     .details = "Reads {\"ids\": [...]} or plain numbers and writes the exact bytes, or {\"text\": \"...\"} with --json. "
                "The model's file needs no weights.",
     .examples = (const nm_example[]){{"echo 9906 11 1917 | nomoat detokenize tiny", "plain numbers"},
-                                     {"nomoat tokenize tiny --json < a.txt | nomoat detokenize tiny | cmp - a.txt", "there and back again"}, {0}},
+                                     {"nomoat tokenize tiny --json < a.txt | nomoat detokenize tiny | cmp - a.txt",
+                                      "there and back again"}, {0}},
     .options = options, .settings_size = sizeof(settings), .least_operands = 1, .most_operands = 1, .run = run,
 };

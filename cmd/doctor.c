@@ -35,14 +35,17 @@ static nm_err gather(facts *f)
 static nm_err print_machine(const facts *f)
 {
     char a[32], b[32];
-    NM_TRY(nm_out_printf("nomoat    %s%s%s%s\n", nm_version(), NM_HAVE_OPENSSL ? "" : ", without SHA-256", NM_HAVE_JANSSON ? "" : ", without JSON input",
+    NM_TRY(nm_out_printf("nomoat    %s%s%s%s\n", nm_version(), NM_HAVE_OPENSSL ? "" : ", without SHA-256",
+                         NM_HAVE_JANSSON ? "" : ", without JSON input",
                          NM_HAVE_LIBEDIT ? "" : ", without line editing"));
     NM_TRY(nm_out_printf("kernels   %s\n", nm_kernels_describe()));
     NM_TRY(nm_out_printf("threads   %d (physical cores granted: %d)\n", nm_threads(), nm_machine_cores()));
-    NM_TRY(nm_out_printf("memory    %s available of %s\n", nm_bytes_text(nm_machine_memory_available(), a), nm_bytes_text(nm_machine_memory_total(), b)));
+    NM_TRY(nm_out_printf("memory    %s available of %s\n", nm_bytes_text(nm_machine_memory_available(), a),
+                         nm_bytes_text(nm_machine_memory_total(), b)));
     NM_TRY(nm_out_puts("store     "));
     NM_TRY(nm_out_name(f->store));
-    return nm_out_printf(": %zu models, %s; %zu more in the Hugging Face cache\n", f->stored, nm_bytes_text(f->bytes, a), f->count - f->stored);
+    return nm_out_printf(": %zu models, %s; %zu more in the Hugging Face cache\n", f->stored, nm_bytes_text(f->bytes, a),
+                         f->count - f->stored);
 }
 
 static nm_err json_machine(nm_str *s, const facts *f)
@@ -108,12 +111,15 @@ static int run(void *arg, int count, char **operands)
     nm_free(f.store);
     nm_found_list_free(f.list, f.count);
     if (err != NM_OK || found == NM_OK) return err;
-    return found == NM_BAD_FILE ? nm_fail(found, "the store is damaged: see the lines above; 'nomoat import --force' puts a model right") : found;
+    return found == NM_BAD_FILE ? nm_fail(found, "the store is damaged: see the lines above; 'nomoat import --force' puts a model "
+                                                 "right") : found;
 }
 
 const nm_command nm_command_doctor = {
     .name = "doctor", .operands = "", .summary = "the machine, the kernels in use, the store",
-    .details = "Shows what nomoat found and uses. --verify reads every file of the store and compares its SHA-256 with the one recorded at import; a difference is exit code 4.",
-    .examples = (const nm_example[]){{"nomoat doctor", "when something is slower than it should be"}, {"nomoat doctor --verify", "when something is odd"}, {0}},
+    .details = "Shows what nomoat found and uses. --verify reads every file of the store and compares its SHA-256 with the one recorded "
+               "at import; a difference is exit code 4.",
+    .examples = (const nm_example[]){{"nomoat doctor", "when something is slower than it should be"},
+                                     {"nomoat doctor --verify", "when something is odd"}, {0}},
     .options = options, .settings_size = sizeof(settings), .least_operands = 0, .most_operands = 0, .run = run,
 };

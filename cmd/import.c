@@ -26,7 +26,8 @@ static nm_err check(const char *path)
 
 static nm_err print(const nm_found *f, nm_stored_as as, bool json)
 {
-    static const char *const how[] = {"clone", "link", "copy"}, *const words[] = {"cloned, takes no space", "linked, takes no space", "copied"};
+    static const char *const how[] = {"clone", "link", "copy"};
+    static const char *const words[] = {"cloned, takes no space", "linked, takes no space", "copied"};
     char bytes[32];
     nm_str s = {0};
     if (!json) return nm_out_printf("%s: %s, %s\n", f->name, nm_bytes_text(f->bytes, bytes), words[as]);
@@ -60,9 +61,11 @@ static int run(void *arg, int count, char **operands)
 
 const nm_command nm_command_import = {
     .name = "import", .operands = "FILE|FOLDER", .summary = "give a model file a name",
-    .details = "Takes a GGUF file (with all parts of a split), or the only one in a folder, into nomoat's store below XDG_DATA_HOME, with its SHA-256. Where the file "
+    .details = "Takes a GGUF file (with all parts of a split), or the only one in a folder, into nomoat's store below XDG_DATA_HOME, with "
+               "its SHA-256. Where the file "
                "system can, it is cloned or hard-linked and takes no space; otherwise copied. The model appears whole or not at all.",
-    .examples = (const nm_example[]){{"nomoat import ~/Downloads/SmolLM2-135M-Instruct.Q4_1.gguf --name tiny", "now 'nomoat run tiny' works"},
+    .examples = (const nm_example[]){{"nomoat import ~/Downloads/SmolLM2-135M-Instruct.Q4_1.gguf --name tiny",
+                                      "now 'nomoat run tiny' works"},
                                      {"nomoat import model-00001-of-00003.gguf", "a split model, by its first part"}, {0}},
     .options = options, .settings_size = sizeof(settings), .least_operands = 1, .most_operands = 1, .run = run,
 };

@@ -22,7 +22,8 @@ static nm_err print_table(const nm_found *list, size_t count)
     for (size_t i = 0; i < count; i++) {
         char bytes[32];
         NM_TRY(nm_out_name(list[i].name));
-        NM_TRY(nm_out_printf("%*s  %8s  %-8s  ", (int)(width - strlen(list[i].name)), "", nm_bytes_text(list[i].bytes, bytes), place_name(list[i].place)));
+        NM_TRY(nm_out_printf("%*s  %8s  %-8s  ", (int)(width - strlen(list[i].name)), "", nm_bytes_text(list[i].bytes, bytes),
+                             place_name(list[i].place)));
         NM_TRY(nm_out_name(list[i].path));
         NM_TRY(nm_out_puts("\n"));
     }
@@ -69,6 +70,7 @@ static int run(void *arg, int n_operands, char **operands)
 const nm_command nm_command_list = {
     .name = "list", .operands = "", .summary = "the models that have a name",
     .details = "Shows nomoat's own store and the GGUF files in the Hugging Face cache (HF_HUB_CACHE, HF_HOME), which is only read.",
-    .examples = (const nm_example[]){{"nomoat list", "a table"}, {"nomoat list --json", "for programs: name, place, path, bytes, sha256"}, {0}},
+    .examples = (const nm_example[]){{"nomoat list", "a table"}, {"nomoat list --json", "for programs: name, place, path, bytes, sha256"},
+                                     {0}},
     .options = options, .settings_size = sizeof(settings), .least_operands = 0, .most_operands = 0, .run = run,
 };

@@ -13,12 +13,15 @@ nm_err nm_measure_open(nm_measure *m, const nm_model *model, const nm_common *co
     nm_runner_options ro = {.compute = (nm_compute)common->compute};
     *m = (nm_measure){.model = model};
     if (tokens > INT32_MAX) return nm_fail(NM_USAGE, "%zu tokens are more than one context can hold", tokens);
-    if (kv >= 0 && so.compute == NM_COMPUTE_F32 && kv != NM_KV_F32) return nm_fail(NM_USAGE, "--compute f32 keeps K and V in f32, too: leave --kv away");
+    if (kv >= 0 && so.compute == NM_COMPUTE_F32 && kv != NM_KV_F32)
+        return nm_fail(NM_USAGE, "--compute f32 keeps K and V in f32, too: leave --kv away");
     if (kv >= 0) so.kv = (nm_kv_type)kv;
     so.context = tokens ? (int32_t)tokens : 1;
     uint64_t need = nm_session_bytes(model, &so), have = nm_machine_memory_available();
     char a[32], b[32];
-    if (have && need > have) return nm_fail(NM_NO_MEMORY, "%zu tokens need %s, and %s are available: give fewer", tokens, nm_bytes_text(need, a), nm_bytes_text(have, b));
+    if (have && need > have)
+        return nm_fail(NM_NO_MEMORY, "%zu tokens need %s, and %s are available: give fewer", tokens, nm_bytes_text(need, a),
+                       nm_bytes_text(have, b));
     NM_TRY(nm_runner_open(&m->runner, model, &ro));
     return nm_session_open(&m->session, model, &so);
 }
@@ -53,7 +56,8 @@ static nm_err on_logits(void *arg, int32_t index, const float *logits, int32_t n
     int32_t next = w->ids[at + 1];
     if (next < 0 || next >= n) return nm_fail(NM_USAGE, "token %zu is %d, and the vocabulary has %d", at + 1, next, n);
     double sum = log_sum(logits, n);
-    if (isnan(sum)) return nm_fail(NM_FAILED, "the logits behind token %zu hold a NaN: the model's weights or the computation are broken", at);
+    if (isnan(sum))
+        return nm_fail(NM_FAILED, "the logits behind token %zu hold a NaN: the model's weights or the computation are broken", at);
     w->nll[at] = sum - (double)logits[next];
     return NM_OK;
 }

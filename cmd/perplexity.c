@@ -11,9 +11,11 @@ typedef struct settings { nm_common common; int32_t length, windows, kv; bool bo
 
 static const nm_option options[] = {
     {"--length -c --context --ctx-size", "N", "tokens of a window (512)", offsetof(settings, length), NM_OPTION_INT, 2, 1 << 24},
-    {"--windows --chunks", "N", "windows to score; 0 = all that the text fills (default)", offsetof(settings, windows), NM_OPTION_INT, 0, INT32_MAX},
+    {"--windows --chunks", "N", "windows to score; 0 = all that the text fills (default)", offsetof(settings, windows), NM_OPTION_INT, 0,
+     INT32_MAX},
     {"--bos", NULL, "each window begins with the BOS token, and its last token falls off", offsetof(settings, bos), NM_OPTION_FLAG, 0, 0},
-    {"--second-half", NULL, "score the second half of each window only, as llama-perplexity does", offsetof(settings, second_half), NM_OPTION_FLAG, 0, 0},
+    {"--second-half", NULL, "score the second half of each window only, as llama-perplexity does", offsetof(settings, second_half),
+     NM_OPTION_FLAG, 0, 0},
     {"--kv -ctk -ctv", "f16|f32|q8_0", "type of the cached keys and values (f16)", offsetof(settings, kv), NM_OPTION_CHOICE, 0, 0},
     {0}
 };
@@ -54,7 +56,8 @@ static nm_err print(const total *t, size_t windows, bool json)
 {
     double mean = t->nll / (double)t->tokens;
     nm_str s = {0};
-    if (!json) return nm_out_printf("perplexity %.4f (mean %.5f nats) over %zu tokens in %zu windows\n", exp(mean), mean, t->tokens, windows);
+    if (!json)
+        return nm_out_printf("perplexity %.4f (mean %.5f nats) over %zu tokens in %zu windows\n", exp(mean), mean, t->tokens, windows);
     nm_err err = nm_str_puts(&s, "{\"perplexity\": ");
     if (err == NM_OK) err = nm_json_double(&s, exp(mean));
     if (err == NM_OK) err = nm_json_key(&s, "mean_nll");
@@ -82,7 +85,8 @@ static nm_err count_windows(const settings *set, const char *path, size_t tokens
     size_t have = tokens / (size_t)set->length;
     *windows = set->windows ? (size_t)set->windows : have;
     if (have && *windows <= have) return NM_OK;
-    return nm_fail(NM_USAGE, "%s: its %zu tokens fill %zu windows of %d: give a longer text, or fewer or shorter windows", path, tokens, have, set->length);
+    return nm_fail(NM_USAGE, "%s: its %zu tokens fill %zu windows of %d: give a longer text, or fewer or shorter windows", path, tokens,
+                   have, set->length);
 }
 
 static int run(void *arg, int n_operands, char **operands)
@@ -114,9 +118,12 @@ out:
 
 const nm_command nm_command_perplexity = {
     .name = "perplexity", .operands = "MODEL FILE", .summary = "how well the model predicts a text",
-    .details = "Cuts the text's tokens into windows of --length, each scored by itself, all but its first token. Special tokens in the text are text. Compare such numbers "
-               "only between runs with the same tokenizer, length and options; with --second-half they compare to llama-perplexity's. FILE '-' is standard input.",
+    .details = "Cuts the text's tokens into windows of --length, each scored by itself, all but its first token. Special tokens in the "
+               "text are text. Compare such numbers "
+               "only between runs with the same tokenizer, length and options; with --second-half they compare to llama-perplexity's. "
+               "FILE '-' is standard input.",
     .examples = (const nm_example[]){{"nomoat perplexity tiny wiki.txt --windows 8", "eight windows of 512 tokens"},
-                                     {"nomoat perplexity tiny wiki.txt --second-half --json", "as llama-perplexity scores, for programs"}, {0}},
+                                     {"nomoat perplexity tiny wiki.txt --second-half --json",
+                                      "as llama-perplexity scores, for programs"}, {0}},
     .options = options, .settings_size = sizeof(settings), .defaults = &defaults, .least_operands = 2, .most_operands = 2, .run = run,
 };

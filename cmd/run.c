@@ -16,19 +16,23 @@ const nm_option nm_run_options[] = {
     {"-p --prompt", "TEXT", "the prompt; the same as the word behind MODEL", AT(prompt), NM_OPTION_TEXT, 0, 0},
     {"-f --file", "FILE", "put a file's text before the prompt", AT(file), NM_OPTION_TEXT, 0, 0},
     {"-sys --system --system-prompt", "TEXT", "the system message", AT(system), NM_OPTION_TEXT, 0, 0},
-    {"-n --max-tokens --predict --n-predict", "N", "most tokens of an answer; -1 = no limit (default)", AT(max_tokens), NM_OPTION_INT, -1, INT32_MAX},
-    {"-c --context --ctx-size", "N", "tokens that the context holds; 0 = the trained length, less where memory is short (default)", AT(context), NM_OPTION_INT, 0, INT32_MAX},
+    {"-n --max-tokens --predict --n-predict", "N", "most tokens of an answer; -1 = no limit (default)", AT(max_tokens), NM_OPTION_INT, -1,
+     INT32_MAX},
+    {"-c --context --ctx-size", "N", "tokens that the context holds; 0 = the trained length, less where memory is short (default)",
+     AT(context), NM_OPTION_INT, 0, INT32_MAX},
     {"--temperature --temp", "X", "0 = always the likeliest token (0.8)", AT(temperature), NM_OPTION_REAL, 0, 1000},
     {"--top-k", "N", "draw among the N likeliest; 0 = off (40)", AT(top_k), NM_OPTION_INT, 0, INT32_MAX},
     {"--top-p", "X", "draw among the likeliest that together reach X; 1 = off (0.95)", AT(top_p), NM_OPTION_REAL, 0, 1},
     {"--min-p", "X", "drop what is less than X times as likely as the likeliest; 0 = off (0.05)", AT(min_p), NM_OPTION_REAL, 0, 1},
     {"--typical --typical-p", "X", "locally typical sampling; 1 = off", AT(typical), NM_OPTION_REAL, 0, 1},
     {"--repeat-penalty", "X", "divide the logits of recent tokens by X; 1 = off", AT(repeat_penalty), NM_OPTION_REAL, 0.01, 100},
-    {"--presence-penalty", "X", "take X off the logit of each token that has occurred; 0 = off", AT(presence_penalty), NM_OPTION_REAL, -100, 100},
+    {"--presence-penalty", "X", "take X off the logit of each token that has occurred; 0 = off", AT(presence_penalty), NM_OPTION_REAL,
+     -100, 100},
     {"--frequency-penalty", "X", "take X off for each time it has occurred; 0 = off", AT(frequency_penalty), NM_OPTION_REAL, -100, 100},
     {"--repeat-last-n", "N", "tokens that penalties look at; -1 = all (64)", AT(penalty_last), NM_OPTION_INT, -1, INT32_MAX},
     {"-s --seed", "N", "seed of the draws; the same seed gives the same answer (random)", AT(seed), NM_OPTION_SEED, 0, 0},
-    {"--stop -r --reverse-prompt", "TEXT", "end the answer before this text; \\n and \\t are understood; may be repeated", AT(stop), NM_OPTION_LIST, 0, 0},
+    {"--stop -r --reverse-prompt", "TEXT", "end the answer before this text; \\n and \\t are understood; may be repeated", AT(stop),
+     NM_OPTION_LIST, 0, 0},
     {"--raw", NULL, "continue the text as it is, without a chat template", AT(raw), NM_OPTION_FLAG, 0, 0},
     {"--template --chat-template", "FILE|TEXT|NAME", "a chat template instead of the model's", AT(tmpl), NM_OPTION_TEXT, 0, 0},
     {"--chat-template-file --template-file", "FILE", "the same from a file", AT(template_file), NM_OPTION_TEXT, 0, 0},
@@ -43,11 +47,12 @@ const nm_option nm_run_options[] = {
 };
 
 static const nm_run_settings defaults = {
-    .max_tokens = -1, .kv = -1, .kv_v = -1, .top_k = NM_UNSET_INT, .penalty_last = NM_UNSET_INT, .temperature = NM_UNSET_REAL, .top_p = NM_UNSET_REAL,
-    .min_p = NM_UNSET_REAL, .typical = NM_UNSET_REAL, .repeat_penalty = NM_UNSET_REAL, .presence_penalty = NM_UNSET_REAL, .frequency_penalty = NM_UNSET_REAL,
+    .max_tokens = -1, .kv = -1, .kv_v = -1, .top_k = NM_UNSET_INT, .penalty_last = NM_UNSET_INT,
+    .temperature = NM_UNSET_REAL, .top_p = NM_UNSET_REAL, .min_p = NM_UNSET_REAL, .typical = NM_UNSET_REAL,
+    .repeat_penalty = NM_UNSET_REAL, .presence_penalty = NM_UNSET_REAL, .frequency_penalty = NM_UNSET_REAL,
 };
 
-/* ---- The prompt: standard input, then --file, then the words on the command line -------------------------------------------------------------- */
+/* ---- The prompt: standard input, then --file, then the words on the command line --------------------------------- */
 
 typedef struct prompt { nm_str text; bool given, wait, words; } prompt;     /* wait: "-" was among the words */
 
@@ -115,7 +120,7 @@ out:
     return err;
 }
 
-/* ---- One answer --------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- One answer -------------------------------------------------------------------------------------------------- */
 
 static double per_second(double count, double seconds) { return seconds > 0 ? count / seconds : 0; }
 
@@ -182,12 +187,13 @@ static nm_err one_answer(nm_talk *talk, const nm_run_settings *set, prompt *p)
     return err;
 }
 
-/* ---- The command ---------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- The command ------------------------------------------------------------------------------------------------- */
 
 static nm_err check_stack(const nm_run_settings *set)
 {
     const nm_list *list = set->lora.count ? &set->lora : &set->lora_scaled;
-    return list->count ? nm_fail(NM_REFUSED, "--lora %s: this version runs single models, not stacks of adapters: leave it away", list->items[0]) : NM_OK;
+    return list->count ? nm_fail(NM_REFUSED, "--lora %s: this version runs single models, not stacks of adapters: leave it away",
+                                 list->items[0]) : NM_OK;
 }
 
 /* Faults of the command line and a wrong name come before any reading or loading. */
@@ -222,15 +228,19 @@ out:
 
 const nm_command nm_command_run = {
     .name = "run", .operands = "MODEL [PROMPT]", .summary = "answer a prompt, or chat",
-    .details = "With a PROMPT: one answer on standard output. Standard input, if it is no terminal, is put before the prompt; a pipe that stays silent for a second is "
+    .details = "With a PROMPT: one answer on standard output. Standard input, if it is no terminal, is put before the prompt; a pipe that "
+               "stays silent for a second is "
                "left aside, and '-' as PROMPT waits for it. Without any of these: an interactive chat.\n\n"
-               "MODEL is a GGUF file, a name that 'nomoat list' shows, or org/name[:FILE] in the Hugging Face cache. Sampling defaults come from the file where it has "
-               "them. A model without a chat template continues the text, as --raw does. Nothing is ever cut silently: a prompt that does not fit ends with exit code 2.",
+               "MODEL is a GGUF file, a name that 'nomoat list' shows, or org/name[:FILE] in the Hugging Face cache. Sampling defaults "
+               "come from the file where it has "
+               "them. A model without a chat template continues the text, as --raw does. Nothing is ever cut silently: a prompt that does "
+               "not fit ends with exit code 2.",
     .examples = (const nm_example[]){
         {"nomoat run tiny 'Why is the sky blue?'", "one answer"},
         {"nomoat run tiny", "a chat; /help shows its commands"},
         {"nomoat run tiny 'Summarise this:' < report.txt", "a file before the prompt"},
         {"nomoat run tiny --raw -n 50 'Once upon a time'", "continue a text"},
         {"nomoat run tiny --temp 0 --json 'Name three fruits.' | jq -r .text", "repeatable, for programs"}, {0}},
-    .options = nm_run_options, .settings_size = sizeof(nm_run_settings), .defaults = &defaults, .least_operands = 1, .most_operands = -1, .run = run,
+    .options = nm_run_options, .settings_size = sizeof(nm_run_settings), .defaults = &defaults,
+    .least_operands = 1, .most_operands = -1, .run = run,
 };

@@ -121,9 +121,12 @@ out:
 
 const nm_command nm_command_score = {
     .name = "score", .operands = "MODEL", .summary = "how likely the model finds given tokens",
-    .details = "Reads {\"ids\": [...]} or {\"text\": \"...\"} from standard input and gives the negative log-likelihood in nats of every token but the first, the "
-               "perplexity, and the 20 largest logits behind the last token. A text is tokenised with the BOS token if the model wants one; special tokens in it are text.",
+    .details = "Reads {\"ids\": [...]} or {\"text\": \"...\"} from standard input and gives the negative log-likelihood in nats of every "
+               "token but the first, the "
+               "perplexity, and the 20 largest logits behind the last token. A text is tokenised with the BOS token if the model wants "
+               "one; special tokens in it are text.",
     .examples = (const nm_example[]){{"echo '{\"text\": \"The capital of France is Paris.\"}' | nomoat score tiny", "a line a token"},
-                                     {"echo '{\"ids\": [1, 2, 3]}' | nomoat score tiny --json --compute f32", "exact arithmetic, for programs"}, {0}},
+                                     {"echo '{\"ids\": [1, 2, 3]}' | nomoat score tiny --json --compute f32",
+                                      "exact arithmetic, for programs"}, {0}},
     .options = options, .settings_size = sizeof(settings), .defaults = &defaults, .least_operands = 1, .most_operands = 1, .run = run,
 };

@@ -23,7 +23,7 @@ static char *meta_text(const nm_model *m, const char *key)
     return s ? nm_strndup(s, length) : NULL;
 }
 
-/* ---- Metadata: the same walk for people and for programs -------------------------------------------------------------------------------------- */
+/* ---- Metadata: the same walk for people and for programs --------------------------------------------------------- */
 
 static const char *type_name(nm_meta_type t)
 {
@@ -82,7 +82,7 @@ static nm_err json_metadata(nm_str *s, const nm_model *m)
     return nm_str_putc(s, '}');
 }
 
-/* ---- Tensors ------------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- Tensors ----------------------------------------------------------------------------------------------------- */
 
 static nm_err print_tensors(const nm_model *m)
 {
@@ -116,7 +116,7 @@ static nm_err json_tensors(nm_str *s, const nm_model *m)
     return nm_str_putc(s, ']');
 }
 
-/* ---- The overview --------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- The overview ------------------------------------------------------------------------------------------------ */
 
 static nm_err print_pair(const char *what, const char *text)
 {
@@ -131,14 +131,16 @@ static nm_err print_number(const char *what, long long v) { return v > 0 ? nm_ou
 static nm_err print_sampling(const nm_model *m)
 {
     nm_sampling s = nm_sampling_defaults(m);
-    return nm_out_printf("%-14stemperature %g, top-k %d, top-p %g, min-p %g, repeat penalty %g\n", "sampling", (double)s.temperature, s.top_k, (double)s.top_p,
+    return nm_out_printf("%-14stemperature %g, top-k %d, top-p %g, min-p %g, repeat penalty %g\n", "sampling", (double)s.temperature,
+                         s.top_k, (double)s.top_p,
                          (double)s.min_p, (double)s.repeat_penalty);
 }
 
 static nm_err print_overview(const nm_model *m, const nm_found *found)
 {
     const nm_model_info *i = nm_model_describe(m);
-    char bytes[32], *license = meta_text(m, "general.license"), *tokenizer = meta_text(m, "tokenizer.ggml.model"), *pre = meta_text(m, "tokenizer.ggml.pre");
+    char bytes[32], *license = meta_text(m, "general.license");
+    char *tokenizer = meta_text(m, "tokenizer.ggml.model"), *pre = meta_text(m, "tokenizer.ggml.pre");
     nm_err err = NM_OK;
     NM_GOTO(print_pair("name", i->name));
     NM_GOTO(print_pair("file", found->path));
@@ -168,7 +170,8 @@ static nm_err json_overview(nm_str *s, const nm_model *m, const nm_found *found)
 {
     const nm_model_info *i = nm_model_describe(m);
     const struct { const char *key; int64_t value; } numbers[] = {
-        {"parameters", (int64_t)i->n_parameters}, {"file_bytes", (int64_t)i->file_bytes}, {"layers", i->n_layer}, {"embedding_length", i->n_embd},
+        {"parameters", (int64_t)i->n_parameters}, {"file_bytes",
+                                                   (int64_t)i->file_bytes}, {"layers", i->n_layer}, {"embedding_length", i->n_embd},
         {"heads", i->n_head}, {"kv_heads", i->n_head_kv}, {"vocabulary", i->n_vocab}, {"context_length", i->n_context},
         {"tensor_count", (int64_t)nm_model_tensor_count(m)},
     };
@@ -183,7 +186,8 @@ static nm_err json_overview(nm_str *s, const nm_model *m, const nm_found *found)
     }
     if (found->sha256[0]) NM_TRY(nm_json_text(s, "sha256", found->sha256));
     NM_TRY(nm_json_key(s, "sampling"));
-    NM_TRY(nm_str_printf(s, "{\"temperature\": %g, \"top_k\": %d, \"top_p\": %g, \"min_p\": %g, \"repeat_penalty\": %g}", (double)d.temperature, d.top_k,
+    NM_TRY(nm_str_printf(s, "{\"temperature\": %g, \"top_k\": %d, \"top_p\": %g, \"min_p\": %g, \"repeat_penalty\": %g}",
+                         (double)d.temperature, d.top_k,
                          (double)d.top_p, (double)d.min_p, (double)d.repeat_penalty));
     NM_TRY(nm_json_key(s, "template"));
     const char *t = nm_model_template(m, NULL);
@@ -230,8 +234,10 @@ static int run(void *arg, int count, char **operands)
 
 const nm_command nm_command_show = {
     .name = "show", .operands = "MODEL", .summary = "what a model is: shape, size, settings, template",
-    .details = "Reads metadata only: a file of any size answers at once. With --json everything in one object, to which --metadata and --tensors add.",
-    .examples = (const nm_example[]){{"nomoat show tiny", "the overview"}, {"nomoat show tiny --tensors", "every tensor with type and shape"},
+    .details = "Reads metadata only: a file of any size answers at once. With --json everything in one object, to which --metadata and "
+               "--tensors add.",
+    .examples = (const nm_example[]){{"nomoat show tiny", "the overview"},
+                                     {"nomoat show tiny --tensors", "every tensor with type and shape"},
                                      {"nomoat show tiny --json --metadata | jq .metadata", "the whole metadata, for programs"}, {0}},
     .options = options, .settings_size = sizeof(settings), .least_operands = 1, .most_operands = 1, .run = run,
 };

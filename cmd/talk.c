@@ -44,7 +44,8 @@ static nm_err open_template(nm_talk *talk, const nm_run_settings *set)
     NM_TRY(find_template(talk, set));
     if (!talk->template_text) return NM_OK;
     bool own = talk->template_text == nm_model_template(talk->model, NULL);
-    NM_TRY(nm_template_open(&talk->tmpl, talk->template_text, strlen(talk->template_text), own ? "the model's chat template" : "--template"));
+    NM_TRY(nm_template_open(&talk->tmpl, talk->template_text, strlen(talk->template_text),
+                            own ? "the model's chat template" : "--template"));
     if (set->think != NM_THINK_AUTO && !strstr(talk->template_text, "enable_thinking") && !strstr(talk->template_text, "thinking"))
         nm_note("--think: this model's template has no switch for thinking; it decides by itself");
     return NM_OK;
@@ -70,8 +71,11 @@ static nm_err too_large(const char *name, uint64_t need, uint64_t have, int32_t 
     char a[32], b[32];
     nm_bytes_text(need, a);
     nm_bytes_text(have, b);
-    if (fits < CONTEXT_LEAST) return nm_fail(NM_NO_MEMORY, "%s: a context of %d tokens needs %s, and %s are available: free memory or take a smaller model", name, context, a, b);
-    return nm_fail(NM_NO_MEMORY, "%s: a context of %d tokens needs %s, and %s are available: --context %d fits, --kv q8_0 halves the need", name, context, a, b, fits);
+    if (fits < CONTEXT_LEAST)
+        return nm_fail(NM_NO_MEMORY, "%s: a context of %d tokens needs %s, and %s are available: free memory or take a smaller model",
+                       name, context, a, b);
+    return nm_fail(NM_NO_MEMORY, "%s: a context of %d tokens needs %s, and %s are available: --context %d fits, --kv q8_0 halves the need",
+                   name, context, a, b, fits);
 }
 
 /* The context to open: as asked; else the trained length, lowered (and said) where memory is short. A tenth of memory is left alone. */
@@ -82,13 +86,15 @@ static nm_err choose_context(nm_talk *talk, const nm_run_settings *set, nm_sessi
     o->context = set->context > 0 ? set->context : trained;
     uint64_t need = nm_session_bytes(talk->model, o), have = nm_machine_memory_available(), budget = have - have / 10;
     if (!have || need <= budget) {
-        if (o->context > trained) nm_note("--context %d is more than the %d tokens that the model was trained for: expect worse answers", o->context, trained);
+        if (o->context > trained)
+            nm_note("--context %d is more than the %d tokens that the model was trained for: expect worse answers", o->context, trained);
         return NM_OK;
     }
     int32_t fits = context_within(talk->model, *o, o->context, budget);
     if (set->context > 0 || fits < CONTEXT_LEAST) return too_large(talk->found.name, need, have, o->context, fits);
     char a[32], b[32];
-    nm_note("context lowered from %d to %d tokens: the whole needs %s, and %s are available", o->context, fits, nm_bytes_text(need, a), nm_bytes_text(have, b));
+    nm_note("context lowered from %d to %d tokens: the whole needs %s, and %s are available", o->context, fits, nm_bytes_text(need, a),
+            nm_bytes_text(have, b));
     o->context = fits;
     return NM_OK;
 }
@@ -96,11 +102,13 @@ static nm_err choose_context(nm_talk *talk, const nm_run_settings *set, nm_sessi
 static nm_err choose_kv(const nm_run_settings *set, nm_session_options *o)
 {
     int32_t kv = set->kv >= 0 ? set->kv : set->kv_v;
-    if (set->kv >= 0 && set->kv_v >= 0 && set->kv != set->kv_v) return nm_fail(NM_REFUSED, "-ctk and -ctv differ: K and V share one type here, give --kv TYPE");
+    if (set->kv >= 0 && set->kv_v >= 0 && set->kv != set->kv_v)
+        return nm_fail(NM_REFUSED, "-ctk and -ctv differ: K and V share one type here, give --kv TYPE");
     o->compute = (nm_compute)set->common.compute;
     o->kv = o->compute == NM_COMPUTE_F32 ? NM_KV_F32 : NM_KV_F16;
     if (kv < 0) return NM_OK;
-    if (o->compute == NM_COMPUTE_F32 && kv != NM_KV_F32) return nm_fail(NM_USAGE, "--compute f32 keeps K and V in f32, too: leave --kv away");
+    if (o->compute == NM_COMPUTE_F32 && kv != NM_KV_F32)
+        return nm_fail(NM_USAGE, "--compute f32 keeps K and V in f32, too: leave --kv away");
     o->kv = (nm_kv_type)kv;
     return NM_OK;
 }
@@ -142,7 +150,7 @@ void nm_talk_close(nm_talk *talk)
     *talk = (nm_talk){0};
 }
 
-/* ---- From messages to tokens ------------------------------------------------------------------------------------------------------------ */
+/* ---- From messages to tokens ------------------------------------------------------------------------------------- */
 
 static nm_err default_token(nm_vars *vars, const char *key, const nm_tokenizer *t, int32_t id)
 {
@@ -176,7 +184,8 @@ static nm_err fill_vars(nm_vars *vars, const nm_talk *talk, const nm_run_setting
     nm_str list = {0};
     const char *kwargs = set->template_kwargs;
     NM_TRY(nm_vars_begin(vars, kwargs, kwargs ? strlen(kwargs) : 0, "--chat-template-kwargs"));
-    if (nm_vars_given(vars, "messages")) return nm_fail(NM_USAGE, "--chat-template-kwargs: \"messages\" come from the conversation: leave them away");
+    if (nm_vars_given(vars, "messages"))
+        return nm_fail(NM_USAGE, "--chat-template-kwargs: \"messages\" come from the conversation: leave them away");
     nm_err err = nm_talk_messages_json(&list, messages, count);
     if (err == NM_OK) err = nm_vars_default(vars, "messages", list.data);
     nm_str_free(&list);

@@ -69,7 +69,7 @@ nm_err nm_talk_answer(nm_talk *talk, const nm_run_settings *set, const int32_t *
 /* One line on standard error: tokens, speed, seed. */
 void nm_talk_note_speed(const nm_answer *answer);
 
-/* ---- Thinking blocks (think.c) ----------------------------------------------------------------------------------------------------------- */
+/* ---- Thinking blocks (think.c) ----------------------------------------------------------------------------------- */
 
 /* Splits streamed text into a thinking block at its beginning and the rest. */
 typedef struct nm_thinker {
@@ -85,7 +85,7 @@ bool nm_think_is_tag(const char *text);
 /* True if the text ends (white space apart) in an opening tag: the answer begins inside. */
 bool nm_think_ends_open(const char *text, size_t length);
 
-/* ---- The interactive chat (chat.c) -------------------------------------------------------------------------------------------------------- */
+/* ---- The interactive chat (chat.c) ------------------------------------------------------------------------------- */
 
 nm_err nm_chat(nm_talk *talk, nm_run_settings *set);
 

@@ -15,7 +15,8 @@ enum { TEMPLATE_MOST = 16 << 20 };
 typedef struct settings { nm_common common; const char *now, *name; } settings;
 
 static const nm_option options[] = {
-    {"--now", "ISO8601", "the time that strftime_now sees, e.g. 2026-01-02T03:04:05 (UTC unless it ends in an offset)", offsetof(settings, now), NM_OPTION_TEXT, 0, 0},
+    {"--now", "ISO8601", "the time that strftime_now sees, e.g. 2026-01-02T03:04:05 (UTC unless it ends in an offset)",
+     offsetof(settings, now), NM_OPTION_TEXT, 0, 0},
     {"--name", "NAME", "another of the model's templates, e.g. tool_use", offsetof(settings, name), NM_OPTION_TEXT, 0, 0},
     {0}
 };
@@ -43,7 +44,8 @@ static nm_err parse_time(const char *text, int64_t *seconds)
             minutes = sign * (hours * 60 + minutes);
         }
     }
-    if (*at || t.tm_mon < 1 || t.tm_mon > 12 || t.tm_mday < 1 || t.tm_mday > 31 || t.tm_hour < 0 || t.tm_hour > 23 || t.tm_min < 0 || t.tm_min > 59
+    if (*at || t.tm_mon < 1 || t.tm_mon > 12 || t.tm_mday < 1 || t.tm_mday > 31 
+        || t.tm_hour < 0 || t.tm_hour > 23 || t.tm_min < 0 || t.tm_min > 59
         || t.tm_sec < 0 || t.tm_sec > 60) goto bad;
     t.tm_year -= 1900;
     t.tm_mon -= 1;
@@ -109,11 +111,13 @@ out:
 
 const nm_command nm_command_template = {
     .name = "template", .operands = "MODEL|FILE.jinja", .summary = "render a chat template with variables from standard input",
-    .details = "Reads one JSON object with the template's variables and writes the text, exactly as transformers would: tools and documents are none and "
+    .details = "Reads one JSON object with the template's variables and writes the text, exactly as transformers would: tools and "
+               "documents are none and "
                "add_generation_prompt is false unless given; for a MODEL its special tokens are defined. A template that itself refuses "
                "(raise_exception) ends with exit code 6.",
     .examples = (const nm_example[]){
-        {"echo '{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"add_generation_prompt\": true}' | nomoat template tiny", "what the model is given to read"},
+        {"echo '{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"add_generation_prompt\": true}' | nomoat template tiny",
+         "what the model is given to read"},
         {"nomoat template chat.jinja --now 2026-01-02T03:04:05 < vars.json", "a template file, at a fixed time"}, {0}},
     .options = options, .settings_size = sizeof(settings), .least_operands = 1, .most_operands = 1, .run = run,
 };

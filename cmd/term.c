@@ -164,7 +164,7 @@ nm_err nm_out_name(const char *text)
 
 nm_err nm_out_dim(bool on) { return nm_term_colour(STDOUT_FILENO) ? nm_out_puts(on ? "\x1b[2m" : "\x1b[22m") : NM_OK; }
 
-/* ---- Standard error ------------------------------------------------------------------------------------------------------------------- */
+/* ---- Standard error ---------------------------------------------------------------------------------------------- */
 
 static bool notes_quiet;
 

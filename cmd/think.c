@@ -7,7 +7,8 @@
 #include "talk.h"
 
 static const struct { const char *open, *close; } tags[] = {
-    {"<think>", "</think>"}, {"<thinking>", "</thinking>"}, {"<thought>", "</thought>"}, {"<reasoning>", "</reasoning>"}, {"[THINK]", "[/THINK]"},
+    {"<think>", "</think>"}, {"<thinking>",
+                              "</thinking>"}, {"<thought>", "</thought>"}, {"<reasoning>", "</reasoning>"}, {"[THINK]", "[/THINK]"},
     {"<|START_THINKING|>", "<|END_THINKING|>"}, {"<seed:think>", "</seed:think>"}, {"<|begin_of_thought|>", "<|end_of_thought|>"},
 };
 enum { N_TAGS = sizeof tags / sizeof *tags };

@@ -47,7 +47,8 @@ out:
 
 const nm_command nm_command_tokenize = {
     .name = "tokenize", .operands = "MODEL", .summary = "turn text on standard input into token ids",
-    .details = "Reads standard input byte for byte (no newline is stripped) and prints the ids on one line, or {\"ids\": [...]} with --json. "
+    .details = "Reads standard input byte for byte (no newline is stripped) and prints the ids on one line, or {\"ids\": [...]} with "
+               "--json. "
                "Special tokens in the text are plain text unless --special is given. The model's file needs no weights.",
     .examples = (const nm_example[]){{"printf 'Hello' | nomoat tokenize tiny", "the ids of one word"},
                                      {"nomoat tokenize tiny --json < page.txt", "as a JSON object"}, {0}},

@@ -19,7 +19,8 @@ static void overlay_int(const nm_model *model, const char *key, double least, in
 
 nm_sampling nm_sampling_defaults(const nm_model *model)
 {
-    nm_sampling s = {.temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .typical = 1, .repeat_penalty = 1, .penalty_last = 64};
+    nm_sampling s = {.temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .typical = 1, .repeat_penalty = 1,
+                     .penalty_last = 64};
     if (!model) return s;
     overlay_real(model, "general.sampling.temp", 0, 100, &s.temperature);
     overlay_int(model, "general.sampling.top_k", 0, &s.top_k);

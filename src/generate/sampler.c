@@ -28,7 +28,8 @@ static bool has_penalties(const nm_sampling *w)
 
 static nm_err check_settings(const nm_sampling *w)
 {
-    if (!(w->temperature >= 0) || isinf(w->temperature)) return nm_fail(NM_USAGE, "temperature is %g: give 0 or more", (double)w->temperature);
+    if (!(w->temperature >= 0) || isinf(w->temperature))
+        return nm_fail(NM_USAGE, "temperature is %g: give 0 or more", (double)w->temperature);
     if (w->top_k < 0) return nm_fail(NM_USAGE, "top-k is %d: give 0 (off) or more", w->top_k);
     if (!(w->top_p >= 0 && w->top_p <= 1)) return nm_fail(NM_USAGE, "top-p is %g: give 0 to 1 (off)", (double)w->top_p);
     if (!(w->min_p >= 0 && w->min_p <= 1)) return nm_fail(NM_USAGE, "min-p is %g: give 0 (off) to 1", (double)w->min_p);
@@ -171,7 +172,7 @@ static double total_weight(const candidate *c, size_t n, float most)
     return total;
 }
 
-/* ---- Filters: each leaves the first n of candidates and returns n, at least 1 --------------------------------------------------------- */
+/* ---- Filters: each leaves the first n of candidates and returns n, at least 1 ------------------------------------ */
 
 /* A heap of the k best so far with the worst on top: nearly all others lose against that one at once. */
 static size_t keep_top_k(candidate *c, size_t n, size_t k)

@@ -16,7 +16,8 @@
 
 enum { PIECE = 1 << 20 };
 
-static nm_err hash_fd(EVP_MD_CTX *md, unsigned char *piece, int fd, const char *path, uint64_t *done, uint64_t total, nm_progress_fn progress, void *arg)
+static nm_err hash_fd(EVP_MD_CTX *md, unsigned char *piece, int fd, const char *path, uint64_t *done, uint64_t total,
+                      nm_progress_fn progress, void *arg)
 {
     for (;;) {
         ssize_t got = read(fd, piece, PIECE);

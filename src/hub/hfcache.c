@@ -1,5 +1,6 @@
 /* The Hugging Face cache, read-only: models--ORG--NAME/snapshots/COMMIT/FILE.gguf below HF_HUB_CACHE, else HF_HOME/hub, else
- * XDG_CACHE_HOME/huggingface/hub, else ~/.cache/huggingface/hub. Of several snapshots the one that refs/main names counts, else the newest. */
+ * XDG_CACHE_HOME/huggingface/hub, else ~/.cache/huggingface/hub. Of several snapshots the one that refs/main names counts, else the
+ * newest. */
 #include "hub/hub.h"
 
 #include <errno.h>
@@ -114,7 +115,8 @@ static nm_err collect(file_list *list, const char *snapshot, const char *inside,
         if (bad) continue;
         NM_GOTO(nm_format(&deeper, "%s%s%s", inside, *inside ? "/" : "", names[i]));
         if (S_ISDIR(st.st_mode) && depth < DEPTH_MAX) err = collect(list, snapshot, deeper, depth + 1);
-        else if (S_ISREG(st.st_mode) && n > 5 && !strcasecmp(names[i] + n - 5, ".gguf")) err = add_file(list, snapshot, deeper, (uint64_t)st.st_size);
+        else if (S_ISREG(st.st_mode) && n > 5 && !strcasecmp(names[i] + n - 5, ".gguf"))
+            err = add_file(list, snapshot, deeper, (uint64_t)st.st_size);
         nm_free(deeper);
         if (err != NM_OK) goto out;
     }
@@ -229,7 +231,8 @@ static nm_err several(const file_list *files, const char *model, int fitting)
 {
     nm_str text = {0};
     nm_err err = NM_OK;
-    for (size_t i = 0; err == NM_OK && i < files->count && i < 12; i++) err = nm_str_printf(&text, "%s%s", i ? ", " : "", files->items[i].name);
+    for (size_t i = 0; err == NM_OK && i < files->count && i < 12; i++)
+        err = nm_str_printf(&text, "%s%s", i ? ", " : "", files->items[i].name);
     if (err == NM_OK && fitting) err = nm_fail(NM_USAGE, "%s: %d files fit: say which, as in NAME:FILE, of %s", model, fitting, text.data);
     else if (err == NM_OK) err = nm_fail(NM_NOT_FOUND, "%s: the cache has no such file of it, but %s", model, text.data);
     nm_str_free(&text);

@@ -169,7 +169,8 @@ nm_err nm_model_find(nm_found *out, const char *model)
     if (!stat(model, &st)) return found_path(out, model, &st);
     if (errno == EACCES) return nm_fail(NM_FAILED, "%s: it cannot be reached: %s", model, strerror(errno));
     if (strchr(model, '+'))
-        return nm_fail(NM_REFUSED, "%s: this version runs single models, not stacks of adapters: leave '%s' away", model, strchr(model, '+'));
+        return nm_fail(NM_REFUSED, "%s: this version runs single models, not stacks of adapters: leave '%s' away", model,
+                       strchr(model, '+'));
     if (length > 7 && !strcmp(model + length - 7, ":latest")) length -= 7;
     char *name = nm_strndup(model, length);
     if (!name) return nm_fail_memory(length);
@@ -178,5 +179,6 @@ nm_err nm_model_find(nm_found *out, const char *model)
     nm_free(name);
     if (err != NM_OK || out->path) return err;
     if (looks_like_path(model)) return nm_fail(NM_NOT_FOUND, "%s: no such file: check the path, or see 'nomoat list' for names", model);
-    return nm_fail(NM_NOT_FOUND, "%s: no file and no model of that name: 'nomoat list' shows the names, 'nomoat import FILE' adds one", model);
+    return nm_fail(NM_NOT_FOUND, "%s: no file and no model of that name: 'nomoat list' shows the names, 'nomoat import FILE' adds one",
+                   model);
 }

@@ -30,7 +30,7 @@ nm_err nm_store_folder(char **path)
     return err;
 }
 
-/* ---- Names ---------------------------------------------------------------------------------------------------------------------------- */
+/* ---- Names ------------------------------------------------------------------------------------------------------- */
 
 /* Letters, digits and "._-:" with a letter or digit in front: no slash, no '+' (stacks), nothing hidden. */
 static nm_err check_name(const char *name)
@@ -39,7 +39,8 @@ static nm_err check_name(const char *name)
     bool good = n > 0 && n <= NAME_LONGEST && isalnum((unsigned char)name[0]);
     for (size_t i = 0; good && i < n; i++) good = isalnum((unsigned char)name[i]) || strchr("._-:", name[i]);
     if (good) return NM_OK;
-    return nm_fail(NM_USAGE, "'%s' cannot be a model's name: use up to %d letters, digits and . _ - : beginning with a letter or digit", name, NAME_LONGEST);
+    return nm_fail(NM_USAGE, "'%s' cannot be a model's name: use up to %d letters, digits and . _ - : beginning with a letter or digit",
+                   name, NAME_LONGEST);
 }
 
 /* "NAME:latest" is NAME. */
@@ -78,7 +79,7 @@ static nm_err name_from_file(char **out, const char *file)
     return NM_OK;
 }
 
-/* ---- Listing --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- Listing ----------------------------------------------------------------------------------------------------- */
 
 /* Reads a folder's SHA256SUMS; *text is NULL where there is none. */
 static nm_err read_sums(char **text, const char *folder)
@@ -166,7 +167,7 @@ nm_err nm_store_list(nm_found **list, size_t *count, size_t *capacity)
     return err;
 }
 
-/* ---- Changing the store: under a lock, in a temporary folder, by one rename ------------------------------------------------------------- */
+/* ---- Changing the store: under a lock, in a temporary folder, by one rename -------------------------------------- */
 
 typedef struct work {
     char *store, *temporary;    /* temporary: store/.tmp-PID */
@@ -233,7 +234,8 @@ static nm_err copy_bytes(int from, int to, const char *path, uint64_t *done, uin
         }
         if (put < got) err = nm_fail(NM_FAILED, "%s: its copy cannot be written: %s", path, strerror(errno));
         *done += (uint64_t)got;
-        if (err == NM_OK && o->progress && o->progress(o->progress_arg, *done, total)) err = nm_fail(NM_INTERRUPTED, "%s: copying was interrupted", path);
+        if (err == NM_OK && o->progress && o->progress(o->progress_arg, *done, total))
+            err = nm_fail(NM_INTERRUPTED, "%s: copying was interrupted", path);
     }
     if (err == NM_OK && fsync(to)) err = nm_fail(NM_FAILED, "%s: its copy cannot be written: %s", path, strerror(errno));
     nm_free(piece);
@@ -378,7 +380,9 @@ static nm_err appear(const work *w, const char *name, bool replace)
     bool done = !renameat2(AT_FDCWD, w->temporary, AT_FDCWD, final, RENAME_NOREPLACE);
     if (!done && (errno == EINVAL || errno == ENOSYS) && access(final, F_OK)) done = !rename(w->temporary, final);
     if (!done && errno == EEXIST && replace) done = !renameat2(AT_FDCWD, w->temporary, AT_FDCWD, final, RENAME_EXCHANGE);
-    if (!done && errno == EEXIST) err = nm_fail(NM_REFUSED, "%s: the store has a model of that name: 'nomoat rm %s' first, or --force, or another --name", name, name);
+    if (!done && errno == EEXIST)
+        err = nm_fail(NM_REFUSED, "%s: the store has a model of that name: 'nomoat rm %s' first, or --force, or another --name", name,
+                      name);
     else if (!done) err = nm_fail(NM_FAILED, "%s: cannot be put into the store: %s", final, strerror(errno));
     else err = nm_folder_flush(w->store);
     nm_free(final);
@@ -442,7 +446,8 @@ nm_err nm_store_remove(const char *name)
     return err;
 }
 
-static nm_err verify_file(const nm_found *m, const char *folder, const char *file, const char *then, uint64_t *done, nm_progress_fn progress, void *arg)
+static nm_err verify_file(const nm_found *m, const char *folder, const char *file, const char *then, uint64_t *done,
+                          nm_progress_fn progress, void *arg)
 {
     char *path, now[65];
     NM_TRY(nm_format(&path, "%s/%s", folder, file));
@@ -452,7 +457,8 @@ static nm_err verify_file(const nm_found *m, const char *folder, const char *fil
     NM_TRY(err);
     if (!now[0]) return nm_fail(NM_REFUSED, "%s: this build has no SHA-256: build it with OpenSSL", m->name);
     if (!strcmp(now, then)) return NM_OK;
-    return nm_fail(NM_BAD_FILE, "%s: %s has changed since it was imported (SHA-256 %.12s..., was %.12s...): import it again", m->name, file, now, then);
+    return nm_fail(NM_BAD_FILE, "%s: %s has changed since it was imported (SHA-256 %.12s..., was %.12s...): import it again", m->name,
+                   file, now, then);
 }
 
 nm_err nm_store_verify(const nm_found *stored, nm_progress_fn progress, void *arg)

@@ -145,7 +145,8 @@ static void test_split(void **state)
 static void test_sources(void **state)
 {
     (void)state;
-    shell("mkdir d two none; printf abc > d/only.gguf; printf a > two/a.gguf; printf b > two/b.gguf; ln -s d/only.gguf link.gguf; mkfifo pipe.gguf");
+    shell("mkdir d two none; printf abc > d/only.gguf; printf a > two/a.gguf; printf b > two/b.gguf; ln -s d/only.gguf link.gguf; mkfifo "
+          "pipe.gguf");
     assert_int_equal(import("d", NULL, NULL), NM_OK);
     assert_found("only", "only.gguf", NM_PLACE_STORE);
     assert_int_equal(import("two", NULL, NULL), NM_USAGE);
@@ -190,7 +191,8 @@ static void test_interrupted(void **state)
     (void)state;
     int calls = 0;
     if (!NM_HAVE_OPENSSL) skip();
-    shell("head -c 3000000 /dev/zero > a.gguf; mkdir -p .local/share/nomoat/models/.tmp; printf x > .local/share/nomoat/models/.tmp/left.gguf");
+    shell("head -c 3000000 /dev/zero > a.gguf; mkdir -p .local/share/nomoat/models/.tmp; printf x > "
+          ".local/share/nomoat/models/.tmp/left.gguf");
     nm_import_options o = {.copy = true, .progress = ask_stop, .progress_arg = &calls};
     assert_int_equal(import("a.gguf", "a", &o), NM_INTERRUPTED);
     assert_missing("a", NM_NOT_FOUND);
@@ -217,11 +219,16 @@ static void test_hf_cache(void **state)
     (void)state;
     nm_found *list;
     size_t count;
-    shell("h=.cache/huggingface/hub; mkdir -p $h/models--o--one/snapshots/c1 $h/models--o--one/refs $h/models--o--one/blobs $h/models--o--many/snapshots/old"
-          " $h/models--o--many/snapshots/new/sub $h/models--o--many/refs; printf abc > $h/models--o--one/blobs/b; ln -s ../../blobs/b $h/models--o--one/snapshots/c1/One.gguf;"
-          "printf c1 > $h/models--o--one/refs/main; printf old > $h/models--o--many/snapshots/old/old.gguf; printf new > $h/models--o--many/refs/main;"
-          "for q in Q4_K_M Q8_0; do printf $q > $h/models--o--many/snapshots/new/many-$q.gguf; done; printf p > $h/models--o--many/snapshots/new/mmproj-x.gguf;"
-          "for i in 1 2; do printf p > $h/models--o--many/snapshots/new/sub/big-BF16-0000$i-of-00002.gguf; done; mkdir $h/models--o--none $h/datasets--o--d");
+    shell("h=.cache/huggingface/hub; mkdir -p $h/models--o--one/snapshots/c1 $h/models--o--one/refs $h/models--o--one/blobs "
+          "$h/models--o--many/snapshots/old"
+          " $h/models--o--many/snapshots/new/sub $h/models--o--many/refs; printf abc > $h/models--o--one/blobs/b; ln -s ../../blobs/b "
+          "$h/models--o--one/snapshots/c1/One.gguf;"
+          "printf c1 > $h/models--o--one/refs/main; printf old > $h/models--o--many/snapshots/old/old.gguf; printf new > "
+          "$h/models--o--many/refs/main;"
+          "for q in Q4_K_M Q8_0; do printf $q > $h/models--o--many/snapshots/new/many-$q.gguf; done; printf p > "
+          "$h/models--o--many/snapshots/new/mmproj-x.gguf;"
+          "for i in 1 2; do printf p > $h/models--o--many/snapshots/new/sub/big-BF16-0000$i-of-00002.gguf; done; mkdir $h/models--o--none "
+          "$h/datasets--o--d");
     assert_found("o/one", "snapshots/c1/One.gguf", NM_PLACE_HF_CACHE);
     assert_found("o/one:latest", "One.gguf", NM_PLACE_HF_CACHE);
     assert_found("o/many", "new/many-Q4_K_M.gguf", NM_PLACE_HF_CACHE);
@@ -261,7 +268,8 @@ static void test_split_names(void **state)
     assert_true(nm_split_name("a-00002-of-00010.gguf", &number, &count, &stem));
     assert_int_equal(number * 100 + count, 210);
     assert_int_equal(stem, 1);
-    static const char *const no[] = {"a.gguf", "-00001-of-00002.gguf", "a-00000-of-00002.gguf", "a-00003-of-00002.gguf", "a-0001-of-00002.gguf",
+    static const char *const no[] = {"a.gguf", "-00001-of-00002.gguf", "a-00000-of-00002.gguf", "a-00003-of-00002.gguf",
+                                     "a-0001-of-00002.gguf",
         "a-00001_of-00002.gguf", "a-00001-of-00002.gguf2", "a-0000x-of-00002.gguf", ""};
     for (size_t i = 0; i < sizeof no / sizeof *no; i++) assert_false(nm_split_name(no[i], &number, &count, &stem));
 }
@@ -270,7 +278,8 @@ static void test_split_names(void **state)
 static void test_failing_memory(void **state)
 {
     (void)state;
-    shell("mkdir -p .cache/huggingface/hub/models--o--one/snapshots/c1; printf a > .cache/huggingface/hub/models--o--one/snapshots/c1/x.gguf; printf abc > a.gguf");
+    shell("mkdir -p .cache/huggingface/hub/models--o--one/snapshots/c1; printf a > "
+          ".cache/huggingface/hub/models--o--one/snapshots/c1/x.gguf; printf abc > a.gguf");
     for (int n = 0, done = 0; !done; n++) {
         nm_found f = {0}, g = {0}, *list = NULL;
         nm_stored_as as;
