@@ -183,7 +183,7 @@ static nm_err generate(work *w)
 {
     nm_answer *a = w->answer;
     int32_t most = w->set->max_tokens;
-    while (!nm_token_ends(w->talk->tokenizer, w->token)) {
+    while (w->set->ignore_eos || !nm_token_ends(w->talk->tokenizer, w->token)) {
         NM_TRY(nm_sampler_accept(w->sampler, w->token));
         NM_TRY(push_token(w, w->token));
         if (w->stopped) break;

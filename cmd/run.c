@@ -33,6 +33,7 @@ const nm_option nm_run_options[] = {
     {"-s --seed", "N", "seed of the draws; the same seed gives the same answer (random)", AT(seed), NM_OPTION_SEED, 0, 0},
     {"--stop -r --reverse-prompt", "TEXT", "end the answer before this text; \\n and \\t are understood; may be repeated", AT(stop),
      NM_OPTION_LIST, 0, 0},
+    {"--ignore-eos", NULL, "go on where the model would end its answer", AT(ignore_eos), NM_OPTION_FLAG, 0, 0},
     {"--raw", NULL, "continue the text as it is, without a chat template", AT(raw), NM_OPTION_FLAG, 0, 0},
     {"--template --chat-template", "FILE|TEXT|NAME", "a chat template instead of the model's", AT(tmpl), NM_OPTION_TEXT, 0, 0},
     {"--chat-template-file --template-file", "FILE", "the same from a file", AT(template_file), NM_OPTION_TEXT, 0, 0},

@@ -17,7 +17,7 @@ typedef struct nm_run_settings {
     int32_t max_tokens, context, kv, kv_v, think, top_k, penalty_last;
     double temperature, top_p, min_p, typical, repeat_penalty, presence_penalty, frequency_penalty;
     nm_seed seed;
-    bool raw, hide_thinking;
+    bool raw, hide_thinking, ignore_eos;
 } nm_run_settings;
 extern const nm_option nm_run_options[];        /* run.c */
 

@@ -1,0 +1,121 @@
+#!/bin/sh
+# run, score and perplexity with a tiny model of random weights: prompts, streams, codes, the chat on a pseudo terminal.
+# shellcheck disable=SC2317,SC1091  # functions are called through check
+. "$(dirname "$0")/common.sh"
+model=${NOMOAT_TEST_DATA:-}/tiny/llama.gguf
+if [ ! -f "$model" ]; then
+    skip 'run' NOMOAT_TEST_DATA
+    finish
+fi
+run() { "$NOMOAT" "$@" >"$work/out" 2>"$work/err" </dev/null; }
+has() { grep -q -- "$1" "$work/out"; }
+raw() { "$NOMOAT" run "$model" --raw --temp 0 "$@"; }
+value() { sed -n "s/.*\"$1\": \\([^,}]*\\).*/\\1/p" "$work/out"; }
+
+# ---- answers
+check 'one answer as JSON' run run "$model" hello -n 6 --json -s 1
+check 'has the contract'"'"'s keys' has '^{"text": ".*", "ids": \[.*\], "prompt_tokens": [0-9]*, "completion_tokens": 6, "finish_reason": "length", .*"timings": {"prompt_ms": [0-9.]*, "completion_ms": [0-9.]*, "prompt_per_second": [0-9.]*, "completion_per_second": [0-9.]*}}$'
+cp "$work/out" "$work/first"
+run run "$model" hello -n 6 --json -s 1 -t 1
+same() { [ "$(grep -o '"ids": [^]]*' "$work/first")" = "$(grep -o '"ids": [^]]*' "$work/out")" ]; }
+check 'the same seed, the same answer' same
+run run "$model" hello -n 6 --json -s 2
+differ() { ! same; }
+check 'another seed, another' differ
+check 'no tokens asked, none given' run run "$model" hello -n 0 --json
+check 'and the reason is length' has '"completion_tokens": 0, "finish_reason": "length"'
+raw -n 12 abc </dev/null >"$work/a"
+raw -n 12 -p abc </dev/null >"$work/b"
+printf abc | raw -n 12 >"$work/c"
+printf abc >"$work/prompt"
+raw -n 12 -f "$work/prompt" </dev/null >"$work/d"
+same_text() { [ -s "$work/a" ] && cmp -s "$work/a" "$work/b" && cmp -s "$work/a" "$work/c" && cmp -s "$work/a" "$work/d"; }
+check 'a word, --prompt, standard input and --file are one' same_text
+"$NOMOAT" run "$model" --raw --temp 0 -n 12 --json abc </dev/null >"$work/out"
+"$NOMOAT" run "$model" --raw --temp 0 -n 12 --json - <"$work/prompt" >"$work/first"
+check '- reads standard input' same
+part=$(head -c 5 "$work/a" | tail -c 2)
+raw -n 12 --stop "$part" abc </dev/null >"$work/out"
+stops() { [ "$(cat "$work/out")" = "$(awk -v text="$(cat "$work/a")" -v stop="$part" 'BEGIN { print substr(text, 1, index(text, stop) - 1) }')" ]; }
+LC_ALL=C check '--stop ends the answer before it' stops
+silent() { sleep 3 | "$NOMOAT" run "$model" --raw -n 2 abc >"$work/out" 2>"$work/err" && says 'stays silent'; }
+check 'a silent pipe is left' silent
+quiet() { sleep 3 | "$NOMOAT" run "$model" --raw -n 2 -q abc >"$work/out" 2>"$work/err" && [ ! -s "$work/err" ]; }
+check 'and --quiet says nothing' quiet
+
+# ---- refusals
+check 'no prompt' ends_with 2 run "$model"
+check 'two prompts' ends_with 2 run "$model" -p a b
+check 'no file' ends_with 3 run "$model" -f "$work/missing"
+head -c 5000 /dev/zero | tr '\0' a >"$work/long"
+check 'a prompt that does not fit' ends_with 2 run "$model" -c 16 -f "$work/long"
+check 'is told the numbers' says 'tokens, and the context holds 16'
+check 'kv types that differ' ends_with 6 run "$model" -ctk f16 -ctv q8_0 hi
+check 'f32 arithmetic with another cache' ends_with 2 run "$model" --compute f32 --kv f16 hi
+check 'a context beyond memory' ends_with 5 run "$model" -c 2000000000 hi
+check 'a template that is none' ends_with 3 run "$model" --template "$work/missing.jinja" hi
+check 'arguments that are no object' ends_with 2 run "$model" --chat-template-kwargs '[1]' hi
+check 'an empty stop string' ends_with 2 run "$model" --stop '' hi
+check 'a template from the command line' run run "$model" --template '{{ messages[0].content }}' -n 2 hi
+check 'each type of cache' run run "$model" --kv q8_0 -n 2 hi
+check 'each type of cache' run run "$model" --kv f32 -n 2 hi
+
+# ---- streams and signals
+full() { raw -n 4 abc >/dev/full 2>"$work/err" </dev/null; [ $? -eq 1 ] && says 'No space left'; }
+if [ -c /dev/full ]; then check 'a full disk is exit 1' full; else skip 'a full disk' 'no /dev/full'; fi
+closed() { { raw -n 200 abc 2>"$work/err" </dev/null; echo $? >"$work/code"; } | head -c 1 >/dev/null; [ ! -s "$work/err" ] && [ "$(cat "$work/code")" = 0 ]; }
+check 'a closed pipe ends quietly' closed
+
+interrupted() {
+    "$NOMOAT" run "$model" --raw --ignore-eos -c 100000 --json -q abc >"$work/out" 2>"$work/err" </dev/null &
+    pid=$!
+    sleep 2
+    kill -INT "$pid" 2>/dev/null || return 2
+    wait "$pid"
+    [ $? -eq 130 ] && has '"finish_reason": "interrupted"'
+}
+check 'Ctrl-C prints what was made and is exit 130' interrupted
+cp "$model" "$work/cut.gguf"
+cut_in_use() {
+    "$NOMOAT" run "$work/cut.gguf" --no-pack --raw --ignore-eos -c 100000 -q abc >/dev/null 2>"$work/err" </dev/null &
+    pid=$!
+    sleep 1
+    truncate -s 10000 "$work/cut.gguf"
+    wait "$pid"
+    [ $? -eq 4 ] && says "$work/cut.gguf: the file was cut"
+}
+check 'a file cut while in use is exit 4 with its name' cut_in_use
+
+# ---- score and perplexity
+score() { printf '{"ids": [1, 2, 3, 4]}' | "$NOMOAT" score "$model" --json >"$work/out" 2>"$work/err"; }
+check 'score' score
+check 'has the contract'"'"'s keys' has '^{"ids": \[1, 2, 3, 4\], "nll": \[[0-9.]*, [0-9.]*, [0-9.]*\], "perplexity": [0-9.]*, "last_top": {"ids": \[.*\], "logits": \[.*\]}}$'
+bad_ids() { printf '{"ids": [%s]}' "$1" | "$NOMOAT" score "$model" --json >"$work/out" 2>"$work/err"; [ $? -eq 2 ]; }
+check 'no ids' bad_ids ''
+check 'an id outside the vocabulary' bad_ids '1, 99999'
+head -c 3000 "$0" >"$work/text"
+check 'perplexity' run perplexity "$model" "$work/text" --length 32 --windows 3 --json
+check 'scores all but the first token of each window' test "$(value tokens)" = 93
+run perplexity "$model" "$work/text" --length 32 --windows 3 --second-half --json
+check 'or the second half' test "$(value tokens)" = 45
+check 'with BOS' run perplexity "$model" "$work/text" --length 32 --windows 2 --bos
+check 'a text that is too short' ends_with 2 perplexity "$model" "$work/prompt"
+
+# ---- the chat
+if command -v script >/dev/null && "$NOMOAT" doctor | grep -qv 'without line editing'; then
+    { sleep 1; printf '/help\r'; sleep 0.3; printf '/set temperature 0\r/set max-tokens 4\r'; sleep 0.3; printf 'Hello\r'; sleep 1; printf '/save %s/talk.json\r' "$work"; sleep 0.5; printf '/nonsens\r/bye\r'; sleep 1; } |
+        on_terminal "'$NOMOAT' run '$model' -sys Brief"
+    shown() { grep -q -- "$1" "$work/screen"; }
+    check 'the chat helps' shown '/again '
+    check 'refuses what it does not know' shown '/nonsens: no such command'
+    saved() { grep -q '^{"model": ".*", "messages": \[{"role": "system", "content": "Brief"}, {"role": "user", "content": "Hello"}, {"role": "assistant", "content": ".*"}\]}$' "$work/talk.json"; }
+    check 'answers and saves the conversation' saved
+    check 'keeps its history to the user' test "$(stat -c %a "$HOME/.local/state/nomoat/history")" = 600
+    { sleep 1; printf '/load %s/talk.json\r' "$work"; sleep 0.3; printf '/again\r'; sleep 1; printf '\003'; sleep 0.3; printf '\003'; sleep 1; } |
+        on_terminal "'$NOMOAT' run '$model' --temp 0 -n 4; echo code \$?"
+    check 'loads it' shown 'loaded 3 messages'
+    check 'Ctrl-C twice leaves' shown 'code 0'
+else
+    skip 'the chat' 'no script(1) or no libedit'
+fi
+finish

@@ -1,0 +1,59 @@
+#!/bin/sh
+# import, list, rm, doctor, and names given to other commands, with a tiny model.
+# shellcheck disable=SC2317,SC1091  # functions are called through check
+. "$(dirname "$0")/common.sh"
+model=${NOMOAT_TEST_DATA:-}/tiny/llama.gguf
+if [ ! -f "$model" ]; then
+    skip 'the store' NOMOAT_TEST_DATA
+    finish
+fi
+cp "$model" "$work/Tiny Llama.gguf"
+store=$HOME/.local/share/nomoat/models
+run() { "$NOMOAT" "$@" >"$work/out" 2>"$work/err" </dev/null; }
+has() { grep -q -- "$1" "$work/out"; }
+
+check 'import' run import "$work/Tiny Llama.gguf"
+check 'names it after the file' test -f "$store/Tiny-Llama/Tiny-Llama.gguf"
+check 'the same name again is refused' ends_with 6 import "$work/Tiny Llama.gguf"
+check 'unless forced' run import "$work/Tiny Llama.gguf" --force
+check 'a name of its own, copied' run import "$work/Tiny Llama.gguf" --name tiny:1 --copy --json
+check 'as JSON' has '"stored": "copy"'
+printf 'no model, though it is called one' >"$work/bad.gguf"
+check 'what is no model is not taken' ends_with 4 import "$work/bad.gguf"
+check 'nothing of it is left' test ! -e "$store/bad" -a ! -e "$store/.tmp"
+check 'a missing file' ends_with 3 import "$work/missing.gguf"
+check 'a bad name' ends_with 2 import "$work/Tiny Llama.gguf" --name a/b
+run list
+check 'list shows both' test "$(grep -c ' store ' "$work/out")" -eq 2
+check 'names alone' prints "$(printf 'Tiny-Llama\ntiny:1')" list --names
+run list --json
+check 'as JSON' has '"name": "tiny:1", "place": "store"'
+check 'a name is a model' run show tiny:1
+check ':latest is ignored' run show tiny:1:latest
+check 'letter case does not matter' run show tiny-llama
+check 'a mistyped name' ends_with 3 show Tiny-Lama
+check 'is told the nearest' says 'did you mean Tiny-Llama'
+if grep -q sha256 "$work/out" || run list --json && has sha256; then
+    check 'doctor --verify finds all well' run doctor --verify
+    printf x | dd of="$store/tiny:1/Tiny-Llama.gguf" bs=1 seek=5000 conv=notrunc 2>/dev/null
+    bad_store() { run doctor --verify; [ $? -eq 4 ] && has 'tiny:1: .*has changed'; }
+    check 'and a changed file' bad_store
+else
+    skip 'doctor --verify' 'no SHA-256'
+fi
+check 'rm' run rm tiny:1
+check 'takes the folder away' test ! -e "$store/tiny:1"
+check 'and leaves the original' test -f "$work/Tiny Llama.gguf"
+
+cache=$HOME/.cache/huggingface/hub/models--org--small
+mkdir -p "$cache/snapshots/c1" "$cache/blobs" "$cache/refs"
+cp "$model" "$cache/blobs/b"
+ln -s ../../blobs/b "$cache/snapshots/c1/small-F32.gguf"
+printf c1 >"$cache/refs/main"
+check 'a model in the Hugging Face cache' run show org/small
+check 'by a part of its file name' run show org/small:f32
+check 'by its file name' run show org/small/small-F32.gguf
+check 'another file is not there' ends_with 3 show org/small:Q8_0
+run list
+check 'list shows it' has 'org/small .* hf-cache'
+finish

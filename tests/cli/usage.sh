@@ -1,0 +1,85 @@
+#!/bin/sh
+# The command line itself: help, mistakes and their codes, completion, man page. Needs no model.
+# shellcheck disable=SC2317,SC1091  # functions are called through check
+. "$(dirname "$0")/common.sh"
+
+out() { "$NOMOAT" "$@" >"$work/out" 2>"$work/err" </dev/null; }
+has() { grep -q -- "$1" "$work/out"; }
+
+out
+check 'alone it tells the commands' has '^  run  '
+out --version
+check 'the version' has '^nomoat [0-9]'
+for command in run show list import rm tokenize detokenize template score perplexity bench doctor completion man; do
+    out help $command
+    check "help $command has examples" has '^Examples:'
+    cp "$work/out" "$work/help"
+    out $command --help
+    check "$command --help is the same" cmp -s "$work/out" "$work/help"
+    twice=$(sed -n '/ptions:$/,$p' "$work/help" | sed -n 's/^  \(-[^ ].*\)/\1/p' | sed 's/   .*//' | tr -s ', ' '\n' | grep '^-' | sort | uniq -d)
+    check "no spelling of $command stands for two things" test -z "$twice"
+done
+check 'an unknown command' ends_with 2 rnu
+check 'is told the nearest' says "did you mean 'run'"
+check 'an unknown flag' ends_with 2 run --temprature 1 m
+check 'is told the nearest' says 'did you mean --temperature'
+check 'a flag without its value' ends_with 2 run m -n
+check 'a value out of range' ends_with 2 run m --top-p 2
+check 'a word too many' ends_with 2 show a b
+check 'a word too few' ends_with 2 show
+check 'a flag before the command' ends_with 2 --threads 2 run
+check 'an unknown tier' ends_with 2 doctor --kernels nothing
+check 'a missing model' ends_with 3 run missing-model hi
+check 'a missing file' ends_with 3 run ./missing.gguf hi
+check 'a folder' ends_with 4 run / hi
+mkfifo "$work/pipe.gguf"
+check 'a pipe' ends_with 4 show "$work/pipe.gguf"
+check 'a device' ends_with 4 show /dev/null
+printf 'GGUF' >"$work/cut.gguf"
+check 'a cut file' ends_with 4 show "$work/cut.gguf"
+check 'is named' says "$work/cut.gguf"
+printf 'not a model at all, but long enough to be read as one' >"$work/text.gguf"
+check 'a text' ends_with 4 run "$work/text.gguf" hi
+check 'a stack' ends_with 6 run model+adapter hi
+check 'an adapter' ends_with 6 run --lora a.gguf model hi
+check 'control characters in a name stay off the terminal' ends_with 3 show "$(printf 'a\033[31mb')"
+check 'and are written out' says 'a\\x1b\[31mb'
+check 'nothing to list' ends_with 0 list
+check 'nothing to remove' ends_with 3 rm model
+check 'a bad name' ends_with 2 rm ../model
+check 'no template file' ends_with 3 template "$work/missing.jinja"
+
+printf '{{ messages[0].content }}|{{ tools is none }}|{{ strftime_now("%%Y-%%m-%%dT%%H:%%M:%%S") }}' >"$work/t.jinja"
+vars='{"messages": [{"content": "Hi"}]}'
+template() { printf '%s' "$vars" | prints "$1" template "$work/t.jinja" --now "$2"; }
+check 'a template' template 'Hi|True|2026-01-02T03:04:05' 2026-01-02T03:04:05
+check 'a time with an offset' template 'Hi|True|2026-01-02T01:04:05' 2026-01-02T03:04:05+02:00
+check 'a day alone' template 'Hi|True|2026-01-02T00:00:00' 2026-01-02
+check 'no time' ends_with 2 template "$work/t.jinja" --now tomorrow
+printf '{{ raise_exception("no") }}' >"$work/refuse.jinja"
+refuses() { echo '{}' | "$NOMOAT" template "$work/refuse.jinja" >"$work/out" 2>"$work/err"; [ $? -eq 6 ]; }
+check "a template's own refusal" refuses
+not_json() { echo 'x' | "$NOMOAT" template "$work/t.jinja" >"$work/out" 2>"$work/err"; [ $? -eq 2 ]; }
+check 'variables that are no JSON' not_json
+
+if command -v bash >/dev/null; then
+    "$NOMOAT" completion bash >"$work/completion"
+    check 'the completion is a bash script' bash -n "$work/completion"
+    completes() { bash -c ". '$work/completion'; COMP_WORDS=($1); COMP_CWORD=\$((\${#COMP_WORDS[@]} - 1)); _nomoat; echo \"\${COMPREPLY[*]}\""; }
+    check 'it completes commands' test "$(completes 'nomoat tok')" = tokenize
+    check 'flags' test "$(completes 'nomoat run --temp')" = '--temperature --temp --template --template-file'
+    check 'and their words' test "$(completes 'nomoat run --kv q')" = q8_0
+else
+    skip 'completion' 'no bash'
+fi
+if command -v groff >/dev/null; then
+    "$NOMOAT" man >"$work/man"
+    check 'the man page has no faults' test -z "$(groff -man -Tutf8 -ww "$work/man" 2>&1 >/dev/null)"
+else
+    skip 'the man page has no faults' 'no groff'
+fi
+full() { "$NOMOAT" help run >/dev/full 2>"$work/err"; [ $? -eq 1 ] && says 'No space left'; }
+if [ -c /dev/full ]; then check 'a full disk is exit 1' full; else skip 'a full disk' 'no /dev/full'; fi
+closed() { { "$NOMOAT" man 2>"$work/err"; echo $? >"$work/code"; } | head -n 1 >/dev/null; [ ! -s "$work/err" ] && [ "$(cat "$work/code")" = 0 ]; }
+check 'a closed pipe ends quietly' closed
+finish
