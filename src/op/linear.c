@@ -40,11 +40,16 @@ static size_t scratch(const nm_shape *c, const nm_step *s, int64_t max_rows)
     return base > slots ? base : slots;
 }
 
-/* Panels of one ticket: small enough that the last one does not keep the others waiting, large enough to stream. */
-static int64_t grain_of(int64_t panels, int threads)
+/* Panels of one ticket: small enough that the last one does not keep the others waiting for long, large enough that what a kernel does
+ * once per call (laying activations side by side, starting to stream) is small beside the panels: 32 KB of weights for few rows, and
+ * for many rows a quarter of a thread's part. */
+static int64_t grain_of(const nm_panels *w, int64_t rows, int threads)
 {
-    int64_t grain = panels / ((int64_t)threads * 8);
-    return grain < 1 ? 1 : grain > 32 ? 32 : grain & ~(int64_t)(grain > 4 ? 3 : 0);
+    enum { BYTES = 32 << 10, MANY_ROWS = 16, WHOLE_TILE = 4 };
+    int64_t bytes = (int64_t)(w->data ? w->panel_bytes : NM_PANEL * w->row_bytes), parts = (int64_t)threads * (rows < MANY_ROWS ? 8 : 4);
+    int64_t least = rows < MANY_ROWS ? BYTES / (bytes + 1) + 1 : WHOLE_TILE, grain = w->panels / parts;
+    if (grain < least) grain = least;
+    return rows < MANY_ROWS ? grain : (grain + WHOLE_TILE - 1) / WHOLE_TILE * WHOLE_TILE;
 }
 
 /* Adds the slots of `stack` to rows [r0, r1), at most SLOT_ROWS of them. */
@@ -91,7 +96,7 @@ static void wide(nm_exec *e, const nm_step *s, int thread, int threads)
 {
     const nm_weight *w = nm_step_weight(e, s, 0);
     int32_t x = nm_in(e->operand, s, 0), y = nm_out(e->operand, s, 0);
-    int64_t rows = e->rows[nm_owner(e->value, x)->rows], panels = w->panels.panels, grain = grain_of(panels, threads);
+    int64_t rows = e->rows[nm_owner(e->value, x)->rows], panels = w->panels.panels, grain = grain_of(&w->panels, rows, threads);
     bool int8 = is_int8(e->compute, w);
     nm_qrows q = {0};
     if (int8) q = nm_at_q(e, x);
