@@ -86,7 +86,8 @@ size_t nm_kv_v_bytes(nm_kv_type type, int d_v);
 /* One page of one KV head against a set of queries. For query i, over keys j in [first[i], last[i]) of the page, with K and V as
  * they read back from the cache's type in fp32:
  *   s_j = chain over d ascending fma(q[d], K[d][j], s), then * scale, then cap * tanh(s / cap) if cap > 0
- *   m_b = max s_j (NaN is passed over, -0 counts as +0);  p_j = exp(s_j - m_b);  l_b = sum of p_j over 16 virtual lanes (j mod 16) and the fixed tree;  o_b = chain over j ascending fma(p_j, V[j], o)
+ *   m_b = max s_j (NaN is passed over, -0 counts as +0);  p_j = exp(s_j - m_b);
+ *   l_b = sum of p_j over 16 virtual lanes (j mod 16) and the fixed tree;  o_b = chain over j ascending fma(p_j, V[j], o)
  * and merged into the running state of the query (m = -inf: the state is empty and becomes the block):
  *   m_b <= m:  c = exp(m_b - m);  l = fma(l_b, c, l);  o = fma(o_b, c, o)
  *   m_b >  m:  c = exp(m - m_b);  l = fma(l, c, l_b);  o = fma(o, c, o_b);  m = m_b

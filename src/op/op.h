@@ -108,7 +108,8 @@ typedef struct nm_shape {       /* what a shape check may see */
 } nm_shape;
 
 /* An op runs in up to two phases. `row` handles columns [c0, c1) of one row and touches only what belongs to that row; consecutive row
- * phases are fused, row by row, without barriers. `wide` runs on all threads together, takes its work by ticket or share, and may use nm_pool_barrier. An op with both runs `row` first. */
+ * phases are fused, row by row, without barriers. `wide` runs on all threads together, takes its work by ticket or share, and may use
+ * nm_pool_barrier. An op with both runs `row` first. */
 typedef struct nm_op {
     const char *name;
     nm_err (*shape)(const nm_shape *, const nm_step *);
