@@ -11,7 +11,7 @@
 enum {
     SOURCE_MOST = 4 << 20,              /* bytes of a template; the largest known has 20 KB */
     TREE_MEMORY = 256 << 20,            /* bytes for tokens and tree: about 50 for one of source */
-    RENDER_MEMORY = 512 << 20,          /* bytes for all values of one rendering */
+    RENDER_MEMORY = 256 << 20,          /* bytes for all values of one rendering */
     RENDER_STEPS = 100 * 1000 * 1000,   /* about a second; a conversation of 1,000 turns takes about a million */
     RENDER_OUTPUT = 64 << 20,
     RENDER_DEPTH = 2400                 /* levels of tree and values in one another: 0.3 to 1 KB of stack each */

@@ -189,6 +189,16 @@ double nm_parse_double(const char *s, size_t n, bool *ok)
     return negative ? -value : value;
 }
 
+static void put_int(nm_sb *sb, int64_t value)
+{
+    char digits[24];
+    size_t at = sizeof digits;
+    uint64_t rest = value < 0 ? -(uint64_t)value : (uint64_t)value;
+    do digits[--at] = (char)('0' + rest % 10); while (rest /= 10);
+    if (value < 0) digits[--at] = '-';
+    nm_sb_put(sb, digits + at, sizeof digits - at);
+}
+
 /* ---- str and repr ------------------------------------------------------------------------------------------------------------------------ */
 
 const char *nm_tv_kind_name(nm_tv v)
@@ -320,7 +330,7 @@ void nm_sb_repr(nm_sb *sb, nm_tv v)
     case NM_TV_UNDEFINED: nm_sb_puts(sb, "Undefined"); break;
     case NM_TV_NONE: nm_sb_puts(sb, "None"); break;
     case NM_TV_BOOL: nm_sb_puts(sb, v.b ? "True" : "False"); break;
-    case NM_TV_INT: nm_sb_printf(sb, "%lld", (long long)v.i); break;
+    case NM_TV_INT: put_int(sb, v.i); break;
     case NM_TV_FLOAT: nm_sb_float(sb, v.f); break;
     case NM_TV_STRING: repr_string(sb, v.s, v.flag & NM_TV_MARKUP); break;
     case NM_TV_RANGE: repr_range(sb, v.r); break;
@@ -499,7 +509,7 @@ static void json_value(nm_sb *sb, nm_tv v, const nm_json_style *style, int level
     switch ((nm_tv_kind)v.kind) {
     case NM_TV_NONE: nm_sb_puts(sb, "null"); break;
     case NM_TV_BOOL: nm_sb_puts(sb, v.b ? "true" : "false"); break;
-    case NM_TV_INT: nm_sb_printf(sb, "%lld", (long long)v.i); break;
+    case NM_TV_INT: put_int(sb, v.i); break;
     case NM_TV_FLOAT: json_float(sb, v.f); break;
     case NM_TV_STRING: json_string(sb, v.s, style->ascii); break;
     case NM_TV_LIST: case NM_TV_TUPLE: case NM_TV_DICT:

@@ -86,17 +86,37 @@ static nm_char_case pick_first(int32_t c, bool *begun)
     return form;
 }
 
+static bool all_ascii(const nm_tv_string *s)
+{
+    unsigned char bits = 0;
+    for (size_t i = 0; i < s->n; i++) bits |= (unsigned char)s->s[i];
+    return bits < 0x80;
+}
+
+/* Upper or lower case of ASCII, the common case. */
+static nm_err recased_ascii(nm_render *r, nm_tv v, char first, nm_tv *out)
+{
+    nm_sb sb = {r, NULL};
+    char *room = nm_sb_room(&sb, v.s->n);
+    for (size_t i = 0; room && i < v.s->n; i++) {
+        char c = v.s->s[i];
+        room[i] = c >= first && c < first + 26 ? c ^ 32 : c;
+    }
+    return marked(nm_sb_done(&sb, out), v, out);
+}
+
 static nm_err recased(nm_render *r, nm_tv v, case_picker pick, nm_tv *out)
 {
     nm_sb sb = {r, NULL};
     bool state = false;
+    if ((pick == pick_upper || pick == pick_lower) && all_ascii(v.s)) return recased_ascii(r, v, pick == pick_upper ? 'a' : 'A', out);
     for (size_t i = 0; i < v.s->n && r->err == NM_OK; i += nm_utf8_width(v.s->s[i])) {
         int32_t c = nm_utf8_at(v.s->s + i);
         nm_char_case form = pick(c, &state);
         if (form == NM_CASE_UPPER && pick == pick_swapped && !nm_char_is(c, NM_CHAR_LOWER)) nm_sb_code(&sb, c);
         else put_case(&sb, v.s, i, form);
     }
-    NM_TRY(nm_rt_steps(r, v.s->n >> 3));
+    NM_TRY(nm_rt_steps(r, v.s->n >> 1));
     return marked(nm_sb_done(&sb, out), v, out);
 }
 
@@ -132,10 +152,8 @@ EVERY_METHOD(str_isprintable, NM_CHAR_PRINTABLE, true)
 
 static nm_err str_isascii(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
 {
-    bool all = true;
     (void)p;
-    for (size_t i = 0; all && i < v.s->n; i++) all = (unsigned char)v.s->s[i] < 0x80;
-    *out = nm_tv_bool(all);
+    *out = nm_tv_bool(all_ascii(v.s));
     return nm_rt_steps(r, v.s->n >> 6);
 }
 

@@ -97,13 +97,19 @@ static nm_tv_buffer *buffer_reserve(nm_render *r, nm_tv_buffer *old, size_t n)
 
 /* ---- Strings under construction ----------------------------------------------------------------------------------------- */
 
-void nm_sb_put(nm_sb *sb, const char *bytes, size_t n)
+char *nm_sb_room(nm_sb *sb, size_t n)
 {
     nm_tv_buffer *buffer = buffer_reserve(sb->r, sb->buffer, n);
-    if (!buffer) return;
-    if (n) memcpy(buffer->data + buffer->used, bytes, n);
-    buffer->used += n;
+    if (!buffer) return NULL;
     sb->buffer = buffer;
+    buffer->used += n;
+    return buffer->data + buffer->used - n;
+}
+
+void nm_sb_put(nm_sb *sb, const char *bytes, size_t n)
+{
+    char *room = nm_sb_room(sb, n);
+    if (room && n) memcpy(room, bytes, n);
 }
 
 void nm_sb_puts(nm_sb *sb, const char *text) { nm_sb_put(sb, text, strlen(text)); }
@@ -119,11 +125,8 @@ void nm_sb_repeat(nm_sb *sb, const char *bytes, size_t n, int64_t times)
     size_t total;
     if (times <= 0 || !n || sb->r->err != NM_OK) return;
     if (nm_mul_overflow(n, (size_t)times, &total)) total = SIZE_MAX;
-    nm_tv_buffer *buffer = buffer_reserve(sb->r, sb->buffer, total);
-    if (!buffer) return;
-    for (int64_t i = 0; i < times; i++) memcpy(buffer->data + buffer->used + (size_t)i * n, bytes, n);
-    buffer->used += total;
-    sb->buffer = buffer;
+    char *room = nm_sb_room(sb, total);
+    for (int64_t i = 0; room && i < times; i++) memcpy(room + (size_t)i * n, bytes, n);
 }
 
 void nm_sb_printf(nm_sb *sb, const char *format, ...)

@@ -97,6 +97,7 @@ typedef struct nm_sb { nm_render *r; nm_tv_buffer *buffer; } nm_sb;
 void nm_sb_put(nm_sb *sb, const char *bytes, size_t n);
 void nm_sb_puts(nm_sb *sb, const char *text);
 void nm_sb_code(nm_sb *sb, int32_t code);
+char *nm_sb_room(nm_sb *sb, size_t n);      /* n more bytes, to be filled at once; NULL after an error */
 void nm_sb_repeat(nm_sb *sb, const char *bytes, size_t n, int64_t times);
 void nm_sb_printf(nm_sb *sb, const char *format, ...) __attribute__((format(printf, 2, 3)));
 static inline size_t nm_sb_length(const nm_sb *sb) { return sb->buffer ? sb->buffer->used : 0; }
