@@ -142,15 +142,15 @@ static nm_err index_token(nm_tokenizer *t, const nm_gguf *g, int32_t i)
 {
     uint32_t length = nm_vocab_length(t, i);
     if (!length) return NM_OK;      /* never found; some files have such holes */
-    int32_t other = nm_vocab_find(t, nm_vocab_text(t, i), length);
-    if (other >= 0) {
+    uint32_t hash = nm_vocab_hash(nm_vocab_text(t, i), length);
+    size_t at = hash & (t->n_slots - 1);
+    for (; t->slot[at].id >= 0; at = (at + 1) & (t->n_slots - 1)) {
+        int32_t other = t->slot[at].id;
+        if (t->slot[at].hash != hash || nm_vocab_length(t, other) != length || memcmp(nm_vocab_text(t, other), nm_vocab_text(t, i), length) != 0) continue;
         char what[80];
         snprintf(what, sizeof what, "the same text as token %d", (int)other);
         return bad(g, KEY("tokens"), (uint64_t)i, what);
     }
-    uint32_t hash = nm_vocab_hash(nm_vocab_text(t, i), length);
-    size_t at = hash & (t->n_slots - 1);
-    while (t->slot[at].id >= 0) at = (at + 1) & (t->n_slots - 1);
     t->slot[at] = (nm_slot){hash, i};
     return NM_OK;
 }
@@ -180,8 +180,16 @@ static void find_bytes(nm_tokenizer *t)
     }
 }
 
-/* Splits "left right" at the first space that is not its first character. */
-static nm_err read_merge(nm_tokenizer *t, const nm_gguf *g, const nm_gguf_value *merges, uint64_t i, nm_str *joined)
+/* The token of a merge's result. Most vocabularies list them in the order of their merges, so the one behind the last is tried first. */
+static int32_t find_result(const nm_tokenizer *t, const nm_str *text, int32_t last)
+{
+    int32_t next = last + 1;
+    if (next < t->n && nm_vocab_length(t, next) == text->length && !memcmp(nm_vocab_text(t, next), text->data, text->length)) return next;
+    return nm_vocab_find(t, text->data, text->length);
+}
+
+/* Splits "left right" at the first space that is not its first character. last: the result of the merge before, then of this one. */
+static nm_err read_merge(nm_tokenizer *t, const nm_gguf *g, const nm_gguf_value *merges, uint64_t i, nm_str *joined, int32_t *last)
 {
     size_t length;
     const char *s = nm_gguf_string(g, merges, i, &length);
@@ -192,8 +200,9 @@ static nm_err read_merge(nm_tokenizer *t, const nm_gguf *g, const nm_gguf_value 
     NM_TRY(nm_str_append(joined, s, n));
     NM_TRY(nm_str_append(joined, space + 1, length - n - 1));
     int32_t left = nm_vocab_find(t, s, n), right = nm_vocab_find(t, space + 1, length - n - 1);
-    int32_t whole = nm_vocab_find(t, joined->data, joined->length);
+    int32_t whole = find_result(t, joined, *last);
     if (left < 0 || right < 0 || whole < 0) return bad(g, KEY("merges"), i, "it names a token that the vocabulary does not have");
+    *last = whole;
     nm_merge *m = nm_vocab_merge_slot(t, left, right);
     *m = (nm_merge){(uint64_t)(uint32_t)left << 32 | (uint32_t)right, (int32_t)i, whole};
     return NM_OK;
@@ -211,8 +220,9 @@ static nm_err read_merges(nm_tokenizer *t, const nm_gguf *g)
     if (!t->merge) return nm_fail_memory(t->n_merge_slots * sizeof *t->merge);
     for (size_t i = 0; i < t->n_merge_slots; i++) t->merge[i].id = -1;
     nm_str joined = {0};
+    int32_t last = -1;
     nm_err err = NM_OK;
-    for (uint64_t i = 0; i < merges->count; i++) NM_GOTO(read_merge(t, g, merges, i, &joined));
+    for (uint64_t i = 0; i < merges->count; i++) NM_GOTO(read_merge(t, g, merges, i, &joined, &last));
 out:
     nm_str_free(&joined);
     return err;
