@@ -66,12 +66,14 @@ static void bench_linear(const bench_linear_case *c)
     void *scratch = aligned_alloc(64, (scratch_bytes + 63) & ~(size_t)63);
     memset(scratch, 0, scratch_bytes);
     for (int i = 0; i < tiers; i++) {
+        void (*kernel)(const nm_linear_job *) = c->int8 ? tier[i].k.linear_q8 : tier[i].k.linear_f32;
+        if (kernel == reference.linear_q8 || kernel == reference.linear_f32) continue;
         double t[BENCH_PASSES], probe[BENCH_PASSES];
         for (int pass = 0; pass < BENCH_PASSES; pass++) {
             probe[pass] = c->rows <= 8 ? read_probe(data, bytes) : 1;
             nm_linear_job job = {.w = &w, .p0 = 0, .p1 = w.panels, .rows = c->rows, .xq = &a.qr, .x = a.f, .ldx = a.ldx, .y = y, .ldy = ldy, .scratch = scratch};
             double start = cpu_seconds();
-            (c->int8 ? tier[i].k.linear_q8 : tier[i].k.linear_f32)(&job);
+            kernel(&job);
             t[pass] = cpu_seconds() - start;
         }
         double s = median(t, BENCH_PASSES), r = median(probe, BENCH_PASSES), ops = 2.0 * (double)(w.n * c->k * c->rows);
@@ -95,6 +97,7 @@ static void bench_attention(int d, int queries)
         float *m = calloc(64, 4), *l = calloc(64, 4), *o = calloc((size_t)queries * (size_t)d, 4);
         void *scratch = aligned_alloc(64, (nm_attention_scratch(d, d) + 63) & ~(size_t)63);
         for (int i = 0; i < tiers; i++) {
+            if (tier[i].k.attention[type] == reference.attention[type]) continue;
             double t[BENCH_PASSES];
             nm_attention_job job = {.k = c.k.p, .v = c.v.p, .d_k = d, .d_v = d, .queries = queries, .q = c.query, .first = c.first, .last = c.last,
                                     .scale = 0.1f, .m = m, .l = l, .o = o, .ldo = (size_t)d, .scratch = scratch};
@@ -125,6 +128,7 @@ static void bench_elementwise(void)
     fill_random(b, N, 3);
     for (int i = 0; i < tiers; i++) {
         const nm_kernels *k = &tier[i].k;
+        if (k->silu == reference.silu) continue;
         static const char *const names[] = {"rms_norm", "silu", "gelu_tanh", "mul", "add_scaled", "quantize_row", "rope"};
         for (int f = 0; f < 7; f++) {
             double t[BENCH_PASSES];
