@@ -74,7 +74,7 @@ static nm_err too_large(const char *name, uint64_t need, uint64_t have, int32_t 
     if (fits < CONTEXT_LEAST)
         return nm_fail(NM_NO_MEMORY, "%s: a context of %d tokens needs %s, and %s are available: free memory or take a smaller model",
                        name, context, a, b);
-    return nm_fail(NM_NO_MEMORY, "%s: a context of %d tokens needs %s, and %s are available: --context %d fits, --kv q8_0 halves the need",
+    return nm_fail(NM_NO_MEMORY, "%s: a context of %d tokens needs %s, and %s are available: give --context %d or less",
                    name, context, a, b, fits);
 }
 
@@ -125,11 +125,17 @@ static nm_err open_engine(nm_talk *talk, const nm_run_settings *set)
     return NM_OK;
 }
 
+/* 32 bits: short enough to be typed again, and exact as a JSON number. */
+static uint64_t random_seed(void)
+{
+    uint32_t seed;
+    return getrandom(&seed, sizeof seed, 0) == sizeof seed ? seed : (uint32_t)nm_clock_ns();
+}
+
 nm_err nm_talk_open(nm_talk *talk, const nm_run_settings *set, const char *model)
 {
     nm_err err = NM_OK;
-    *talk = (nm_talk){.seed = set->seed.value};
-    if (!set->seed.given && getrandom(&talk->seed, sizeof talk->seed, 0) != sizeof talk->seed) talk->seed = nm_clock_ns();
+    *talk = (nm_talk){.seed = set->seed.given ? set->seed.value : random_seed()};
     NM_GOTO(nm_open_model(&talk->model, &talk->found, model, &set->common, false));
     NM_GOTO(nm_need_tokenizer(&talk->tokenizer, talk->model));
     NM_GOTO(open_template(talk, set));

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/err.h"
+#include "base/mem.h"
 #include "os/clock.h"
 
 /* ---- Foreign text ------------------------------------------------------------------------------------------------------------------ */
@@ -158,8 +159,12 @@ nm_err nm_out_text_end(void)
 
 nm_err nm_out_name(const char *text)
 {
-    char safe[1024];
-    return nm_out(safe, nm_escape_terminal(safe, sizeof safe, text, strlen(text)));
+    size_t length = strlen(text), room = 4 * length + 1;    /* at most "\\xNN" for a byte */
+    char *safe = nm_malloc(room);
+    if (!safe) return nm_fail_memory(room);
+    nm_err err = nm_out(safe, nm_escape_terminal(safe, room, text, length));
+    nm_free(safe);
+    return err;
 }
 
 nm_err nm_out_dim(bool on) { return nm_term_colour(STDOUT_FILENO) ? nm_out_puts(on ? "\x1b[2m" : "\x1b[22m") : NM_OK; }
