@@ -309,7 +309,10 @@ static nm_err cmd_edit(chat *c, const char *argument)
         return ask(c, argument, strlen(argument));
     }
     if (at == SIZE_MAX) return nm_fail(NM_USAGE, "nothing was asked yet");
-    if (!(visual && *visual) && !(editor && *editor)) {
+    bool has_editor = (visual && *visual) || (editor && *editor);
+    if (!has_editor && strchr(c->messages[at].content, '\n'))
+        return nm_fail(NM_USAGE, "the last question has several lines: set EDITOR to edit them, or type /edit NEW TEXT");
+    if (!has_editor) {
         nm_str typed = {0};
         nm_typed how;
         nm_line_prefill(c->line, c->messages[at].content);
@@ -374,7 +377,7 @@ static const slash slashes[] = {
     {"set", "NAME VALUE", "change a setting: temperature, top-k, seed, max-tokens ...", cmd_set},
     {"again", "", "answer the last question anew", cmd_again},
     {"edit", "[TEXT]", "change the last question and ask it again", cmd_edit},
-    {"think", "[on|off|auto|hide|show]", "thinking aloud, for models that can", cmd_think},
+    {"think", "[WORD]", "thinking aloud, for models that can: on, off, auto, hide, show", cmd_think},
     {"stack", "", "the model in use and its context", cmd_stack},
     {"bye", "", "leave", cmd_bye},
     {0}

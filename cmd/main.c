@@ -1,5 +1,7 @@
 /* The program: a table of subcommands, what every run begins with, and the one place where errors are printed and become exit codes. */
+#include <errno.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -23,10 +25,29 @@ const nm_command *nm_command_find(const char *name)
     return NULL;
 }
 
-/* A mapped model file that another program cuts short ends in SIGBUS. Only async-signal-safe calls; the name is made safe on the way. */
+/* Adds text to a line of bounded size, control characters and invalid UTF-8 as '?'. */
+static size_t add_safe(char *line, size_t n, size_t most, const char *text)
+{
+    for (size_t left = strlen(text); left;) {
+        int used;
+        int32_t code = nm_utf8_decode(text, left, &used);
+        bool safe = code >= 0x20 && code != 0x7f && !(code >= 0x80 && code < 0xa0);
+        if (n + (size_t)used > most) break;
+        if (safe) memcpy(line + n, text, (size_t)used);
+        else line[n] = '?';
+        n += safe ? (size_t)used : 1;
+        text += used;
+        left -= (size_t)used;
+    }
+    return n;
+}
+
+/* A mapped model file that another program cuts short ends in SIGBUS. Only async-signal-safe calls; several threads may come here
+ * at once, and one of them speaks. */
 static void on_bus_error(int signal_number, siginfo_t *info, void *context)
 {
-    static const char before[] = "nomoat: ", after[] = ": the file was cut or became unreadable while in use: restore it and run again\n";
+    static atomic_flag spoken = ATOMIC_FLAG_INIT;
+    char line[2048];
     const char *name = nm_mapped_file_at(info->si_addr);
     (void)context;
     if (!name) {
@@ -34,17 +55,13 @@ static void on_bus_error(int signal_number, siginfo_t *info, void *context)
         raise(signal_number);
         return;
     }
-    ssize_t n = write(STDERR_FILENO, before, sizeof before - 1);
-    for (size_t left = strlen(name); left && n >= 0;) {
-        int used;
-        int32_t code = nm_utf8_decode(name, left, &used);
-        bool safe = code >= 0x20 && code != 0x7f && !(code >= 0x80 && code < 0xa0);
-        n = safe ? write(STDERR_FILENO, name, (size_t)used) : write(STDERR_FILENO, "?", 1);
-        name += used;
-        left -= (size_t)used;
-    }
-    if (n >= 0) n = write(STDERR_FILENO, after, sizeof after - 1);
-    _exit(n >= 0 ? NM_BAD_FILE : NM_BAD_FILE);
+    while (atomic_flag_test_and_set(&spoken)) pause();
+    size_t n = add_safe(line, 0, sizeof line, "nomoat: ");
+    n = add_safe(line, n, sizeof line - 100, name);
+    n = add_safe(line, n, sizeof line - 1, ": the file was cut or became unreadable while in use: restore it and run again");
+    line[n++] = '\n';
+    while (write(STDERR_FILENO, line, n) < 0 && errno == EINTR) continue;
+    _exit(NM_BAD_FILE);
 }
 
 static void prepare_signals(void)

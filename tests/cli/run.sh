@@ -82,7 +82,7 @@ cut_in_use() {
     sleep 1
     truncate -s 10000 "$work/cut.gguf"
     wait "$pid"
-    [ $? -eq 4 ] && says "$work/cut.gguf: the file was cut"
+    [ $? -eq 4 ] && says "nomoat: $work/cut.gguf: the file was cut" && [ "$(wc -l <"$work/err")" -eq 1 ]
 }
 check 'a file cut while in use is exit 4 with its name' cut_in_use
 
