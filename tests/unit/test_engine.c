@@ -237,6 +237,7 @@ static void test_refusals(void **state)
     assert_int_equal(nm_run(r, &full, 1, NULL), NM_USAGE);
     assert_int_equal(nm_runner_open(&f32, m, &(nm_runner_options){.compute = NM_COMPUTE_F32}), NM_OK);
     assert_int_equal(nm_run(f32, twice, 1, NULL), NM_REFUSED);
+    nm_session_close(&small);
     assert_int_equal(nm_session_open(&small, m, &(nm_session_options){.context = -5}), NM_USAGE);
     nm_runner_close(&f32);
     nm_session_close(&s);
