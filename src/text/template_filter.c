@@ -496,6 +496,7 @@ static int digit_value(char c) { return c >= '0' && c <= '9' ? c - '0' : (c | 32
 /* Python's int(text, base): false if the text is not a number in that base. */
 static nm_err text_to_int(nm_render *r, nm_tv text, int64_t base, int64_t *out, bool *ok)
 {
+    NM_TRY(nm_rt_steps(r, text.s->n >> 3));
     NM_TRY(nm_tv_method(r, text, "strip", NULL, 0, &text));
     const char *s = text.s->s, *end = s + text.s->n;
     bool negative = s < end && *s == '-', digit = false, prefixed = false;
@@ -560,7 +561,10 @@ static nm_err f_float(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
         *out = nm_tv_float(nm_tv_as_float(v));
         return NM_OK;
     }
-    if (v.kind == NM_TV_STRING) f = nm_parse_double(v.s->s, v.s->n, &ok);
+    if (v.kind == NM_TV_STRING) {
+        NM_TRY(nm_rt_steps(r, v.s->n >> 3));
+        f = nm_parse_double(v.s->s, v.s->n, &ok);
+    }
     *out = ok || !nm_tv_given(p[0]) ? nm_tv_float(ok ? f : 0) : p[0];
     return NM_OK;
 }

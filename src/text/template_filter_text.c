@@ -189,10 +189,11 @@ static bool dash_before(const char *s, size_t at)
 }
 
 /* Two hyphens or more at `at` with a word behind them: how many, else 0. */
-static size_t em_dash(const char *s, size_t n, size_t at)
+static size_t em_dash(const wrapper *w, const char *s, size_t n, size_t at)
 {
     size_t count = 0;
     while (at + count < n && s[at + count] == '-') count++;
+    if (nm_rt_steps(w->r, count >> 4) != NM_OK) return 0;
     return count >= 2 && at + count < n && word_character(nm_utf8_at(s + at + count)) ? count : 0;
 }
 
@@ -204,11 +205,11 @@ static size_t chunk_end(const wrapper *w, const char *s, size_t n, size_t at)
         while (i < n && wrap_space(s[i])) i++;
         return i;
     }
-    if (w->hyphens && at && s[at] == '-' && em_dash(s, n, at) && dash_before(s, at)) return at + em_dash(s, n, at);
-    for (i += nm_utf8_width(s[i]); i < n && !wrap_space(s[i]); i += nm_utf8_width(s[i])) {
+    if (w->hyphens && at && s[at] == '-' && em_dash(w, s, n, at) && dash_before(s, at)) return at + em_dash(w, s, n, at);
+    for (i += nm_utf8_width(s[i]); i < n && !wrap_space(s[i]) && w->r->err == NM_OK; i += nm_utf8_width(s[i])) {
         if (!w->hyphens || s[i] != '-') continue;
         if (breaking_hyphen(s, n, i)) return i + 1;
-        if (em_dash(s, n, i) && dash_before(s, i)) return i;
+        if (em_dash(w, s, n, i) && dash_before(s, i)) return i;
     }
     return i;
 }
@@ -245,7 +246,7 @@ static void wrap_line(wrapper *w, const char *s, size_t n)
         for (; at < n; at = end) {
             end = chunk_end(w, s, n, at);
             int64_t length = (int64_t)nm_utf8_count(s + at, end - at);
-            if (nm_rt_steps(w->r, 1) != NM_OK) return;
+            if (nm_rt_steps(w->r, 1 + ((end - at) >> 4)) != NM_OK) return;
             if (used + length <= w->width) {
                 used += length;
                 to = end;
@@ -417,6 +418,7 @@ static nm_err f_filesizeformat(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out
     bool binary, ok = true;
     double bytes;
     NM_TRY(nm_arg_truth(r, p[0], false, &binary));
+    if (v.kind == NM_TV_STRING) NM_TRY(nm_rt_steps(r, v.s->n >> 3));
     if (v.kind == NM_TV_STRING) bytes = nm_parse_double(v.s->s, v.s->n, &ok);
     else if (nm_tv_is_number(v)) bytes = nm_tv_as_float(v);
     else return nm_rt_fail(r, "float() argument must be a string or a real number, not '%s'", nm_tv_kind_name(v));

@@ -62,7 +62,7 @@ static nm_err next_number(nm_render *r, nm_tv_iter *it, nm_tv *out)
 {
     const nm_tv_range *range = it->source.r;
     if (it->at >= range->n) return next_none(r, it, out);
-    *out = nm_tv_int(range->start + (int64_t)it->at++ * range->step);
+    *out = nm_tv_range_item(range, it->at++);
     return NM_OK;
 }
 

@@ -292,7 +292,7 @@ static nm_err item(nm_render *r, nm_tv v, nm_tv key, nm_tv *out)
     size_t n = nm_tv_is_list(v) ? v.l->n : v.kind == NM_TV_RANGE ? v.r->n : 0;
     if (index < 0) index += (int64_t)n;
     if (index < 0 || index >= (int64_t)n) return NM_OK;
-    *out = nm_tv_is_list(v) ? v.l->items[index] : nm_tv_int(v.r->start + index * v.r->step);
+    *out = nm_tv_is_list(v) ? v.l->items[index] : nm_tv_range_item(v.r, (size_t)index);
     return NM_OK;
 }
 

@@ -28,6 +28,7 @@ static nm_frame *new_frame(nm_render *r, nm_frame *up, size_t n_slots)
 
 static nm_err enter_scope(nm_render *r, nm_frame *f, const nm_scope *scope)
 {
+    NM_TRY(nm_rt_steps(r, scope->n >> 3));
     for (size_t i = 0; i < scope->n; i++) {
         const nm_load *load = &scope->loads[i];
         nm_tv *slot = &f->slots[load->slot];
@@ -520,15 +521,18 @@ static nm_err next_meeting(nm_render *r, nm_tv_iter *it, nm_tv *out)
 {
     condition *c = it->state;
     const nm_for_node *loop = c->node->loop;
+    const int levels = loop->test->height + 1;      /* a condition may ask an outer loop for its next item, and so on outwards */
     bool holds = false;
+    NM_TRY(nm_rt_enter(r, levels));
     if (!c->begun) NM_TRY(enter_scope(r, c->frame, &loop->test_scope));
     c->begun = true;
     while (!holds) {
         NM_TRY(nm_iter_next(r, it->inner, out));
-        if (!nm_tv_given(*out)) return NM_OK;
+        if (!nm_tv_given(*out)) break;
         NM_TRY(assign(r, c->frame, loop->test_target, *out));
         NM_TRY(eval_truth(r, c->frame, loop->test, &holds));
     }
+    nm_rt_leave(r, levels);
     return NM_OK;
 }
 

@@ -221,9 +221,9 @@ static nm_err stripped(nm_render *r, nm_tv v, nm_tv chars, bool left, bool right
         NM_TRY(want_text(r, chars));
         set = chars.s;
     }
-    while (left && from < to && strips(v.s->s + from, set)) from += nm_utf8_width(v.s->s[from]);
-    while (right && to > from && strips(v.s->s + nm_utf8_back(v.s->s, to), set)) to = nm_utf8_back(v.s->s, to);
-    NM_TRY(nm_rt_steps(r, (v.s->n - (to - from)) / 8 * (set ? 1 + set->n / 8 : 1)));
+    const size_t cost = 1 + (set ? set->n / 8 : 0);
+    for (; left && from < to && strips(v.s->s + from, set); from += nm_utf8_width(v.s->s[from])) NM_TRY(nm_rt_steps(r, cost));
+    for (; right && to > from && strips(v.s->s + nm_utf8_back(v.s->s, to), set); to = nm_utf8_back(v.s->s, to)) NM_TRY(nm_rt_steps(r, cost));
     return nm_tv_slice_text(r, v, from, to, out);
 }
 
@@ -279,10 +279,11 @@ static nm_err search(nm_render *r, nm_tv v, const nm_tv *p, bool last, int64_t *
     NM_TRY(cut(r, v, p[1], p[2], &from, &to, &valid));
     const nm_tv_string *part = p[0].s;
     const char *found = NULL;
+    if (last) NM_TRY(nm_rt_steps(r, (to - from) / 16 * (1 + part->n / 16)));
     if (valid) found = last ? last_of(v.s->s + from, to - from, part->s, part->n)
                             : part->n ? memmem(v.s->s + from, to - from, part->s, part->n) : v.s->s + from;
     *out = found ? (int64_t)nm_utf8_count(v.s->s, (size_t)(found - v.s->s)) : -1;
-    return nm_rt_steps(r, last ? (to - from) / 16 * (1 + part->n / 16) : 0);
+    return NM_OK;
 }
 
 static nm_err search_value(nm_render *r, nm_tv v, const nm_tv *p, bool last, bool must, nm_tv *out)
@@ -400,6 +401,7 @@ static nm_err split_either(nm_render *r, nm_tv v, const nm_tv *p, bool right, nm
     nm_lb lb = {NULL};
     int64_t most;
     NM_TRY(nm_arg_int(r, p[1], -1, &most));
+    if (most < 0) most = -1;    /* counted down below: the least number has none under it */
     NM_TRY(nm_rt_steps(r, v.s->n >> 4));
     if (!nm_tv_given(p[0]) || p[0].kind == NM_TV_NONE) {
         NM_TRY(right ? rsplit_spaces(r, v, most, &lb) : split_spaces(r, v, most, &lb));
@@ -492,6 +494,7 @@ static nm_err str_replace(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
     NM_TRY(want_text(r, p[0]));
     NM_TRY(want_part(r, v, p[1], &new_part));
     NM_TRY(nm_arg_int(r, p[2], -1, &most));
+    if (most < 0) most = -1;
     NM_TRY(nm_rt_steps(r, v.s->n >> 4));
     const nm_tv_string *old = p[0].s;
     while (most-- != 0 && r->err == NM_OK) {
@@ -517,6 +520,7 @@ static nm_err padded(nm_render *r, nm_tv v, const nm_tv *p, int how, nm_tv *out)
     nm_sb sb = {r, NULL};
     nm_tv fill;
     int64_t width, n = (int64_t)nm_utf8_count(v.s->s, v.s->n), left, pad;
+    NM_TRY(nm_rt_steps(r, v.s->n >> 6));
     NM_TRY(nm_arg_int(r, p[0], 0, &width));
     if (nm_tv_given(p[1])) NM_TRY(want_part(r, v, p[1], &fill));
     else NM_TRY(nm_tv_text(r, " ", &fill));

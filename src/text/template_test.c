@@ -27,9 +27,14 @@ KIND_TEST(t_sequence, v.kind == NM_TV_STRING || nm_tv_is_list(v) || v.kind == NM
 KIND_TEST(t_iterable, nm_tv_iterable(v) || v.kind == NM_TV_LOOP)
 KIND_TEST(t_callable, nm_tv_callable(v))
 KIND_TEST(t_escaped, v.kind == NM_TV_STRING && v.flag & NM_TV_MARKUP)
-KIND_TEST(t_sameas, nm_tv_same(v, p[0]))
 KIND_TEST(t_filter, v.kind == NM_TV_STRING && nm_filter_find(v.s->s, v.s->n))
 KIND_TEST(t_test, v.kind == NM_TV_STRING && nm_test_find(v.s->s, v.s->n))
+
+static nm_err t_sameas(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
+{
+    NM_TRY(nm_rt_steps(r, v.kind == NM_TV_STRING ? v.s->n >> 6 : 0));
+    return answer(nm_tv_same(v, p[0]), out);
+}
 
 static nm_err remainder_is(nm_render *r, nm_tv v, nm_tv by, int64_t wanted, nm_tv *out)
 {

@@ -55,7 +55,6 @@ nm_err nm_rt_enter(nm_render *r, int levels)
     return NM_OK;
 }
 
-/* Every allocation is also work: what fills memory is bounded by steps too. */
 void *nm_rt_alloc(nm_render *r, size_t bytes)
 {
     if (r->err != NM_OK) return NULL;
@@ -126,7 +125,12 @@ void nm_sb_repeat(nm_sb *sb, const char *bytes, size_t n, int64_t times)
     if (times <= 0 || !n || sb->r->err != NM_OK) return;
     if (nm_mul_overflow(n, (size_t)times, &total)) total = SIZE_MAX;
     char *room = nm_sb_room(sb, total);
-    for (int64_t i = 0; room && i < times; i++) memcpy(room + (size_t)i * n, bytes, n);
+    if (!room) return;
+    memcpy(room, bytes, n);
+    for (size_t have = n, next; have < total; have += next) {       /* each copy doubles what is there */
+        next = have < total - have ? have : total - have;
+        memcpy(room + have, room, next);
+    }
 }
 
 void nm_sb_printf(nm_sb *sb, const char *format, ...)
@@ -278,7 +282,7 @@ nm_err nm_tv_list_concat(nm_render *r, nm_tv left, nm_tv right, nm_tv *out)
 /* Fails for what Python cannot hash: lists and dicts, also inside tuples. */
 static nm_err check_hashable(nm_render *r, nm_tv v)
 {
-    NM_TRY(nm_rt_steps(r, 1));
+    NM_TRY(nm_rt_steps(r, v.kind == NM_TV_STRING ? 1 + (v.s->n >> 4) : 1));    /* its hash will be asked for, too */
     if (v.kind == NM_TV_LIST || v.kind == NM_TV_DICT || (v.kind == NM_TV_VIEW && v.view != 1))
         return nm_rt_fail(r, "unhashable type: '%s'; use a string or number as key", nm_tv_kind_name(v));
     if (v.kind != NM_TV_TUPLE) return NM_OK;
@@ -511,8 +515,9 @@ nm_err nm_tv_equal(nm_render *r, nm_tv a, nm_tv b, bool *out)
     switch ((nm_tv_kind)a.kind) {
     case NM_TV_UNDEFINED: case NM_TV_NONE: *out = true; return NM_OK;
     case NM_TV_STRING:
-        *out = a.s->n == b.s->n && !memcmp(a.s->s, b.s->s, a.s->n);
-        return nm_rt_steps(r, *out ? a.s->n >> 6 : 0);
+        if (a.s->n != b.s->n) return NM_OK;
+        *out = !memcmp(a.s->s, b.s->s, a.s->n);
+        return nm_rt_steps(r, a.s->n >> 6);
     case NM_TV_RANGE: *out = equal_ranges(a.r, b.r); return NM_OK;
     case NM_TV_LIST: case NM_TV_TUPLE: case NM_TV_DICT:
         *out = a.i == b.i;

@@ -113,6 +113,11 @@ static inline bool nm_tv_is_int(nm_tv v) { return v.kind == NM_TV_INT || v.kind 
 static inline int64_t nm_tv_as_int(nm_tv v) { return v.kind == NM_TV_BOOL ? v.b : v.i; }
 static inline bool nm_tv_is_number(nm_tv v) { return nm_tv_is_int(v) || v.kind == NM_TV_FLOAT; }
 static inline double nm_tv_as_float(nm_tv v) { return v.kind == NM_TV_FLOAT ? v.f : (double)nm_tv_as_int(v); }
+/* The item is within 64 bits, the product on the way to it need not be. */
+static inline nm_tv nm_tv_range_item(const nm_tv_range *range, size_t index)
+{
+    return nm_tv_int((int64_t)((uint64_t)range->start + (uint64_t)index * (uint64_t)range->step));
+}
 static inline bool nm_tv_is_list(nm_tv v) { return v.kind == NM_TV_LIST || v.kind == NM_TV_TUPLE; }
 static inline bool nm_tv_given(nm_tv v) { return v.kind != NM_TV_MISSING; }
 static inline bool nm_tv_text_is(nm_tv v, const char *text)
