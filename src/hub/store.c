@@ -4,6 +4,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -174,20 +175,16 @@ typedef struct work {
     int lock;
 } work;
 
-/* Deletes a folder of plain files. What it cannot delete stays, and is tried again by the next change. */
-static void delete_folder(const char *folder)
+static int delete_entry(const char *path, const struct stat *st, int kind, struct FTW *at)
 {
-    char **names, *path;
-    size_t count;
-    if (nm_folder_names(&names, &count, folder, "") != NM_OK) return;
-    for (size_t i = 0; i < count; i++) {
-        if (nm_format(&path, "%s/%s", folder, names[i]) != NM_OK) break;
-        unlink(path);
-        nm_free(path);
-    }
-    nm_names_free(names, count);
-    rmdir(folder);
+    (void)st, (void)kind, (void)at;
+    remove(path);
+    return 0;
 }
+
+/* Deletes a folder with all that lies in it: a file manager or a killed process may have left hidden files and folders there. Links are
+ * not followed. What cannot be deleted stays, and is tried again by the next change. */
+static void delete_folder(const char *folder) { nftw(folder, delete_entry, 16, FTW_DEPTH | FTW_PHYS); }
 
 static void work_end(work *w)
 {
@@ -252,7 +249,10 @@ static nm_err bring(const char *from, const char *to, nm_stored_as *as, uint64_t
     out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
     if (out < 0) NM_GOTO(nm_fail(NM_FAILED, "%s: cannot be made: %s", to, strerror(errno)));
 #ifdef FICLONE
-    if (!o->copy && !ioctl(out, FICLONE, in)) goto out;
+    if (!o->copy && !ioctl(out, FICLONE, in)) {
+        if (fsync(out)) err = nm_fail(NM_FAILED, "%s: its clone cannot be written: %s", from, strerror(errno));
+        goto out;
+    }
 #endif
     *as = NM_STORED_LINK;
     if (!o->copy && !unlink(to) && !link(from, to)) goto out;
