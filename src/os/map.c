@@ -84,6 +84,6 @@ void nm_map_close(nm_map *map)
 
 void nm_map_forget(const nm_map *map, const void *from, size_t bytes)
 {
-    uintptr_t page = 4095, a = ((uintptr_t)from + page) & ~page, b = ((uintptr_t)from + bytes) & ~page;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE) - 1, a = ((uintptr_t)from + page) & ~page, b = ((uintptr_t)from + bytes) & ~page;
     if (map->data && b > a) madvise((void *)a, b - a, MADV_DONTNEED);
 }
