@@ -197,17 +197,21 @@ nm_err nm_model_pack(nm_model *m, const nm_model_options *options)
 
 enum { SAMPLE = 4096 };
 
-/* What the architecture does with the weights: scales, windows, and the frequencies of rotation. */
+/* What the architecture does with the weights: heads, scales, windows, and the tables of rotation. */
 static uint64_t hash_config(uint64_t h, const nm_model *m)
 {
     const nm_config *c = &m->config;
+    const int32_t heads[] = {c->heads, c->heads_kv, c->d_k, c->d_v, c->parallel};
     const float scalars[] = {c->eps, c->attention_scale, c->attention_cap, c->logit_cap, c->embedding_scale, c->residual_scale, c->logit_scale};
     h = nm_hash(h, c->arch->name, strlen(c->arch->name));
+    h = nm_hash(h, heads, sizeof heads);
     h = nm_hash(h, scalars, sizeof scalars);
     h = nm_hash(h, m->program.window, sizeof m->program.window);
     for (size_t i = 0; i < m->program.steps; i++) {
         const nm_step *s = &m->program.step[i];
-        if (s->op == NM_OP_ROPE_TABLE) h = nm_hash(h, s->args.table.frequency, (size_t)s->args.table.pairs * sizeof(float));
+        if (s->op != NM_OP_ROPE_TABLE) continue;
+        h = nm_hash(h, s->args.table.frequency, (size_t)s->args.table.pairs * sizeof(float));
+        h = nm_hash(h, &s->args.table.magnitude, sizeof s->args.table.magnitude);
     }
     return h;
 }
@@ -221,6 +225,7 @@ uint64_t nm_model_fingerprint(const nm_model *m)
         h = nm_hash(h, w->name, strlen(w->name) + 1);
         h = nm_hash(h, &w->n, sizeof w->n);
         h = nm_hash(h, &w->k, sizeof w->k);
+        if (w->k) h = nm_hash(h, &p->type->id, sizeof p->type->id);
         const void *bits = w->vector ? (const void *)w->vector : p->data ? p->data : p->rows;
         size_t bytes = w->vector ? (size_t)w->n * sizeof(float) : p->data ? p->panel_bytes * (size_t)p->panels : p->row_bytes * (size_t)p->n;
         h = nm_hash(h, bits, bytes < SAMPLE ? bytes : SAMPLE);
