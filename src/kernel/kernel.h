@@ -88,7 +88,7 @@ size_t nm_kv_v_bytes(nm_kv_type type, int d_v);
  *   s_j = chain over d ascending fma(q[d], K[d][j], s), then * scale, then cap * tanh(s / cap) if cap > 0
  *   m_b = max s_j (NaN is passed over, -0 counts as +0);  p_j = exp(s_j - m_b);
  *   l_b = sum of p_j over 16 virtual lanes (j mod 16) and the fixed tree;  o_b = chain over j ascending fma(p_j, V[j], o)
- * and merged into the running state of the query (m = -inf: the state is empty and becomes the block):
+ * and merged into the running state of the query (m = -inf and l = 0: the state is empty and becomes the block):
  *   m_b <= m:  c = exp(m_b - m);  l = fma(l_b, c, l);  o = fma(o_b, c, o)
  *   m_b >  m:  c = exp(m - m_b);  l = fma(l, c, l_b);  o = fma(o, c, o_b);  m = m_b
  * Queries with an empty range are left alone. The final output is o / l (a true division). */
@@ -105,7 +105,7 @@ typedef struct nm_attention_job {
     void *scratch;              /* nm_attention_scratch bytes, 64-byte aligned */
 } nm_attention_job;
 size_t nm_attention_scratch(int d_k, int d_v);
-/* Merges state b (m, l, o of a later block) into state a by the rule above. */
+/* Merges state b (m, l, o of a later block) into state a by the rule above; an empty b changes nothing. */
 void nm_attention_merge(float *m, float *l, float *o, float m_b, float l_b, const float *o_b, int d_v);
 
 /* ---- The table --------------------------------------------------------------------------------------------------------------- */

@@ -167,7 +167,8 @@ static float v_at(nm_kv_type type, const nm_attention_job *job, int j, int d)
 
 void nm_attention_merge(float *m, float *l, float *o, float m_b, float l_b, const float *o_b, int d_v)
 {
-    if (*m == -INFINITY) {
+    if (l_b == 0) return;               /* b is empty, and its o was never written */
+    if (*m == -INFINITY && *l == 0) {
         *m = m_b;
         *l = l_b;
         memcpy(o, o_b, (size_t)d_v * sizeof *o);

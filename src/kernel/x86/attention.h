@@ -151,7 +151,7 @@ static float exp_of(float x)
 
 static void merge(float *m, float *l, float *y, float m_b, float l_b, const float *o, int n)
 {
-    if (*m == -INFINITY) {
+    if (*m == -INFINITY && *l == 0) {
         *m = m_b;
         *l = l_b;
         memcpy(y, o, (size_t)n * sizeof *y);
