@@ -2,6 +2,7 @@
 #include "common.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -66,8 +67,8 @@ nm_err nm_read_stdin(char **text, size_t *length, const char *expected)
 {
     *text = NULL;
     if (nm_term_is(STDIN_FILENO)) return nm_fail(NM_USAGE, "standard input is a terminal: give %s by a pipe or '< FILE'", expected);
-    nm_err err = nm_file_read("/dev/stdin", NM_INPUT_MOST, text, length);
-    return err == NM_NOT_FOUND ? nm_fail(NM_FAILED, "standard input is closed: give %s by a pipe or '< FILE'", expected) : err;
+    if (fcntl(STDIN_FILENO, F_GETFD) < 0) return nm_fail(NM_FAILED, "standard input is closed: give %s by a pipe or '< FILE'", expected);
+    return nm_fd_read(STDIN_FILENO, "standard input", NM_INPUT_MOST, text, length);    /* not /dev/stdin: a socket cannot be opened */
 }
 
 /* ---- JSON -------------------------------------------------------------------------------------------------------- */

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pwd.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -31,6 +32,10 @@ static nm_err read_all(int fd, const char *path, size_t most, nm_str *text)
     for (;;) {
         ssize_t got = read(fd, piece, sizeof piece);
         if (got < 0 && errno == EINTR) continue;
+        if (got < 0 && errno == EAGAIN) {       /* somebody made the pipe non-blocking */
+            poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, -1);
+            continue;
+        }
         if (got < 0) return fail_errno(path, "cannot be read");
         if (got == 0) return nm_str_append(text, "", 0);
         if ((size_t)got > most - text->length) return nm_fail(NM_BAD_FILE, "%s: larger than %zu bytes, the most that is read here", path, most);
@@ -38,17 +43,25 @@ static nm_err read_all(int fd, const char *path, size_t most, nm_str *text)
     }
 }
 
-nm_err nm_file_read(const char *path, size_t most, char **data, size_t *size)
+nm_err nm_fd_read(int fd, const char *name, size_t most, char **data, size_t *size)
 {
     nm_str text = {0};
     *data = NULL;
     *size = 0;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return fail_errno(path, "cannot be opened");
-    nm_err err = read_all(fd, path, most, &text);
-    close(fd);
+    nm_err err = read_all(fd, name, most, &text);
     if (err == NM_OK) *data = nm_str_take(&text, size);
     nm_str_free(&text);
+    return err;
+}
+
+nm_err nm_file_read(const char *path, size_t most, char **data, size_t *size)
+{
+    *data = NULL;
+    *size = 0;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return fail_errno(path, "cannot be opened");
+    nm_err err = nm_fd_read(fd, path, most, data, size);
+    close(fd);
     return err;
 }
 

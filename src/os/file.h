@@ -10,6 +10,8 @@
 /* Reads a file, pipe or device to its end. *data is allocated (nm_free), has *size bytes and a zero behind them. More than `most` bytes:
  * NM_BAD_FILE. Missing: NM_NOT_FOUND. A folder: NM_BAD_FILE. Anything else: NM_FAILED. */
 nm_err nm_file_read(const char *path, size_t most, char **data, size_t *size);
+/* The same from an open descriptor, from where it stands; name is for messages. Stays open. */
+nm_err nm_fd_read(int fd, const char *name, size_t most, char **data, size_t *size);
 
 /* A file that comes to be whole or not at all: written under a temporary name (".nomoat-...") in the same folder, flushed to the
  * disk, then renamed. Another program sees the old file or the new one. All zero (nm_new_file none = {0}) is valid for abandon. */
