@@ -79,7 +79,9 @@ static nm_err verify(const facts *f, nm_str *json)
         if (err == NM_INTERRUPTED) return err;
         if (worst == NM_OK) worst = err;
         if (!json) {
-            NM_TRY(nm_out_printf("%-9s %s: %s\n", n++ ? "" : "verify", f->list[i].name, err == NM_OK ? "good" : said));
+            NM_TRY(nm_out_printf("%-9s ", n++ ? "" : "verify"));
+            NM_TRY(nm_out_name(f->list[i].name));
+            NM_TRY(nm_out_printf(": %s\n", said));
             continue;
         }
         NM_TRY(nm_str_puts(json, n++ ? ", {" : "{"));

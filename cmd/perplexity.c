@@ -99,6 +99,7 @@ static int run(void *arg, int n_operands, char **operands)
     size_t count = 0, windows;
     total sum = {0};
     (void)n_operands;
+    if (set->second_half && set->length < 3) return nm_fail(NM_USAGE, "--second-half: a window of 2 tokens has none to score: give --length 3 or more");
     NM_TRY(nm_open_model(&model, NULL, operands[0], &set->common, false));
     nm_err err = NM_OK;
     NM_GOTO(nm_need_tokenizer(&t, model));
