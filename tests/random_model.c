@@ -59,7 +59,7 @@ static void rm_floats(const random_model *d, uint64_t stream, int64_t count, dou
 
 void *rm_values(const random_model *d, int type, int64_t n, int64_t k, uint64_t stream, size_t *bytes)
 {
-    enum { POOL = 256 };         /* some quantisers search long */
+    enum { POOL = 64 };          /* some quantisers search long */
     const nm_type *t = nm_type_of(type);
     if (!t || k % t->block) abort();
     int64_t blocks = n * (k / t->block), pool = blocks < POOL ? blocks : POOL;

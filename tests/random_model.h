@@ -33,7 +33,7 @@ random_model rm_default(const char *arch);
 void *rm_make(const random_model *d, size_t *size);
 /* The same into a file, tensor by tensor, so that hundreds of megabytes cost no memory. False if the file cannot be written. */
 bool rm_save(const random_model *d, const char *path);
-/* Bytes of a row-major matrix of random values of the type ([n][k], quantised from a few hundred random blocks); malloc'ed. */
+/* Bytes of a row-major matrix of random values of the type ([n][k], quantised from a few dozen random blocks); malloc'ed. */
 void *rm_values(const random_model *d, int type, int64_t n, int64_t k, uint64_t stream, size_t *bytes);
 
 #endif

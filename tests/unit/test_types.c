@@ -17,9 +17,9 @@
 
 #include "../random_model.c"
 
-enum { TOKENS = 24, VOCAB = 64 };
+enum { TOKENS = 11, VOCAB = 64 };
 /* Largest relative error (L2 over all logits) of int8 activations against fp32: rounding to 127 steps of the block's largest value costs
- * each map about 0.5 %, and two random layers do little to average it. Measured 1.5 to 2.1 %. */
+ * each map about 0.5 %, and one random layer does little to average it. Measured 1.2 to 1.6 %. */
 static const double NEAR = 0.03;
 
 typedef float logits[TOKENS][VOCAB];
@@ -77,6 +77,8 @@ static random_model describe(const nm_type *type)
     random_model d = rm_default("llama");
     d.type = d.embd_type = type->id;
     d.tied = type->id % 2;
+    d.ff = 256;
+    d.layers = 1;               /* the second layer would say no more of a type, and instrumented kernels are slow */
     return d;
 }
 
