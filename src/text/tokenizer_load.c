@@ -78,7 +78,7 @@ static nm_err allocate_tokens(nm_tokenizer *t, const nm_gguf *g, const nm_gguf_v
     for (int32_t i = 0; i < t->n; i++) {
         size_t length;
         const char *s = nm_gguf_string(g, tokens, (uint64_t)i, &length);
-        if (length > UINT32_MAX / 4 || total > UINT32_MAX / 4) return bad(g, KEY("tokens"), (uint64_t)i, "the vocabulary has more than 1 GiB");
+        if (length > UINT32_MAX / 8 || total > UINT32_MAX / 4) return bad(g, KEY("tokens"), (uint64_t)i, "the vocabulary has more than 1 GiB");
         total += (is_space_run(t, i, s, length) ? 3 * length : length) + 1;
     }
     size_t n = (size_t)t->n;
