@@ -33,6 +33,7 @@ function count_line(line, program) {
 }
 
 END {
+    if (status && !failed) { failed++; print "FAILED meson test: it ended with " status ", and its log tells of no failure" }
     if (tier_list) print "Kernel tiers:" tier_list
     printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped
     exit failed > 0 || passed == 0
