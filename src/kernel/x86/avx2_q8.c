@@ -120,7 +120,7 @@ V16_INLINE void narrow_tile(int fit, int groups, bool has_min, int rows, const n
     const int steps = NM_STEPS / groups, run = fit < steps ? fit : steps;
     for (int64_t g = 0; g < blocks * groups; g++) {
         __m256i sum[TILE_ROWS][2];
-        _Pragma("GCC unroll 4") for (int part = 0; part < steps / run; part++) {
+        for (int part = 0; part < steps / run; part++) {
             __m256i words[TILE_ROWS][2];
             _Pragma("GCC unroll 8") for (int i = 0; i < run; i++) {
                 int64_t v = g * steps + part * run + i;
