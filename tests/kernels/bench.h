@@ -55,7 +55,8 @@ static void bench_linear(const bench_linear_case *c)
     size_t row = (size_t)(c->k / type->block) * (size_t)type->bytes, bytes = map * (size_t)maps;
     uint8_t *rows = malloc(row * 16), *data = aligned_alloc(2 << 20, (bytes + (2 << 20)) & ~(size_t)((2 << 20) - 1));
     madvise(data, bytes, MADV_HUGEPAGE);
-    for (size_t at = 0; at < row * 16; at += (size_t)type->bytes) random_block(type, ORDINARY, rows + at);
+    if (type->group) for (size_t at = 0; at < row * 16; at += (size_t)type->bytes) random_block(type, ORDINARY, rows + at);
+    else for (int64_t at = 0; at < 16 * c->k; at++) type->from_float(&(float){random_float(1)}, 1, rows + at * type->bytes);
     nm_pack_panel(type, 16, c->k, rows, row, 0, data);
     for (int64_t p = 1; p < w.panels; p++) memcpy(data + (size_t)p * panel, data, panel);
     w.data = data;
@@ -129,7 +130,7 @@ static void bench_elementwise(void)
     for (int i = 0; i < tiers; i++) {
         const nm_kernels *k = &tier[i].k;
         if (k->silu == reference.silu) continue;
-        static const char *const names[] = {"rms_norm", "silu", "gelu_tanh", "mul", "add_scaled", "quantize_row", "rope"};
+        static const char *const names[] = {"rms_norm", "silu", "gelu_tanh", "mul", "add_scaled", "quantize_row", "rope and a copy"};
         for (int f = 0; f < 7; f++) {
             double t[BENCH_PASSES];
             for (int pass = 0; pass < BENCH_PASSES; pass++) {
@@ -141,11 +142,11 @@ static void bench_elementwise(void)
                     case 3: k->mul(a, b, N, y); break;
                     case 4: k->add_scaled(a, b, 2, N, y); break;
                     case 5: k->quantize_row(a, N, q, scale, sums); break;
-                    case 6: k->rope(y, a, b, N, true); break;
+                    case 6: memcpy(y, a, sizeof y); k->rope(y, a, b, N, true); break;
                     }
                 t[pass] = (cpu_seconds() - start) / 500;
             }
-            printf("%-7s %-13s %6.3f ns a value\n", tier[i].name, names[f], median(t, BENCH_PASSES) / N * 1e9);
+            printf("%-7s %-15s %6.3f ns a value\n", tier[i].name, names[f], median(t, BENCH_PASSES) / N * 1e9);
         }
     }
 }

@@ -71,9 +71,59 @@ static void f32_rows(const float *const *f, int64_t n, const nm_linear_job *job,
     for (; t < job->rows; t++) f32_tile_1(f, n, x + (size_t)t * job->ldx, job->ldx, acc + 16 * t, stride);
 }
 
+/* ---- A few rows of float weights, straight from the packed panel: bound by memory ---- */
+
+enum { F32_FEW = 4 };
+
+V16_INLINE v16 load_weight(nm_dtype id, const uint8_t *from, int64_t k)
+{
+    if (id == NM_F32) return v_load((const float *)from + 16 * k);
+    return id == NM_F16 ? v_load_half((const uint16_t *)from + 16 * k) : v_load_bf16((const uint16_t *)from + 16 * k);
+}
+
+V16_INLINE void f32_direct(nm_dtype id, int rows, const uint8_t *panel, int64_t n, const float *x, size_t ldx, float *out)
+{
+    const int bytes = id == NM_F32 ? 64 : 32;       /* of one input's 16 weights */
+    v16 a[F32_FEW];
+    _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) a[r] = v_set(0.0f);
+    for (int64_t k = 0; k < n; k++) {
+        if (bytes == 64 || k % 2 == 0) prefetch_line(panel + k * bytes);
+        v16 w = load_weight(id, panel, k);
+        _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) a[r] = v_fma(w, v_set(x[(size_t)r * ldx + (size_t)k]), a[r]);
+    }
+    _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) v_store(out + 16 * r, a[r]);
+}
+
+typedef void (*f32_direct_fn)(const uint8_t *panel, int64_t n, const float *x, size_t ldx, float *out);
+#define F32_DIRECT(type, rows) \
+    static void f32_direct_##type##_##rows(const uint8_t *panel, int64_t n, const float *x, size_t ldx, float *out) \
+    { f32_direct(NM_##type, rows, panel, n, x, ldx, out); }
+#define F32_DIRECT_ROWS(type) F32_DIRECT(type, 1) F32_DIRECT(type, 2) F32_DIRECT(type, 3) F32_DIRECT(type, 4)
+F32_DIRECT_ROWS(F32) F32_DIRECT_ROWS(F16) F32_DIRECT_ROWS(BF16)
+#define F32_DIRECT_ENTRY(type) {f32_direct_##type##_1, f32_direct_##type##_2, f32_direct_##type##_3, f32_direct_##type##_4}
+static const f32_direct_fn f32_few_f32[F32_FEW] = F32_DIRECT_ENTRY(F32), f32_few_f16[F32_FEW] = F32_DIRECT_ENTRY(F16),
+                           f32_few_bf16[F32_FEW] = F32_DIRECT_ENTRY(BF16);
+
+static void linear_few(const nm_linear_job *job)
+{
+    const nm_panels *w = job->w;
+    const f32_direct_fn *few = w->type->id == NM_F32 ? f32_few_f32 : w->type->id == NM_F16 ? f32_few_f16 : f32_few_bf16;
+    for (int64_t p = job->p0; p < job->p1; p++) {
+        float acc[F32_FEW * NM_PANEL];
+        few[job->rows - 1](w->data + (size_t)p * w->panel_bytes, w->k, job->x, job->ldx, acc);
+        store_outputs(job, p, acc, job->rows);
+    }
+}
+
+/* ---- Everything else, by tiles ---- */
+
 static void linear_f32(const nm_linear_job *job)
 {
     const nm_panels *w = job->w;
+    if (w->data && !w->type->group && job->rows <= F32_FEW) {
+        linear_few(job);
+        return;
+    }
     float *values = job->scratch;                                   /* [F32_PANELS][F32_CHUNK][16] */
     float *acc = values + F32_PANELS * F32_CHUNK * 16;              /* [F32_PANELS][rows][16] */
     nm_u u;
