@@ -222,7 +222,7 @@ typedef struct nm_item {
 } nm_item;
 /* Appends each item's tokens to its session and computes what is wanted. Sessions must differ. All or nothing for bad
  * arguments (NM_USAGE: context full, id outside the vocabulary). cancel (may be NULL): when it turns non-zero the call returns
- * NM_INTERRUPTED within about 50 ms; the sessions then hold the tokens of the passes that ended. */
+ * NM_INTERRUPTED within about 50 ms; the sessions then hold the tokens of the passes that ended, of which some logits may not have been handed out. */
 NM_API nm_err nm_run(nm_runner *runner, nm_item *items, size_t count, const volatile sig_atomic_t *cancel);
 
 /* ---- Sampling ------------------------------------------------------------------------------------------------------------ */

@@ -180,11 +180,10 @@ static bool cancelled(void *arg)
 static nm_err walk(nm_runner *r, int32_t from, int32_t to)
 {
     bool done;
-    for (int32_t i = 0; i < r->model->program.tickets; i++) atomic_store_explicit(&r->ticket[i], 0, memory_order_relaxed);
     r->walk.at = from;
     r->walk.end = to;
-    r->walk.stop = r->cancel ? cancelled : NULL;
-    r->walk.stop_arg = r;
+    r->walk.exec.stop = r->cancel ? cancelled : NULL;
+    r->walk.exec.stop_arg = r;
     NM_TRY(nm_walk_some(&r->walk, &done));
     return done ? NM_OK : nm_fail(NM_INTERRUPTED, "interrupted");
 }

@@ -148,7 +148,7 @@ static void run_tile(const nm_exec *e, const nm_step *s, const nm_seq *seq, int6
 }
 
 /* Items: (session, block of rows, KV head, part of its query heads), numbered so that a ticket finds its own. */
-static void run_tiles(const nm_exec *e, const nm_step *s, work *w)
+static void run_tiles(nm_exec *e, const nm_step *s, int thread, work *w)
 {
     int32_t group = ARGS.heads / ARGS.heads_kv, heads = group < TILE ? group : TILE, parts = (group + heads - 1) / heads, block = TILE / heads;
     int64_t ticket = atomic_fetch_add_explicit(&e->ticket[s->ticket], 1, memory_order_relaxed), passed = 0;
@@ -156,6 +156,7 @@ static void run_tiles(const nm_exec *e, const nm_step *s, work *w)
         const nm_seq *seq = &e->seq[i];
         int64_t per_block = (int64_t)ARGS.heads_kv * parts, items = (seq->rows + block - 1) / block * per_block;
         while (ticket < passed + items) {
+            if (nm_halted(e, thread)) return;
             /* The last rows see most keys: they go first, so that no thread is left alone with them. */
             int64_t item = items - 1 - (ticket - passed), at = item / per_block * block;
             int32_t head_kv = (int32_t)(item % per_block) / parts, from = (int32_t)(item % per_block) % parts * heads;
@@ -232,7 +233,7 @@ static void wide(nm_exec *e, const nm_step *s, int thread, int threads)
     int64_t chunks = (longest + CHUNK * NM_PAGE - 1) / (CHUNK * NM_PAGE);
     bool fits = (size_t)(rows * chunks * ARGS.heads) * state_floats(s) * sizeof(float) <= e->shared_bytes;
     if (rows <= SPREAD_ROWS && fits && threads > 1) spread(e, s, chunks, thread, threads, &w);
-    else run_tiles(e, s, &w);
+    else run_tiles(e, s, thread, &w);
 }
 
 static size_t scratch(const nm_shape *c, const nm_step *s, int64_t max_rows) { return work_bytes(ARGS.d_k, ARGS.d_v); }

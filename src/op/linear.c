@@ -104,7 +104,7 @@ static void wide(nm_exec *e, const nm_step *s, int thread, int threads)
         .y = nm_at(e, y, 0), .ldy = nm_ld(e->value, y), .bias = s->n_weight > 1 ? nm_step_weight(e, s, 1)->vector : NULL,
         .scratch = e->scratch + (size_t)thread * e->scratch_bytes};
     if (rows == 0) return;
-    for (;;) {
+    while (!nm_halted(e, thread)) {
         job.p0 = atomic_fetch_add_explicit(&e->ticket[s->ticket], (int)grain, memory_order_relaxed);
         if (job.p0 >= panels) break;
         job.p1 = job.p0 + grain < panels ? job.p0 + grain : panels;

@@ -96,7 +96,21 @@ typedef struct nm_exec {
     int32_t seqs;
     bool stacked;               /* some row has a stack */
     atomic_int *ticket;
+    /* Asked by thread 0 between regions and inside long steps; true = stop. NULL = never. */
+    bool (*stop)(void *arg);
+    void *stop_arg;
+    int32_t region;             /* where thread 0 is; its own */
+    atomic_int stopped;         /* 0; or n: stopped before region n; or -n: inside region n - 1, which must run again */
 } nm_exec;
+
+/* For wide phases to ask between tickets: true = leave the rest of the step undone. The whole region runs again later, to the same bits,
+ * because steps write nothing that they read. */
+static inline bool nm_halted(nm_exec *e, int thread)
+{
+    if (thread == 0 && e->stop && !atomic_load_explicit(&e->stopped, memory_order_relaxed) && e->stop(e->stop_arg))
+        atomic_store_explicit(&e->stopped, -(e->region + 1), memory_order_relaxed);
+    return atomic_load_explicit(&e->stopped, memory_order_relaxed) != 0;
+}
 
 typedef struct nm_shape {       /* what a shape check may see */
     const nm_value *value;

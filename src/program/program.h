@@ -128,15 +128,11 @@ nm_err nm_place(nm_extent *extent, size_t count, size_t *total);
 
 /* ---- Running ---------------------------------------------------------------------------------------------------------------- */
 
-/* A run walks regions [from, to) of the plan and may be interrupted between two of them and resumed to the same bits. */
+/* A run walks regions [from, to) of the plan and may be interrupted (exec.stop) between two of them or inside one, and resumed to the same bits. */
 typedef struct nm_walk {
     nm_exec exec;
     const nm_plan *plan;
     int32_t at, end;            /* next region, one past the last */
-    /* Asked by thread 0 after each region; true = stop here. NULL = never. */
-    bool (*stop)(void *arg);
-    void *stop_arg;
-    atomic_int stopped;
 } nm_walk;
 
 /* Runs until the end or until stop() says so; *done tells which. */

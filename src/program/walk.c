@@ -1,4 +1,5 @@
 /* Running a plan: every thread walks the same regions and meets the others between them. */
+#include "base/err.h"
 #include "base/pool.h"
 #include "program/program.h"
 
@@ -46,26 +47,46 @@ static void run_wide(nm_walk *w, const nm_region *r, int thread, int threads)
     }
 }
 
+/* Thread 0's question after a region that ran whole. */
+static void ask(nm_walk *w, int32_t next)
+{
+    nm_exec *e = &w->exec;
+    if (e->stop && next < w->end && !atomic_load_explicit(&e->stopped, memory_order_relaxed) && e->stop(e->stop_arg)) atomic_store(&e->stopped, next);
+}
+
 static void walk_thread(void *arg, int thread, int threads)
 {
     nm_walk *w = arg;
     for (int32_t i = w->at; i < w->end; i++) {
         const nm_region *r = &w->plan->region[i];
+        if (thread == 0) w->exec.region = i;
         if (r->wide) run_wide(w, r, thread, threads);
         else run_rows(w, r, thread, threads);
-        if (thread == 0 && w->stop && i + 1 < w->end && w->stop(w->stop_arg)) atomic_store(&w->stopped, i + 1);
+        if (thread == 0) ask(w, i + 1);
         nm_pool_barrier();
-        /* Equality, not truth: by the time that a slow thread looks here, thread 0 may have asked for a stop after the next region. */
-        if (atomic_load_explicit(&w->stopped, memory_order_relaxed) == i + 1) return;
+        /* Equality, not truth: by the time that a slow thread looks here, thread 0 may have stopped in or after the next region. */
+        int stopped = atomic_load_explicit(&w->exec.stopped, memory_order_relaxed);
+        if (stopped == i + 1 || stopped == -(i + 1)) return;
     }
+}
+
+/* Work of these regions is handed out from the start. */
+static void reset_tickets(nm_walk *w)
+{
+    const nm_plan *p = w->plan;
+    for (int32_t t = p->region[w->at].task; t < p->region[w->end - 1].task + p->region[w->end - 1].tasks; t++)
+        if (p->task[t].step >= 0) atomic_store_explicit(&w->exec.ticket[p->program->step[p->task[t].step].ticket], 0, memory_order_relaxed);
 }
 
 nm_err nm_walk_some(nm_walk *w, bool *done)
 {
-    atomic_store(&w->stopped, 0);
-    nm_err err = nm_pool_run(walk_thread, w);
-    int32_t at = atomic_load(&w->stopped);
-    w->at = at ? at : w->end;
-    *done = err == NM_OK && w->at == w->end;
-    return err;
+    *done = w->at >= w->end;
+    if (*done) return NM_OK;
+    atomic_store(&w->exec.stopped, 0);
+    reset_tickets(w);
+    NM_TRY(nm_pool_run(walk_thread, w));
+    int stopped = atomic_load(&w->exec.stopped);
+    w->at = stopped > 0 ? stopped : stopped < 0 ? -stopped - 1 : w->end;
+    *done = w->at == w->end;
+    return NM_OK;
 }
