@@ -195,7 +195,6 @@ nm_err nm_model_pack(nm_model *m, const nm_model_options *options)
 
 /* ---- Identity -------------------------------------------------------------------------------------------------------------------------- */
 
-enum { SAMPLE = 4096 };
 
 /* What the architecture does with the weights: heads, scales, windows, and the tables of rotation. */
 static uint64_t hash_config(uint64_t h, const nm_model *m)
@@ -216,20 +215,31 @@ static uint64_t hash_config(uint64_t h, const nm_model *m)
     return h;
 }
 
-uint64_t nm_model_fingerprint(const nm_model *m)
+/* The values of the first, the middle and the last row: the same whether the weight is packed or stays in the file. */
+static nm_err hash_rows(uint64_t *h, const nm_panels *p)
+{
+    float *row = nm_malloc((size_t)p->k * sizeof *row);
+    if (!row) return nm_fail_memory((size_t)p->k * sizeof *row);
+    for (int i = 0; i < 3; i++) {
+        nm_panels_row(p, (p->n - 1) * i / 2, row);
+        *h = nm_hash(*h, row, (size_t)p->k * sizeof *row);
+    }
+    nm_free(row);
+    return NM_OK;
+}
+
+nm_err nm_model_fingerprint(const nm_model *m, uint64_t *fingerprint)
 {
     uint64_t h = hash_config(0, m);
     for (size_t i = 0; i < m->weights; i++) {
         const nm_weight *w = &m->weight[i];
-        const nm_panels *p = &w->panels;
         h = nm_hash(h, w->name, strlen(w->name) + 1);
         h = nm_hash(h, &w->n, sizeof w->n);
         h = nm_hash(h, &w->k, sizeof w->k);
-        if (w->k) h = nm_hash(h, &p->type->id, sizeof p->type->id);
-        const void *bits = w->vector ? (const void *)w->vector : p->data ? p->data : p->rows;
-        size_t bytes = w->vector ? (size_t)w->n * sizeof(float) : p->data ? p->panel_bytes * (size_t)p->panels : p->row_bytes * (size_t)p->n;
-        h = nm_hash(h, bits, bytes < SAMPLE ? bytes : SAMPLE);
-        if (bytes > SAMPLE) h = nm_hash(h, (const uint8_t *)bits + bytes / 2 - SAMPLE / 2, SAMPLE);
+        if (w->vector) h = nm_hash(h, w->vector, (size_t)w->n * sizeof *w->vector);
+        else h = nm_hash(h, &w->panels.type->id, sizeof w->panels.type->id);
+        if (!w->vector) NM_TRY(hash_rows(&h, &w->panels));
     }
-    return h;
+    *fingerprint = h;
+    return NM_OK;
 }

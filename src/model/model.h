@@ -32,8 +32,8 @@ struct nm_model {
 nm_err nm_model_bind(void *model, const char *name, int64_t n, int64_t k, bool optional, int32_t *id);
 /* Packs every bound map on the compute pool, checks that all values are finite, lets go of the file's pages. */
 nm_err nm_model_pack(nm_model *model, const nm_model_options *options);
-/* A hash of the configuration and of names, shapes, types and a sample of every weight's bits: identity for saved sessions. */
-uint64_t nm_model_fingerprint(const nm_model *model);
+/* A hash of the configuration and of names, shapes, types and three rows of every weight: identity for saved sessions. */
+nm_err nm_model_fingerprint(const nm_model *model, uint64_t *fingerprint);
 
 /* ---- Pages --------------------------------------------------------------------------------------------------------------------- */
 
