@@ -238,10 +238,13 @@ static nm_err read_id(const nm_tokenizer *t, const nm_gguf *g, const char *key, 
     return NM_OK;
 }
 
-static int32_t control_token(const nm_tokenizer *t, const char *text)
+/* A well-known text that ends a turn, if it is a control token, or a user-defined one as older conversions have it. "</s>" may be plain text
+ * in the latter case (Phi-3's is). */
+static int32_t end_token(const nm_tokenizer *t, const char *text)
 {
     int32_t id = nm_vocab_find(t, text, strlen(text));
-    return id >= 0 && t->type[id] == NM_TOKEN_CONTROL ? id : -1;
+    bool ends = id >= 0 && (t->type[id] == NM_TOKEN_CONTROL || (t->type[id] == NM_TOKEN_USER && strcmp(text, "</s>") != 0));
+    return ends ? id : -1;
 }
 
 static nm_err read_special_ids(nm_tokenizer *t, const nm_gguf *g)
@@ -266,7 +269,7 @@ static nm_err read_special_ids(nm_tokenizer *t, const nm_gguf *g)
     return read_id(t, g, KEY("separator_token_id"), &t->sep);
 }
 
-/* Control tokens that end a turn or a text, whatever the keys say. */
+/* Tokens that end a turn or a text, whatever the keys say. */
 static const char *const end_texts[] = {
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>",
     "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>",
@@ -278,15 +281,15 @@ static nm_err mark_ends(nm_tokenizer *t, const nm_gguf *g)
     NM_TRY(read_id(t, g, KEY("eot_token_id"), &id[1]));
     NM_TRY(read_id(t, g, KEY("eom_token_id"), &id[2]));
     for (size_t i = 0; i < sizeof end_texts / sizeof *end_texts; i++) {
-        int32_t k = control_token(t, end_texts[i]);
+        int32_t k = end_token(t, end_texts[i]);
         if (k >= 0) t->flags[k] |= NM_TOKEN_ENDS;
     }
     /* Where a turn has parts (Harmony, Solar Open), <|end|> only ends a part. */
-    int32_t part = control_token(t, "<|end|>");
-    bool has_call = control_token(t, "<|call|>") >= 0 || control_token(t, "<|calls|>") >= 0;
-    if (part >= 0 && has_call && (control_token(t, "<|return|>") >= 0 || control_token(t, "<|flush|>") >= 0)) t->flags[part] &= (uint8_t)~NM_TOKEN_ENDS;
+    int32_t part = end_token(t, "<|end|>");
+    bool has_call = end_token(t, "<|call|>") >= 0 || end_token(t, "<|calls|>") >= 0;
+    if (part >= 0 && has_call && (end_token(t, "<|return|>") >= 0 || end_token(t, "<|flush|>") >= 0)) t->flags[part] &= (uint8_t)~NM_TOKEN_ENDS;
     /* Gemma 4 hands a tool call over with this token, which is not typed as control. */
-    int32_t response = control_token(t, "<turn|>") >= 0 ? nm_vocab_find(t, "<|tool_response>", 16) : -1;
+    int32_t response = end_token(t, "<turn|>") >= 0 ? nm_vocab_find(t, "<|tool_response>", 16) : -1;
     if (response >= 0) t->flags[response] |= NM_TOKEN_ENDS;
     for (int i = 0; i < 3; i++)
         if (id[i] >= 0) t->flags[id[i]] |= NM_TOKEN_ENDS;
