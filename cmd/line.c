@@ -4,10 +4,12 @@
 #include <errno.h>
 #include <langinfo.h>
 #include <locale.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <termios.h>
 #include <unistd.h>
 #include <wchar.h>
 
@@ -106,6 +108,32 @@ void nm_line_close(nm_line **line)
     *line = NULL;
 }
 
+/* libedit holds the terminal raw while a line is typed: who ends the program then still gets it back as it was. */
+static struct termios terminal_before;
+static struct sigaction term_before, hup_before;
+
+static void on_end(int signal_number)
+{
+    tcsetattr(STDIN_FILENO, TCSANOW, &terminal_before);
+    raise(signal_number);       /* SA_RESETHAND: now for good */
+}
+
+static void guard_terminal(void)
+{
+    struct sigaction action = {.sa_handler = on_end, .sa_flags = SA_RESETHAND};
+    tcgetattr(STDIN_FILENO, &terminal_before);
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGTERM, &action, &term_before);
+    sigaction(SIGHUP, &action, &hup_before);
+    if (hup_before.sa_handler == SIG_IGN) signal(SIGHUP, SIG_IGN);      /* nohup */
+}
+
+static void unguard_terminal(void)
+{
+    sigaction(SIGTERM, &term_before, NULL);
+    sigaction(SIGHUP, &hup_before, NULL);
+}
+
 nm_err nm_line_read(nm_line *line, const char *prompt, nm_str *text, nm_typed *typed)
 {
     int count = 0;
@@ -113,7 +141,9 @@ nm_err nm_line_read(nm_line *line, const char *prompt, nm_str *text, nm_typed *t
     text->length = 0;
     line->prompt = prompt;
     nm_interrupted = 0;
+    guard_terminal();
     const char *s = el_gets(line->edit, &count);
+    unguard_terminal();
     *typed = nm_interrupted ? NM_TYPED_INTERRUPT : s && count > 0 ? NM_TYPED_LINE : NM_TYPED_END;
     nm_interrupted = 0;
     if (*typed != NM_TYPED_LINE) {

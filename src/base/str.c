@@ -99,7 +99,7 @@ nm_err nm_str_json(nm_str *s, const char *bytes, size_t length)
         else if (c == '\n') NM_TRY(nm_str_puts(s, "\\n"));
         else if (c == '\t') NM_TRY(nm_str_puts(s, "\\t"));
         else if (c == '\r') NM_TRY(nm_str_puts(s, "\\r"));
-        else if (c < 0x20 || c == 0x7f) NM_TRY(nm_str_printf(s, "\\u%04x", (unsigned)c));
+        else if (c < 0x20 || (c >= 0x7f && c < 0xa0)) NM_TRY(nm_str_printf(s, "\\u%04x", (unsigned)c));
         else NM_TRY(nm_str_append(s, bytes + i, (size_t)used));
         i += (size_t)used;
     }

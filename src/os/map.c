@@ -46,9 +46,9 @@ static nm_err open_regular(const char *path, int *fd, size_t *size)
     if (*fd < 0 && (errno == ENOENT || errno == ENOTDIR)) return nm_fail(NM_NOT_FOUND, "%s: no such file", path);
     if (*fd < 0) return nm_fail(NM_FAILED, "%s: cannot be opened: %s", path, strerror(errno));
     if (fstat(*fd, &st) != 0) return nm_fail(NM_FAILED, "%s: cannot be examined: %s", path, strerror(errno));
-    if (S_ISDIR(st.st_mode)) return nm_fail(NM_BAD_FILE, "%s: is a folder, not a file", path);
-    if (!S_ISREG(st.st_mode)) return nm_fail(NM_BAD_FILE, "%s: is not a regular file", path);
-    if (st.st_size == 0) return nm_fail(NM_BAD_FILE, "%s: the file is empty", path);
+    if (S_ISDIR(st.st_mode)) return nm_fail(NM_BAD_FILE, "%s: is a folder, not a file: name a file in it", path);
+    if (!S_ISREG(st.st_mode)) return nm_fail(NM_BAD_FILE, "%s: is not a regular file: copy what it gives into a file first", path);
+    if (st.st_size == 0) return nm_fail(NM_BAD_FILE, "%s: the file is empty: fetch it again", path);
     *size = (size_t)st.st_size;
     return NM_OK;
 }
@@ -61,7 +61,9 @@ nm_err nm_map_open(nm_map *map, const char *path)
     if (err == NM_OK && !(map->name = nm_strndup(path, strlen(path)))) err = nm_fail_memory(strlen(path));
     if (err == NM_OK) {
         void *p = mmap(NULL, map->size, PROT_READ, MAP_SHARED, fd, 0);
-        if (p == MAP_FAILED) err = nm_fail(NM_FAILED, "%s: cannot be mapped: %s", path, strerror(errno));
+        if (p == MAP_FAILED && errno == ENOMEM)
+            err = nm_fail(NM_NO_MEMORY, "%s: no room for a map of %zu bytes: a limit on address space (ulimit -v) is too low", path, map->size);
+        else if (p == MAP_FAILED) err = nm_fail(NM_FAILED, "%s: cannot be mapped: %s", path, strerror(errno));
         else map->data = p;
     }
     if (fd >= 0) close(fd);
