@@ -264,6 +264,12 @@ static nm_err cut(nm_render *r, nm_tv v, nm_tv start, nm_tv end, size_t *from, s
     return NM_OK;
 }
 
+/* The first place of part (m > 0 bytes). One byte, the common case, needs no preparation. */
+static const char *first_of(const char *s, size_t n, const char *part, size_t m)
+{
+    return m == 1 ? memchr(s, *part, n) : memmem(s, n, part, m);
+}
+
 static const char *last_of(const char *s, size_t n, const char *part, size_t m)
 {
     for (size_t i = n >= m ? n - m + 1 : 0; i-- > 0;) if (!memcmp(s + i, part, m)) return s + i;
@@ -281,7 +287,7 @@ static nm_err search(nm_render *r, nm_tv v, const nm_tv *p, bool last, int64_t *
     const char *found = NULL;
     if (last) NM_TRY(nm_rt_steps(r, (to - from) / 16 * (1 + part->n / 16)));
     if (valid) found = last ? last_of(v.s->s + from, to - from, part->s, part->n)
-                            : part->n ? memmem(v.s->s + from, to - from, part->s, part->n) : v.s->s + from;
+                            : part->n ? first_of(v.s->s + from, to - from, part->s, part->n) : v.s->s + from;
     *out = found ? (int64_t)nm_utf8_count(v.s->s, (size_t)(found - v.s->s)) : -1;
     return NM_OK;
 }
@@ -311,7 +317,7 @@ static nm_err str_count(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
         *out = nm_tv_int(valid ? (int64_t)nm_utf8_count(v.s->s + from, to - from) + 1 : 0);
         return NM_OK;
     }
-    for (const char *at = v.s->s + from, *end = v.s->s + to; (at = memmem(at, (size_t)(end - at), p[0].s->s, p[0].s->n)); at += p[0].s->n) n++;
+    for (const char *at = v.s->s + from, *end = v.s->s + to; (at = first_of(at, (size_t)(end - at), p[0].s->s, p[0].s->n)); at += p[0].s->n) n++;
     *out = nm_tv_int(n);
     return NM_OK;
 }
@@ -382,7 +388,7 @@ static nm_err rsplit_spaces(nm_render *r, nm_tv v, int64_t most, nm_lb *lb)
 static nm_err split_at(nm_render *r, nm_tv v, const nm_tv_string *sep, int64_t most, nm_lb *lb)
 {
     size_t from = 0;
-    for (const char *found; most-- != 0 && (found = memmem(v.s->s + from, v.s->n - from, sep->s, sep->n)); from = (size_t)(found - v.s->s) + sep->n)
+    for (const char *found; most-- != 0 && (found = first_of(v.s->s + from, v.s->n - from, sep->s, sep->n)); from = (size_t)(found - v.s->s) + sep->n)
         NM_TRY(add_part(r, lb, v, from, (size_t)(found - v.s->s)));
     return add_part(r, lb, v, from, v.s->n);
 }
@@ -457,7 +463,7 @@ static nm_err partition(nm_render *r, nm_tv v, nm_tv sep, bool last, nm_tv *out)
     NM_TRY(want_text(r, sep));
     if (!sep.s->n) return nm_rt_fail(r, "empty separator");
     NM_TRY(nm_rt_steps(r, v.s->n / 16 * (last ? 1 + sep.s->n / 16 : 1)));
-    const char *found = last ? last_of(v.s->s, v.s->n, sep.s->s, sep.s->n) : memmem(v.s->s, v.s->n, sep.s->s, sep.s->n);
+    const char *found = last ? last_of(v.s->s, v.s->n, sep.s->s, sep.s->n) : first_of(v.s->s, v.s->n, sep.s->s, sep.s->n);
     size_t at = found ? (size_t)(found - v.s->s) : last ? 0 : v.s->n, behind = found ? at + sep.s->n : at;
     NM_TRY(add_part(r, &lb, v, 0, at));
     NM_TRY(add_part(r, &lb, v, at, behind));
@@ -498,7 +504,7 @@ static nm_err str_replace(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
     NM_TRY(nm_rt_steps(r, v.s->n >> 4));
     const nm_tv_string *old = p[0].s;
     while (most-- != 0 && r->err == NM_OK) {
-        const char *found = old->n ? memmem(v.s->s + at, v.s->n - at, old->s, old->n) : v.s->s + at;
+        const char *found = old->n ? first_of(v.s->s + at, v.s->n - at, old->s, old->n) : v.s->s + at;
         if (!found) break;
         nm_sb_put(&sb, v.s->s + at, (size_t)(found - v.s->s) - at);
         nm_sb_str(&sb, new_part);
