@@ -101,11 +101,20 @@ static nm_err sort_keys(nm_render *r, nm_tv attribute, bool fold, nm_tv list, nm
     return NM_OK;
 }
 
+/* sorted(reverse=...) takes integers only */
+static nm_err arg_reverse(nm_render *r, nm_tv v, bool *out)
+{
+    int64_t reverse;
+    NM_TRY(nm_arg_int(r, v, 0, &reverse));
+    *out = reverse != 0;
+    return NM_OK;
+}
+
 static nm_err f_sort(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
 {
     bool reverse, sensitive;
     nm_tv *keys;
-    NM_TRY(nm_arg_truth(r, p[0], false, &reverse));
+    NM_TRY(arg_reverse(r, p[0], &reverse));
     NM_TRY(nm_arg_truth(r, p[1], false, &sensitive));
     NM_TRY(own_list(r, v, out));
     NM_RT_NEW(r, keys, out->l->n);
@@ -121,7 +130,7 @@ static nm_err f_dictsort(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
     if (v.kind == NM_TV_UNDEFINED) return nm_tv_fail_undefined(r, v);
     if (v.kind != NM_TV_DICT) return nm_rt_fail(r, "'%s' object has no items to sort", nm_tv_kind_name(v));
     NM_TRY(nm_arg_truth(r, p[0], false, &sensitive));
-    NM_TRY(nm_arg_truth(r, p[2], false, &reverse));
+    NM_TRY(arg_reverse(r, p[2], &reverse));
     NM_TRY(nm_iter_collect(r, view, out));
     NM_RT_NEW(r, keys, v.d->n);
     for (size_t i = 0; i < v.d->n; i++) {
@@ -177,6 +186,43 @@ static nm_err next_unique(nm_render *r, nm_tv_iter *it, nm_tv *out)
     }
 }
 
+/* What jinja2 writes as a generator function begins to run, and to fail, when its first item is asked for. */
+typedef struct deferred {
+    nm_err (*bound)(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out);
+    nm_err (*open)(nm_render *r, nm_tv v, const nm_args *args, nm_tv *out);
+    nm_tv p[NM_MAX_PARAMS];
+    nm_args args;
+    bool begun;
+    nm_tv_iter items;
+} deferred;
+
+static nm_err next_deferred(nm_render *r, nm_tv_iter *it, nm_tv *out)
+{
+    deferred *d = it->state;
+    nm_tv made;
+    if (!d->begun) {
+        NM_TRY(d->bound ? d->bound(r, it->source, d->p, &made) : d->open(r, it->source, &d->args, &made));
+        NM_TRY(nm_iter_init(r, made, &d->items));
+        d->begun = true;
+    }
+    return nm_iter_next(r, &d->items, out);
+}
+
+static nm_err defer(nm_render *r, const char *name, nm_tv v, deferred what, nm_tv *out)
+{
+    deferred *d;
+    NM_RT_NEW(r, d, 1);
+    *d = what;
+    return nm_iter_value(r, name, next_deferred, v, d, out);
+}
+
+static nm_err defer_bound(nm_render *r, const char *name, nm_tv v, nm_err (*make)(nm_render *, nm_tv, const nm_tv *, nm_tv *), const nm_tv *p, nm_tv *out)
+{
+    deferred what = {.bound = make};
+    memcpy(what.p, p, sizeof what.p);
+    return defer(r, name, v, what, out);
+}
+
 /* A generator over v with a state. */
 static nm_err lazily(nm_render *r, const char *name, nm_err (*next)(nm_render *, nm_tv_iter *, nm_tv *), nm_tv v, void *state, nm_tv *out)
 {
@@ -188,7 +234,7 @@ static nm_err lazily(nm_render *r, const char *name, nm_err (*next)(nm_render *,
     return NM_OK;
 }
 
-static nm_err f_unique(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
+static nm_err make_unique(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
 {
     bool sensitive;
     seen *s;
@@ -198,6 +244,8 @@ static nm_err f_unique(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
     NM_TRY(nm_tv_dict_of(r, NM_TV_DICT, &s->keys));
     return lazily(r, "unique", next_unique, v, s, out);
 }
+
+static nm_err f_unique(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out) { return defer_bound(r, "unique", v, make_unique, p, out); }
 
 static nm_err least(nm_render *r, nm_tv v, const nm_tv *p, int wanted, nm_tv *out)
 {
@@ -246,7 +294,7 @@ static nm_err map_attribute(nm_render *r, const nm_args *args, applied *a)
     for (size_t i = 0; i < args->n_kw; i++) {
         if (nm_tv_text_is(args->names[i], "attribute")) attribute = args->values[i];
         else if (nm_tv_text_is(args->names[i], "default")) dflt = args->values[i];
-        else return nm_rt_fail(r, "map() got an unexpected keyword argument '%.*s'", (int)(args->names[i].s->n < 100 ? args->names[i].s->n : 100), args->names[i].s->s);
+        else return nm_rt_fail(r, "map() got an unexpected keyword argument");
     }
     if (!nm_tv_given(attribute)) return nm_rt_fail(r, "map requires a filter argument");
     NM_TRY(getter_of(r, attribute, false, &a->g));
@@ -262,7 +310,7 @@ static nm_err named_callable(nm_render *r, const char *what, nm_tv name, const n
     return nm_rt_fail(r, "no %s of that name; did you forget to quote it?", what);
 }
 
-static nm_err f_map(nm_render *r, nm_tv v, const nm_args *args, nm_tv *out)
+static nm_err make_map(nm_render *r, nm_tv v, const nm_args *args, nm_tv *out)
 {
     applied *a;
     bool some;
@@ -279,6 +327,8 @@ static nm_err f_map(nm_render *r, nm_tv v, const nm_args *args, nm_tv *out)
     }
     return lazily(r, "map", next_mapped, v, a, out);
 }
+
+static nm_err f_map(nm_render *r, nm_tv v, const nm_args *args, nm_tv *out) { return defer(r, "map", v, (deferred){.open = make_map, .args = *args}, out); }
 
 static nm_err next_selected(nm_render *r, nm_tv_iter *it, nm_tv *out)
 {
@@ -316,10 +366,16 @@ static nm_err select_by(nm_render *r, nm_tv v, const nm_args *args, bool attribu
     return lazily(r, "select", next_selected, v, a, out);
 }
 
-static nm_err f_select(nm_render *r, nm_tv v, const nm_args *args, nm_tv *out) { return select_by(r, v, args, false, false, out); }
-static nm_err f_reject(nm_render *r, nm_tv v, const nm_args *args, nm_tv *out) { return select_by(r, v, args, false, true, out); }
-static nm_err f_selectattr(nm_render *r, nm_tv v, const nm_args *args, nm_tv *out) { return select_by(r, v, args, true, false, out); }
-static nm_err f_rejectattr(nm_render *r, nm_tv v, const nm_args *args, nm_tv *out) { return select_by(r, v, args, true, true, out); }
+#define SELECTING(name, attribute, negated) \
+    static nm_err make_##name(nm_render *r, nm_tv v, const nm_args *args, nm_tv *out) { return select_by(r, v, args, attribute, negated, out); } \
+    static nm_err f_##name(nm_render *r, nm_tv v, const nm_args *args, nm_tv *out) \
+    { \
+        return defer(r, #name, v, (deferred){.open = make_##name, .args = *args}, out); \
+    }
+SELECTING(select, false, false)
+SELECTING(reject, false, true)
+SELECTING(selectattr, true, false)
+SELECTING(rejectattr, true, true)
 
 /* ---- Sequences --------------------------------------------------------------------------------------------------------------------------------- */
 
@@ -363,7 +419,7 @@ static nm_err f_reverse(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
     return nm_tv_slice(r, *out, nm_tv_none(), nm_tv_none(), nm_tv_int(-1), out);
 }
 
-static nm_err f_items(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
+static nm_err make_items(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
 {
     nm_tv list;
     (void)p;
@@ -373,7 +429,9 @@ static nm_err f_items(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
     return nm_iter_over(r, "items", list, out);
 }
 
-static nm_err f_batch(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
+static nm_err f_items(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out) { return defer_bound(r, "items", v, make_items, p, out); }
+
+static nm_err make_batch(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
 {
     nm_tv_iter it;
     nm_tv item, batch;
@@ -401,7 +459,9 @@ static nm_err f_batch(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
     return nm_iter_over(r, "batch", *out, out);
 }
 
-static nm_err f_slice(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
+static nm_err f_batch(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out) { return defer_bound(r, "batch", v, make_batch, p, out); }
+
+static nm_err make_slice(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
 {
     nm_tv list;
     nm_lb rows = {NULL};
@@ -424,6 +484,8 @@ static nm_err f_slice(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
     NM_TRY(nm_lb_done(r, &rows, NM_TV_LIST, out));
     return nm_iter_over(r, "slice", *out, out);
 }
+
+static nm_err f_slice(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out) { return defer_bound(r, "slice", v, make_slice, p, out); }
 
 static nm_err f_join(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
 {
@@ -542,7 +604,7 @@ static nm_err f_int(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
     if (nm_tv_is_int(v)) *out = nm_tv_int(nm_tv_as_int(v));
     if (v.kind == NM_TV_FLOAT) return isnan(v.f) ? NM_OK : float_to_int(r, v.f, out);
     if (v.kind != NM_TV_STRING) return NM_OK;
-    NM_TRY(nm_arg_int(r, p[1], 10, &base));
+    base = !nm_tv_given(p[1]) ? 10 : nm_tv_is_int(p[1]) ? nm_tv_as_int(p[1]) : 1;
     NM_TRY(text_to_int(r, v, base, &value, &ok));
     if (ok) {
         *out = nm_tv_int(value);
@@ -650,7 +712,8 @@ static nm_err f_tojson(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
     NM_TRY(nm_tv_text(r, ": ", &style.key_separator));
     if (nm_tv_given(p[2]) && p[2].kind != NM_TV_NONE) {
         NM_TRY(nm_iter_collect(r, p[2], &pair));
-        if (pair.l->n != 2 || pair.l->items[0].kind != NM_TV_STRING || pair.l->items[1].kind != NM_TV_STRING) return nm_rt_fail(r, "separators must be two strings");
+        if (pair.l->n != 2 || pair.l->items[0].kind != NM_TV_STRING || pair.l->items[1].kind != NM_TV_STRING)
+            return nm_rt_fail(r, "separators must be two strings");
         style.item_separator = pair.l->items[0];
         style.key_separator = pair.l->items[1];
     }

@@ -1,4 +1,5 @@
 /* jinja2's filters on text: one row each. */
+#include <math.h>
 #include <string.h>
 
 #include "text/template_chars.h"
@@ -49,18 +50,18 @@ static nm_err f_format(nm_render *r, nm_tv v, const nm_args *args, nm_tv *out)
 }
 
 /* Words begin behind blanks, - ( { [ and <. */
+static bool between_words(const char *s) { return nm_char_is(nm_utf8_at(s), NM_CHAR_SPACE) || (*s && strchr("-({[<", *s)); }
+
 static nm_err f_title(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
 {
     nm_sb sb = {r, NULL};
     (void)p;
     NM_TRY(nm_tv_soft(r, v, &v));
     for (size_t i = 0; i < v.s->n;) {
-        size_t from = i, first;
+        size_t from = i, first = from + nm_utf8_width(v.s->s[from]);
         nm_tv head, tail;
-        bool between = nm_char_is(nm_utf8_at(v.s->s + i), NM_CHAR_SPACE) || strchr("-({[<", v.s->s[i]);
-        for (; i < v.s->n && between == (nm_char_is(nm_utf8_at(v.s->s + i), NM_CHAR_SPACE) || (v.s->s[i] && strchr("-({[<", v.s->s[i]))); ) i += nm_utf8_width(v.s->s[i]);
-        if (i == from) i += nm_utf8_width(v.s->s[i]);
-        first = from + nm_utf8_width(v.s->s[from]);
+        bool between = between_words(v.s->s + i);
+        while (i < v.s->n && between_words(v.s->s + i) == between) i += nm_utf8_width(v.s->s[i]);
         NM_TRY(nm_tv_slice_text(r, v, from, first, &head));
         NM_TRY(nm_tv_slice_text(r, v, first, i, &tail));
         NM_TRY(nm_tv_method(r, head, "upper", NULL, 0, &head));
@@ -130,7 +131,6 @@ static nm_err f_truncate(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
     int64_t length, leeway, n;
     bool kill;
     nm_tv end = p[2], head, cut[2] = {{0}, nm_tv_int(1)};
-    NM_TRY(want_text(r, v));
     NM_TRY(nm_arg_int(r, p[0], 255, &length));
     NM_TRY(nm_arg_truth(r, p[1], false, &kill));
     NM_TRY(nm_arg_int(r, p[3].kind == NM_TV_NONE ? (nm_tv){0} : p[3], 5, &leeway));
@@ -144,6 +144,7 @@ static nm_err f_truncate(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
     int64_t end_n;
     NM_TRY(nm_tv_length(r, end, &end_n));
     if (leeway > INT64_MAX - length - end_n || n <= length + end_n + leeway) return NM_OK;
+    NM_TRY(want_text(r, v));
     NM_TRY(nm_tv_slice(r, v, nm_tv_none(), nm_tv_int(length), nm_tv_none(), &head));
     if (!kill) {
         NM_TRY(nm_tv_text(r, " ", &cut[0]));
@@ -423,22 +424,12 @@ static nm_err f_filesizeformat(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out
     else if (nm_tv_is_number(v)) bytes = nm_tv_as_float(v);
     else return nm_rt_fail(r, "float() argument must be a string or a real number, not '%s'", nm_tv_kind_name(v));
     if (!ok || !(bytes > -1e300 && bytes < 1e300)) return nm_rt_fail(r, "could not convert to a number of bytes");
-    double base = binary ? 1024 : 1000, unit = base;
-    if (bytes == 1) nm_sb_puts(&sb, "1 Byte");
-    else if (bytes < base) nm_sb_double(&sb, bytes < 0 ? -bytes : bytes, 'f', 0, false);
-    if (bytes < base) {
-        if (bytes != 1) {
-            sb = (nm_sb){r, NULL};
-            nm_sb_printf(&sb, "%lld Bytes", (long long)bytes);
-        }
-        return nm_sb_done(&sb, out);
-    }
+    double base = binary ? 1024 : 1000, unit = base * base;
     const char *prefix = "kMGTPEZY";
-    unit *= base;
-    while (bytes >= unit && prefix[1]) {
-        unit *= base;
-        prefix++;
-    }
+    if (bytes == 1) nm_sb_puts(&sb, "1 Byte");
+    else if (bytes < base) nm_sb_printf(&sb, "%.0f Bytes", trunc(bytes) + 0.0);
+    if (bytes < base) return nm_sb_done(&sb, out);
+    for (; bytes >= unit && prefix[1]; unit *= base) prefix++;
     nm_sb_double(&sb, base * bytes / unit, 'f', 1, false);
     nm_sb_printf(&sb, " %c%sB", *prefix == 'k' && binary ? 'K' : *prefix, binary ? "i" : "");
     return nm_sb_done(&sb, out);

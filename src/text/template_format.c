@@ -447,7 +447,8 @@ static nm_err format_field(formatter *x, nm_sb *sb, const char *s, size_t n, int
     spec = name;
     if (spec < n && s[spec] == '!') {
         char how = spec + 1 < n ? s[spec + 1] : 0;
-        if ((how != 'r' && how != 's' && how != 'a') || (spec + 2 < n && s[spec + 2] != ':')) return nm_rt_fail(x->r, "unknown conversion specifier in format string");
+        if ((how != 'r' && how != 's' && how != 'a') || (spec + 2 < n && s[spec + 2] != ':'))
+            return nm_rt_fail(x->r, "unknown conversion specifier in format string");
         if (how == 's') nm_sb_str(&repr, v);
         else nm_sb_repr(&repr, v);
         NM_TRY(nm_sb_done(&repr, &v));

@@ -27,7 +27,9 @@ static nm_err next_character(nm_render *r, nm_tv_iter *it, nm_tv *out)
     if (it->at >= s->n) return next_none(r, it, out);
     size_t from = it->at;
     it->at += nm_utf8_width(s->s[from]);
-    return nm_tv_slice_text(r, it->source, from, it->at, out);
+    NM_TRY(nm_tv_slice_text(r, it->source, from, it->at, out));
+    out->flag = 0;      /* the characters of a marked string are plain */
+    return NM_OK;
 }
 
 static nm_err next_item(nm_render *r, nm_tv_iter *it, nm_tv *out)

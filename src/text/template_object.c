@@ -252,12 +252,14 @@ static nm_err data_attribute(nm_render *r, nm_tv v, const char *name, size_t n, 
     return NM_OK;
 }
 
+static bool is_dunder(const char *name, size_t n) { return n > 4 && !memcmp(name, "__", 2) && !memcmp(name + n - 2, "__", 2); }
+
 /* getattr(v, name) as the sandbox gives it: MISSING where Python has no such attribute. */
 nm_err nm_tv_attribute(nm_render *r, nm_tv v, const char *name, size_t n, nm_tv *out)
 {
     NM_TRY(data_attribute(r, v, name, n, out));
     if (nm_tv_given(*out)) return NM_OK;
-    if (refused_method(v, name, n) || (n > 4 && !memcmp(name, "__", 2) && !memcmp(name + n - 2, "__", 2)))
+    if (refused_method(v, name, n) || is_dunder(name, n))
         return nm_tv_undefined_of(r, "access to this attribute is unsafe: the sandbox refuses what changes a list or dict or reaches behind it", NULL, 0, out);
     const nm_callable *method = find_method(v, name, n);
     if (!method) return NM_OK;
@@ -299,7 +301,7 @@ static nm_err item(nm_render *r, nm_tv v, nm_tv key, nm_tv *out)
 nm_err nm_tv_getattr(nm_render *r, nm_tv v, const char *name, size_t n, nm_tv *out)
 {
     nm_tv found;
-    if (v.kind == NM_TV_UNDEFINED) return nm_tv_fail_undefined(r, v);
+    if (v.kind == NM_TV_UNDEFINED && !is(name, n, "__class__")) return nm_tv_fail_undefined(r, v);
     NM_TRY(nm_tv_attribute(r, v, name, n, &found));
     if (!nm_tv_given(found) && v.kind == NM_TV_DICT) NM_TRY(nm_tv_dict_text(r, v.d, name, n, &found));
     *out = found;

@@ -425,6 +425,9 @@ static nm_node *parse_subscribed(nm_parser *p)
     return with_list(p, new_node(p, NM_N_SLICE, line), &three);
 }
 
+/* a:b:c that still lacks what it is to cut */
+static bool is_bare_slice(const nm_node *node) { return node->kind == NM_N_SLICE && !node->a; }
+
 static nm_node *parse_brackets(nm_parser *p, nm_node *of)
 {
     node_list items = {0};
@@ -437,9 +440,9 @@ static nm_node *parse_brackets(nm_parser *p, nm_node *of)
     if (p->err != NM_OK) return NULL;
     nm_node *key = items.n == 1 ? items.items[0] : with_list(p, new_node(p, NM_N_TUPLE, line), &items);
     if (!key) return NULL;
-    if (key->kind == NM_N_SLICE) return with_children(p, key, of, NULL);
+    if (is_bare_slice(key)) return with_children(p, key, of, NULL);
     for (size_t i = 0; i < items.n; i++)
-        if (items.items[i]->kind == NM_N_SLICE) nm_parse_fail(p, line, "a slice among several subscripts");
+        if (is_bare_slice(items.items[i])) nm_parse_fail(p, line, "a slice among several subscripts");
     return with_children(p, new_node(p, NM_N_ITEM, line), of, key);
 }
 

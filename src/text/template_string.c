@@ -178,8 +178,10 @@ static nm_err single_case(nm_render *r, nm_tv v, unsigned wanted, unsigned unwan
     return nm_rt_steps(r, v.s->n >> 4);
 }
 
-static nm_err str_islower(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out) { (void)p; return single_case(r, v, NM_CHAR_LOWER, NM_CHAR_UPPER | NM_CHAR_TITLE, out); }
-static nm_err str_isupper(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out) { (void)p; return single_case(r, v, NM_CHAR_UPPER, NM_CHAR_LOWER | NM_CHAR_TITLE, out); }
+#define SINGLE_CASE_METHOD(name, wanted, unwanted) \
+    static nm_err name(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out) { (void)p; return single_case(r, v, wanted, unwanted, out); }
+SINGLE_CASE_METHOD(str_islower, NM_CHAR_LOWER, NM_CHAR_UPPER | NM_CHAR_TITLE)
+SINGLE_CASE_METHOD(str_isupper, NM_CHAR_UPPER, NM_CHAR_LOWER | NM_CHAR_TITLE)
 
 static nm_err str_istitle(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
 {
@@ -336,9 +338,11 @@ static nm_err matches(nm_render *r, nm_tv v, const nm_tv *p, bool start, nm_tv *
     size_t from, to;
     bool valid, found = false;
     NM_TRY(cut(r, v, p[1], p[2], &from, &to, &valid));
-    if (p[0].kind == NM_TV_TUPLE) for (size_t i = 0; valid && !found && i < p[0].l->n; i++) NM_TRY(tail_matches(r, v, p[0].l->items[i], from, to, start, &found));
-    else if (p[0].kind != NM_TV_STRING) return nm_rt_fail(r, "%s first arg must be str or a tuple of str, not %s", start ? "startswith" : "endswith", nm_tv_kind_name(p[0]));
-    else if (valid) NM_TRY(tail_matches(r, v, p[0], from, to, start, &found));
+    if (p[0].kind != NM_TV_TUPLE && p[0].kind != NM_TV_STRING)
+        return nm_rt_fail(r, "%s first arg must be str or a tuple of str, not %s", start ? "startswith" : "endswith", nm_tv_kind_name(p[0]));
+    const nm_tv *parts = p[0].kind == NM_TV_TUPLE ? p[0].l->items : p;
+    size_t count = p[0].kind == NM_TV_TUPLE ? p[0].l->n : 1;
+    for (size_t i = 0; valid && !found && i < count; i++) NM_TRY(tail_matches(r, v, parts[i], from, to, start, &found));
     *out = nm_tv_bool(found);
     return NM_OK;
 }
@@ -440,9 +444,9 @@ static size_t line_end(const nm_tv_string *s, size_t at)
 static nm_err str_splitlines(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
 {
     nm_lb lb = {NULL};
-    bool keep;
+    int64_t keep;
     size_t from = 0;
-    NM_TRY(nm_arg_truth(r, p[0], false, &keep));
+    NM_TRY(nm_arg_int(r, p[0], 0, &keep));
     NM_TRY(nm_rt_steps(r, v.s->n >> 4));
     for (size_t i = 0; i < v.s->n;) {
         size_t end = line_end(v.s, i);

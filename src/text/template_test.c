@@ -27,8 +27,16 @@ KIND_TEST(t_sequence, v.kind == NM_TV_STRING || nm_tv_is_list(v) || v.kind == NM
 KIND_TEST(t_iterable, nm_tv_iterable(v) || v.kind == NM_TV_LOOP)
 KIND_TEST(t_callable, nm_tv_callable(v))
 KIND_TEST(t_escaped, v.kind == NM_TV_STRING && v.flag & NM_TV_MARKUP)
-KIND_TEST(t_filter, v.kind == NM_TV_STRING && nm_filter_find(v.s->s, v.s->n))
-KIND_TEST(t_test, v.kind == NM_TV_STRING && nm_test_find(v.s->s, v.s->n))
+
+/* Is there a filter or test of that name? */
+static nm_err is_known(nm_render *r, nm_tv v, const nm_callable *(*find)(const char *, size_t), nm_tv *out)
+{
+    if (v.kind == NM_TV_LIST || v.kind == NM_TV_DICT) return nm_rt_fail(r, "unhashable type: '%s'", nm_tv_kind_name(v));
+    return answer(v.kind == NM_TV_STRING && find(v.s->s, v.s->n), out);
+}
+
+static nm_err t_filter(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out) { (void)p; return is_known(r, v, nm_filter_find, out); }
+static nm_err t_test(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out) { (void)p; return is_known(r, v, nm_test_find, out); }
 
 static nm_err t_sameas(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
 {
