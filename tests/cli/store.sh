@@ -1,6 +1,6 @@
 #!/bin/sh
 # import, list, rm, doctor, and names given to other commands, with a tiny model.
-# shellcheck disable=SC2317,SC1091  # functions are called through check
+# shellcheck disable=SC2317,SC1091,SC2154  # functions are called through check
 . "$(dirname "$0")/common.sh"
 model=${NOMOAT_TEST_DATA:-}/tiny/llama.gguf
 if [ ! -f "$model" ]; then

@@ -1,6 +1,6 @@
 #!/bin/sh
 # tokenize, detokenize and show on a file without weights; what reaches a terminal.
-# shellcheck disable=SC2317,SC1091  # functions are called through check
+# shellcheck disable=SC2317,SC1091,SC2154  # functions are called through check
 . "$(dirname "$0")/common.sh"
 vocabulary=${NOMOAT_TEST_DATA:-}/tokenizers/ggml-vocab-qwen2.gguf
 if [ ! -f "$vocabulary" ]; then

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The command line itself: help, mistakes and their codes, completion, man page. Needs no model.
-# shellcheck disable=SC2317,SC1091  # functions are called through check
+# shellcheck disable=SC2317,SC1091,SC2154  # functions are called through check
 . "$(dirname "$0")/common.sh"
 
 out() { "$NOMOAT" "$@" >"$work/out" 2>"$work/err" </dev/null; }

@@ -117,7 +117,7 @@ static void write_vocab(gguf_writer *w, const vocab *v, const char *model, const
 
 static nm_err open_bytes(nm_tokenizer **t, const void *bytes, size_t size)
 {
-    nm_gguf *g;
+    nm_gguf *g = NULL;
     *t = NULL;
     nm_err err = nm_gguf_open_memory(&g, bytes, size, "test.gguf", true);
     if (err == NM_OK) err = nm_tokenizer_open(t, g);
@@ -137,7 +137,7 @@ static nm_err open_writer(nm_tokenizer **t, gguf_writer *w)
 static nm_tokenizer *open_vocab(const vocab *v, const char *model, const char *pre, void (*more)(gguf_writer *))
 {
     gguf_writer w = {0};
-    nm_tokenizer *t;
+    nm_tokenizer *t = NULL;
     write_vocab(&w, v, model, pre);
     if (more) more(&w);
     if (open_writer(&t, &w) != NM_OK) fail_msg("%s", nm_error_text());
@@ -154,8 +154,8 @@ static nm_tokenizer *open_data(const char *name)
         skip();
     }
     snprintf(path, sizeof path, "%s/tokenizers/ggml-vocab-%s.gguf", folder, name);
-    nm_gguf *g;
-    nm_tokenizer *t;
+    nm_gguf *g = NULL;
+    nm_tokenizer *t = NULL;
     if (nm_gguf_open(&g, path, true) != NM_OK || nm_tokenizer_open(&t, g) != NM_OK) fail_msg("%s", nm_error_text());
     nm_gguf_close(&g);
     return t;
