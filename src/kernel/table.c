@@ -110,7 +110,7 @@ size_t nm_attention_scratch(int d_k, int d_v)
  * per row and output of those panels, and per row and group of inputs three words made from its scale and sum. */
 size_t nm_linear_scratch(const nm_panels *w, int64_t rows)
 {
-    size_t groups = align64((size_t)w->k) / 16, n = (size_t)rows;
+    size_t groups = align64((size_t)w->k) / 16, n = (size_t)rows + 32;     /* the x86 tiers pad the rows */
     size_t chunk = NM_TILE_PANELS * (NM_CHUNK * NM_PANEL * sizeof(float) + 2 * NM_CHUNK / 16 * NM_PANEL * sizeof(float));
     return chunk + align64(n * NM_TILE_PANELS * NM_PANEL * sizeof(float)) + 3 * align64(n * groups * sizeof(float)) + 64 * 1024;
 }
