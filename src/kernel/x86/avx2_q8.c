@@ -96,6 +96,9 @@ NM_LAYOUTS(DIRECT_ALL)
 #define DIRECT_ENTRY(TYPE, ...) [NM_LAYOUT_##TYPE] = {direct_##TYPE##_1, direct_##TYPE##_2, direct_##TYPE##_3, direct_##TYPE##_4},
 static const direct_fn direct_tiles[NM_LAYOUT_COUNT][DIRECT_TILE] = {NM_LAYOUTS(DIRECT_ENTRY)};
 
+/* sum += term, in the sum's own register: left to itself gcc 12 copies and spills when twelve sums fill the register file. */
+#define ADD_TO(instruction, sum, term) __asm__(instruction " %1, %0, %0" : "+x"(sum) : "x"(term))
+
 /* ---- Tiles of the U form ----------------------------------------------------------------------------------------------------------------- */
 
 /* Adds one group's sums to the accumulators of rows x 16 outputs, which live in the first-level cache: registers are full of sums. */
@@ -130,8 +133,8 @@ V16_INLINE void narrow_tile(int fit, int groups, bool has_min, int rows, const n
                     __asm__("" : "+x"(four));
                     _Pragma("GCC unroll 2") for (int half = 0; half < 2; half++) {
                         __m256i s = _mm256_maddubs_epi16(w[half], four);
-                        words[r][half] = i ? _mm256_add_epi16(words[r][half], s) : s;
-                        __asm__("" : "+x"(words[r][half]));     /* keeps the sum in its register, in this order */
+                        if (i) ADD_TO("vpaddw", words[r][half], s);
+                        else words[r][half] = s;
                     }
                 }
             }
@@ -152,20 +155,18 @@ V16_INLINE void wide_tile(int groups, bool has_min, int rows, const nm_u *u, int
     const int steps = NM_STEPS / groups;
     for (int64_t g = 0; g < blocks * groups; g++) {
         __m256i sum[TILE_ROWS][2];
-        _Pragma("GCC unroll 1") for (int i = 0; i < 2 * steps; i++) {
-            int64_t v = g * steps + i / 2;
-            const uint8_t *line = u->q + v * 2 * NM_LINE + i % 2 * NM_LINE;
-            __m256i w[2] = {half_line(line, 0), half_line(line, 1)};
-            _Pragma("GCC unroll 6") for (int r = 0; r < rows; r++) {
-                __m256i pair = _mm256_set1_epi32(x16[(r * 2 + i % 2) * (NM_CHUNK / 4) + v]);
-                __asm__("" : "+x"(pair));
-                _Pragma("GCC unroll 2") for (int half = 0; half < 2; half++) {
-                    __m256i s = _mm256_madd_epi16(w[half], pair);
-                    sum[r][half] = i ? _mm256_add_epi32(sum[r][half], s) : s;
-                    __asm__("" : "+x"(sum[r][half]));
+        _Pragma("GCC unroll 6") for (int r = 0; r < rows; r++) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
+        const uint8_t *line = u->q + g * steps * 2 * NM_LINE;
+        const int32_t *pairs = x16 + g * steps;
+        _Pragma("GCC unroll 1") for (int v = 0; v < steps; v++, line += 2 * NM_LINE, pairs++)
+            _Pragma("GCC unroll 2") for (int odd = 0; odd < 2; odd++) {
+                __m256i w[2] = {half_line(line + odd * NM_LINE, 0), half_line(line + odd * NM_LINE, 1)};
+                _Pragma("GCC unroll 6") for (int r = 0; r < rows; r++) {
+                    __m256i pair = _mm256_set1_epi32(pairs[(2 * r + odd) * (NM_CHUNK / 4)]);
+                    __asm__("" : "+x"(pair));
+                    _Pragma("GCC unroll 2") for (int half = 0; half < 2; half++) ADD_TO("vpaddd", sum[r][half], _mm256_madd_epi16(w[half], pair));
                 }
             }
-        }
         add_group(has_min, rows, sum, u, g, &x, (size_t)(g / groups), acc);
     }
 }
