@@ -72,12 +72,10 @@ static int find_tiers(void **state)
     for (uint32_t bit = NM_CPU_AVX2; bit < NM_CPU_ALL; bit <<= 1) {
         const char *name = nm_cpu_tier_name(bit);
         if (nm_cpu_features() & bit) add_tier(name);
-        else print_message("tier %s: not on this machine, its kernels are not tested here\n", name);
+        else print_message("tier %s is not on this machine: not tested here\n", name);
     }
     add_tier("all");
-    print_message("tiers tested against c:");
-    for (int i = 0; i < tiers; i++) print_message(" %s", tier[i].name);
-    print_message("\n");
+    for (int i = 0; i < tiers; i++) print_message("tier %s against the reference\n", tier[i].name);
     return 0;
 }
 
