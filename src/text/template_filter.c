@@ -361,7 +361,7 @@ static nm_err select_by(nm_render *r, nm_tv v, const nm_args *args, bool attribu
         NM_TRY(named_callable(r, "test", args->pos[off], nm_test_find, a));
         off++;
     }
-    a->args.pos += off;
+    if (off) a->args.pos += off;            /* no arguments: no array to point into */
     a->args.n -= off;
     return lazily(r, "select", next_selected, v, a, out);
 }
