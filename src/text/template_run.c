@@ -458,7 +458,7 @@ static nm_err bind_rest(nm_render *r, nm_frame *f, const nm_macro_node *m, const
     } else if (args->n_kw) {
         return nm_rt_fail(r, "the macro takes no keyword argument '%.*s'", (int)(args->names[0].s->n < 100 ? args->names[0].s->n : 100), args->names[0].s->s);
     }
-    if (m->has_varargs) return nm_tv_list_of(r, NM_TV_TUPLE, args->pos + (args->n - over), over, &f->slots[m->varargs_slot]);
+    if (m->has_varargs) return nm_tv_list_of(r, NM_TV_TUPLE, over ? args->pos + (args->n - over) : NULL, over, &f->slots[m->varargs_slot]);
     return over ? nm_rt_fail(r, "the macro takes not more than %u argument(s)", m->n_params) : NM_OK;
 }
 
