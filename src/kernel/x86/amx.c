@@ -1,8 +1,7 @@
 /* AMX int8: batches of quantised linear maps. One tile instruction gives the integer sums of 16 activation rows x 16 outputs over a group of 32
  * inputs, which is exactly the group of kernel.h's chain; vectors then scale and add each group, as on every other tier. The U form
  * holds signed values, so no offset is left to take off. A tile of weights is eight lines as they are; one of activations, 16 rows as they
- * are. Small batches stay with VNNI, and so do groups of 16, which need twice the tiles and are no
- * faster here (docs/PERFORMANCE.md). */
+ * are. Small batches stay with VNNI, and so do groups of 16, which need twice the tiles and are no faster here (docs/PERFORMANCE.md). */
 #include "kernel/x86/blocks512.h"
 #include "kernel/x86/q8_rows.h"
 
@@ -17,8 +16,8 @@ static void unpack_chunk(const nm_panels *w, int64_t p, int64_t b0, int64_t bloc
     else nm_unpack_c(w, p, b0, blocks, 0, u);
 }
 
-/* gcc's tile intrinsics do not say that they read memory; without this, stores before them may be late or dropped. */
-#define MEMORY_IS_READ __asm__ volatile("" ::: "memory")
+/* gcc's tile intrinsics do not say (all of) what they read; without this, stores to it may be late or dropped. */
+#define IS_READ(pointer) __asm__ volatile("" : : "r"(pointer) : "memory")
 
 /* Tile registers: 0 and 1 sums [16 rows][16 outputs], 2 and 3 activations [16 rows][32 bytes], 4 and 5 weights [8 steps][16 x 4]. */
 static void configure(void)
@@ -28,7 +27,7 @@ static void configure(void)
         c.row_bytes[i] = (uint16_t)(i == 2 || i == 3 ? NM_BLOCK : 64);
         c.rows[i] = (uint8_t)(i < 4 ? AMX_ROWS : NM_STEPS);
     }
-    MEMORY_IS_READ;
+    IS_READ(&c);
     _tile_loadconfig(&c);
 }
 
@@ -64,7 +63,7 @@ V16_INLINE void tile_amx(bool has_min, const nm_u *u, int64_t blocks, const q8_r
     int32_t even[AMX_ROWS * NM_PANEL] __attribute__((aligned(64))), odd[AMX_ROWS * NM_PANEL] __attribute__((aligned(64)));
     __m512 acc[AMX_ROWS];
     _Pragma("GCC unroll 16") for (int r = 0; r < AMX_ROWS; r++) acc[r] = _mm512_load_ps(out + NM_PANEL * r);
-    MEMORY_IS_READ;
+    IS_READ(u->q);
     sum_group_even(u, 0, x.q, x.ldq, even);
     for (int64_t g = 0; g < blocks; g += 2) {
         if (g + 1 < blocks) sum_group_odd(u, g + 1, x.q, x.ldq, odd);
