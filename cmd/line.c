@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <langinfo.h>
 #include <locale.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,6 +38,22 @@ static char *prompt_of(EditLine *edit)
     return (char *)line->prompt;
 }
 
+/* Waits until there is something to read; false if Ctrl-C came. SIGINT is let in only while it waits, so that none falls between the look at
+ * the flag and the read, to be noticed at the next key. */
+static bool wait_for_input(void)
+{
+    sigset_t only, before, open;
+    struct pollfd in = {.fd = STDIN_FILENO, .events = POLLIN};
+    sigemptyset(&only);
+    sigaddset(&only, SIGINT);
+    sigprocmask(SIG_BLOCK, &only, &before);
+    open = before;
+    sigdelset(&open, SIGINT);
+    while (!nm_interrupted && ppoll(&in, 1, NULL, &open) < 0 && errno == EINTR) continue;
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return !nm_interrupted;
+}
+
 /* One character from the terminal. libedit's own reader goes on after a signal; Ctrl-C must end the line. */
 static int read_char(EditLine *edit, wchar_t *out)
 {
@@ -44,6 +61,7 @@ static int read_char(EditLine *edit, wchar_t *out)
     (void)edit;
     for (;;) {
         char c;
+        if (!wait_for_input()) return -1;
         ssize_t n = read(STDIN_FILENO, &c, 1);
         if (n < 0 && errno == EINTR && !nm_interrupted) continue;
         if (n <= 0) return (int)n;

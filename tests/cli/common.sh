@@ -1,4 +1,5 @@
-# What the command-line tests share: TAP on stdout, a work folder with a home of its own. Sourced, with the program's path in NOMOAT.
+# What the command-line tests share: TAP on stdout, a work folder with a home of its own. Sourced, with the program's path in NOMOAT
+# and that of terminal.c in TERMINAL.
 # shellcheck shell=sh disable=SC2034  # the variables are the tests'
 set -u
 n=0
@@ -38,8 +39,19 @@ prints() {      # prints TEXT ARGUMENTS...: exactly that on stdout, exit code 0;
     shift
     "$NOMOAT" "$@" >"$work/out" 2>"$work/err" && [ "$(cat "$work/out")" = "$expected" ]
 }
-on_terminal() { # on_terminal COMMAND-LINE: runs it with a pseudo terminal; what it showed in $work/screen
-    TERM=xterm script -qec "$1" /dev/null >"$work/screen" 2>&1
+on_terminal() { # on_terminal [STEP...] -- COMMAND...: with a pseudo terminal, see terminal.c; what it showed in $work/screen
+    TERM=xterm "$TERMINAL" "$@" >"$work/screen" 2>"$work/err"
+}
+shown() { grep -q -- "$1" "$work/screen"; }
+wait_for() {    # wait_for COMMAND...: until it succeeds, for a minute at most
+    tries=600
+    until "$@"; do
+        [ $((tries -= 1)) -gt 0 ] || return 1
+        sleep 0.1
+    done
+}
+busy() {        # busy PID: it has computed for two seconds; long enough to be past opening a tiny model, however slow the machine
+    awk -v tick="$(getconf CLK_TCK)" '{ sub(/^.*\) /, ""); exit $12 + $13 < 2 * tick }' "/proc/$1/stat"
 }
 finish() {
     echo "1..$n"

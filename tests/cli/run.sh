@@ -38,9 +38,11 @@ part=$(head -c 5 "$work/a" | tail -c 2)
 raw -n 12 --stop "$part" abc </dev/null >"$work/out"
 stops() { [ "$(cat "$work/out")" = "$(awk -v text="$(cat "$work/a")" -v stop="$part" 'BEGIN { print substr(text, 1, index(text, stop) - 1) }')" ]; }
 LC_ALL=C check '--stop ends the answer before it' stops
-silent() { sleep 3 | "$NOMOAT" run "$model" --raw -n 2 abc >"$work/out" 2>"$work/err" && says 'stays silent'; }
+mkfifo "$work/pipe"
+exec 3<>"$work/pipe"        # nobody writes, nobody closes
+silent() { "$NOMOAT" run "$model" --raw -n 2 abc >"$work/out" 2>"$work/err" <&3 && says 'stays silent'; }
 check 'a silent pipe is left' silent
-quiet() { sleep 3 | "$NOMOAT" run "$model" --raw -n 2 -q abc >"$work/out" 2>"$work/err" && [ ! -s "$work/err" ]; }
+quiet() { "$NOMOAT" run "$model" --raw -n 2 -q abc >"$work/out" 2>"$work/err" <&3 && [ ! -s "$work/err" ]; }
 check 'and --quiet says nothing' quiet
 
 # ---- refusals
@@ -69,7 +71,7 @@ check 'a closed pipe ends quietly' closed
 interrupted() {
     "$NOMOAT" run "$model" --raw --ignore-eos -c 100000 --json -q abc >"$work/out" 2>"$work/err" </dev/null &
     pid=$!
-    sleep 2
+    wait_for busy "$pid" || return 2
     kill -INT "$pid" 2>/dev/null || return 2
     wait "$pid"
     [ $? -eq 130 ] && has '"finish_reason": "interrupted"'
@@ -79,7 +81,7 @@ cp "$model" "$work/cut.gguf"
 cut_in_use() {
     "$NOMOAT" run "$work/cut.gguf" --no-pack --raw --ignore-eos -c 100000 -q abc >/dev/null 2>"$work/err" </dev/null &
     pid=$!
-    sleep 1
+    wait_for busy "$pid" || return 2
     truncate -s 10000 "$work/cut.gguf"
     wait "$pid"
     [ $? -eq 4 ] && says "nomoat: $work/cut.gguf: the file was cut" && [ "$(wc -l <"$work/err")" -eq 1 ]
@@ -102,20 +104,27 @@ check 'with BOS' run perplexity "$model" "$work/text" --length 32 --windows 2 --
 check 'a text that is too short' ends_with 2 perplexity "$model" "$work/prompt"
 
 # ---- the chat
-if command -v script >/dev/null && "$NOMOAT" doctor | grep -qv 'without line editing'; then
-    { sleep 1; printf '/help\r'; sleep 0.3; printf '/set temperature 0\r/set max-tokens 4\r'; sleep 0.3; printf 'Hello\r'; sleep 1; printf '/save %s/talk.json\r' "$work"; sleep 0.5; printf '/nonsens\r/bye\r'; sleep 1; } |
-        on_terminal "'$NOMOAT' run '$model' -sys Brief"
-    shown() { grep -q -- "$1" "$work/screen"; }
-    check 'the chat helps' shown '/again '
-    check 'refuses what it does not know' shown '/nonsens: no such command'
-    saved() { grep -q '^{"model": ".*", "messages": \[{"role": "system", "content": "Brief"}, {"role": "user", "content": "Hello"}, {"role": "assistant", "content": ".*"}\]}$' "$work/talk.json"; }
-    check 'answers and saves the conversation' saved
-    check 'keeps its history to the user' test "$(stat -c %a "$HOME/.local/state/nomoat/history")" = 600
-    { sleep 1; printf '/load %s/talk.json\r' "$work"; sleep 0.3; printf '/again\r'; sleep 1; printf '\003'; sleep 0.3; printf '\003'; sleep 1; } |
-        on_terminal "'$NOMOAT' run '$model' --temp 0 -n 4; echo code \$?"
-    check 'loads it' shown 'loaded 3 messages'
-    check 'Ctrl-C twice leaves' shown 'code 0'
-else
-    skip 'the chat' 'no script(1) or no libedit'
+if "$NOMOAT" doctor | grep -q 'without line editing'; then
+    skip 'the chat' 'no libedit'
+    finish
 fi
+enter=$(printf '\r')
+interrupt=$(printf '\003')
+on_terminal '?>>> ' "=/help$enter" '?/again ' '?>>> ' "=/set temperature 0$enter" '?>>> ' "=/set max-tokens 4$enter" '?>>> ' "=Hello$enter" '?Hello' '?>>> ' \
+    "=/save $work/talk.json$enter" '?saved to' '?>>> ' "=/nonsens$enter" '?no such command' '?>>> ' "=/bye$enter" -- "$NOMOAT" run "$model" -sys Brief
+check 'the chat ends well' test $? -eq 0
+check 'helps' shown '/again '
+check 'refuses what it does not know' shown '/nonsens: no such command'
+saved() { grep -q '^{"model": ".*", "messages": \[{"role": "system", "content": "Brief"}, {"role": "user", "content": "Hello"}, {"role": "assistant", "content": ".*"}\]}$' "$work/talk.json"; }
+check 'answers and saves the conversation' saved
+check 'keeps its history to the user' test "$(stat -c %a "$HOME/.local/state/nomoat/history")" = 600
+on_terminal '?>>> ' "=/load $work/talk.json$enter" '?loaded 3 messages' '?>>> ' "=/again$enter" '?/again' '?>>> ' "=$interrupt" '?once more' '?>>> ' "=$interrupt" \
+    -- "$NOMOAT" run "$model" --temp 0 -n 4
+check 'Ctrl-C twice leaves' test $? -eq 0
+on_terminal '?>>> ' "=Hello$enter" '?Hello' "=$interrupt" '?(stopped' '?>>> ' "=/bye$enter" -- "$NOMOAT" run "$model" --ignore-eos -c 100000
+check 'Ctrl-C stops an answer, not the chat' test $? -eq 0
+on_terminal '?>>> ' "=half a line$interrupt" '?once more' '?>>> ' "=$(printf '\004')" -- "$NOMOAT" run "$model"
+check 'and a line' test $? -eq 0
+on_terminal '?>>> ' =half '?half' '!TERM' -- "$NOMOAT" run "$model"
+check 'SIGTERM ends it with the terminal as it was' test $? -eq 143
 finish
