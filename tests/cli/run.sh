@@ -110,6 +110,8 @@ if "$NOMOAT" doctor | grep -q 'without line editing'; then
 fi
 enter=$(printf '\r')
 interrupt=$(printf '\003')
+newline='
+'
 on_terminal '?>>> ' "=/help$enter" '?/again ' '?>>> ' "=/set temperature 0$enter" '?>>> ' "=/set max-tokens 4$enter" '?>>> ' "=Hello$enter" '?Hello' '?>>> ' \
     "=/save $work/talk.json$enter" '?saved to' '?>>> ' "=/nonsens$enter" '?no such command' '?>>> ' "=/bye$enter" -- "$NOMOAT" run "$model" -sys Brief
 check 'the chat ends well' test $? -eq 0
@@ -121,7 +123,7 @@ check 'keeps its history to the user' test "$(stat -c %a "$HOME/.local/state/nom
 on_terminal '?>>> ' "=/load $work/talk.json$enter" '?loaded 3 messages' '?>>> ' "=/again$enter" '?/again' '?>>> ' "=$interrupt" '?once more' '?>>> ' "=$interrupt" \
     -- "$NOMOAT" run "$model" --temp 0 -n 4
 check 'Ctrl-C twice leaves' test $? -eq 0
-on_terminal '?>>> ' "=Hello$enter" '?Hello' "=$interrupt" '?(stopped' '?>>> ' "=/bye$enter" -- "$NOMOAT" run "$model" --ignore-eos -c 100000
+on_terminal '?>>> ' "=Hello$enter" '?Hello' "?$newline" '?' "=$interrupt" '?(stopped' '?>>> ' "=/bye$enter" -- "$NOMOAT" run "$model" --ignore-eos -c 100000
 check 'Ctrl-C stops an answer, not the chat' test $? -eq 0
 on_terminal '?>>> ' "=half a line$interrupt" '?once more' '?>>> ' "=$(printf '\004')" -- "$NOMOAT" run "$model"
 check 'and a line' test $? -eq 0

@@ -2,7 +2,7 @@
  * prints all that was shown. Nothing here depends on how fast the machine is, but for the patience below.
  *
  *   terminal [STEP...] -- COMMAND [ARGUMENT...]
- *     ?TEXT   waits until TEXT has been shown, searching from the end of what the last step found
+ *     ?TEXT   waits until TEXT has been shown, searching from the end of what the last step found; ? alone for anything more
  *     =TEXT   types TEXT
  *     !TERM   sends the command SIGTERM
  *
@@ -58,9 +58,10 @@ static void expect(terminal *t, const char *text)
 {
     int64_t deadline = now_ms() + PATIENCE_MS;
     for (;;) {
-        const char *found = memmem(t->screen + t->seen, t->length - t->seen, text, strlen(text));
+        size_t wanted = *text ? strlen(text) : 1, shown = t->length - t->seen;
+        const char *found = *text ? memmem(t->screen + t->seen, shown, text, wanted) : shown ? t->screen + t->seen : NULL;
         if (found) {
-            t->seen = (size_t)(found - t->screen) + strlen(text);
+            t->seen = (size_t)(found - t->screen) + wanted;
             return;
         }
         if (t->ended || !watch(t, deadline)) give_up(t, "never shown: ", text);
