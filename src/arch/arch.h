@@ -42,7 +42,8 @@ nm_err nm_config_bool(const nm_config *c, const nm_gguf *g, const char *suffix, 
 
 /* ---- Blocks that architectures share (blocks.c) -------------------------------------------------------------------------------- */
 
-typedef enum nm_bias { NM_BIAS_NONE, NM_BIAS_OPTIONAL, NM_BIAS_REQUIRED } nm_bias;
+/* No map is without one for certain: variants of most families add biases, and a file that has one means it. */
+typedef enum nm_bias { NM_BIAS_OPTIONAL, NM_BIAS_REQUIRED } nm_bias;
 
 /* y = x W' (+ bias); name without ".weight". */
 int32_t nm_block_linear(nm_builder *b, int32_t x, const char *name, int64_t n, int64_t k, nm_bias bias);

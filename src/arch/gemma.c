@@ -42,7 +42,7 @@ static int32_t layer(nm_builder *b, const nm_config *c, int32_t x, const nm_atte
 {
     int32_t a = nm_block_attention(b, c, nm_block_rms(b, c, x, "attn_norm"), spec);
     x = nm_build_add(b, x, nm_block_rms(b, c, a, "post_attention_norm"), 1);
-    int32_t f = nm_block_glu(b, c, nm_block_rms(b, c, x, "ffn_norm"), NM_ACT_GELU_TANH, NM_BIAS_NONE);
+    int32_t f = nm_block_glu(b, c, nm_block_rms(b, c, x, "ffn_norm"), NM_ACT_GELU_TANH, NM_BIAS_OPTIONAL);
     return nm_build_add(b, x, nm_block_rms(b, c, f, "post_ffw_norm"), 1);
 }
 

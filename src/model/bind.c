@@ -48,10 +48,37 @@ nm_err nm_model_bind(void *model, const char *name, int64_t n, int64_t k, bool o
     *w = (nm_weight){.id = (int32_t)m->weights, .n = n, .k = k, .name = nm_strndup(name, strlen(name))};
     if (!w->name) return nm_fail_memory(strlen(name));
     *id = (int32_t)m->weights++;
+    m->bound[nm_gguf_tensor_index(m->gguf, t)] = true;
     if (!k) return copy_vector(m, t, w);
     uint64_t row_bytes;
     NM_TRY(nm_type_bytes(t->type, k, &row_bytes));
     w->panels = (nm_panels){.type = t->type, .n = n, .k = k, .panels = (n + NM_PANEL - 1) / NM_PANEL, .rows = t->data, .row_bytes = row_bytes};
+    return NM_OK;
+}
+
+/* What a file may hold besides the weights of its language model. */
+static bool may_stay_unread(const char *name)
+{
+    static const char *const whole[] = {
+        "rope_freqs.weight",        /* read with the configuration; old files repeat there what the base gives */
+        "cls.output.weight",        /* the extra head of rerankers */
+    };
+    static const char *const begins[] = {"v.", "mm."};      /* an image tower in the same file: its tokens cannot be given here */
+    static const char end[] = ".attn_rot_embd.weight";      /* old Llama files: the frequencies that the base gives */
+    size_t length = strlen(name);
+    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++) if (strcmp(name, whole[i]) == 0) return true;
+    for (size_t i = 0; i < sizeof begins / sizeof *begins; i++) if (strncmp(name, begins[i], strlen(begins[i])) == 0) return true;
+    return length >= sizeof end && strcmp(name + length - (sizeof end - 1), end) == 0;
+}
+
+nm_err nm_model_check_bound(const nm_model *m)
+{
+    for (size_t i = 0; i < nm_gguf_tensor_count(m->gguf); i++) {
+        const char *name = nm_gguf_tensor_at(m->gguf, i)->name;
+        if (m->bound[i] || may_stay_unread(name)) continue;
+        return nm_fail(NM_REFUSED, "the tensor %.80s has no place in the architecture \"%s\" as it is known here: without it every answer would be wrong",
+            name, m->config.arch->name);
+    }
     return NM_OK;
 }
 

@@ -118,9 +118,13 @@ static void try_config(nm_model *m)
 
 static nm_err build(nm_model *m)
 {
+    size_t tensors = nm_gguf_tensor_count(m->gguf);
+    m->bound = nm_calloc(tensors, sizeof *m->bound);
+    if (!m->bound) return nm_fail_memory(tensors * sizeof *m->bound);
     nm_builder b = {.program = &m->program, .mode = NM_MODE_INFER, .bind = nm_model_bind, .bind_arg = m, .layer = -1};
     m->config.arch->build(&b, &m->config);
     NM_TRY(b.err);
+    NM_TRY(nm_model_check_bound(m));
     return nm_program_check(&m->program, NM_MODE_INFER, m->weight);
 }
 
@@ -198,6 +202,7 @@ void nm_model_close(nm_model **model)
         nm_free(m->tmpl[i].source);
     }
     nm_free(m->weight);
+    nm_free(m->bound);
     nm_free(m->vector);
     nm_free(m->tmpl);
     nm_free_aligned(m->packed, m->packed_bytes);

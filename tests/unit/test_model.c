@@ -319,6 +319,91 @@ static void test_misshapen(void **state)
     }
 }
 
+/* ---- Tensors that no builder asks for ------------------------------------------------------------------------------------------ */
+
+static void test_unread(void **state)
+{
+    static const char *const refused[] = {"blk.0.attn_q.scale", "blk.1.ffn_down.input_scale", "blk.0.attn_sinks.weight", "blk.2.attn_q.weight",
+        "blk.0.attn_norm.bias", "rope_factors_long.weight", "attn_rot_embd.weight", "vision.weight"};
+    static const char *const ignored[] = {"blk.0.attn_rot_embd.weight", "blk.1.attn_rot_embd.weight", "v.blk.0.attn_q.weight", "mm.input_projection.weight",
+        "cls.output.weight"};
+    random_model d = rm_default("llama");
+    nm_model *model;
+    size_t size;
+    d.instead = put_tensor;
+    wrong_type = NM_F32;
+    wrong_rank = 1;
+    wrong_dim[0] = 16;
+    for (size_t i = 0; i < COUNT(refused); i++) {
+        wrong_tensor = refused[i];
+        refuse(&d, NM_REFUSED, refused[i]);
+    }
+    for (size_t i = 0; i < COUNT(ignored); i++) {
+        wrong_tensor = ignored[i];
+        void *file = rm_make(&d, &size);
+        if (nm_model_open_memory(&model, file, size, NAME, NULL) != NM_OK) fail_msg("%s: %s", ignored[i], nm_error_text());
+        nm_model_close(&model);
+        free(file);
+    }
+}
+
+static char bias_name[96];
+static int64_t bias_length;
+
+static void put_bias(gguf_writer *w, const random_model *d)
+{
+    float values[600];
+    for (int64_t i = 0; i < bias_length; i++) values[i] = (float)(i % 7) * 0.1f - 0.3f;
+    gw_tensor(w, bias_name, NM_F32, 1, &bias_length, values, (size_t)bias_length * sizeof *values);
+}
+
+static void run_once(const random_model *d, float *logits)
+{
+    void *file;
+    nm_model *model = open_good(d, &file, NULL);
+    if (run_tokens(model, NULL, (int32_t[]){5, 9, 33, 12}, 4, logits) != NM_OK) fail_msg("%s: %s", d->arch, nm_error_text());
+    nm_model_close(&model);
+    free(file);
+}
+
+/* Every map of a layer may have a bias, in every architecture, and it counts. */
+static void test_biases(void **state)
+{
+    for (size_t a = 0; a < COUNT(rm_archs); a++) {
+        random_model d = rm_default(rm_archs[a].name);
+        float plain[64], with[64];
+        void *file;
+        run_once(&d, plain);
+        d.instead = put_bias;
+        d.leave_out = bias_name;
+        nm_model *model = open_good(&(random_model){.arch = d.arch, .layers = 2, .embd = 256, .ff = 512, .heads = 8, .heads_kv = 2, .head = 32, .vocab = 64,
+            .context = 256, .type = NM_F32, .embd_type = NM_F32, .seed = 1}, &file, &(nm_model_options){.metadata_only = true});
+        for (size_t t = 0; t < nm_model_tensor_count(model); t++) {
+            nm_tensor_info info = nm_model_tensor(model, t);
+            if (info.rank != 2 || strncmp(info.name, "blk.1.", 6)) continue;
+            snprintf(bias_name, sizeof bias_name, "%.*sbias", (int)strlen(info.name) - 6, info.name);
+            bias_length = info.dim[1];
+            run_once(&d, with);
+            if (!memcmp(plain, with, sizeof plain)) fail_msg("%s: %s changes nothing", d.arch, bias_name);
+        }
+        nm_model_close(&model);
+        free(file);
+    }
+}
+
+/* StableLM: a file that says "parallel" is sequential all the same where it has the norm between the two. */
+static void put_parallel(gguf_writer *w, const random_model *d) { gw_bool(w, "stablelm.use_parallel_residual", true); }
+
+static void test_parallel_residual(void **state)
+{
+    random_model d = rm_default("stablelm");
+    float sequential[64], said[64];
+    run_once(&d, sequential);
+    d.instead = put_parallel;
+    run_once(&d, said);
+    assert_memory_equal(sequential, said, sizeof said);
+}
+
 static void put_factors(gguf_writer *w, const random_model *d)
 {
     float f[16];
@@ -619,7 +704,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_architectures), cmocka_unit_test(test_metadata_only), cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_sizes_that_do_not_fit), cmocka_unit_test(test_floats), cmocka_unit_test(test_scaling), cmocka_unit_test(test_missing),
-        cmocka_unit_test(test_misshapen), cmocka_unit_test(test_factors), cmocka_unit_test(test_vocabulary), cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_misshapen), cmocka_unit_test(test_unread), cmocka_unit_test(test_biases), cmocka_unit_test(test_parallel_residual),
+        cmocka_unit_test(test_factors), cmocka_unit_test(test_vocabulary), cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_contexts), cmocka_unit_test(test_trained_for_ever), cmocka_unit_test(test_runner_options), cmocka_unit_test(test_no_files),
         cmocka_unit_test(test_cuts), cmocka_unit_test(test_flips), cmocka_unit_test(test_allocations), cmocka_unit_test(test_progress),
     };
