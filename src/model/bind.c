@@ -233,6 +233,7 @@ static uint64_t hash_config(uint64_t h, const nm_model *m)
     h = nm_hash(h, heads, sizeof heads);
     h = nm_hash(h, scalars, sizeof scalars);
     h = nm_hash(h, m->program.window, sizeof m->program.window);
+    h = nm_hash(h, c->slides, sizeof c->slides);
     for (size_t i = 0; i < m->program.steps; i++) {
         const nm_step *s = &m->program.step[i];
         if (s->op != NM_OP_ROPE_TABLE) continue;

@@ -176,7 +176,7 @@ static void test_sizes(void **state)
         d.instead = put_string;
         refuse(&d, NM_BAD_FILE, keys[k]);
         d.instead = put_array;
-        refuse(&d, NM_BAD_FILE, keys[k]);
+        refuse(&d, k == 2 || k == 4 || k == 5 ? NM_REFUSED : NM_BAD_FILE, keys[k]);     /* sizes that may differ from layer to layer */
     }
 }
 
@@ -248,6 +248,215 @@ static void test_scaling(void **state)
     refuse(&d, NM_REFUSED, "\"sideways\\x1b[31m\" is not known");
     wrong_key = "yarn";
     refuse(&d, NM_BAD_FILE, "yarn_beta_");
+}
+
+/* ---- Keys that change what is computed ------------------------------------------------------------------------------------------ */
+
+/* What put_keys writes besides, up to the first without a name. items: an array of bool or u32 of two. */
+static struct { const char *key; char kind; double value; uint32_t items[2]; } extra[4];
+
+static void put_keys(gguf_writer *w, const random_model *d)
+{
+    for (size_t i = 0; i < COUNT(extra) && extra[i].key; i++) {
+        const uint8_t truths[2] = {extra[i].items[0] != 0, extra[i].items[1] != 0};
+        switch (extra[i].kind) {
+        case 'i': gw_u32(w, extra[i].key, (uint32_t)extra[i].value); break;
+        case 'f': gw_f32(w, extra[i].key, (float)extra[i].value); break;
+        case 'b': gw_bool(w, extra[i].key, extra[i].value != 0); break;
+        case 's': gw_string(w, extra[i].key, "yarn"); break;
+        case 'B': gw_array(w, extra[i].key, NM_META_BOOL, truths, 2); break;
+        default: gw_array(w, extra[i].key, NM_META_U32, extra[i].items, 2); break;
+        }
+    }
+}
+
+static random_model with_keys(const char *arch)
+{
+    random_model d = rm_default(arch);
+    d.instead = put_keys;
+    memset(extra, 0, sizeof extra);
+    return d;
+}
+
+#define EXTRA(i, k, t, ...) (extra[i].key = (k), extra[i].kind = (t), extra[i].value = (__VA_ARGS__))
+#define EXTRA_ITEMS(i, k, t, a, b) (extra[i].key = (k), extra[i].kind = (t), extra[i].items[0] = (a), extra[i].items[1] = (b))
+
+/* The last logits of 40 tokens; `early` is the fifth. */
+static void run_long(const random_model *d, int32_t early, float *logits)
+{
+    int32_t tokens[40];
+    void *file;
+    nm_model *model = open_good(d, &file, NULL);
+    for (int i = 0; i < 40; i++) tokens[i] = i * 7 % 64;
+    tokens[4] = early;
+    if (run_tokens(model, NULL, tokens, 40, logits) != NM_OK) fail_msg("%s: %s", d->arch, nm_error_text());
+    nm_model_close(&model);
+    free(file);
+}
+
+static void long_same(const random_model *a, int32_t early, const float *expected, bool same)
+{
+    float logits[64];
+    run_long(a, early, logits);
+    if (!memcmp(logits, expected, sizeof logits) != same) fail_msg("%s with %s: %s", a->arch, extra[0].key ? extra[0].key : "nothing", same ? "differs" : "is the same");
+}
+
+/* OLMo 3: with a window, what lies before it cannot be seen; which layers have it, the pattern says. */
+static void test_windows_olmo(void **state)
+{
+    float plain[64], windowed[64];
+    random_model d = with_keys("olmo2");
+    run_long(&d, 1, plain);
+    long_same(&d, 2, plain, false);
+    EXTRA(0, "olmo2.attention.sliding_window", 'i', 8);
+    run_long(&d, 1, windowed);                      /* layers 0 and 1 of 4 slide */
+    long_same(&d, 2, windowed, true);
+    long_same(&d, 1, plain, false);
+    EXTRA_ITEMS(1, "olmo2.attention.sliding_window_pattern", 'B', 1, 1);
+    long_same(&d, 1, windowed, true);
+    EXTRA_ITEMS(1, "olmo2.attention.sliding_window_pattern", 'I', 0, 0);
+    long_same(&d, 1, plain, true);
+    EXTRA_ITEMS(1, "olmo2.attention.sliding_window_pattern", 'B', 0, 1);
+    long_same(&d, 2, windowed, false);
+    EXTRA(1, "olmo2.attention.sliding_window_pattern", 'i', 1);
+    long_same(&d, 1, plain, true);
+    EXTRA(1, "olmo2.attention.sliding_window_pattern", 'i', 0);
+    long_same(&d, 1, windowed, true);
+    EXTRA(2, "olmo2.rope.scaling.factor", 'f', 4);  /* layers with the window turn unscaled */
+    long_same(&d, 1, windowed, true);
+    EXTRA(1, "olmo2.attention.sliding_window_pattern", 'i', 1);
+    long_same(&d, 1, plain, false);
+    EXTRA(0, "olmo2.attention.sliding_window", 'i', 0);
+    extra[1].key = NULL;
+    long_same(&d, 1, plain, true);
+    d.layers = 3;
+    EXTRA_ITEMS(0, "olmo2.attention.sliding_window_pattern", 'B', 1, 1);
+    refuse(&d, NM_BAD_FILE, "olmo2.attention.sliding_window_pattern has 2 items for 3 layers");
+}
+
+static void test_windows_gemma(void **state)
+{
+    float global[64], other[64];
+    random_model d = with_keys("gemma3");           /* without the key every layer is global, with the global base */
+    run_long(&d, 1, global);
+    EXTRA(0, "gemma3.rope.freq_base_swa", 'f', 500);
+    long_same(&d, 1, global, true);
+    long_same(&d, 2, global, false);
+    EXTRA(1, "gemma3.attention.sliding_window", 'i', 0);
+    long_same(&d, 1, global, true);
+    EXTRA(1, "gemma3.attention.sliding_window", 'i', 8);
+    run_long(&d, 1, other);
+    long_same(&d, 1, global, false);
+    long_same(&d, 2, other, true);
+    EXTRA(2, "gemma3.attention.sliding_window_pattern", 'i', 2);
+    long_same(&d, 2, other, false);
+    EXTRA_ITEMS(2, "gemma3.attention.sliding_window_pattern", 'B', 0, 0);
+    long_same(&d, 1, global, true);
+    d = with_keys("gemma2");                        /* whose window is 4096 where nothing is said */
+    EXTRA(0, "gemma2.attention.sliding_window", 'i', 4096);
+    run_long(&d, 1, global);
+    extra[0].key = NULL;
+    long_same(&d, 1, global, true);
+}
+
+/* Everywhere else a window that would matter is refused by its key. */
+static void test_windows_unknown(void **state)
+{
+    char key[96];
+    float plain[64];
+    for (size_t a = 0; a < COUNT(rm_archs); a++) {
+        const char *name = rm_archs[a].name;
+        if (!strncmp(name, "gemma", 5) || !strcmp(name, "olmo2")) continue;
+        random_model d = with_keys(name);
+        run_long(&d, 1, plain);
+        snprintf(key, sizeof key, "%s.attention.sliding_window", name);
+        EXTRA(0, key, 'i', 255);
+        refuse(&d, NM_REFUSED, key);
+        EXTRA(0, key, 'i', 256);
+        long_same(&d, 1, plain, true);
+        EXTRA(0, key, 'i', 0);
+        long_same(&d, 1, plain, true);
+    }
+}
+
+static void test_granite_unrotated(void **state)
+{
+    float turned[64], plain[64];
+    random_model d = with_keys("granite");
+    run_long(&d, 1, turned);
+    EXTRA(0, "granite.rope.scaling.finetuned", 'b', 1);
+    long_same(&d, 1, turned, true);
+    EXTRA(0, "granite.rope.scaling.finetuned", 'b', 0);
+    run_long(&d, 1, plain);
+    long_same(&d, 1, turned, false);
+    EXTRA(1, "granite.rope.scaling.factor", 'f', 8);
+    long_same(&d, 1, plain, true);
+    extra[0].key = "granite.rope.scaling.other";
+    long_same(&d, 1, turned, false);
+}
+
+static void test_yarn(void **state)
+{
+    static const struct { const char *key; double value; bool same; } keys[] = {{"llama.rope.scaling.yarn_attn_factor", 1, true},
+        {"llama.rope.scaling.yarn_attn_factor", -1, true}, {"llama.rope.scaling.yarn_attn_factor", 1.2079441, true},
+        {"llama.rope.scaling.yarn_attn_factor", 1.5, false}, {"llama.rope.scaling.attn_factor", 1, true}, {"llama.rope.scaling.attn_factor", 1.5, false},
+        {"llama.rope.scaling.yarn_beta_fast", 32, true}, {"llama.rope.scaling.yarn_beta_fast", 4, false}, {"llama.rope.scaling.yarn_beta_slow", 1, true},
+        {"llama.rope.scaling.yarn_beta_slow", 3, false}, {"llama.rope.scaling.yarn_ext_factor", 1, true}, {"llama.rope.scaling.yarn_ext_factor", -1, true},
+        {"llama.rope.scaling.yarn_log_multiplier", 0, true}};
+    float usual[64], a[64], b[64];
+    random_model d = with_keys("llama");
+    EXTRA(1, "llama.rope.scaling.type", 's', 0);
+    EXTRA(2, "llama.rope.scaling.factor", 'f', 8);
+    EXTRA(0, "llama.rope.scaling.nothing", 'f', 0);
+    run_long(&d, 1, usual);
+    for (size_t i = 0; i < COUNT(keys); i++) {
+        EXTRA(0, keys[i].key, 'f', keys[i].value);
+        long_same(&d, 1, usual, keys[i].same);
+    }
+    EXTRA(0, "llama.rope.scaling.yarn_ext_factor", 'f', 0);
+    refuse(&d, NM_REFUSED, "llama.rope.scaling.yarn_ext_factor is 0: only 1 is supported");
+    EXTRA(0, "llama.rope.scaling.yarn_log_multiplier", 'f', 0.1);
+    refuse(&d, NM_REFUSED, "llama.rope.scaling.yarn_log_multiplier is 0.1");
+    EXTRA(0, "llama.rope.scaling.attn_factor", 'f', -1);
+    refuse(&d, NM_BAD_FILE, "llama.rope.scaling.attn_factor is negative");
+    EXTRA(0, "llama.rope.scaling.attn_factor", 'f', 1.25);      /* times the usual 0.1 ln 8 + 1; the other is the magnitude itself */
+    run_long(&d, 1, a);
+    EXTRA(0, "llama.rope.scaling.yarn_attn_factor", 'f', 1.25f * (0.1f * logf(8) + 1));
+    run_long(&d, 1, b);
+    for (int i = 0; i < 64; i++) assert_true(fabsf(a[i] - b[i]) < 1e-4f);
+    EXTRA(2, "llama.rope.scaling.factor", 'f', 0);              /* without YaRN its keys say nothing */
+    extra[1].key = "llama.rope.scaling.kind";
+    EXTRA(0, "llama.rope.scaling.yarn_ext_factor", 'f', 0);
+    void *file;
+    nm_model *model = open_good(&d, &file, NULL);
+    nm_model_close(&model);
+    free(file);
+}
+
+/* Some writers give sizes per layer. */
+static void test_sizes_per_layer(void **state)
+{
+    static const char *const keys[] = {"llama.attention.head_count", "llama.attention.head_count_kv", "llama.feed_forward_length"};
+    static const uint32_t values[] = {8, 2, 512};
+    float plain[64];
+    random_model d = with_keys("llama");
+    run_long(&d, 1, plain);
+    for (size_t i = 0; i < COUNT(keys); i++) {
+        d.leave_out = keys[i];
+        EXTRA_ITEMS(0, keys[i], 'I', values[i], values[i]);
+        long_same(&d, 1, plain, true);
+        EXTRA_ITEMS(0, keys[i], 'I', values[i], 0);
+        refuse(&d, NM_REFUSED, "layers of different shapes");
+        check_line(keys[i], NAME);
+        EXTRA_ITEMS(0, keys[i], 'I', 0, 0);
+        refuse(&d, NM_BAD_FILE, keys[i]);
+        EXTRA_ITEMS(0, keys[i], 'B', 1, 1);
+        refuse(&d, NM_BAD_FILE, keys[i]);
+        d.layers = 1;
+        EXTRA_ITEMS(0, keys[i], 'I', values[i], values[i]);
+        refuse(&d, NM_BAD_FILE, "has 2 items for 1 layers");
+        d.layers = 2;
+    }
 }
 
 /* ---- Tensors ------------------------------------------------------------------------------------------------------------------ */
@@ -703,7 +912,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_architectures), cmocka_unit_test(test_metadata_only), cmocka_unit_test(test_sizes),
-        cmocka_unit_test(test_sizes_that_do_not_fit), cmocka_unit_test(test_floats), cmocka_unit_test(test_scaling), cmocka_unit_test(test_missing),
+        cmocka_unit_test(test_sizes_that_do_not_fit), cmocka_unit_test(test_floats), cmocka_unit_test(test_scaling), cmocka_unit_test(test_windows_olmo), cmocka_unit_test(test_windows_gemma),
+        cmocka_unit_test(test_windows_unknown), cmocka_unit_test(test_granite_unrotated), cmocka_unit_test(test_yarn), cmocka_unit_test(test_sizes_per_layer),
+        cmocka_unit_test(test_missing),
         cmocka_unit_test(test_misshapen), cmocka_unit_test(test_unread), cmocka_unit_test(test_biases), cmocka_unit_test(test_parallel_residual),
         cmocka_unit_test(test_factors), cmocka_unit_test(test_vocabulary), cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_contexts), cmocka_unit_test(test_trained_for_ever), cmocka_unit_test(test_runner_options), cmocka_unit_test(test_no_files),
