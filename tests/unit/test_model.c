@@ -655,7 +655,7 @@ static void test_vocabulary(void **state)
     free(file);
 }
 
-/* ---- Values that are not finite ------------------------------------------------------------------------------------------------ */
+/* ---- Identity ------------------------------------------------------------------------------------------------------------------ */
 
 /* Bytes of the tensor's row in the file. */
 static uint8_t *row_at(void *file, size_t size, const char *name, int64_t row)
@@ -667,6 +667,56 @@ static uint8_t *row_at(void *file, size_t size, const char *name, int64_t row)
     nm_gguf_close(&g);
     return at;
 }
+
+static nm_err load_with(const void *file, size_t size, const nm_model_options *options, const char *path)
+{
+    nm_model *model;
+    nm_session *session = NULL;
+    if (nm_model_open_memory(&model, file, size, NAME, options) != NM_OK) fail_msg("%s", nm_error_text());
+    nm_err err = nm_session_load(&session, model, path);
+    nm_session_close(&session);
+    nm_model_close(&model);
+    return err;
+}
+
+/* A saved session belongs to weights of these very bytes, in whatever row; how they are held, and by how many threads, is no part of that. */
+static void test_fingerprint(void **state)
+{
+    static const struct { const char *name; int64_t row; } places[] = {{"blk.1.ffn_up.weight", 77}, {"blk.0.attn_k.weight", 1}, {"blk.0.attn_q.weight", 254},
+        {"token_embd.weight", 40}, {"output.weight", 62}, {"blk.1.attn_norm.weight", 0}};
+    static const int types[] = {NM_F32, NM_Q4_K, NM_IQ2_S};
+    for (size_t t = 0; t < COUNT(types); t++) {
+        char path[] = "/tmp/nomoat-session-XXXXXX";
+        random_model d = rm_default("llama");
+        nm_session *session;
+        void *file;
+        size_t size;
+        d.type = d.embd_type = types[t];
+        free(rm_make(&d, &size));
+        nm_model *model = open_good(&d, &file, NULL);
+        close(mkstemp(path));
+        assert_int_equal(nm_session_open(&session, model, NULL), NM_OK);
+        assert_int_equal(nm_session_save(session, path), NM_OK);
+        nm_session_close(&session);
+        nm_model_close(&model);
+        assert_int_equal(load_with(file, size, NULL, path), NM_OK);
+        assert_int_equal(load_with(file, size, &(nm_model_options){.no_pack = true}, path), NM_OK);
+        nm_set_threads(1);
+        assert_int_equal(load_with(file, size, NULL, path), NM_OK);
+        nm_set_threads(2);
+        for (size_t p = 0; p < COUNT(places); p++) {
+            uint8_t *at = row_at(file, size, places[p].name, places[p].row) + 8;
+            *at ^= 1;
+            assert_int_equal(load_with(file, size, NULL, path), NM_REFUSED);
+            check_line("saved with other weights", path);
+            *at ^= 1;
+        }
+        unlink(path);
+        free(file);
+    }
+}
+
+/* ---- Values that are not finite ------------------------------------------------------------------------------------------------ */
 
 /* Makes the block's value or a scale NaN or infinite; false if no bits of the type can be. */
 static bool poison(const nm_type *type, uint8_t *block, bool infinite)
@@ -916,7 +966,7 @@ int main(void)
         cmocka_unit_test(test_windows_unknown), cmocka_unit_test(test_granite_unrotated), cmocka_unit_test(test_yarn), cmocka_unit_test(test_sizes_per_layer),
         cmocka_unit_test(test_missing),
         cmocka_unit_test(test_misshapen), cmocka_unit_test(test_unread), cmocka_unit_test(test_biases), cmocka_unit_test(test_parallel_residual),
-        cmocka_unit_test(test_factors), cmocka_unit_test(test_vocabulary), cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_factors), cmocka_unit_test(test_vocabulary), cmocka_unit_test(test_fingerprint), cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_contexts), cmocka_unit_test(test_trained_for_ever), cmocka_unit_test(test_runner_options), cmocka_unit_test(test_no_files),
         cmocka_unit_test(test_cuts), cmocka_unit_test(test_flips), cmocka_unit_test(test_allocations), cmocka_unit_test(test_progress),
     };
