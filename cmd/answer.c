@@ -226,7 +226,8 @@ nm_err nm_talk_answer(nm_talk *talk, const nm_run_settings *set, const int32_t *
     NM_GOTO(nm_str_append(&out->visible, "", 0));
     NM_GOTO(open_sampler(&w));
     NM_GOTO(open_stop(&w));
-    NM_GOTO(nm_decoder_open(&w.decoder, talk->tokenizer, 0));
+    /* Without a template the answer is the same text going on: "Once" is followed by " upon". */
+    NM_GOTO(nm_decoder_open(&w.decoder, talk->tokenizer, talk->tmpl ? 0 : NM_TEXT_CONTINUES));
     nm_thinker_begin(&w.thinker, talk->thinks);
     err = answer(&w, ids, n_ids);
     if (err == NM_OK && !strcmp(out->finish, "length") && (set->max_tokens < 0 || out->n_ids < (size_t)set->max_tokens))

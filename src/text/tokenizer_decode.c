@@ -8,7 +8,7 @@
 struct nm_decoder {
     const nm_tokenizer *t;
     unsigned flags;
-    bool begun;         /* something has been shown */
+    bool begun;         /* something has been shown, or stands before (NM_TEXT_CONTINUES) */
     nm_str text;        /* [0, shown) was handed out by the last call */
     size_t shown;
 };
@@ -80,7 +80,7 @@ static nm_err put_token(nm_decoder *d, int32_t id)
 
 nm_err nm_detokenize(const nm_tokenizer *tokenizer, const int32_t *ids, size_t count, unsigned flags, char **text, size_t *length)
 {
-    nm_decoder d = {.t = tokenizer, .flags = flags};
+    nm_decoder d = {.t = tokenizer, .flags = flags, .begun = flags & NM_TEXT_CONTINUES};
     *text = NULL;
     *length = 0;
     nm_err err = nm_str_append(&d.text, "", 0);
@@ -114,7 +114,7 @@ nm_err nm_decoder_open(nm_decoder **out, const nm_tokenizer *tokenizer, unsigned
     *out = NULL;
     nm_decoder *d = nm_calloc(1, sizeof *d);
     if (!d) return nm_fail_memory(sizeof *d);
-    *d = (nm_decoder){.t = tokenizer, .flags = flags};
+    *d = (nm_decoder){.t = tokenizer, .flags = flags, .begun = flags & NM_TEXT_CONTINUES};
     *out = d;
     return NM_OK;
 }
