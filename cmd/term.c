@@ -2,6 +2,7 @@
 #include "term.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -109,6 +110,7 @@ nm_err nm_out_flush(void)
     while (!out_state.error && at < out_state.used) {
         ssize_t n = write(STDOUT_FILENO, out_state.data + at, out_state.used - at);
         if (n >= 0) at += (size_t)n;
+        else if (errno == EAGAIN || errno == EWOULDBLOCK) poll(&(struct pollfd){.fd = STDOUT_FILENO, .events = POLLOUT}, 1, -1);
         else if (errno != EINTR) out_state.error = errno;
     }
     out_state.used = 0;
