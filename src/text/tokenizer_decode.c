@@ -96,15 +96,8 @@ nm_err nm_detokenize(const nm_tokenizer *tokenizer, const int32_t *ids, size_t c
 static size_t incomplete(const char *text, size_t length)
 {
     for (size_t k = 1; k <= 3 && k <= length; k++) {
-        unsigned char b = (unsigned char)text[length - k];
-        if ((b & 0xc0) == 0x80) continue;
-        size_t need = b >= 0xf0 && b <= 0xf4 ? 4 : b >= 0xe0 ? 3 : b >= 0xc2 ? 2 : 1;
-        if (b > 0xf4 || need <= k) return 0;
-        /* The second byte decides whether the rest can be valid: fill up with the least continuation and see. */
-        char whole[4] = {(char)b, (char)(b == 0xe0 ? 0xa0 : b == 0xf0 ? 0x90 : 0x80), (char)0x80, (char)0x80};
-        memcpy(whole, text + length - k, k);
-        int used;
-        return nm_utf8_decode(whole, need, &used) >= 0 ? k : 0;
+        if (((unsigned char)text[length - k] & 0xc0) == 0x80) continue;
+        return nm_utf8_begins(text + length - k, k) ? k : 0;
     }
     return 0;
 }

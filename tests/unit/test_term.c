@@ -50,6 +50,7 @@ static void test_safe(void **state)
     SAFE("\xf0\x9f\x98", "\\xf0\\x9f\\x98");                    /* cut at the end */
     SAFE("\xf0\x9f\x1b]0;x\x07", "\\xf0\\x9f\\x1b]0;x\\x07");   /* a control inside a character */
     SAFE("\xe2\x82" "a\xc3", "\\xe2\\x82a\\xc3");
+    SAFE("\xe2\x80\xaa\xd7\x90\xe2\x80\xac", "\xe2\x80\xaa\xd7\x90\xe2\x80\xac");     /* the order of a text is its own */
     SAFE("\xed\xa0\x80 \xc0\x80 \xff", "\\xed\\xa0\\x80 \\xc0\\x80 \\xff");
 }
 
