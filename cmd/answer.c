@@ -47,7 +47,7 @@ static nm_err open_sampler(work *w)
     overlay(&s.repeat_penalty, set->repeat_penalty);
     overlay(&s.presence_penalty, set->presence_penalty);
     overlay(&s.frequency_penalty, set->frequency_penalty);
-    if (set->top_k != NM_UNSET_INT) s.top_k = set->top_k;
+    if (set->top_k != NM_UNSET_INT) s.top_k = set->top_k < 0 ? 0 : set->top_k;
     if (set->penalty_last != NM_UNSET_INT) s.penalty_last = set->penalty_last;
     s.seed = w->answer->seed = w->talk->seed + w->talk->answers++;
     return nm_sampler_open(&w->sampler, &s, nm_model_describe(w->talk->model)->n_vocab);
