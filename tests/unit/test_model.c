@@ -137,6 +137,88 @@ static void test_metadata_only(void **state)
     free(file);
 }
 
+static void put_whole_numbers(gguf_writer *w, const random_model *d)
+{
+    gw_u64(w, "test.u64", UINT64_MAX);
+    gw_i64(w, "test.i64", INT64_MIN);
+    gw_array(w, "test.array", NM_META_I64, (int64_t[]){((int64_t)1 << 53) + 1, -3}, 2);
+    gw_bool(w, "test.bool", true);
+    gw_f32(w, "test.f32", 7);
+}
+
+static void test_exact_metadata(void **state)
+{
+    static const struct { const char *key; uint64_t item; bool integer; int64_t value; } cases[] = {{"test.u64", 0, true, -1}, {"test.i64", 0, true, INT64_MIN},
+        {"test.array", 0, true, ((int64_t)1 << 53) + 1}, {"test.array", 1, true, -3}, {"test.array", 2, false, 0}, {"test.bool", 0, true, 1},
+        {"test.f32", 0, false, 0}, {"general.architecture", 0, false, 0}};
+    random_model d = rm_default("llama");
+    void *file;
+    d.instead = put_whole_numbers;
+    nm_model *model = open_good(&d, &file, &(nm_model_options){.metadata_only = true});
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        int64_t value = 7;
+        assert_true(nm_model_meta_integer(model, nm_model_meta_find(model, cases[i].key), cases[i].item, &value) == cases[i].integer);
+        assert_true(value == cases[i].value);
+    }
+    nm_model_close(&model);
+    free(file);
+}
+
+static void save_half(const char *path, int index)
+{
+    gguf_writer w = {0};
+    static const float zeros[4096];
+    gw_split(&w, index, 2, 2);
+    if (index == 0) gw_string(&w, "general.architecture", "llama");
+    gw_tensor_values(&w, index ? "b" : "a", NM_F32, 1, (int64_t[]){4096}, zeros);
+    gw_save(&w, path);
+}
+
+/* Of a split, too, every part must hold its tensors, as import asks. */
+static void test_whole_split(void **state)
+{
+    static const char *const parts[] = {"m-00001-of-00002.gguf", "m-00002-of-00002.gguf"};
+    char folder[] = "/tmp/nomoat-test-XXXXXX", path[2][96];
+    nm_model_options whole = {.metadata_only = true, .whole = true}, any = {.metadata_only = true};
+    nm_model *model;
+    assert_non_null(mkdtemp(folder));
+    for (int i = 0; i < 2; i++) {
+        snprintf(path[i], sizeof path[i], "%s/%s", folder, parts[i]);
+        save_half(path[i], i);
+    }
+    if (nm_model_open(&model, path[0], &whole) != NM_OK) fail_msg("%s", nm_error_text());
+    nm_model_close(&model);
+    assert_int_equal(truncate(path[1], 10000), 0);
+    assert_int_equal(nm_model_open(&model, path[0], &whole), NM_BAD_FILE);
+    check_line(parts[1], NULL);
+    assert_int_equal(nm_model_open(&model, path[0], &any), NM_OK);
+    nm_model_close(&model);
+    unlink(path[1]);
+    assert_int_not_equal(nm_model_open(&model, path[0], &whole), NM_OK);
+    assert_int_equal(nm_model_open(&model, path[0], &any), NM_OK);
+    nm_model_close(&model);
+    unlink(path[0]);
+    rmdir(folder);
+}
+
+/* Metadata alone may be cut anywhere behind the header, unless the whole file is asked for. */
+static void test_whole(void **state)
+{
+    random_model d = rm_default("llama");
+    nm_model *model;
+    size_t size;
+    void *file = rm_make(&d, &size);
+    nm_model_options o = {.metadata_only = true};
+    assert_int_equal(nm_model_open_memory(&model, file, size - 1, NAME, &o), NM_OK);
+    nm_model_close(&model);
+    o.whole = true;
+    assert_int_equal(nm_model_open_memory(&model, file, size - 1, NAME, &o), NM_BAD_FILE);
+    assert_int_equal(nm_model_open_memory(&model, file, size, NAME, &o), NM_OK);
+    assert_false(nm_model_describe(model)->has_weights);
+    nm_model_close(&model);
+    free(file);
+}
+
 /* ---- Keys ---------------------------------------------------------------------------------------------------------------------- */
 
 static int64_t wrong_int;
@@ -961,7 +1043,8 @@ static void test_progress(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_architectures), cmocka_unit_test(test_metadata_only), cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_architectures), cmocka_unit_test(test_metadata_only), cmocka_unit_test(test_exact_metadata),
+        cmocka_unit_test(test_whole), cmocka_unit_test(test_whole_split), cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_sizes_that_do_not_fit), cmocka_unit_test(test_floats), cmocka_unit_test(test_scaling), cmocka_unit_test(test_windows_olmo), cmocka_unit_test(test_windows_gemma),
         cmocka_unit_test(test_windows_unknown), cmocka_unit_test(test_granite_unrotated), cmocka_unit_test(test_yarn), cmocka_unit_test(test_sizes_per_layer),
         cmocka_unit_test(test_missing),
