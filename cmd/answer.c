@@ -47,7 +47,7 @@ static nm_err open_sampler(work *w)
     overlay(&s.repeat_penalty, set->repeat_penalty);
     overlay(&s.presence_penalty, set->presence_penalty);
     overlay(&s.frequency_penalty, set->frequency_penalty);
-    if (set->top_k != NM_UNSET_INT) s.top_k = set->top_k;
+    if (set->top_k != NM_UNSET_INT) s.top_k = set->top_k < 0 ? 0 : set->top_k;
     if (set->penalty_last != NM_UNSET_INT) s.penalty_last = set->penalty_last;
     s.seed = w->answer->seed = w->talk->seed + w->talk->answers++;
     return nm_sampler_open(&w->sampler, &s, nm_model_describe(w->talk->model)->n_vocab);
@@ -226,7 +226,8 @@ nm_err nm_talk_answer(nm_talk *talk, const nm_run_settings *set, const int32_t *
     NM_GOTO(nm_str_append(&out->visible, "", 0));
     NM_GOTO(open_sampler(&w));
     NM_GOTO(open_stop(&w));
-    NM_GOTO(nm_decoder_open(&w.decoder, talk->tokenizer, 0));
+    /* Without a template the answer is the same text going on: "Once" is followed by " upon". */
+    NM_GOTO(nm_decoder_open(&w.decoder, talk->tokenizer, talk->tmpl ? 0 : NM_TEXT_CONTINUES));
     nm_thinker_begin(&w.thinker, talk->thinks);
     err = answer(&w, ids, n_ids);
     if (err == NM_OK && !strcmp(out->finish, "length") && (set->max_tokens < 0 || out->n_ids < (size_t)set->max_tokens))

@@ -11,7 +11,7 @@
 enum { NAME_MAX_ = 64, WORDS_MAX = 256 };
 
 const nm_option nm_common_options[] = {
-    {"-t --threads", "N", "compute threads; 0 = one per physical core granted", offsetof(nm_common, threads), NM_OPTION_INT, 0, 256},
+    {"-t --threads", "N", "compute threads; 0 or -1 = one per physical core granted", offsetof(nm_common, threads), NM_OPTION_INT, -1, 256},
     {"--compute", "default|f32", "arithmetic: f32 dequantises exactly and computes all in fp32", offsetof(nm_common, compute),
      NM_OPTION_CHOICE, 0, 0},
     {"--kernels", "MASK", "tiers that kernels may use, separated by commas, or all", offsetof(nm_common, kernels), NM_OPTION_TEXT, 0, 0},
@@ -37,13 +37,6 @@ const char *nm_option_name(const nm_option *option, int i, char *out, size_t out
     memcpy(out, at, n);
     out[n] = 0;
     return out;
-}
-
-const char *nm_option_long(const nm_option *option, char *out, size_t out_size)
-{
-    for (int i = 0; nm_option_name(option, i, out, out_size); i++)
-        if (out[0] == '-' && out[1] == '-') return out;
-    return nm_option_name(option, 0, out, out_size);
 }
 
 /* Equal names, where '_' behind the leading dashes counts as '-'. */

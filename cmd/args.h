@@ -71,8 +71,6 @@ void nm_args_free(const nm_command *command, void *settings);
 
 /* The i-th spelling of an option, or NULL; copied into out. */
 const char *nm_option_name(const nm_option *option, int i, char *out, size_t out_size);
-/* The longest-standing long spelling ("--max-tokens"), else the first one. */
-const char *nm_option_long(const nm_option *option, char *out, size_t out_size);
 
 /* The nearest of `count` words to a mistyped one, or NULL if none is near. */
 const char *nm_nearest(const char *word, const char *const *words, size_t count);

@@ -14,9 +14,11 @@
 nm_err nm_common_apply(const nm_common *common)
 {
     nm_notes_quiet(common->quiet);
-    NM_TRY(nm_set_threads(common->threads));
+    NM_TRY(nm_set_threads(common->threads < 0 ? 0 : common->threads));
     return common->kernels ? nm_set_kernels(common->kernels) : NM_OK;
 }
+
+void nm_note_skipped(const char *why) { nm_note("%s: it is left out", why); }
 
 /* Adds the nearest known name to a "no such model". */
 static nm_err suggest(nm_err err, const char *model)
@@ -25,7 +27,7 @@ static nm_err suggest(nm_err err, const char *model)
     size_t count;
     char text[1024];
     snprintf(text, sizeof text, "%s", nm_error_text());
-    if (nm_found_list(&list, &count) != NM_OK) return nm_fail(err, "%s", text);
+    if (nm_found_list(&list, &count, NULL) != NM_OK) return nm_fail(err, "%s", text);
     const char **names = nm_calloc(count, sizeof *names);
     for (size_t i = 0; names && i < count; i++) names[i] = list[i].name;
     const char *near = names ? nm_nearest(model, names, count) : NULL;

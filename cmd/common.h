@@ -15,6 +15,8 @@ enum { NM_INPUT_MOST = 1 << 30 };       /* the most that is read from standard i
 
 /* -t, --kernels, -q. */
 nm_err nm_common_apply(const nm_common *common);
+/* An nm_skipped_fn: a note. */
+void nm_note_skipped(const char *why);
 /* nm_model_find, where a name that is not found brings the nearest one that is. */
 nm_err nm_find_model(nm_found *out, const char *model);
 /* Finds and opens MODEL. found may be NULL, else nm_found_free. */

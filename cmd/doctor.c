@@ -23,7 +23,7 @@ static nm_err gather(facts *f)
 {
     *f = (facts){0};
     NM_TRY(nm_store_folder(&f->store));
-    NM_TRY(nm_found_list(&f->list, &f->count));
+    NM_TRY(nm_found_list(&f->list, &f->count, nm_note_skipped));
     for (size_t i = 0; i < f->count; i++) {
         if (f->list[i].place != NM_PLACE_STORE) continue;
         f->stored++;

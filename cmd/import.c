@@ -11,28 +11,14 @@ static const nm_option options[] = {
     {0}
 };
 
-/* A download that broke off has its header and lacks tensors. (Of a split, only what no part can hold is seen here.) */
-static nm_err check_whole(const nm_model *model, const char *path)
-{
-    uint64_t have = nm_model_describe(model)->file_bytes;
-    for (size_t i = 0; i < nm_model_tensor_count(model); i++) {
-        nm_tensor_info t = nm_model_tensor(model, i);
-        if (t.offset > have || t.bytes > have - t.offset)
-            return nm_fail(NM_BAD_FILE, "%s: tensor '%.80s' ends beyond the file's %llu bytes; the file is cut off, fetch it again", path,
-                           t.name, (unsigned long long)have);
-    }
-    return NM_OK;
-}
-
-/* A file that cannot be opened as a model is not worth a name. */
+/* A file that cannot be opened as a model is not worth a name; nor is a download that broke off: it has its header and lacks tensors. */
 static nm_err check(const char *path)
 {
     char *file;
     nm_model *model = NULL;
-    nm_model_options options_ = {.metadata_only = true};
+    nm_model_options options_ = {.metadata_only = true, .whole = true};
     NM_TRY(nm_store_source(&file, path));
     nm_err err = nm_model_open(&model, file, &options_);
-    if (err == NM_OK) err = check_whole(model, file);
     nm_model_close(&model);
     nm_free(file);
     return err;

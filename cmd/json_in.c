@@ -16,17 +16,17 @@ void nm_json_input_free(nm_json_input *input)
 
 static const char *skip_space(const char *s, const char *end)
 {
-    while (s < end && strchr(" \t\r\n", *s)) s++;
+    while (s < end && memchr(" \t\r\n", *s, 4)) s++;
     return s;
 }
 
 #if NM_HAVE_JANSSON
 #include <jansson.h>
 
-static nm_err parse(json_t **out, const char *text, size_t length, const char *what)
+static nm_err parse(json_t **out, const char *text, size_t length, size_t flags, const char *what)
 {
     json_error_t e;
-    *out = json_loadb(text, length, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
+    *out = json_loadb(text, length, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | flags, &e);
     if (!*out) return nm_fail(NM_USAGE, "%s: line %d, column %d: %s", what, e.line, e.column, e.text);
     if (json_is_object(*out)) return NM_OK;
     json_decref(*out);
@@ -61,7 +61,7 @@ nm_err nm_json_read_input(nm_json_input *out, const char *text, size_t length)
 {
     json_t *object;
     *out = (nm_json_input){0};
-    NM_TRY(parse(&object, text, length, "standard input"));
+    NM_TRY(parse(&object, text, length, 0, "standard input"));
     const json_t *ids = json_object_get(object, "ids"), *string = json_object_get(object, "text");
     nm_err err;
     if (ids && string) err = nm_fail(NM_USAGE, "standard input: \"ids\" and \"text\" together: give one of them");
@@ -84,7 +84,8 @@ nm_err nm_vars_begin(nm_vars *vars, const char *object, size_t length, const cha
     json_t *given;
     *vars = (nm_vars){0};
     if (!object || skip_space(object, object + length) == object + length) return nm_str_putc(&vars->text, '{');
-    NM_TRY(parse(&given, object, length, what));
+    /* Only the names are looked at here; the library reads the text itself, and larger integers than jansson does. */
+    NM_TRY(parse(&given, object, length, JSON_DECODE_INT_AS_REAL, what));
     vars->given = given;
     vars->any = json_object_size(given) > 0;
     return begin_with(vars, object, length);
@@ -104,7 +105,7 @@ nm_err nm_json_read_messages(const char *text, size_t length, nm_message_fn each
 {
     json_t *object;
     nm_err err = NM_OK;
-    NM_TRY(parse(&object, text, length, "conversation"));
+    NM_TRY(parse(&object, text, length, 0, "conversation"));
     const json_t *messages = json_object_get(object, "messages");
     if (!json_is_array(messages)) err = nm_fail(NM_USAGE, "conversation: no \"messages\" in it: give {\"messages\": [...]}");
     for (size_t i = 0; err == NM_OK && i < json_array_size(messages); i++) err = read_message(json_array_get(messages, i), i, each, arg);

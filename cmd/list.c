@@ -54,7 +54,7 @@ static int run(void *arg, int n_operands, char **operands)
     nm_str s = {0};
     nm_err err = NM_OK;
     (void)n_operands, (void)operands;
-    NM_TRY(nm_found_list(&list, &count));
+    NM_TRY(nm_found_list(&list, &count, nm_note_skipped));
     if (set->common.json) err = nm_json_print(&s, json_list(&s, list, count));
     else if (set->names) {
         for (size_t i = 0; err == NM_OK && i < count; i++) {

@@ -36,8 +36,12 @@ static nm_err put_item(nm_str *s, const nm_model *m, size_t index, uint64_t item
     size_t length;
     const char *text = nm_model_meta_string(m, index, item, &length);
     if (text) return nm_str_json(s, text, length < most ? length : most);
+    int64_t whole;
+    if (nm_model_meta_integer(m, index, item, &whole)) {
+        if (type == NM_META_BOOL) return nm_str_puts(s, whole ? "true" : "false");
+        return type == NM_META_U64 ? nm_str_printf(s, "%llu", (unsigned long long)whole) : nm_str_printf(s, "%lld", (long long)whole);
+    }
     double v = nm_model_meta_number(m, index, item);
-    if (type == NM_META_BOOL) return nm_str_puts(s, v == 0 ? "false" : "true");
     return type == NM_META_F32 ? nm_json_float(s, v) : nm_json_double(s, v);
 }
 
@@ -63,7 +67,7 @@ static nm_err print_metadata(const nm_model *m)
         if (meta.type == NM_META_ARRAY) NM_TRY(nm_out_printf(" (%s x %llu) = ", type_name(meta.item), (unsigned long long)meta.count));
         else NM_TRY(nm_out_printf(" (%s) = ", type_name(meta.type)));
         nm_err err = put_value(&s, m, i, ITEMS_SHOWN, TEXT_SHOWN);
-        if (err == NM_OK) err = nm_out_text(s.data, s.length);      /* JSON's escapes leave C1 characters: made safe here */
+        if (err == NM_OK) err = nm_out_name(s.data);        /* JSON's escapes leave characters that turn the order of the line round */
         nm_str_free(&s);
         NM_TRY(err);
         NM_TRY(nm_out_puts("\n"));

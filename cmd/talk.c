@@ -18,7 +18,16 @@ enum { TEMPLATE_MOST = 16 << 20, CONTEXT_LEAST = 256, CONTEXT_STEP = 64, CONTEXT
 
 /* ---- Template ------------------------------------------------------------------------------------------------------------------------ */
 
-/* --template is a template's text, one of the model's templates, or a file; --chat-template-file a file. */
+/* A name without slash and dot is meant as one. */
+static nm_err unknown_template(const char *name)
+{
+    char known[1024] = "";
+    for (size_t i = 0, used = 0; nm_template_name(i) && used < sizeof known; i++)
+        used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", nm_template_name(i));
+    return nm_fail(NM_NOT_FOUND, "--template %s: no file, and no template of that name, neither the model's nor a known one: %s", name, known);
+}
+
+/* --template is a template's text, a file, one of the model's templates, or the name of a known one; --chat-template-file a file. */
 static nm_err find_template(nm_talk *talk, const nm_run_settings *set)
 {
     size_t length;
@@ -31,6 +40,9 @@ static nm_err find_template(nm_talk *talk, const nm_run_settings *set)
     } else if (given && access(given, F_OK) && nm_model_template(talk->model, given)) {
         talk->template_text = nm_model_template(talk->model, given);
         return NM_OK;
+    } else if (given && access(given, F_OK) && !strpbrk(given, "/.")) {
+        talk->template_text = nm_template_named(given);
+        return talk->template_text ? NM_OK : unknown_template(given);
     }
     if (!given) return NM_OK;
     NM_TRY(nm_file_read(given, TEMPLATE_MOST, &talk->template_owned, &length));

@@ -85,6 +85,12 @@ bool nm_think_is_tag(const char *text);
 /* True if the text ends (white space apart) in an opening tag: the answer begins inside. */
 bool nm_think_ends_open(const char *text, size_t length);
 
+/* ---- Templates by name (templates.c) ----------------------------------------------------------------------------- */
+
+/* The source of a built-in template, or NULL. */
+const char *nm_template_named(const char *name);
+const char *nm_template_name(size_t index);     /* NULL past the end */
+
 /* ---- The interactive chat (chat.c) ------------------------------------------------------------------------------- */
 
 nm_err nm_chat(nm_talk *talk, nm_run_settings *set);

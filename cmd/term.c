@@ -2,6 +2,7 @@
 #include "term.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -14,31 +15,6 @@
 #include "os/clock.h"
 
 /* ---- Foreign text ------------------------------------------------------------------------------------------------------------------ */
-
-/* True if the bytes begin a valid character that only needs more of them. */
-static bool is_cut(const char *text, size_t length)
-{
-    unsigned char lead = (unsigned char)text[0];
-    size_t whole = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
-    char padded[4];
-    int used;
-    if (lead < 0xc2 || lead > 0xf4 || length >= whole) return false;
-    for (int second = 0x80; second < 0xc0; second += 0x10) {    /* some continuation must make it valid */
-        memset(padded, 0x80, sizeof padded);
-        if (length < 2) padded[1] = (char)second;
-        memcpy(padded, text, length);
-        if (nm_utf8_decode(padded, whole, &used) >= 0) return true;
-    }
-    return false;
-}
-
-static nm_err push_char(nm_str *out, const char *text, int32_t code, size_t used)
-{
-    if (code < 0) return nm_str_printf(out, "\\x%02x", (unsigned char)text[0]);
-    if (code == '\n' || code == '\t') return nm_str_putc(out, (char)code);
-    if (code < 0x20 || code == 0x7f || (code >= 0x80 && code < 0xa0)) return nm_str_printf(out, "\\x%02x", (unsigned)code);
-    return nm_str_append(out, text, used);
-}
 
 nm_err nm_safe_push(nm_safe *safe, nm_str *out, const char *text, size_t length)
 {
@@ -53,14 +29,15 @@ nm_err nm_safe_push(nm_safe *safe, nm_str *out, const char *text, size_t length)
             at = first;
             left = safe->n + more;
         }
-        if (is_cut(at, left)) {
+        if (nm_utf8_begins(at, left)) {
             memcpy(safe->held, at, left);
             safe->n = left;
             return NM_OK;
         }
         int used;
-        int32_t code = nm_utf8_decode(at, left, &used);
-        NM_TRY(push_char(out, at, code, (size_t)used));
+        char piece[NM_ESCAPE_MOST];
+        size_t n = nm_escape_char(piece, at, left, false, &used);
+        NM_TRY(nm_str_append(out, piece, n));
         if (safe->n > (size_t)used) {       /* one invalid byte of several held: the rest is looked at again */
             memmove(safe->held, safe->held + used, safe->n -= (size_t)used);
             continue;
@@ -109,6 +86,7 @@ nm_err nm_out_flush(void)
     while (!out_state.error && at < out_state.used) {
         ssize_t n = write(STDOUT_FILENO, out_state.data + at, out_state.used - at);
         if (n >= 0) at += (size_t)n;
+        else if (errno == EAGAIN || errno == EWOULDBLOCK) poll(&(struct pollfd){.fd = STDOUT_FILENO, .events = POLLOUT}, 1, -1);
         else if (errno != EINTR) out_state.error = errno;
     }
     out_state.used = 0;
@@ -165,7 +143,7 @@ nm_err nm_out_text_end(void)
 
 nm_err nm_out_name(const char *text)
 {
-    size_t length = strlen(text), room = 4 * length + 1;    /* at most "\\xNN" for a byte */
+    size_t length = strlen(text), room = 4 * length + 1;    /* at most "\\xNN" for a byte, "\\u{NNNN}" for three */
     char *safe = nm_malloc(room);
     if (!safe) return nm_fail_memory(room);
     nm_err err = nm_out(safe, nm_escape_terminal(safe, room, text, length));

@@ -75,6 +75,7 @@ typedef bool (*nm_progress_fn)(void *arg, uint64_t done, uint64_t total);
 
 typedef struct nm_model_options {
     bool metadata_only;         /* read metadata, tokenizer and template; a file without tensors is fine */
+    bool whole;                 /* with metadata_only: yet every part of the file must be there, with all bytes of its tensors */
     bool no_pack;               /* leave weights as they are in the file and pack a panel into scratch just before its use */
     nm_progress_fn progress;    /* bytes of tensors made ready; may be NULL */
     void *progress_arg;
@@ -116,6 +117,8 @@ NM_API nm_meta nm_model_meta(const nm_model *model, size_t index);
 NM_API size_t nm_model_meta_find(const nm_model *model, const char *key);
 /* Element `item` of a value (0 for scalars) as a number; integers beyond 2^53 lose bits. NAN for strings. */
 NM_API double nm_model_meta_number(const nm_model *model, size_t index, uint64_t item);
+/* The same, exactly, for the integer types and bool: U64 as its bit pattern (cast it back). False, *value 0, for the others. */
+NM_API bool nm_model_meta_integer(const nm_model *model, size_t index, uint64_t item, int64_t *value);
 /* A string element: pointer into the file and its length (not zero-terminated); NULL if it is not a string. */
 NM_API const char *nm_model_meta_string(const nm_model *model, size_t index, uint64_t item, size_t *length);
 
@@ -131,7 +134,8 @@ NM_API const char *nm_mapped_file_at(const void *address);
 enum {
     NM_TEXT_SPECIAL = 1,    /* tokenize: special tokens written in the text become their ids; detokenize: show control tokens */
     NM_TEXT_BOS = 2,        /* tokenize: put BOS first if the model wants one (tokenizer.ggml.add_bos_token), EOS likewise */
-    NM_TEXT_FORCE_BOS = 4   /* tokenize: put BOS first if there is one at all */
+    NM_TEXT_FORCE_BOS = 4,  /* tokenize: put BOS first if there is one at all */
+    NM_TEXT_CONTINUES = 8   /* detokenize: the ids continue a text: a space in front of the first word is kept */
 };
 
 /* Encodes bytes; any bytes are accepted. *ids is allocated (nm_free) and holds *count ids. O(n log n) in length. */

@@ -9,6 +9,8 @@
 
 typedef struct nm_arch nm_arch;
 
+enum { NM_MOST_LAYERS = 4096 };
+
 /* Everything that a builder reads. Scales that an architecture does not have are 1, caps and windows 0. */
 typedef struct nm_config {
     const nm_arch *arch;
@@ -16,7 +18,10 @@ typedef struct nm_config {
     int32_t heads, heads_kv, d_k, d_v;
     float eps;
     nm_rope rope, rope_local;           /* rope_local: of sliding-window layers where they have their own base */
-    int32_t window;                     /* of the layers that have one */
+    int32_t window;                     /* of the layers that have one; 0 = none has */
+    bool reads_window;                  /* the architecture asked for its windows (nm_config_window) */
+    uint8_t slides[NM_MOST_LAYERS / 8]; /* a bit per layer: it has the window (nm_config_slides) */
+    bool unrotated;                     /* Granite: no rotary embedding at all */
     float attention_scale, attention_cap, logit_cap;
     float embedding_scale, residual_scale, logit_scale;     /* logits are multiplied by logit_scale */
     bool parallel;                      /* attention and feed-forward read the same input */
@@ -31,7 +36,6 @@ struct nm_arch {
 
 /* NM_REFUSED naming the architecture, and those that are known, if there is none of that name. */
 nm_err nm_arch_find(const char *name, size_t length, const nm_arch **arch);
-const nm_arch *nm_arch_at(int index);   /* NULL past the end */
 /* Reads and checks the configuration of a file. */
 nm_err nm_config_read(nm_config *config, const nm_gguf *gguf);
 
@@ -39,10 +43,15 @@ nm_err nm_config_read(nm_config *config, const nm_gguf *gguf);
 nm_err nm_config_i64(const nm_config *c, const nm_gguf *g, const char *suffix, int64_t least, int64_t most, int64_t *out);   /* optional */
 nm_err nm_config_f32(const nm_config *c, const nm_gguf *g, const char *suffix, float *out);                                   /* optional */
 nm_err nm_config_bool(const nm_config *c, const nm_gguf *g, const char *suffix, bool *out);                                   /* optional */
+/* Reads attention.sliding_window and its pattern: a period p (the first p - 1 layers of each p slide; 0: all do), or an array with a truth
+ * value per layer. `window` and `period` are what holds where the keys are absent. */
+nm_err nm_config_window(nm_config *c, const nm_gguf *g, int64_t window, int64_t period);
+bool nm_config_slides(const nm_config *c, int64_t layer);
 
 /* ---- Blocks that architectures share (blocks.c) -------------------------------------------------------------------------------- */
 
-typedef enum nm_bias { NM_BIAS_NONE, NM_BIAS_OPTIONAL, NM_BIAS_REQUIRED } nm_bias;
+/* No map is without one for certain: variants of most families add biases, and a file that has one means it. */
+typedef enum nm_bias { NM_BIAS_OPTIONAL, NM_BIAS_REQUIRED } nm_bias;
 
 /* y = x W' (+ bias); name without ".weight". */
 int32_t nm_block_linear(nm_builder *b, int32_t x, const char *name, int64_t n, int64_t k, nm_bias bias);

@@ -7,11 +7,7 @@ static int32_t bias_of(nm_builder *b, const char *name, int64_t n, nm_bias bias)
 {
     char suffix[96];
     snprintf(suffix, sizeof suffix, "%s.bias", name);
-    switch (bias) {
-    case NM_BIAS_REQUIRED: return nm_build_vector(b, suffix, n);
-    case NM_BIAS_OPTIONAL: return nm_build_vector_optional(b, suffix, n);
-    default: return NM_NONE;
-    }
+    return bias == NM_BIAS_REQUIRED ? nm_build_vector(b, suffix, n) : nm_build_vector_optional(b, suffix, n);
 }
 
 static const char *weight_name(char out[96], const char *name)

@@ -18,8 +18,6 @@ static const nm_arch *const archs[] = {
     NULL
 };
 
-const nm_arch *nm_arch_at(int index) { return archs[index]; }
-
 nm_err nm_arch_find(const char *name, size_t length, const nm_arch **arch)
 {
     char known[512] = "";
@@ -76,18 +74,41 @@ static nm_err opt_i32(const nm_config *c, const nm_gguf *g, const char *suffix, 
 }
 
 /* Bounds are generous, but small enough that products of two of them cannot overflow. */
-enum { MOST_LAYERS = 4096, MOST_WIDTH = 1 << 24, MOST_HEADS = 1 << 14, MOST_HEAD = 1 << 13 };
+enum { MOST_WIDTH = 1 << 24, MOST_HEADS = 1 << 14, MOST_HEAD = 1 << 13 };
+
+/* A size that some writers give per layer: an array of equal items, one for each layer, is as good as the item. */
+static nm_err read_size(const nm_config *c, const nm_gguf *g, const char *suffix, bool needed, int64_t most, int64_t *out)
+{
+    char key[KEY_SIZE];
+    const nm_gguf_value *v = nm_gguf_find(g, key_of(key, c, suffix));
+    bool array = v && v->type == NM_META_ARRAY && v->item != NM_META_STRING && v->item != NM_META_F32 && v->item != NM_META_F64 && v->item != NM_META_BOOL;
+    if (!array) return needed ? nm_gguf_get_i64(g, key, 1, most, out) : nm_gguf_opt_i64(g, key, 1, most, out);
+    if (v->count != (uint64_t)c->n_layer)
+        return nm_fail(NM_BAD_FILE, "%s has %llu items for %lld layers", key, (unsigned long long)v->count, (long long)c->n_layer);
+    int64_t first = nm_gguf_int(v, 0);
+    for (uint64_t i = 1; i < v->count; i++) {
+        int64_t item = nm_gguf_int(v, i);
+        if (item != first)
+            return nm_fail(NM_REFUSED, "layers of different shapes are not supported: %s is %lld in layer 0 and %lld in layer %llu", key,
+                (long long)first, (long long)item, (unsigned long long)i);
+    }
+    if (first < 1 || first > most) return nm_fail(NM_BAD_FILE, "%s is %lld in every layer, expected 1 to %lld", key, (long long)first, (long long)most);
+    *out = first;
+    return NM_OK;
+}
 
 static nm_err read_sizes(nm_config *c, const nm_gguf *g)
 {
     int64_t heads = 0;
-    NM_TRY(need_i64(c, g, "block_count", 1, MOST_LAYERS, &c->n_layer));
+    NM_TRY(need_i64(c, g, "block_count", 1, NM_MOST_LAYERS, &c->n_layer));
     NM_TRY(need_i64(c, g, "embedding_length", 1, MOST_WIDTH, &c->n_embd));
-    NM_TRY(need_i64(c, g, "feed_forward_length", 1, MOST_WIDTH, &c->n_ff));
+    NM_TRY(read_size(c, g, "feed_forward_length", true, MOST_WIDTH, &c->n_ff));
     NM_TRY(need_i64(c, g, "context_length", 1, INT32_MAX, &c->n_context));
-    NM_TRY(need_i64(c, g, "attention.head_count", 1, MOST_HEADS, &heads));
-    c->heads = c->heads_kv = (int32_t)heads;
-    NM_TRY(opt_i32(c, g, "attention.head_count_kv", 1, MOST_HEADS, &c->heads_kv));
+    NM_TRY(read_size(c, g, "attention.head_count", true, MOST_HEADS, &heads));
+    int64_t heads_kv = heads;
+    NM_TRY(read_size(c, g, "attention.head_count_kv", false, MOST_HEADS, &heads_kv));
+    c->heads = (int32_t)heads;
+    c->heads_kv = (int32_t)heads_kv;
     if (c->heads % c->heads_kv) return nm_fail(NM_BAD_FILE, "%d heads cannot share %d KV heads", (int)c->heads, (int)c->heads_kv);
     int64_t head = c->n_embd / c->heads;
     c->d_k = c->d_v = head <= MOST_HEAD ? (int32_t)head : 0;
@@ -111,6 +132,30 @@ static nm_err read_eps(nm_config *c, const nm_gguf *g)
 
 /* ---- Rotary embedding ---------------------------------------------------------------------------------------------------------------- */
 
+/* A key of YaRN whose only value that is computed here is `known`; what is below zero says "unset". */
+static nm_err only_known(const nm_config *c, const nm_gguf *g, const char *suffix, float known)
+{
+    float value = known;
+    NM_TRY(nm_config_f32(c, g, suffix, &value));
+    return value == known || value < 0 ? NM_OK : nm_fail(NM_REFUSED, "%s.%s is %g: only %g is supported", c->arch->name, suffix, (double)value, (double)known);
+}
+
+/* The magnitude is 0.1 ln(factor) + 1 unless a key says otherwise. yarn_attn_factor is the magnitude itself (the "attention_factor" of the
+ * models' own configuration), attn_factor multiplies it. Writers put 1 into either for "not set", and llama.cpp computes the usual one then. */
+static nm_err read_magnitude(nm_config *c, const nm_gguf *g)
+{
+    nm_rope *r = &c->rope;
+    float whole = 1, times = 1, usual = r->yarn_factor > 1 ? 0.1f * logf(r->yarn_factor) + 1 : 1;
+    NM_TRY(nm_config_f32(c, g, "rope.scaling.yarn_attn_factor", &whole));
+    NM_TRY(nm_config_f32(c, g, "rope.scaling.attn_factor", &times));
+    if (times < 0) return nm_fail(NM_BAD_FILE, "%s.rope.scaling.attn_factor is negative", c->arch->name);
+    if (whole <= 0 || fabsf(whole - usual) < 1e-3f) whole = 1;
+    if (times == 0) times = 1;
+    if (whole != 1) usual = whole;
+    if (whole != 1 || times != 1) r->yarn_magnitude = usual * times;
+    return NM_OK;
+}
+
 static nm_err read_yarn(nm_config *c, const nm_gguf *g)
 {
     nm_rope *r = &c->rope;
@@ -119,7 +164,9 @@ static nm_err read_yarn(nm_config *c, const nm_gguf *g)
     r->yarn_context = c->n_context;
     NM_TRY(nm_config_f32(c, g, "rope.scaling.yarn_beta_fast", &r->yarn_fast));
     NM_TRY(nm_config_f32(c, g, "rope.scaling.yarn_beta_slow", &r->yarn_slow));
-    NM_TRY(nm_config_f32(c, g, "rope.scaling.attn_factor", &r->yarn_magnitude));
+    NM_TRY(only_known(c, g, "rope.scaling.yarn_ext_factor", 1));
+    NM_TRY(only_known(c, g, "rope.scaling.yarn_log_multiplier", 0));
+    NM_TRY(read_magnitude(c, g));
     NM_TRY(nm_config_i64(c, g, "rope.scaling.original_context_length", 1, INT32_MAX, &r->yarn_context));
     return r->yarn_fast > 0 && r->yarn_slow > 0 ? NM_OK : nm_fail(NM_BAD_FILE, "%s.rope.scaling.yarn_beta_*: positive numbers are needed", c->arch->name);
 }
@@ -175,6 +222,42 @@ static nm_err read_rope(nm_config *c, const nm_gguf *g)
     return NM_OK;
 }
 
+/* ---- Windows ---------------------------------------------------------------------------------------------------------------------------- */
+
+bool nm_config_slides(const nm_config *c, int64_t layer) { return c->window > 0 && (c->slides[layer / 8] >> layer % 8 & 1); }
+
+static nm_err read_pattern(nm_config *c, const nm_gguf_value *v, const char *key)
+{
+    bool integers = v->item <= NM_META_I32 || v->item == NM_META_U64 || v->item == NM_META_I64;
+    if (!integers && v->item != NM_META_BOOL) return nm_fail(NM_BAD_FILE, "%s: a truth value for each layer is needed", key);
+    if (v->count != (uint64_t)c->n_layer)
+        return nm_fail(NM_BAD_FILE, "%s has %llu items for %lld layers", key, (unsigned long long)v->count, (long long)c->n_layer);
+    for (int64_t i = 0; i < c->n_layer; i++) if (nm_gguf_int(v, (uint64_t)i)) c->slides[i / 8] |= (uint8_t)(1 << i % 8);
+    return NM_OK;
+}
+
+nm_err nm_config_window(nm_config *c, const nm_gguf *g, int64_t window, int64_t period)
+{
+    char key[KEY_SIZE];
+    NM_TRY(nm_config_i64(c, g, "attention.sliding_window", 0, INT32_MAX, &window));
+    c->window = (int32_t)window;
+    c->reads_window = true;
+    const nm_gguf_value *v = nm_gguf_find(g, key_of(key, c, "attention.sliding_window_pattern"));
+    if (v && v->type == NM_META_ARRAY) return read_pattern(c, v, key);
+    NM_TRY(nm_gguf_opt_i64(g, key, 0, INT32_MAX, &period));
+    for (int64_t i = 0; i < c->n_layer; i++) if (period == 0 || i % period < period - 1) c->slides[i / 8] |= (uint8_t)(1 << i % 8);
+    return NM_OK;
+}
+
+/* A window in a file of an architecture that has none here: it would change nothing only if it were as wide as the context. */
+static nm_err refuse_window(const nm_config *c, const nm_gguf *g)
+{
+    int64_t window = 0;
+    NM_TRY(nm_config_i64(c, g, "attention.sliding_window", 0, INT64_MAX, &window));
+    if (window == 0 || window >= c->n_context) return NM_OK;
+    return nm_fail(NM_REFUSED, "%s.attention.sliding_window is %lld: sliding windows are not supported for this architecture", c->arch->name, (long long)window);
+}
+
 /* ---- Everything -------------------------------------------------------------------------------------------------------------------------- */
 
 static nm_err read_vocabulary(nm_config *c, const nm_gguf *g)
@@ -207,5 +290,6 @@ nm_err nm_config_read(nm_config *c, const nm_gguf *g)
     NM_TRY(read_eps(c, g));
     NM_TRY(read_rope(c, g));
     c->attention_scale = 1.0f / sqrtf((float)c->d_k);
-    return c->arch->read ? c->arch->read(c, g) : NM_OK;
+    if (c->arch->read) NM_TRY(c->arch->read(c, g));
+    return c->reads_window ? NM_OK : refuse_window(c, g);
 }

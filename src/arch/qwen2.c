@@ -13,7 +13,7 @@ static void build(nm_builder *b, const nm_config *c)
     nm_attention_spec spec = {.bias = NM_BIAS_REQUIRED, .table = table, .rope = &c->rope};
     for (b->layer = 0; b->layer < c->n_layer; b->layer++) {
         x = nm_build_add(b, x, nm_block_attention(b, c, nm_block_rms(b, c, x, "attn_norm"), &spec), 1);
-        x = nm_build_add(b, x, nm_block_glu(b, c, nm_block_rms(b, c, x, "ffn_norm"), NM_ACT_SILU, NM_BIAS_NONE), 1);
+        x = nm_build_add(b, x, nm_block_glu(b, c, nm_block_rms(b, c, x, "ffn_norm"), NM_ACT_SILU, NM_BIAS_OPTIONAL), 1);
     }
     nm_block_head(b, c, nm_block_rms(b, c, nm_block_select(b, x), "output_norm"));
 }

@@ -27,4 +27,25 @@ static inline uint64_t nm_hash(uint64_t h, const void *data, size_t bytes)
     return nm_hash_word(h, w);
 }
 
+/* The same purpose, for gigabytes: sums and sums of sums (Fletcher 1982) in eight chains, mixed at the end, so that it keeps up with memory.
+ * Other values than nm_hash's; any change of one word shows, and chance ones of several do. */
+static inline uint64_t nm_hash_wide(uint64_t h, const void *data, size_t bytes)
+{
+    typedef uint64_t pair __attribute__((vector_size(16)));
+    const unsigned char *p = data;
+    pair sum[4] = {{0}}, sums[4] = {{0}}, w;
+    size_t left = bytes;
+    for (; left >= 64; left -= 64, p += 64) {
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            memcpy(&w, p + 16 * i, sizeof w);
+            sum[i] += w;
+            sums[i] += sum[i];
+        }
+    }
+    h = nm_hash(nm_hash_word(h, bytes), p, left);
+    for (int i = 0; i < 8; i++) h = nm_hash_word(nm_hash_word(h, sum[i / 2][i % 2]), sums[i / 2][i % 2]);
+    return h;
+}
+
 #endif

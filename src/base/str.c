@@ -75,6 +75,19 @@ int32_t nm_utf8_decode(const char *text, size_t length, int *used)
     return code;
 }
 
+bool nm_utf8_begins(const char *s, size_t length)
+{
+    unsigned char lead = (unsigned char)s[0];
+    size_t whole = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
+    char padded[4];
+    int used;
+    if (lead < 0xc2 || lead > 0xf4 || length >= whole) return false;
+    if (length == 1) return true;
+    memset(padded, 0x80, sizeof padded);        /* the second byte decides; the least continuation does for the rest */
+    memcpy(padded, s, length);
+    return nm_utf8_decode(padded, whole, &used) >= 0;
+}
+
 int nm_utf8_encode(uint32_t c, char out[4])
 {
     if (c < 0x80) { out[0] = (char)c; return 1; }
@@ -106,22 +119,33 @@ nm_err nm_str_json(nm_str *s, const char *bytes, size_t length)
     return nm_str_putc(s, '"');
 }
 
+static bool turns_order(int32_t c) { return (c >= 0x202a && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069); }
+
+size_t nm_escape_char(char out[NM_ESCAPE_MOST], const char *text, size_t length, bool line, int *used)
+{
+    char piece[NM_ESCAPE_MOST + 1];
+    int32_t c = nm_utf8_decode(text, length, used);
+    int n;
+    if (c < 0) n = snprintf(piece, sizeof piece, "\\x%02x", (unsigned char)text[0]);
+    else if (line && (c == '\n' || c == '\t')) n = snprintf(piece, sizeof piece, c == '\n' ? "\\n" : "\\t");
+    else if (c != '\n' && c != '\t' && (c < 0x20 || (c >= 0x7f && c < 0xa0))) n = snprintf(piece, sizeof piece, "\\x%02x", (unsigned)c & 0xff);
+    else if (line && turns_order(c)) n = snprintf(piece, sizeof piece, "\\u{%04x}", (unsigned)c & 0xffff);
+    else memcpy(piece, text, (size_t)(n = *used));
+    memcpy(out, piece, (size_t)n);
+    return (size_t)n;
+}
+
 size_t nm_escape_terminal(char *out, size_t out_size, const char *text, size_t length)
 {
     size_t n = 0;
     if (!out_size) return 0;
     for (size_t i = 0; i < length;) {
-        int used, put;
-        char piece[8];
-        int32_t c = nm_utf8_decode(text + i, length - i, &used);
-        if (c == '\n') put = snprintf(piece, sizeof piece, "\\n");
-        else if (c == '\t') put = snprintf(piece, sizeof piece, "\\t");
-        else if (c < 0x20 || c == 0x7f) put = snprintf(piece, sizeof piece, "\\x%02x", (unsigned char)text[i]);
-        else if (c >= 0x80 && c < 0xa0) put = snprintf(piece, sizeof piece, "\\x%02x", (unsigned)c);
-        else memcpy(piece, text + i, (size_t)(put = used));
-        if (n + (size_t)put >= out_size) break;
-        memcpy(out + n, piece, (size_t)put);
-        n += (size_t)put;
+        int used;
+        char piece[NM_ESCAPE_MOST];
+        size_t put = nm_escape_char(piece, text + i, length - i, true, &used);
+        if (n + put >= out_size) break;
+        memcpy(out + n, piece, put);
+        n += put;
         i += (size_t)used;
     }
     out[n] = 0;

@@ -315,6 +315,11 @@ const nm_gguf_value *nm_gguf_value_at(const nm_gguf *g, size_t index) { return &
 size_t nm_gguf_tensor_count(const nm_gguf *g) { return g->n_tensors; }
 const nm_gguf_tensor *nm_gguf_tensor_at(const nm_gguf *g, size_t index) { return &g->tensors[index].tensor; }
 
+size_t nm_gguf_tensor_index(const nm_gguf *g, const nm_gguf_tensor *tensor)
+{
+    return (size_t)((const nm_gguf_record *)((const char *)tensor - offsetof(nm_gguf_record, tensor)) - g->tensors);
+}
+
 uint64_t nm_gguf_file_bytes(const nm_gguf *g)
 {
     uint64_t bytes = 0;

@@ -41,6 +41,7 @@ const nm_gguf_value *nm_gguf_find(const nm_gguf *gguf, const char *key);  /* NUL
 size_t nm_gguf_tensor_count(const nm_gguf *gguf);
 const nm_gguf_tensor *nm_gguf_tensor_at(const nm_gguf *gguf, size_t index);
 const nm_gguf_tensor *nm_gguf_tensor_find(const nm_gguf *gguf, const char *name);   /* NULL if absent; O(log n), sorted */
+size_t nm_gguf_tensor_index(const nm_gguf *gguf, const nm_gguf_tensor *tensor);       /* its place in nm_gguf_tensor_at */
 /* Lets go of the resident pages of a tensor's rows that have been packed. */
 void nm_gguf_forget(const nm_gguf *gguf, const void *from, size_t bytes);
 

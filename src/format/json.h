@@ -6,12 +6,17 @@
 #include "nomoat.h"
 #include "base/str.h"
 
-typedef enum nm_json_kind { NM_JSON_NULL, NM_JSON_BOOL, NM_JSON_INT, NM_JSON_REAL, NM_JSON_STRING, NM_JSON_ARRAY, NM_JSON_OBJECT } nm_json_kind;
+typedef enum nm_json_kind {
+    NM_JSON_NULL, NM_JSON_BOOL, NM_JSON_INT,
+    NM_JSON_WIDE,       /* an integer from 2^63 to 2^64 - 1 */
+    NM_JSON_REAL, NM_JSON_STRING, NM_JSON_ARRAY, NM_JSON_OBJECT
+} nm_json_kind;
 typedef struct nm_json {
     nm_json_kind kind;
     union {
         bool boolean;
         int64_t integer;
+        uint64_t wide;
         double real;
         struct { char *bytes; size_t length; } string;              /* zero-terminated; may hold zeros */
         struct { struct nm_json *items; size_t count; } array;

@@ -23,7 +23,8 @@ nm_sampling nm_sampling_defaults(const nm_model *model)
                      .penalty_last = 64};
     if (!model) return s;
     overlay_real(model, "general.sampling.temp", 0, 100, &s.temperature);
-    overlay_int(model, "general.sampling.top_k", 0, &s.top_k);
+    overlay_int(model, "general.sampling.top_k", -1, &s.top_k);
+    if (s.top_k < 0) s.top_k = 0;       /* llama.cpp's "off", too */
     overlay_real(model, "general.sampling.top_p", 0, 1, &s.top_p);
     overlay_real(model, "general.sampling.min_p", 0, 1, &s.min_p);
     overlay_real(model, "general.sampling.penalty_repeat", 0.01, 100, &s.repeat_penalty);

@@ -172,7 +172,7 @@ static nm_err move_files(nm_found **list, size_t *count, size_t *capacity, file_
     return err;
 }
 
-nm_err nm_hf_list(nm_found **list, size_t *count, size_t *capacity)
+nm_err nm_hf_list(nm_found **list, size_t *count, size_t *capacity, nm_skipped_fn skipped)
 {
     char *root, **folders = NULL;
     size_t n = 0;
@@ -181,7 +181,7 @@ nm_err nm_hf_list(nm_found **list, size_t *count, size_t *capacity)
     for (size_t i = 0; err == NM_OK && i < n; i++) {
         file_list files;
         if (strncmp(folders[i], "models--", 8)) continue;
-        err = repository_files(&files, root, folders[i]);
+        err = nm_skip(repository_files(&files, root, folders[i]), skipped);
         if (err == NM_OK) err = move_files(list, count, capacity, &files, folders[i]);
         nm_found_list_free(files.items, files.count);
     }

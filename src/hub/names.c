@@ -105,13 +105,20 @@ out:
     return err;
 }
 
-nm_err nm_found_list(nm_found **out, size_t *count)
+nm_err nm_skip(nm_err err, nm_skipped_fn skipped)
+{
+    if (err == NM_OK || err == NM_NO_MEMORY) return err;
+    if (skipped) skipped(nm_error_text());
+    return NM_OK;
+}
+
+nm_err nm_found_list(nm_found **out, size_t *count, nm_skipped_fn skipped)
 {
     size_t capacity = 0;
     *out = NULL;
     *count = 0;
-    nm_err err = nm_store_list(out, count, &capacity);
-    if (err == NM_OK) err = nm_hf_list(out, count, &capacity);
+    nm_err err = nm_store_list(out, count, &capacity, skipped);
+    if (err == NM_OK) err = nm_hf_list(out, count, &capacity, skipped);
     if (err == NM_OK) return NM_OK;
     nm_found_list_free(*out, *count);
     *out = NULL;
@@ -133,31 +140,20 @@ static nm_err found_path(nm_found *out, const char *path, const struct stat *st)
     return nm_fail_memory(strlen(path));
 }
 
-/* The stored model of that name: spelt so, else the only one that differs in letter case alone. None: out stays empty. */
-static nm_err find_stored(nm_found *out, const char *name)
-{
-    nm_found *list = NULL;
-    size_t count = 0, capacity = 0, at = SIZE_MAX;
-    int alike = 0;
-    nm_err err = nm_store_list(&list, &count, &capacity);
-    for (size_t i = 0; err == NM_OK && i < count; i++) {
-        bool exact = !strcmp(list[i].name, name);
-        if (!exact && strcasecmp(list[i].name, name)) continue;
-        at = i;
-        alike = exact ? 1 : alike + 1;
-        if (exact) break;
-    }
-    if (err == NM_OK && alike == 1) {
-        *out = list[at];
-        list[at] = (nm_found){0};
-    }
-    nm_found_list_free(list, count);
-    return err;
-}
-
 static bool looks_like_path(const char *model)
 {
     return model[0] == '/' || model[0] == '.' || model[0] == '~' || ends_in(model, ".gguf");
+}
+
+static nm_err find_name(nm_found *out, const char *model, const char *name, bool tagged)
+{
+    struct stat st;
+    if (tagged && !stat(name, &st)) return found_path(out, name, &st);
+    if (strchr(model, '+'))
+        return nm_fail(NM_REFUSED, "%s: this version runs single models, not stacks of adapters: leave '%s' away", model,
+                       strchr(model, '+'));
+    nm_err err = nm_store_find(out, name);
+    return err == NM_OK && !out->path ? nm_hf_find(out, name) : err;
 }
 
 nm_err nm_model_find(nm_found *out, const char *model)
@@ -168,14 +164,10 @@ nm_err nm_model_find(nm_found *out, const char *model)
     if (!length) return nm_fail(NM_USAGE, "the model's name is empty: give a file or a name that 'nomoat list' shows");
     if (!stat(model, &st)) return found_path(out, model, &st);
     if (errno == EACCES) return nm_fail(NM_FAILED, "%s: it cannot be reached: %s", model, strerror(errno));
-    if (strchr(model, '+'))
-        return nm_fail(NM_REFUSED, "%s: this version runs single models, not stacks of adapters: leave '%s' away", model,
-                       strchr(model, '+'));
-    if (length > 7 && !strcmp(model + length - 7, ":latest")) length -= 7;
-    char *name = nm_strndup(model, length);
+    bool tagged = length > 7 && !strcmp(model + length - 7, ":latest");
+    char *name = nm_strndup(model, tagged ? length - 7 : length);
     if (!name) return nm_fail_memory(length);
-    nm_err err = find_stored(out, name);
-    if (err == NM_OK && !out->path) err = nm_hf_find(out, name);
+    nm_err err = find_name(out, model, name, tagged);
     nm_free(name);
     if (err != NM_OK || out->path) return err;
     if (looks_like_path(model)) return nm_fail(NM_NOT_FOUND, "%s: no such file: check the path, or see 'nomoat list' for names", model);

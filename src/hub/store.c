@@ -152,7 +152,7 @@ static nm_err describe(nm_found *out, const char *store, const char *name)
     return err;
 }
 
-nm_err nm_store_list(nm_found **list, size_t *count, size_t *capacity)
+nm_err nm_store_list(nm_found **list, size_t *count, size_t *capacity, nm_skipped_fn skipped)
 {
     char *store, **names = NULL;
     size_t n = 0;
@@ -160,10 +160,44 @@ nm_err nm_store_list(nm_found **list, size_t *count, size_t *capacity)
     nm_err err = nm_folder_names(&names, &n, store, "");
     for (size_t i = 0; err == NM_OK && i < n; i++) {
         err = NM_GROW(*list, *capacity, *count + 1);
-        if (err == NM_OK) err = describe(&(*list)[*count], store, names[i]);
+        if (err == NM_OK) err = nm_skip(describe(&(*list)[*count], store, names[i]), skipped);
         if (err == NM_OK && (*list)[*count].path) ++*count;
     }
     nm_names_free(names, n);
+    nm_free(store);
+    return err;
+}
+
+/* The entry of the store that a name means; *entry stays NULL where there is none, or only several that differ in letter case. */
+static nm_err resolve(char **entry, const char *store, const char *name)
+{
+    char *path, **names;
+    size_t n, alike = 0, at = 0;
+    *entry = NULL;
+    if (!*name || *name == '.' || strchr(name, '/')) return NM_OK;
+    NM_TRY(nm_format(&path, "%s/%s", store, name));
+    bool exact = !access(path, F_OK);
+    nm_free(path);
+    if (exact) return nm_format(entry, "%s", name);
+    NM_TRY(nm_folder_names(&names, &n, store, ""));
+    for (size_t i = 0; i < n; i++) {
+        if (strcasecmp(names[i], name)) continue;
+        at = i;
+        alike++;
+    }
+    nm_err err = alike == 1 ? nm_format(entry, "%s", names[at]) : NM_OK;
+    nm_names_free(names, n);
+    return err;
+}
+
+nm_err nm_store_find(nm_found *out, const char *name)
+{
+    char *store, *entry = NULL;
+    *out = (nm_found){0};
+    NM_TRY(nm_store_folder(&store));
+    nm_err err = resolve(&entry, store, name);
+    if (err == NM_OK && entry) err = describe(out, store, entry);
+    nm_free(entry);
     nm_free(store);
     return err;
 }
@@ -429,12 +463,13 @@ out:
 
 nm_err nm_store_remove(const char *name)
 {
-    char *plain, *final = NULL;
+    char *plain, *entry = NULL, *final = NULL;
     work w = {.lock = -1};
     nm_err err = NM_OK;
     NM_TRY(plain_name(&plain, name));
     err = work_begin(&w);
-    if (err == NM_OK) err = nm_format(&final, "%s/%s", w.store, plain);
+    if (err == NM_OK) err = resolve(&entry, w.store, plain);
+    if (err == NM_OK) err = nm_format(&final, "%s/%s", w.store, entry ? entry : plain);
     if (err == NM_OK && rename(final, w.temporary)) {   /* the temporary folder is empty: renaming over it is allowed */
         if (errno == ENOENT) err = nm_fail(NM_NOT_FOUND, "%s: the store has no model of that name: 'nomoat list' shows them", plain);
         else err = nm_fail(NM_FAILED, "%s: cannot be removed: %s", final, strerror(errno));
@@ -442,6 +477,7 @@ nm_err nm_store_remove(const char *name)
     if (err == NM_OK) err = nm_folder_flush(w.store);
     work_end(&w);
     nm_free(final);
+    nm_free(entry);
     nm_free(plain);
     return err;
 }

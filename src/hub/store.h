@@ -22,13 +22,16 @@ typedef struct nm_found {
 } nm_found;
 void nm_found_free(nm_found *found);
 
-/* MODEL[:TAG] to a file. An existing path wins; then a name in the store (":latest" ignored, letter case only where it decides);
+/* MODEL[:TAG] to a file. An existing path wins (":latest" behind one is ignored, too); then a name in the store (":latest" ignored, letter case only where it decides);
  * then "org/name", "org/name:TAG", "org/name:FILE" or "org/name/FILE" in the Hugging Face cache. NM_NOT_FOUND; NM_USAGE where several
  * files fit; NM_REFUSED for "+ADAPTER". */
 nm_err nm_model_find(nm_found *out, const char *model);
 
-/* Everything that has a name, store first, each part sorted. *out is allocated; nm_found_list_free. */
-nm_err nm_found_list(nm_found **out, size_t *count);
+/* What could not be read, and why, in one line. */
+typedef void (*nm_skipped_fn)(const char *why);
+/* Everything that has a name, store first, each part sorted. An entry that cannot be read is left out, and `skipped` (may be NULL) is told.
+ * *out is allocated; nm_found_list_free. */
+nm_err nm_found_list(nm_found **out, size_t *count, nm_skipped_fn skipped);
 void nm_found_list_free(nm_found *list, size_t count);
 
 typedef enum nm_stored_as { NM_STORED_CLONE, NM_STORED_LINK, NM_STORED_COPY } nm_stored_as;
@@ -43,6 +46,7 @@ typedef struct nm_import_options {
 nm_err nm_store_import(nm_found *out, nm_stored_as *as, const char *path, const char *name, const nm_import_options *options);
 /* The GGUF file that import would take: path itself, or the only one in the folder. *file is allocated (nm_free). */
 nm_err nm_store_source(char **file, const char *path);
+/* The name may differ in letter case, as for nm_model_find. */
 nm_err nm_store_remove(const char *name);
 /* Hashes the files of a stored model again. NM_BAD_FILE: one differs or is missing; NM_REFUSED: no hash is recorded. */
 nm_err nm_store_verify(const nm_found *stored, nm_progress_fn progress, void *arg);

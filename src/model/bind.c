@@ -48,10 +48,37 @@ nm_err nm_model_bind(void *model, const char *name, int64_t n, int64_t k, bool o
     *w = (nm_weight){.id = (int32_t)m->weights, .n = n, .k = k, .name = nm_strndup(name, strlen(name))};
     if (!w->name) return nm_fail_memory(strlen(name));
     *id = (int32_t)m->weights++;
+    m->bound[nm_gguf_tensor_index(m->gguf, t)] = true;
     if (!k) return copy_vector(m, t, w);
     uint64_t row_bytes;
     NM_TRY(nm_type_bytes(t->type, k, &row_bytes));
     w->panels = (nm_panels){.type = t->type, .n = n, .k = k, .panels = (n + NM_PANEL - 1) / NM_PANEL, .rows = t->data, .row_bytes = row_bytes};
+    return NM_OK;
+}
+
+/* What a file may hold besides the weights of its language model. */
+static bool may_stay_unread(const char *name)
+{
+    static const char *const whole[] = {
+        "rope_freqs.weight",        /* read with the configuration; old files repeat there what the base gives */
+        "cls.output.weight",        /* the extra head of rerankers */
+    };
+    static const char *const begins[] = {"v.", "mm."};      /* an image tower in the same file: its tokens cannot be given here */
+    static const char end[] = ".attn_rot_embd.weight";      /* old Llama files: the frequencies that the base gives */
+    size_t length = strlen(name);
+    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++) if (strcmp(name, whole[i]) == 0) return true;
+    for (size_t i = 0; i < sizeof begins / sizeof *begins; i++) if (strncmp(name, begins[i], strlen(begins[i])) == 0) return true;
+    return length >= sizeof end && strcmp(name + length - (sizeof end - 1), end) == 0;
+}
+
+nm_err nm_model_check_bound(const nm_model *m)
+{
+    for (size_t i = 0; i < nm_gguf_tensor_count(m->gguf); i++) {
+        const char *name = nm_gguf_tensor_at(m->gguf, i)->name;
+        if (m->bound[i] || may_stay_unread(name)) continue;
+        return nm_fail(NM_REFUSED, "the tensor %.80s has no place in the architecture \"%s\" as it is known here: without it every answer would be wrong",
+            name, m->config.arch->name);
+    }
     return NM_OK;
 }
 
@@ -82,7 +109,7 @@ typedef struct packer {
     const size_t *place;            /* [weights]: offset of a weight's panels in model->packed, or UNPACKED */
     atomic_int_fast64_t ticket;     /* counts panels of the weight in work */
     atomic_int_fast64_t bad_row;    /* first row with a value that is not finite, or -1 */
-    atomic_uint_fast64_t done;
+    atomic_uint_fast64_t done, hash;
     uint64_t total;
     const nm_weight *bad;
     bool stopped;
@@ -98,16 +125,30 @@ static void check_row(packer *p, const nm_panels *w, int64_t row)
     while ((first < 0 || row < first) && !atomic_compare_exchange_weak(&p->bad_row, &first, row)) continue;
 }
 
+/* One panel: checked, hashed, and packed if there is a target. What it adds to the fingerprint is returned: panels are added up, so that it
+ * does not matter which thread comes first. */
+static uint64_t pack_panel(packer *p, const nm_weight *w, int64_t panel, uint8_t *target)
+{
+    const nm_panels *s = &w->panels;
+    int64_t row = panel * NM_PANEL, end = row + NM_PANEL < s->n ? row + NM_PANEL : s->n;
+    size_t bytes = (size_t)(end - row) * s->row_bytes;
+    const uint8_t *rows = s->rows + (size_t)row * s->row_bytes;
+    for (int64_t r = row; r < end; r++) check_row(p, s, r);
+    if (target) nm_pack_panel(s->type, s->n, s->k, s->rows, s->row_bytes, panel, target + (size_t)panel * nm_pack_bytes(s->type, s->k));
+    return nm_hash_wide(nm_hash_word((uint64_t)w->id, (uint64_t)panel), rows, bytes);
+}
+
 static void pack_weight(packer *p, const nm_weight *w, uint8_t *target)
 {
     const nm_panels *s = &w->panels;
-    size_t bytes = target ? nm_pack_bytes(s->type, s->k) : 0;
     for (int64_t from; (from = atomic_fetch_add(&p->ticket, PACK_GRAIN)) < s->panels;) {
         int64_t to = from + PACK_GRAIN < s->panels ? from + PACK_GRAIN : s->panels, end = to * NM_PANEL < s->n ? to * NM_PANEL : s->n;
-        for (int64_t row = from * NM_PANEL; row < end; row++) check_row(p, s, row);
-        for (int64_t i = from; target && i < to; i++) nm_pack_panel(s->type, s->n, s->k, s->rows, s->row_bytes, i, target + (size_t)i * bytes);
-        nm_gguf_forget(p->model->gguf, s->rows + (size_t)(from * NM_PANEL) * s->row_bytes, (size_t)(end - from * NM_PANEL) * s->row_bytes);
-        atomic_fetch_add(&p->done, (uint64_t)(end - from * NM_PANEL) * s->row_bytes);
+        size_t bytes = (size_t)(end - from * NM_PANEL) * s->row_bytes;
+        uint64_t hash = 0;
+        for (int64_t i = from; i < to; i++) hash += pack_panel(p, w, i, target);
+        nm_gguf_forget(p->model->gguf, s->rows + (size_t)(from * NM_PANEL) * s->row_bytes, bytes);
+        atomic_fetch_add(&p->hash, hash);
+        atomic_fetch_add(&p->done, bytes);
     }
 }
 
@@ -172,6 +213,7 @@ static nm_err run_packer(nm_model *m, packer *p)
     atomic_store(&p->bad_row, -1);
     NM_TRY(nm_pool_run(pack_thread, p));
     if (p->bad) return nm_fail(NM_BAD_FILE, "tensor %s: row %lld holds a value or scale that is not finite", p->bad->name, (long long)atomic_load(&p->bad_row));
+    m->maps_hash = atomic_load(&p->hash);
     return p->stopped ? nm_fail(NM_INTERRUPTED, "interrupted while the weights were made ready") : NM_OK;
 }
 
@@ -195,7 +237,6 @@ nm_err nm_model_pack(nm_model *m, const nm_model_options *options)
 
 /* ---- Identity -------------------------------------------------------------------------------------------------------------------------- */
 
-
 /* What the architecture does with the weights: heads, scales, windows, and the tables of rotation. */
 static uint64_t hash_config(uint64_t h, const nm_model *m)
 {
@@ -206,6 +247,7 @@ static uint64_t hash_config(uint64_t h, const nm_model *m)
     h = nm_hash(h, heads, sizeof heads);
     h = nm_hash(h, scalars, sizeof scalars);
     h = nm_hash(h, m->program.window, sizeof m->program.window);
+    h = nm_hash(h, c->slides, sizeof c->slides);
     for (size_t i = 0; i < m->program.steps; i++) {
         const nm_step *s = &m->program.step[i];
         if (s->op != NM_OP_ROPE_TABLE) continue;
@@ -215,22 +257,9 @@ static uint64_t hash_config(uint64_t h, const nm_model *m)
     return h;
 }
 
-/* The values of the first, the middle and the last row: the same whether the weight is packed or stays in the file. */
-static nm_err hash_rows(uint64_t *h, const nm_panels *p)
+uint64_t nm_model_fingerprint(const nm_model *m)
 {
-    float *row = nm_malloc((size_t)p->k * sizeof *row);
-    if (!row) return nm_fail_memory((size_t)p->k * sizeof *row);
-    for (int i = 0; i < 3; i++) {
-        nm_panels_row(p, (p->n - 1) * i / 2, row);
-        *h = nm_hash(*h, row, (size_t)p->k * sizeof *row);
-    }
-    nm_free(row);
-    return NM_OK;
-}
-
-nm_err nm_model_fingerprint(const nm_model *m, uint64_t *fingerprint)
-{
-    uint64_t h = hash_config(0, m);
+    uint64_t h = nm_hash_word(hash_config(0, m), m->maps_hash);
     for (size_t i = 0; i < m->weights; i++) {
         const nm_weight *w = &m->weight[i];
         h = nm_hash(h, w->name, strlen(w->name) + 1);
@@ -238,8 +267,6 @@ nm_err nm_model_fingerprint(const nm_model *m, uint64_t *fingerprint)
         h = nm_hash(h, &w->k, sizeof w->k);
         if (w->vector) h = nm_hash(h, w->vector, (size_t)w->n * sizeof *w->vector);
         else h = nm_hash(h, &w->panels.type->id, sizeof w->panels.type->id);
-        if (!w->vector) NM_TRY(hash_rows(&h, &w->panels));
     }
-    *fingerprint = h;
-    return NM_OK;
+    return h;
 }

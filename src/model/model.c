@@ -118,9 +118,13 @@ static void try_config(nm_model *m)
 
 static nm_err build(nm_model *m)
 {
+    size_t tensors = nm_gguf_tensor_count(m->gguf);
+    m->bound = nm_calloc(tensors, sizeof *m->bound);
+    if (!m->bound) return nm_fail_memory(tensors * sizeof *m->bound);
     nm_builder b = {.program = &m->program, .mode = NM_MODE_INFER, .bind = nm_model_bind, .bind_arg = m, .layer = -1};
     m->config.arch->build(&b, &m->config);
     NM_TRY(b.err);
+    NM_TRY(nm_model_check_bound(m));
     return nm_program_check(&m->program, NM_MODE_INFER, m->weight);
 }
 
@@ -169,12 +173,14 @@ static nm_err finish_open(nm_model **out, nm_model *m, nm_err err, const char *n
     return err;
 }
 
+static bool may_be_cut(const nm_model_options *o) { return o && o->metadata_only && !o->whole; }
+
 nm_err nm_model_open(nm_model **out, const char *path, const nm_model_options *options)
 {
     *out = NULL;
     nm_model *m = nm_calloc(1, sizeof *m);
     if (!m) return nm_fail_memory(sizeof *m);
-    return finish_open(out, m, nm_gguf_open(&m->gguf, path, options && options->metadata_only), path, options);
+    return finish_open(out, m, nm_gguf_open(&m->gguf, path, may_be_cut(options)), path, options);
 }
 
 nm_err nm_model_open_memory(nm_model **out, const void *data, size_t size, const char *name, const nm_model_options *options)
@@ -182,7 +188,7 @@ nm_err nm_model_open_memory(nm_model **out, const void *data, size_t size, const
     *out = NULL;
     nm_model *m = nm_calloc(1, sizeof *m);
     if (!m) return nm_fail_memory(sizeof *m);
-    return finish_open(out, m, nm_gguf_open_memory(&m->gguf, data, size, name, options && options->metadata_only), name, options);
+    return finish_open(out, m, nm_gguf_open_memory(&m->gguf, data, size, name, may_be_cut(options)), name, options);
 }
 
 void nm_model_close(nm_model **model)
@@ -198,6 +204,7 @@ void nm_model_close(nm_model **model)
         nm_free(m->tmpl[i].source);
     }
     nm_free(m->weight);
+    nm_free(m->bound);
     nm_free(m->vector);
     nm_free(m->tmpl);
     nm_free_aligned(m->packed, m->packed_bytes);
@@ -239,6 +246,15 @@ double nm_model_meta_number(const nm_model *m, size_t index, uint64_t item)
     const nm_gguf_value *v = nm_gguf_value_at(m->gguf, index);
     nm_meta_type type = v->type == NM_META_ARRAY ? v->item : v->type;
     return item >= v->count || type == NM_META_STRING || type == NM_META_ARRAY ? __builtin_nan("") : nm_gguf_number(v, item);
+}
+
+bool nm_model_meta_integer(const nm_model *m, size_t index, uint64_t item, int64_t *value)
+{
+    const nm_gguf_value *v = nm_gguf_value_at(m->gguf, index);
+    nm_meta_type type = v->type == NM_META_ARRAY ? v->item : v->type;
+    bool integer = type <= NM_META_I32 || type == NM_META_BOOL || type == NM_META_U64 || type == NM_META_I64;
+    *value = item < v->count && integer ? nm_gguf_int(v, item) : 0;
+    return item < v->count && integer;
 }
 
 const char *nm_model_meta_string(const nm_model *m, size_t index, uint64_t item, size_t *length)

@@ -21,7 +21,9 @@ struct nm_model {
     nm_program program;             /* NM_MODE_INFER */
     nm_weight *weight;
     size_t weights, weight_capacity;
+    bool *bound;                    /* [tensors of the file]: some weight reads it */
     bool no_pack;
+    uint64_t maps_hash;             /* of all rows of all maps, made while they are packed */
     uint8_t *packed;                /* one block for all packed panels */
     size_t packed_bytes;
     float **vector;                 /* floats of norms and biases, owned */
@@ -30,10 +32,13 @@ struct nm_model {
 
 /* nm_bind_fn of model opening: arg is the nm_model. */
 nm_err nm_model_bind(void *model, const char *name, int64_t n, int64_t k, bool optional, int32_t *id);
+/* After the program is built: NM_REFUSED naming a tensor that nothing reads, since without it the model would be another one. */
+nm_err nm_model_check_bound(const nm_model *model);
 /* Packs every bound map on the compute pool, checks that all values are finite, lets go of the file's pages. */
 nm_err nm_model_pack(nm_model *model, const nm_model_options *options);
-/* A hash of the configuration and of names, shapes, types and three rows of every weight: identity for saved sessions. */
-nm_err nm_model_fingerprint(const nm_model *model, uint64_t *fingerprint);
+/* A hash of the configuration and of names, shapes, types and bytes of every weight: identity for saved sessions, the same whether the
+ * weights are packed or not. */
+uint64_t nm_model_fingerprint(const nm_model *model);
 
 /* ---- Pages --------------------------------------------------------------------------------------------------------------------- */
 

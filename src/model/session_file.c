@@ -9,7 +9,7 @@
 #include "os/file.h"
 #include "os/map.h"
 
-static const char MAGIC[8] = {'N', 'M', 'S', 'E', 'S', 'S', '1', '\n'};
+static const char MAGIC[8] = {'N', 'M', 'S', 'E', 'S', 'S', '2', '\n'};
 
 typedef struct header {
     char magic[8];
@@ -21,7 +21,7 @@ typedef struct header {
 
 static int64_t pages_of(int32_t length) { return ((int64_t)length + NM_PAGE - 1) / NM_PAGE; }
 
-static nm_err make_header(const nm_session *s, header *out)
+static void make_header(const nm_session *s, header *out)
 {
     header h;
     memset(&h, 0, sizeof h);        /* padding is written too */
@@ -32,14 +32,13 @@ static nm_err make_header(const nm_session *s, header *out)
     h.context = s->options.context;
     h.length = s->length;
     h.groups = s->layout.groups;
-    NM_TRY(nm_model_fingerprint(s->model, &h.fingerprint));
+    h.fingerprint = nm_model_fingerprint(s->model);
     for (int32_t g = 0; g < h.groups; g++) {
         h.group[g].page_bytes = nm_page_bytes(s, g);
         h.group[g].dropped = s->list[g].dropped;
         h.group[g].end = pages_of(s->length);
     }
     memcpy(out, &h, sizeof h);
-    return NM_OK;
 }
 
 /* ---- Saving ---------------------------------------------------------------------------------------------------------------------------- */
@@ -55,7 +54,7 @@ static nm_err put(writer *w, const void *data, size_t bytes)
 static nm_err put_all(writer *w, const nm_session *s)
 {
     header h;
-    NM_TRY(make_header(s, &h));
+    make_header(s, &h);
     NM_TRY(put(w, &h, sizeof h));
     NM_TRY(put(w, s->token, (size_t)s->length * sizeof *s->token));
     for (int32_t g = 0; g < h.groups; g++)
@@ -88,11 +87,9 @@ static nm_err take(reader *r, void *out, size_t bytes)
 
 static nm_err check_belongs(const header *h, const nm_model *model, const char *path)
 {
-    uint64_t fingerprint;
-    if (memcmp(h->magic, MAGIC, sizeof MAGIC)) return nm_fail(NM_BAD_FILE, "%s: not a saved session", path);
+    if (memcmp(h->magic, MAGIC, sizeof MAGIC)) return nm_fail(NM_BAD_FILE, "%s: not a saved session, or of an older version of nomoat", path);
     if (h->arithmetic != NM_ARITHMETIC) return nm_fail(NM_REFUSED, "%s: saved by a version of nomoat with another arithmetic (%u, this is %d)", path, h->arithmetic, NM_ARITHMETIC);
-    NM_TRY(nm_model_fingerprint(model, &fingerprint));
-    if (h->fingerprint != fingerprint) return nm_fail(NM_REFUSED, "%s: saved with other weights than %s", path, model->name);
+    if (h->fingerprint != nm_model_fingerprint(model)) return nm_fail(NM_REFUSED, "%s: saved with other weights than %s", path, model->name);
     if (h->kv > NM_KV_Q8_0 || h->compute > NM_COMPUTE_F32 || h->context < 1 || h->length < 0 || h->length > h->context)
         return nm_fail(NM_BAD_FILE, "%s: the header of the saved session is damaged", path);
     return NM_OK;

@@ -84,6 +84,7 @@ static nm_err from_json(nm_render *r, const nm_json *j, nm_tv *out)
     case NM_JSON_NULL: *out = nm_tv_none(); return NM_OK;
     case NM_JSON_BOOL: *out = nm_tv_bool(j->boolean); return NM_OK;
     case NM_JSON_INT: *out = nm_tv_int(j->integer); return NM_OK;
+    case NM_JSON_WIDE: *out = (nm_tv){.kind = NM_TV_WIDE, .w = j->wide}; return NM_OK;
     case NM_JSON_REAL: *out = nm_tv_float(j->real); return NM_OK;
     case NM_JSON_STRING: return nm_tv_string_of(r, j->string.bytes, j->string.length, NULL, out);
     case NM_JSON_ARRAY: return from_array(r, j, out);

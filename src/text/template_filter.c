@@ -595,6 +595,30 @@ static nm_err float_to_int(nm_render *r, double f, nm_tv *out)
     return NM_OK;
 }
 
+/* Decimal digits and spaces of all scripts as their ASCII ones, as Python does before it reads a number. */
+static nm_err plain_digits(nm_render *r, nm_tv *text)
+{
+    const char *s = text->s->s;
+    size_t n = text->s->n;
+    bool ascii = true;
+    for (size_t i = 0; i < n; i++) ascii &= (unsigned char)s[i] < 0x80;
+    if (ascii) return NM_OK;
+    nm_sb sb = {r, NULL};
+    for (size_t i = 0; i < n; i += nm_utf8_width(s[i])) {
+        int32_t code = nm_utf8_at(s + i), zero = code;
+        NM_TRY(nm_rt_steps(r, 1));
+        if (code >= 0x80 && nm_char_is(code, NM_CHAR_DECIMAL)) {    /* they come in tens from zero on, perhaps several tens in a row */
+            while (nm_char_is(zero - 1, NM_CHAR_DECIMAL)) zero--;
+            nm_sb_code(&sb, '0' + (code - zero) % 10);
+        } else if (code >= 0x80 && nm_char_is(code, NM_CHAR_SPACE)) {
+            nm_sb_puts(&sb, " ");
+        } else {
+            nm_sb_put(&sb, s + i, nm_utf8_width(s[i]));
+        }
+    }
+    return nm_sb_done(&sb, text);
+}
+
 static nm_err f_int(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
 {
     int64_t base, value = 0;
@@ -602,8 +626,10 @@ static nm_err f_int(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
     *out = nm_tv_given(p[0]) ? p[0] : nm_tv_int(0);
     if (v.kind == NM_TV_UNDEFINED) return nm_tv_fail_undefined(r, v);
     if (nm_tv_is_int(v)) *out = nm_tv_int(nm_tv_as_int(v));
+    if (v.kind == NM_TV_WIDE) *out = v;
     if (v.kind == NM_TV_FLOAT) return isnan(v.f) ? NM_OK : float_to_int(r, v.f, out);
     if (v.kind != NM_TV_STRING) return NM_OK;
+    NM_TRY(plain_digits(r, &v));
     base = !nm_tv_given(p[1]) ? 10 : nm_tv_is_int(p[1]) ? nm_tv_as_int(p[1]) : 1;
     NM_TRY(text_to_int(r, v, base, &value, &ok));
     if (ok) {
@@ -625,6 +651,7 @@ static nm_err f_float(nm_render *r, nm_tv v, const nm_tv *p, nm_tv *out)
     }
     if (v.kind == NM_TV_STRING) {
         NM_TRY(nm_rt_steps(r, v.s->n >> 3));
+        NM_TRY(plain_digits(r, &v));
         f = nm_parse_double(v.s->s, v.s->n, &ok);
     }
     *out = ok || !nm_tv_given(p[0]) ? nm_tv_float(ok ? f : 0) : p[0];

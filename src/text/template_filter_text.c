@@ -239,7 +239,7 @@ static size_t cut_long(const wrapper *w, const char *s, size_t at, size_t end, i
 /* One line of input into lines of at most w->width characters. */
 static void wrap_line(wrapper *w, const char *s, size_t n)
 {
-    bool lines = false;
+    bool lines = false, full = false;
     for (size_t at = 0; at < n && w->r->err == NM_OK;) {
         size_t from = at, to = at, end;
         int64_t used = 0;
@@ -253,13 +253,16 @@ static void wrap_line(wrapper *w, const char *s, size_t n)
                 to = end;
                 continue;
             }
+            full = length > w->width && w->breaks && used == w->width;
             if (length > w->width && w->breaks) to = at = cut_long(w, s, at, end, w->width - used);
             else if (length > w->width && !used) to = at = end;
             break;
         }
         size_t shown = to, back = to;
         while (back > from && wrap_space(s[back - 1])) back--;
-        if (back > from || shown > from) shown = back;       /* blanks at the end of a line go */
+        /* Blanks at the end of a line go; but where a long word had no room at all, textwrap takes its empty piece for them. */
+        if (!full) shown = back;
+        full = false;
         if (shown == from) continue;
         put_line(w, s, from, shown);
         lines = true;

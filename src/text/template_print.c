@@ -204,7 +204,7 @@ static void put_int(nm_sb *sb, int64_t value)
 const char *nm_tv_kind_name(nm_tv v)
 {
     static const char *const names[NM_TV_KINDS] = {
-        "missing", "Undefined", "NoneType", "bool", "int", "float", "str", "list", "tuple", "dict", "range", "dict_view", "generator",
+        "missing", "Undefined", "NoneType", "bool", "int", "int", "float", "str", "list", "tuple", "dict", "range", "dict_view", "generator",
         "Namespace", "Macro", "function", "builtin_function_or_method", "LoopContext", "Cycler", "Joiner"
     };
     return names[v.kind];
@@ -331,6 +331,7 @@ void nm_sb_repr(nm_sb *sb, nm_tv v)
     case NM_TV_NONE: nm_sb_puts(sb, "None"); break;
     case NM_TV_BOOL: nm_sb_puts(sb, v.b ? "True" : "False"); break;
     case NM_TV_INT: put_int(sb, v.i); break;
+    case NM_TV_WIDE: nm_sb_printf(sb, "%llu", (unsigned long long)v.w); break;
     case NM_TV_FLOAT: nm_sb_float(sb, v.f); break;
     case NM_TV_STRING: repr_string(sb, v.s, v.flag & NM_TV_MARKUP); break;
     case NM_TV_RANGE: repr_range(sb, v.r); break;
@@ -463,7 +464,7 @@ static void json_key(nm_sb *sb, nm_tv key, const nm_json_style *style)
 {
     if (key.kind == NM_TV_STRING) {
         json_string(sb, key.s, style->ascii);
-    } else if (nm_tv_is_number(key) || key.kind == NM_TV_NONE) {
+    } else if (nm_tv_is_number(key) || key.kind == NM_TV_WIDE || key.kind == NM_TV_NONE) {
         nm_sb_puts(sb, "\"");
         json_value(sb, key, style, 0);
         nm_sb_puts(sb, "\"");
@@ -510,6 +511,7 @@ static void json_value(nm_sb *sb, nm_tv v, const nm_json_style *style, int level
     case NM_TV_NONE: nm_sb_puts(sb, "null"); break;
     case NM_TV_BOOL: nm_sb_puts(sb, v.b ? "true" : "false"); break;
     case NM_TV_INT: put_int(sb, v.i); break;
+    case NM_TV_WIDE: nm_sb_printf(sb, "%llu", (unsigned long long)v.w); break;
     case NM_TV_FLOAT: json_float(sb, v.f); break;
     case NM_TV_STRING: json_string(sb, v.s, style->ascii); break;
     case NM_TV_LIST: case NM_TV_TUPLE: case NM_TV_DICT:

@@ -13,7 +13,9 @@
 
 typedef enum nm_tv_kind {
     NM_TV_MISSING,      /* no value at all: an unset slot, an argument not given, the end of an iteration */
-    NM_TV_UNDEFINED, NM_TV_NONE, NM_TV_BOOL, NM_TV_INT, NM_TV_FLOAT, NM_TV_STRING, NM_TV_LIST, NM_TV_TUPLE, NM_TV_DICT, NM_TV_RANGE,
+    NM_TV_UNDEFINED, NM_TV_NONE, NM_TV_BOOL, NM_TV_INT,
+    NM_TV_WIDE,         /* an integer from 2^63 to 2^64 - 1 among the variables: printed, compared for equality, tested, not computed with */
+    NM_TV_FLOAT, NM_TV_STRING, NM_TV_LIST, NM_TV_TUPLE, NM_TV_DICT, NM_TV_RANGE,
     NM_TV_VIEW,         /* dict.keys(), .values(), .items() */
     NM_TV_ITER,         /* a generator: can be walked once */
     NM_TV_NAMESPACE, NM_TV_MACRO, NM_TV_FUNCTION, NM_TV_METHOD, NM_TV_LOOP, NM_TV_CYCLER, NM_TV_JOINER,
@@ -45,7 +47,7 @@ struct nm_tv {
     uint8_t flag;
     uint16_t view;          /* NM_TV_VIEW: 0 keys, 1 values, 2 items */
     union {
-        bool b; int64_t i; double f;
+        bool b; int64_t i; uint64_t w; double f;
         const nm_tv_string *s; const nm_tv_list *l; nm_tv_dict *d; const nm_tv_range *r; const nm_tv_undefined *u; nm_tv_iter *it;
         nm_macro *macro; nm_loop *loop; nm_cycler *cycler; const nm_bound *bound; const nm_callable *call;
     };

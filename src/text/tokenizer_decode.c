@@ -8,7 +8,7 @@
 struct nm_decoder {
     const nm_tokenizer *t;
     unsigned flags;
-    bool begun;         /* something has been shown */
+    bool begun;         /* something has been shown, or stands before (NM_TEXT_CONTINUES) */
     nm_str text;        /* [0, shown) was handed out by the last call */
     size_t shown;
 };
@@ -80,7 +80,7 @@ static nm_err put_token(nm_decoder *d, int32_t id)
 
 nm_err nm_detokenize(const nm_tokenizer *tokenizer, const int32_t *ids, size_t count, unsigned flags, char **text, size_t *length)
 {
-    nm_decoder d = {.t = tokenizer, .flags = flags};
+    nm_decoder d = {.t = tokenizer, .flags = flags, .begun = flags & NM_TEXT_CONTINUES};
     *text = NULL;
     *length = 0;
     nm_err err = nm_str_append(&d.text, "", 0);
@@ -96,15 +96,8 @@ nm_err nm_detokenize(const nm_tokenizer *tokenizer, const int32_t *ids, size_t c
 static size_t incomplete(const char *text, size_t length)
 {
     for (size_t k = 1; k <= 3 && k <= length; k++) {
-        unsigned char b = (unsigned char)text[length - k];
-        if ((b & 0xc0) == 0x80) continue;
-        size_t need = b >= 0xf0 && b <= 0xf4 ? 4 : b >= 0xe0 ? 3 : b >= 0xc2 ? 2 : 1;
-        if (b > 0xf4 || need <= k) return 0;
-        /* The second byte decides whether the rest can be valid: fill up with the least continuation and see. */
-        char whole[4] = {(char)b, (char)(b == 0xe0 ? 0xa0 : b == 0xf0 ? 0x90 : 0x80), (char)0x80, (char)0x80};
-        memcpy(whole, text + length - k, k);
-        int used;
-        return nm_utf8_decode(whole, need, &used) >= 0 ? k : 0;
+        if (((unsigned char)text[length - k] & 0xc0) == 0x80) continue;
+        return nm_utf8_begins(text + length - k, k) ? k : 0;
     }
     return 0;
 }
@@ -114,7 +107,7 @@ nm_err nm_decoder_open(nm_decoder **out, const nm_tokenizer *tokenizer, unsigned
     *out = NULL;
     nm_decoder *d = nm_calloc(1, sizeof *d);
     if (!d) return nm_fail_memory(sizeof *d);
-    *d = (nm_decoder){.t = tokenizer, .flags = flags};
+    *d = (nm_decoder){.t = tokenizer, .flags = flags, .begun = flags & NM_TEXT_CONTINUES};
     *out = d;
     return NM_OK;
 }

@@ -56,9 +56,23 @@ check 'kv types that differ' ends_with 6 run "$model" -ctk f16 -ctv q8_0 hi
 check 'f32 arithmetic with another cache' ends_with 2 run "$model" --compute f32 --kv f16 hi
 check 'a context beyond memory' ends_with 5 run "$model" -c 2000000000 hi
 check 'a template that is none' ends_with 3 run "$model" --template "$work/missing.jinja" hi
+check 'an unknown name of one' ends_with 3 run "$model" --chat-template chatlm hi
+check 'is told the known ones' says 'alpaca, chatml, .*llama3, .*zephyr'
 check 'arguments that are no object' ends_with 2 run "$model" --chat-template-kwargs '[1]' hi
 check 'an empty stop string' ends_with 2 run "$model" --stop '' hi
 check 'a template from the command line' run run "$model" --template '{{ messages[0].content }}' -n 2 hi
+check 'a template by its name' run run "$model" --chat-template chatml -n 2 hi
+printf '{{ messages[0].content }}' >"$work/chatml"
+prompt_of() { value prompt_tokens; }
+(cd "$work" && "$NOMOAT" run "$model" --chat-template chatml -n 1 --json hi >"$work/out" 2>"$work/err" </dev/null)
+short=$(prompt_of)
+run run "$model" --chat-template chatml -n 1 --json hi
+check 'a file of that name wins' test "$short" -lt "$(prompt_of)"
+for name in alpaca command-r deepseek deepseek2 deepseek3 falcon3 gemma granite llama2 llama2-sys llama3 llama4 mistral-v1 mistral-v3 mistral-v3-tekken \
+    mistral-v7 mistral-v7-tekken openchat phi3 phi4 vicuna vicuna-orca zephyr; do
+    check "the template $name" run run "$model" --chat-template "$name" -sys Brief -n 1 hi
+done
+check 'llama.cpp'"'"'s spellings of no limit' run run "$model" --top-k -1 -n -1 -c 0 -t -1 --seed -1 -n 2 --repeat-last-n -1 hi
 check 'each type of cache' run run "$model" --kv q8_0 -n 2 hi
 check 'each type of cache' run run "$model" --kv f32 -n 2 hi
 

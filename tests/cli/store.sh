@@ -21,6 +21,8 @@ check 'as JSON' has '"stored": "copy"'
 printf 'no model, though it is called one' >"$work/bad.gguf"
 check 'what is no model is not taken' ends_with 4 import "$work/bad.gguf"
 check 'nothing of it is left' test ! -e "$store/bad" -a ! -e "$store/.tmp"
+head -c 5000 "$work/Tiny Llama.gguf" >"$work/cut.gguf"
+check 'nor a download that broke off' ends_with 4 import "$work/cut.gguf"
 check 'a missing file' ends_with 3 import "$work/missing.gguf"
 check 'a bad name' ends_with 2 import "$work/Tiny Llama.gguf" --name a/b
 run list
@@ -41,7 +43,13 @@ if grep -q sha256 "$work/out" || run list --json && has sha256; then
 else
     skip 'doctor --verify' 'no SHA-256'
 fi
-check 'rm' run rm tiny:1
+mkdir -p "$store/broken/SHA256SUMS"
+: >"$store/broken/a.gguf"
+left_out() { run list && says 'SHA256SUMS.*left out' && has '^tiny:1 '; }
+check 'an entry that cannot be read is left out' left_out
+check 'and in nobody'"'"'s way' run show tiny-llama
+rm -r "$store/broken"
+check 'rm, whatever the letter case' run rm TINY:1
 check 'takes the folder away' test ! -e "$store/tiny:1"
 check 'and leaves the original' test -f "$work/Tiny Llama.gguf"
 

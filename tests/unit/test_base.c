@@ -114,7 +114,9 @@ static void test_utf8(void **state)
 static void test_terminal_escape(void **state)
 {
     static const struct { const char *in, *out; } cases[] = {{"plain", "plain"}, {"a\nb\tc", "a\\nb\\tc"}, {"\x1b]0;x\x07", "\\x1b]0;x\\x07"},
-        {"\xc2\x9b" "31m", "\\x9b31m"}, {"\x7f\xfe", "\\x7f\\xfe"}, {"gr\xc3\xbc\xc3\x9f", "gr\xc3\xbc\xc3\x9f"}};
+        {"\xc2\x9b" "31m", "\\x9b31m"}, {"\x7f\xfe", "\\x7f\\xfe"}, {"gr\xc3\xbc\xc3\x9f", "gr\xc3\xbc\xc3\x9f"},
+        {"a\xe2\x80\xaegpj.exe", "a\\u{202e}gpj.exe"}, {"\xe2\x80\xaa\xe2\x81\xa6\xe2\x81\xa9", "\\u{202a}\\u{2066}\\u{2069}"},
+        {"\xe2\x80\xa9\xe2\x80\xaf\xe2\x81\xa5\xd7\x90", "\xe2\x80\xa9\xe2\x80\xaf\xe2\x81\xa5\xd7\x90"}};
     char out[64];
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         assert_int_equal(nm_escape_terminal(out, sizeof out, cases[i].in, strlen(cases[i].in)), strlen(cases[i].out));

@@ -67,12 +67,34 @@ static void test_refusals(void **state)
 {
     static const struct { const char *text, *expected; } bad[] = {
         {"", "line 1"}, {"{", "line 1"}, {"[1,]", "line 1, column 4"}, {"{\"a\": 1,\n \"a\": 2}", "line 2"}, {"1 2", "line 1"}, {"[1] x", "line 1"},
-        {"\"\\ud800\"", "line 1"}, {"\"\xff\"", "line 1"}, {"9223372036854775808", "too big"}, {"1e999", "overflow"}, {"NaN", "line 1"}, {"'a'", "line 1"},
+        {"\"\\ud800\"", "line 1"}, {"\"\xff\"", "line 1"}, {"18446744073709551616", "too big"}, {"-9223372036854775809", "too"}, {"09223372036854775808", "line 1"}, {"9223372036854775808 x", "line 1"}, {"1e999", "overflow"}, {"NaN", "line 1"}, {"'a'", "line 1"},
         {"{\"a\\u0000b\": 1}", "line 1"}, {"\"\n\"", "line"}, {"01", "line 1"}, {"// x\n1", "line 1"}
     };
     (void)state;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) refuse(bad[i].text, strlen(bad[i].text), NM_USAGE, bad[i].expected);
     refuse("1\0", 2, NM_USAGE, "line 1");
+}
+
+/* Integers from 2^63 to 2^64 - 1 keep every bit, wherever they stand; what looks like them in strings is text. */
+static void test_wide(void **state)
+{
+    nm_json j = parse("[1, 18446744073709551615, \"18446744073709551615\", {\"9223372036854775808\": -1.5e3, \"b\\\"7\": 9223372036854775808}, 9223372036854775807, "
+                      "9223372036854775808.5, [18446744073709551614]]");
+    (void)state;
+    const nm_json *a = j.array.items;
+    assert_int_equal(j.array.count, 7);
+    assert_int_equal(a[0].integer, 1);
+    assert_true(a[1].kind == NM_JSON_WIDE && a[1].wide == UINT64_MAX);
+    assert_string_equal(a[2].string.bytes, "18446744073709551615");
+    assert_true(a[3].object.values[0].kind == NM_JSON_REAL && a[3].object.values[1].kind == NM_JSON_WIDE);
+    assert_true(a[3].object.values[1].wide == (uint64_t)1 << 63);
+    assert_true(a[4].kind == NM_JSON_INT && a[4].integer == INT64_MAX);
+    assert_true(a[5].kind == NM_JSON_REAL);
+    assert_true(a[6].array.items[0].wide == UINT64_MAX - 1);
+    nm_json_free(&j);
+    j = parse("18446744073709551615");
+    assert_true(j.kind == NM_JSON_WIDE);
+    nm_json_free(&j);
 }
 
 static void test_depth(void **state)
@@ -94,7 +116,7 @@ static void test_depth(void **state)
 
 static void test_each_allocation_fails(void **state)
 {
-    static const char text[] = "{\"a\": [1, \"x\", {\"b\": []}], \"c\": {}}";
+    static const char text[] = "{\"a\": [1, \"x\", {\"b\": [9223372036854775809]}], \"c\": {}}";
     int64_t alive = nm_mem_alive();
     nm_json j;
     (void)state;
@@ -113,7 +135,7 @@ static void test_each_allocation_fails(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_values), cmocka_unit_test(test_many_keys_keep_their_order), cmocka_unit_test(test_refusals), cmocka_unit_test(test_depth),
+        cmocka_unit_test(test_values), cmocka_unit_test(test_many_keys_keep_their_order), cmocka_unit_test(test_refusals), cmocka_unit_test(test_wide), cmocka_unit_test(test_depth),
         cmocka_unit_test(test_each_allocation_fails)
     };
     if (!NM_HAVE_JANSSON) return 0;

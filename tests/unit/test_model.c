@@ -137,6 +137,88 @@ static void test_metadata_only(void **state)
     free(file);
 }
 
+static void put_whole_numbers(gguf_writer *w, const random_model *d)
+{
+    gw_u64(w, "test.u64", UINT64_MAX);
+    gw_i64(w, "test.i64", INT64_MIN);
+    gw_array(w, "test.array", NM_META_I64, (int64_t[]){((int64_t)1 << 53) + 1, -3}, 2);
+    gw_bool(w, "test.bool", true);
+    gw_f32(w, "test.f32", 7);
+}
+
+static void test_exact_metadata(void **state)
+{
+    static const struct { const char *key; uint64_t item; bool integer; int64_t value; } cases[] = {{"test.u64", 0, true, -1}, {"test.i64", 0, true, INT64_MIN},
+        {"test.array", 0, true, ((int64_t)1 << 53) + 1}, {"test.array", 1, true, -3}, {"test.array", 2, false, 0}, {"test.bool", 0, true, 1},
+        {"test.f32", 0, false, 0}, {"general.architecture", 0, false, 0}};
+    random_model d = rm_default("llama");
+    void *file;
+    d.instead = put_whole_numbers;
+    nm_model *model = open_good(&d, &file, &(nm_model_options){.metadata_only = true});
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        int64_t value = 7;
+        assert_true(nm_model_meta_integer(model, nm_model_meta_find(model, cases[i].key), cases[i].item, &value) == cases[i].integer);
+        assert_true(value == cases[i].value);
+    }
+    nm_model_close(&model);
+    free(file);
+}
+
+static void save_half(const char *path, int index)
+{
+    gguf_writer w = {0};
+    static const float zeros[4096];
+    gw_split(&w, index, 2, 2);
+    if (index == 0) gw_string(&w, "general.architecture", "llama");
+    gw_tensor_values(&w, index ? "b" : "a", NM_F32, 1, (int64_t[]){4096}, zeros);
+    gw_save(&w, path);
+}
+
+/* Of a split, too, every part must hold its tensors, as import asks. */
+static void test_whole_split(void **state)
+{
+    static const char *const parts[] = {"m-00001-of-00002.gguf", "m-00002-of-00002.gguf"};
+    char folder[] = "/tmp/nomoat-test-XXXXXX", path[2][96];
+    nm_model_options whole = {.metadata_only = true, .whole = true}, any = {.metadata_only = true};
+    nm_model *model;
+    assert_non_null(mkdtemp(folder));
+    for (int i = 0; i < 2; i++) {
+        snprintf(path[i], sizeof path[i], "%s/%s", folder, parts[i]);
+        save_half(path[i], i);
+    }
+    if (nm_model_open(&model, path[0], &whole) != NM_OK) fail_msg("%s", nm_error_text());
+    nm_model_close(&model);
+    assert_int_equal(truncate(path[1], 10000), 0);
+    assert_int_equal(nm_model_open(&model, path[0], &whole), NM_BAD_FILE);
+    check_line(parts[1], NULL);
+    assert_int_equal(nm_model_open(&model, path[0], &any), NM_OK);
+    nm_model_close(&model);
+    unlink(path[1]);
+    assert_int_not_equal(nm_model_open(&model, path[0], &whole), NM_OK);
+    assert_int_equal(nm_model_open(&model, path[0], &any), NM_OK);
+    nm_model_close(&model);
+    unlink(path[0]);
+    rmdir(folder);
+}
+
+/* Metadata alone may be cut anywhere behind the header, unless the whole file is asked for. */
+static void test_whole(void **state)
+{
+    random_model d = rm_default("llama");
+    nm_model *model;
+    size_t size;
+    void *file = rm_make(&d, &size);
+    nm_model_options o = {.metadata_only = true};
+    assert_int_equal(nm_model_open_memory(&model, file, size - 1, NAME, &o), NM_OK);
+    nm_model_close(&model);
+    o.whole = true;
+    assert_int_equal(nm_model_open_memory(&model, file, size - 1, NAME, &o), NM_BAD_FILE);
+    assert_int_equal(nm_model_open_memory(&model, file, size, NAME, &o), NM_OK);
+    assert_false(nm_model_describe(model)->has_weights);
+    nm_model_close(&model);
+    free(file);
+}
+
 /* ---- Keys ---------------------------------------------------------------------------------------------------------------------- */
 
 static int64_t wrong_int;
@@ -176,7 +258,7 @@ static void test_sizes(void **state)
         d.instead = put_string;
         refuse(&d, NM_BAD_FILE, keys[k]);
         d.instead = put_array;
-        refuse(&d, NM_BAD_FILE, keys[k]);
+        refuse(&d, k == 2 || k == 4 || k == 5 ? NM_REFUSED : NM_BAD_FILE, keys[k]);     /* sizes that may differ from layer to layer */
     }
 }
 
@@ -250,6 +332,215 @@ static void test_scaling(void **state)
     refuse(&d, NM_BAD_FILE, "yarn_beta_");
 }
 
+/* ---- Keys that change what is computed ------------------------------------------------------------------------------------------ */
+
+/* What put_keys writes besides, up to the first without a name. items: an array of bool or u32 of two. */
+static struct { const char *key; char kind; double value; uint32_t items[2]; } extra[4];
+
+static void put_keys(gguf_writer *w, const random_model *d)
+{
+    for (size_t i = 0; i < COUNT(extra) && extra[i].key; i++) {
+        const uint8_t truths[2] = {extra[i].items[0] != 0, extra[i].items[1] != 0};
+        switch (extra[i].kind) {
+        case 'i': gw_u32(w, extra[i].key, (uint32_t)extra[i].value); break;
+        case 'f': gw_f32(w, extra[i].key, (float)extra[i].value); break;
+        case 'b': gw_bool(w, extra[i].key, extra[i].value != 0); break;
+        case 's': gw_string(w, extra[i].key, "yarn"); break;
+        case 'B': gw_array(w, extra[i].key, NM_META_BOOL, truths, 2); break;
+        default: gw_array(w, extra[i].key, NM_META_U32, extra[i].items, 2); break;
+        }
+    }
+}
+
+static random_model with_keys(const char *arch)
+{
+    random_model d = rm_default(arch);
+    d.instead = put_keys;
+    memset(extra, 0, sizeof extra);
+    return d;
+}
+
+#define EXTRA(i, k, t, ...) (extra[i].key = (k), extra[i].kind = (t), extra[i].value = (__VA_ARGS__))
+#define EXTRA_ITEMS(i, k, t, a, b) (extra[i].key = (k), extra[i].kind = (t), extra[i].items[0] = (a), extra[i].items[1] = (b))
+
+/* The last logits of 40 tokens; `early` is the fifth. */
+static void run_long(const random_model *d, int32_t early, float *logits)
+{
+    int32_t tokens[40];
+    void *file;
+    nm_model *model = open_good(d, &file, NULL);
+    for (int i = 0; i < 40; i++) tokens[i] = i * 7 % 64;
+    tokens[4] = early;
+    if (run_tokens(model, NULL, tokens, 40, logits) != NM_OK) fail_msg("%s: %s", d->arch, nm_error_text());
+    nm_model_close(&model);
+    free(file);
+}
+
+static void long_same(const random_model *a, int32_t early, const float *expected, bool same)
+{
+    float logits[64];
+    run_long(a, early, logits);
+    if (!memcmp(logits, expected, sizeof logits) != same) fail_msg("%s with %s: %s", a->arch, extra[0].key ? extra[0].key : "nothing", same ? "differs" : "is the same");
+}
+
+/* OLMo 3: with a window, what lies before it cannot be seen; which layers have it, the pattern says. */
+static void test_windows_olmo(void **state)
+{
+    float plain[64], windowed[64];
+    random_model d = with_keys("olmo2");
+    run_long(&d, 1, plain);
+    long_same(&d, 2, plain, false);
+    EXTRA(0, "olmo2.attention.sliding_window", 'i', 8);
+    run_long(&d, 1, windowed);                      /* layers 0 and 1 of 4 slide */
+    long_same(&d, 2, windowed, true);
+    long_same(&d, 1, plain, false);
+    EXTRA_ITEMS(1, "olmo2.attention.sliding_window_pattern", 'B', 1, 1);
+    long_same(&d, 1, windowed, true);
+    EXTRA_ITEMS(1, "olmo2.attention.sliding_window_pattern", 'I', 0, 0);
+    long_same(&d, 1, plain, true);
+    EXTRA_ITEMS(1, "olmo2.attention.sliding_window_pattern", 'B', 0, 1);
+    long_same(&d, 2, windowed, false);
+    EXTRA(1, "olmo2.attention.sliding_window_pattern", 'i', 1);
+    long_same(&d, 1, plain, true);
+    EXTRA(1, "olmo2.attention.sliding_window_pattern", 'i', 0);
+    long_same(&d, 1, windowed, true);
+    EXTRA(2, "olmo2.rope.scaling.factor", 'f', 4);  /* layers with the window turn unscaled */
+    long_same(&d, 1, windowed, true);
+    EXTRA(1, "olmo2.attention.sliding_window_pattern", 'i', 1);
+    long_same(&d, 1, plain, false);
+    EXTRA(0, "olmo2.attention.sliding_window", 'i', 0);
+    extra[1].key = NULL;
+    long_same(&d, 1, plain, true);
+    d.layers = 3;
+    EXTRA_ITEMS(0, "olmo2.attention.sliding_window_pattern", 'B', 1, 1);
+    refuse(&d, NM_BAD_FILE, "olmo2.attention.sliding_window_pattern has 2 items for 3 layers");
+}
+
+static void test_windows_gemma(void **state)
+{
+    float global[64], other[64];
+    random_model d = with_keys("gemma3");           /* without the key every layer is global, with the global base */
+    run_long(&d, 1, global);
+    EXTRA(0, "gemma3.rope.freq_base_swa", 'f', 500);
+    long_same(&d, 1, global, true);
+    long_same(&d, 2, global, false);
+    EXTRA(1, "gemma3.attention.sliding_window", 'i', 0);
+    long_same(&d, 1, global, true);
+    EXTRA(1, "gemma3.attention.sliding_window", 'i', 8);
+    run_long(&d, 1, other);
+    long_same(&d, 1, global, false);
+    long_same(&d, 2, other, true);
+    EXTRA(2, "gemma3.attention.sliding_window_pattern", 'i', 2);
+    long_same(&d, 2, other, false);
+    EXTRA_ITEMS(2, "gemma3.attention.sliding_window_pattern", 'B', 0, 0);
+    long_same(&d, 1, global, true);
+    d = with_keys("gemma2");                        /* whose window is 4096 where nothing is said */
+    EXTRA(0, "gemma2.attention.sliding_window", 'i', 4096);
+    run_long(&d, 1, global);
+    extra[0].key = NULL;
+    long_same(&d, 1, global, true);
+}
+
+/* Everywhere else a window that would matter is refused by its key. */
+static void test_windows_unknown(void **state)
+{
+    char key[96];
+    float plain[64];
+    for (size_t a = 0; a < COUNT(rm_archs); a++) {
+        const char *name = rm_archs[a].name;
+        if (!strncmp(name, "gemma", 5) || !strcmp(name, "olmo2")) continue;
+        random_model d = with_keys(name);
+        run_long(&d, 1, plain);
+        snprintf(key, sizeof key, "%s.attention.sliding_window", name);
+        EXTRA(0, key, 'i', 255);
+        refuse(&d, NM_REFUSED, key);
+        EXTRA(0, key, 'i', 256);
+        long_same(&d, 1, plain, true);
+        EXTRA(0, key, 'i', 0);
+        long_same(&d, 1, plain, true);
+    }
+}
+
+static void test_granite_unrotated(void **state)
+{
+    float turned[64], plain[64];
+    random_model d = with_keys("granite");
+    run_long(&d, 1, turned);
+    EXTRA(0, "granite.rope.scaling.finetuned", 'b', 1);
+    long_same(&d, 1, turned, true);
+    EXTRA(0, "granite.rope.scaling.finetuned", 'b', 0);
+    run_long(&d, 1, plain);
+    long_same(&d, 1, turned, false);
+    EXTRA(1, "granite.rope.scaling.factor", 'f', 8);
+    long_same(&d, 1, plain, true);
+    extra[0].key = "granite.rope.scaling.other";
+    long_same(&d, 1, turned, false);
+}
+
+static void test_yarn(void **state)
+{
+    static const struct { const char *key; double value; bool same; } keys[] = {{"llama.rope.scaling.yarn_attn_factor", 1, true},
+        {"llama.rope.scaling.yarn_attn_factor", -1, true}, {"llama.rope.scaling.yarn_attn_factor", 1.2079441, true},
+        {"llama.rope.scaling.yarn_attn_factor", 1.5, false}, {"llama.rope.scaling.attn_factor", 1, true}, {"llama.rope.scaling.attn_factor", 1.5, false},
+        {"llama.rope.scaling.yarn_beta_fast", 32, true}, {"llama.rope.scaling.yarn_beta_fast", 4, false}, {"llama.rope.scaling.yarn_beta_slow", 1, true},
+        {"llama.rope.scaling.yarn_beta_slow", 3, false}, {"llama.rope.scaling.yarn_ext_factor", 1, true}, {"llama.rope.scaling.yarn_ext_factor", -1, true},
+        {"llama.rope.scaling.yarn_log_multiplier", 0, true}};
+    float usual[64], a[64], b[64];
+    random_model d = with_keys("llama");
+    EXTRA(1, "llama.rope.scaling.type", 's', 0);
+    EXTRA(2, "llama.rope.scaling.factor", 'f', 8);
+    EXTRA(0, "llama.rope.scaling.nothing", 'f', 0);
+    run_long(&d, 1, usual);
+    for (size_t i = 0; i < COUNT(keys); i++) {
+        EXTRA(0, keys[i].key, 'f', keys[i].value);
+        long_same(&d, 1, usual, keys[i].same);
+    }
+    EXTRA(0, "llama.rope.scaling.yarn_ext_factor", 'f', 0);
+    refuse(&d, NM_REFUSED, "llama.rope.scaling.yarn_ext_factor is 0: only 1 is supported");
+    EXTRA(0, "llama.rope.scaling.yarn_log_multiplier", 'f', 0.1);
+    refuse(&d, NM_REFUSED, "llama.rope.scaling.yarn_log_multiplier is 0.1");
+    EXTRA(0, "llama.rope.scaling.attn_factor", 'f', -1);
+    refuse(&d, NM_BAD_FILE, "llama.rope.scaling.attn_factor is negative");
+    EXTRA(0, "llama.rope.scaling.attn_factor", 'f', 1.25);      /* times the usual 0.1 ln 8 + 1; the other is the magnitude itself */
+    run_long(&d, 1, a);
+    EXTRA(0, "llama.rope.scaling.yarn_attn_factor", 'f', 1.25f * (0.1f * logf(8) + 1));
+    run_long(&d, 1, b);
+    for (int i = 0; i < 64; i++) assert_true(fabsf(a[i] - b[i]) < 1e-4f);
+    EXTRA(2, "llama.rope.scaling.factor", 'f', 0);              /* without YaRN its keys say nothing */
+    extra[1].key = "llama.rope.scaling.kind";
+    EXTRA(0, "llama.rope.scaling.yarn_ext_factor", 'f', 0);
+    void *file;
+    nm_model *model = open_good(&d, &file, NULL);
+    nm_model_close(&model);
+    free(file);
+}
+
+/* Some writers give sizes per layer. */
+static void test_sizes_per_layer(void **state)
+{
+    static const char *const keys[] = {"llama.attention.head_count", "llama.attention.head_count_kv", "llama.feed_forward_length"};
+    static const uint32_t values[] = {8, 2, 512};
+    float plain[64];
+    random_model d = with_keys("llama");
+    run_long(&d, 1, plain);
+    for (size_t i = 0; i < COUNT(keys); i++) {
+        d.leave_out = keys[i];
+        EXTRA_ITEMS(0, keys[i], 'I', values[i], values[i]);
+        long_same(&d, 1, plain, true);
+        EXTRA_ITEMS(0, keys[i], 'I', values[i], 0);
+        refuse(&d, NM_REFUSED, "layers of different shapes");
+        check_line(keys[i], NAME);
+        EXTRA_ITEMS(0, keys[i], 'I', 0, 0);
+        refuse(&d, NM_BAD_FILE, keys[i]);
+        EXTRA_ITEMS(0, keys[i], 'B', 1, 1);
+        refuse(&d, NM_BAD_FILE, keys[i]);
+        d.layers = 1;
+        EXTRA_ITEMS(0, keys[i], 'I', values[i], values[i]);
+        refuse(&d, NM_BAD_FILE, "has 2 items for 1 layers");
+        d.layers = 2;
+    }
+}
+
 /* ---- Tensors ------------------------------------------------------------------------------------------------------------------ */
 
 static const char *wrong_tensor;
@@ -319,6 +610,91 @@ static void test_misshapen(void **state)
     }
 }
 
+/* ---- Tensors that no builder asks for ------------------------------------------------------------------------------------------ */
+
+static void test_unread(void **state)
+{
+    static const char *const refused[] = {"blk.0.attn_q.scale", "blk.1.ffn_down.input_scale", "blk.0.attn_sinks.weight", "blk.2.attn_q.weight",
+        "blk.0.attn_norm.bias", "rope_factors_long.weight", "attn_rot_embd.weight", "vision.weight"};
+    static const char *const ignored[] = {"blk.0.attn_rot_embd.weight", "blk.1.attn_rot_embd.weight", "v.blk.0.attn_q.weight", "mm.input_projection.weight",
+        "cls.output.weight"};
+    random_model d = rm_default("llama");
+    nm_model *model;
+    size_t size;
+    d.instead = put_tensor;
+    wrong_type = NM_F32;
+    wrong_rank = 1;
+    wrong_dim[0] = 16;
+    for (size_t i = 0; i < COUNT(refused); i++) {
+        wrong_tensor = refused[i];
+        refuse(&d, NM_REFUSED, refused[i]);
+    }
+    for (size_t i = 0; i < COUNT(ignored); i++) {
+        wrong_tensor = ignored[i];
+        void *file = rm_make(&d, &size);
+        if (nm_model_open_memory(&model, file, size, NAME, NULL) != NM_OK) fail_msg("%s: %s", ignored[i], nm_error_text());
+        nm_model_close(&model);
+        free(file);
+    }
+}
+
+static char bias_name[96];
+static int64_t bias_length;
+
+static void put_bias(gguf_writer *w, const random_model *d)
+{
+    float values[600];
+    for (int64_t i = 0; i < bias_length; i++) values[i] = (float)(i % 7) * 0.1f - 0.3f;
+    gw_tensor(w, bias_name, NM_F32, 1, &bias_length, values, (size_t)bias_length * sizeof *values);
+}
+
+static void run_once(const random_model *d, float *logits)
+{
+    void *file;
+    nm_model *model = open_good(d, &file, NULL);
+    if (run_tokens(model, NULL, (int32_t[]){5, 9, 33, 12}, 4, logits) != NM_OK) fail_msg("%s: %s", d->arch, nm_error_text());
+    nm_model_close(&model);
+    free(file);
+}
+
+/* Every map of a layer may have a bias, in every architecture, and it counts. */
+static void test_biases(void **state)
+{
+    for (size_t a = 0; a < COUNT(rm_archs); a++) {
+        random_model d = rm_default(rm_archs[a].name);
+        float plain[64], with[64];
+        void *file;
+        run_once(&d, plain);
+        d.instead = put_bias;
+        d.leave_out = bias_name;
+        nm_model *model = open_good(&(random_model){.arch = d.arch, .layers = 2, .embd = 256, .ff = 512, .heads = 8, .heads_kv = 2, .head = 32, .vocab = 64,
+            .context = 256, .type = NM_F32, .embd_type = NM_F32, .seed = 1}, &file, &(nm_model_options){.metadata_only = true});
+        for (size_t t = 0; t < nm_model_tensor_count(model); t++) {
+            nm_tensor_info info = nm_model_tensor(model, t);
+            if (info.rank != 2 || strncmp(info.name, "blk.1.", 6)) continue;
+            snprintf(bias_name, sizeof bias_name, "%.*sbias", (int)strlen(info.name) - 6, info.name);
+            bias_length = info.dim[1];
+            run_once(&d, with);
+            if (!memcmp(plain, with, sizeof plain)) fail_msg("%s: %s changes nothing", d.arch, bias_name);
+        }
+        nm_model_close(&model);
+        free(file);
+    }
+}
+
+/* StableLM: a file that says "parallel" is sequential all the same where it has the norm between the two. */
+static void put_parallel(gguf_writer *w, const random_model *d) { gw_bool(w, "stablelm.use_parallel_residual", true); }
+
+static void test_parallel_residual(void **state)
+{
+    random_model d = rm_default("stablelm");
+    float sequential[64], said[64];
+    run_once(&d, sequential);
+    d.instead = put_parallel;
+    run_once(&d, said);
+    assert_memory_equal(sequential, said, sizeof said);
+}
+
 static void put_factors(gguf_writer *w, const random_model *d)
 {
     float f[16];
@@ -361,7 +737,7 @@ static void test_vocabulary(void **state)
     free(file);
 }
 
-/* ---- Values that are not finite ------------------------------------------------------------------------------------------------ */
+/* ---- Identity ------------------------------------------------------------------------------------------------------------------ */
 
 /* Bytes of the tensor's row in the file. */
 static uint8_t *row_at(void *file, size_t size, const char *name, int64_t row)
@@ -373,6 +749,56 @@ static uint8_t *row_at(void *file, size_t size, const char *name, int64_t row)
     nm_gguf_close(&g);
     return at;
 }
+
+static nm_err load_with(const void *file, size_t size, const nm_model_options *options, const char *path)
+{
+    nm_model *model;
+    nm_session *session = NULL;
+    if (nm_model_open_memory(&model, file, size, NAME, options) != NM_OK) fail_msg("%s", nm_error_text());
+    nm_err err = nm_session_load(&session, model, path);
+    nm_session_close(&session);
+    nm_model_close(&model);
+    return err;
+}
+
+/* A saved session belongs to weights of these very bytes, in whatever row; how they are held, and by how many threads, is no part of that. */
+static void test_fingerprint(void **state)
+{
+    static const struct { const char *name; int64_t row; } places[] = {{"blk.1.ffn_up.weight", 77}, {"blk.0.attn_k.weight", 1}, {"blk.0.attn_q.weight", 254},
+        {"token_embd.weight", 40}, {"output.weight", 62}, {"blk.1.attn_norm.weight", 0}};
+    static const int types[] = {NM_F32, NM_Q4_K, NM_IQ2_S};
+    for (size_t t = 0; t < COUNT(types); t++) {
+        char path[] = "/tmp/nomoat-session-XXXXXX";
+        random_model d = rm_default("llama");
+        nm_session *session;
+        void *file;
+        size_t size;
+        d.type = d.embd_type = types[t];
+        free(rm_make(&d, &size));
+        nm_model *model = open_good(&d, &file, NULL);
+        close(mkstemp(path));
+        assert_int_equal(nm_session_open(&session, model, NULL), NM_OK);
+        assert_int_equal(nm_session_save(session, path), NM_OK);
+        nm_session_close(&session);
+        nm_model_close(&model);
+        assert_int_equal(load_with(file, size, NULL, path), NM_OK);
+        assert_int_equal(load_with(file, size, &(nm_model_options){.no_pack = true}, path), NM_OK);
+        nm_set_threads(1);
+        assert_int_equal(load_with(file, size, NULL, path), NM_OK);
+        nm_set_threads(2);
+        for (size_t p = 0; p < COUNT(places); p++) {
+            uint8_t *at = row_at(file, size, places[p].name, places[p].row) + 8;
+            *at ^= 1;
+            assert_int_equal(load_with(file, size, NULL, path), NM_REFUSED);
+            check_line("saved with other weights", path);
+            *at ^= 1;
+        }
+        unlink(path);
+        free(file);
+    }
+}
+
+/* ---- Values that are not finite ------------------------------------------------------------------------------------------------ */
 
 /* Makes the block's value or a scale NaN or infinite; false if no bits of the type can be. */
 static bool poison(const nm_type *type, uint8_t *block, bool infinite)
@@ -617,9 +1043,13 @@ static void test_progress(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_architectures), cmocka_unit_test(test_metadata_only), cmocka_unit_test(test_sizes),
-        cmocka_unit_test(test_sizes_that_do_not_fit), cmocka_unit_test(test_floats), cmocka_unit_test(test_scaling), cmocka_unit_test(test_missing),
-        cmocka_unit_test(test_misshapen), cmocka_unit_test(test_factors), cmocka_unit_test(test_vocabulary), cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_architectures), cmocka_unit_test(test_metadata_only), cmocka_unit_test(test_exact_metadata),
+        cmocka_unit_test(test_whole), cmocka_unit_test(test_whole_split), cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_sizes_that_do_not_fit), cmocka_unit_test(test_floats), cmocka_unit_test(test_scaling), cmocka_unit_test(test_windows_olmo), cmocka_unit_test(test_windows_gemma),
+        cmocka_unit_test(test_windows_unknown), cmocka_unit_test(test_granite_unrotated), cmocka_unit_test(test_yarn), cmocka_unit_test(test_sizes_per_layer),
+        cmocka_unit_test(test_missing),
+        cmocka_unit_test(test_misshapen), cmocka_unit_test(test_unread), cmocka_unit_test(test_biases), cmocka_unit_test(test_parallel_residual),
+        cmocka_unit_test(test_factors), cmocka_unit_test(test_vocabulary), cmocka_unit_test(test_fingerprint), cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_contexts), cmocka_unit_test(test_trained_for_ever), cmocka_unit_test(test_runner_options), cmocka_unit_test(test_no_files),
         cmocka_unit_test(test_cuts), cmocka_unit_test(test_flips), cmocka_unit_test(test_allocations), cmocka_unit_test(test_progress),
     };

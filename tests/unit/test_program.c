@@ -8,8 +8,6 @@
 #include <string.h>
 
 #include <cmocka.h>
-#include <pthread.h>
-#include <time.h>
 
 #include "base/mem.h"
 #include "model/model.h"
@@ -271,40 +269,43 @@ static nm_err keep(void *arg, int32_t index, const float *row, int32_t n_vocab)
     return NM_OK;
 }
 
-typedef struct bell { volatile sig_atomic_t *flag; long after; } bell;
+/* The walk's question whether to stop, counted: the answer is yes from the `at`-th on. nm_walk_some is wrapped by the linker. */
+static struct { bool armed; int asked, at; } bell;
 
-static void *ring(void *arg)
+static bool ring(void *arg) { return bell.asked++ >= bell.at; }
+
+nm_err __real_nm_walk_some(nm_walk *walk, bool *done);
+nm_err __wrap_nm_walk_some(nm_walk *walk, bool *done);
+nm_err __wrap_nm_walk_some(nm_walk *walk, bool *done)
 {
-    const bell *b = arg;
-    nanosleep(&(struct timespec){0, b->after}, NULL);
-    *b->flag = 1;
-    return NULL;
+    if (bell.armed) walk->exec.stop = ring;
+    return __real_nm_walk_some(walk, done);
 }
 
-/* Stopped at some moment of its first passes and gone on with, until the prompt is in. */
-static void run_interrupted(const nm_model *m, nm_runner *r, long after, float *logits)
+/* Stopped at the `at`-th question and gone on with, until the prompt is in; how many questions there were. */
+static int run_interrupted(const nm_model *m, nm_runner *r, int at, bool *stopped, float *logits)
 {
     nm_session *s;
     int32_t prompt[PROMPT];
-    static volatile sig_atomic_t cancel;
-    bell b = {&cancel, after};
-    pthread_t thread;
     for (int i = 0; i < PROMPT; i++) prompt[i] = i * 5 % 64;
     assert_int_equal(nm_session_open(&s, m, NULL), NM_OK);
-    cancel = 0;
-    assert_int_equal(pthread_create(&thread, NULL, ring, &b), 0);
     nm_item item = {.session = s, .tokens = prompt, .count = PROMPT, .want = NM_WANT_LAST, .on_logits = keep, .arg = logits};
-    nm_err err = nm_run(r, &item, 1, &cancel);
-    pthread_join(thread, NULL);
-    if (err == NM_INTERRUPTED) {
-        int32_t at = nm_session_length(s);
-        if (at == PROMPT) at = nm_session_truncate(s, PROMPT - 1);      /* stopped in the head: the last token again, for its logits */
-        item.tokens = prompt + at;
-        item.count = PROMPT - at;
+    bell.armed = true;
+    bell.asked = 0;
+    bell.at = at;
+    nm_err err = nm_run(r, &item, 1, NULL);
+    bell.armed = false;
+    *stopped = err == NM_INTERRUPTED;
+    if (*stopped) {
+        int32_t length = nm_session_length(s);
+        if (length == PROMPT) length = nm_session_truncate(s, PROMPT - 1);      /* stopped in the head: the last token again, for its logits */
+        item.tokens = prompt + length;
+        item.count = PROMPT - length;
         err = nm_run(r, &item, 1, NULL);
     }
     assert_int_equal(err, NM_OK);
     nm_session_close(&s);
+    return bell.asked;
 }
 
 static void test_interrupted(void **state)
@@ -318,11 +319,15 @@ static void test_interrupted(void **state)
     nm_model *m = open_random(&d, &file);
     nm_set_threads(4);
     assert_int_equal(nm_runner_open(&r, m, &(nm_runner_options){.max_rows = 8}), NM_OK);
-    run_interrupted(m, r, 300000000, whole);
-    for (uint64_t i = 0; i < 200; i++) {
-        run_interrupted(m, r, (long)(nm_rng_u64(3, 0, i) % 3000000), got);
+    bool stopped;
+    int questions = run_interrupted(m, r, INT32_MAX, &stopped, whole), times = 0;
+    assert_true(!stopped && questions > 300);
+    for (int at = 0; at < questions; at += 1 + questions / 300) {
+        run_interrupted(m, r, at, &stopped, got);
         assert_memory_equal(whole, got, sizeof whole);
+        times += stopped;
     }
+    assert_true(times > 200);       /* between tickets there may be fewer questions another time */
     nm_runner_close(&r);
     nm_model_close(&m);
     nm_set_threads(2);

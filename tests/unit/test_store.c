@@ -96,7 +96,7 @@ static void test_import(void **state)
     nm_found_free(&f);
     assert_int_equal(import("My model.Q4_0.gguf", NULL, NULL), NM_REFUSED);
     assert_int_equal(import("My model.Q4_0.gguf", "b:7b", &(nm_import_options){.copy = true}), NM_OK);
-    assert_int_equal(nm_found_list(&list, &count), NM_OK);
+    assert_int_equal(nm_found_list(&list, &count, NULL), NM_OK);
     assert_int_equal(count, 2);
     assert_string_equal(list[0].name, "My-model.Q4_0");
     assert_string_equal(list[1].name, "b:7b");
@@ -118,7 +118,18 @@ static void test_replace_and_remove(void **state)
     assert_int_equal(nm_model_find(&f, "m"), NM_OK);
     assert_int_equal(f.bytes, 5);
     nm_found_free(&f);
-    assert_int_equal(nm_store_remove("m:latest"), NM_OK);
+    assert_int_equal(nm_store_remove("M:latest"), NM_OK);      /* by the rule of lookup: letter case only where it decides */
+    assert_int_equal(import("a.gguf", "m", NULL), NM_OK);
+    assert_int_equal(import("a.gguf", "M", NULL), NM_OK);
+    assert_int_equal(import("a.gguf", "mm", NULL), NM_OK);
+    assert_int_equal(import("a.gguf", "mM", NULL), NM_OK);
+    assert_int_equal(nm_store_remove("MM"), NM_NOT_FOUND);
+    assert_int_equal(nm_store_remove("m"), NM_OK);
+    assert_missing("MM", NM_NOT_FOUND);
+    assert_found("M", "/M/a.gguf", NM_PLACE_STORE);
+    assert_int_equal(nm_store_remove("m"), NM_OK);
+    assert_int_equal(nm_store_remove("mm"), NM_OK);
+    assert_int_equal(nm_store_remove("mm"), NM_OK);
     assert_int_equal(nm_store_remove("m"), NM_NOT_FOUND);
     assert_int_equal(nm_store_remove("../m"), NM_USAGE);
     assert_missing("m", NM_NOT_FOUND);
@@ -199,6 +210,42 @@ static void test_interrupted(void **state)
     shell("test \"$(ls -A .local/share/nomoat/models)\" = .lock");
 }
 
+static int skips;
+static void count_skip(const char *why)
+{
+    assert_true(*why && !strchr(why, '\n'));
+    skips++;
+}
+
+/* One bad entry is left out and told of; all other names stay. */
+static void test_bad_entries(void **state)
+{
+    (void)state;
+    nm_found *list;
+    size_t count;
+    shell("printf abc > a.gguf");
+    assert_int_equal(import("a.gguf", "good", NULL), NM_OK);
+    assert_int_equal(import("a.gguf", "hash", NULL), NM_OK);
+    shell("cd .local/share/nomoat/models; rm -f hash/SHA256SUMS; mkdir hash/SHA256SUMS; ln -s loop loop; mkdir empty; printf x > file");
+    shell("h=.cache/huggingface/hub; mkdir -p $h/models--o--one/snapshots/c1 $h/models--o--two; printf abc > $h/models--o--one/snapshots/c1/x.gguf; "
+          "ln -s snapshots $h/models--o--two/snapshots");
+    skips = 0;
+    assert_int_equal(nm_found_list(&list, &count, count_skip), NM_OK);
+    assert_int_equal(count, 2);
+    assert_string_equal(list[0].name, "good");
+    assert_string_equal(list[1].name, "o/one");
+    assert_true(skips >= 2);
+    nm_found_list_free(list, count);
+    assert_int_equal(nm_found_list(&list, &count, NULL), NM_OK);
+    nm_found_list_free(list, count);
+    assert_found("good", "good/a.gguf", NM_PLACE_STORE);
+    assert_found("GOOD", "good/a.gguf", NM_PLACE_STORE);
+    assert_found("o/one", "x.gguf", NM_PLACE_HF_CACHE);
+    assert_missing("hash", NM_BAD_FILE);
+    assert_missing("empty", NM_NOT_FOUND);
+    assert_int_equal(nm_store_remove("hash"), NM_OK);
+}
+
 static void test_paths_win(void **state)
 {
     (void)state;
@@ -208,6 +255,9 @@ static void test_paths_win(void **state)
     assert_found("m", "m", NM_PLACE_PATH);
     assert_found("m+a", "m+a", NM_PLACE_PATH);
     assert_missing("m+b=0.5", NM_REFUSED);
+    assert_found("a.gguf:latest", "a.gguf", NM_PLACE_PATH);
+    assert_found("./m:latest", "./m", NM_PLACE_PATH);
+    assert_missing("./nothing.gguf:latest", NM_NOT_FOUND);
     assert_missing("", NM_USAGE);
     assert_missing("nothing", NM_NOT_FOUND);
     assert_missing("./nothing.gguf", NM_NOT_FOUND);
@@ -242,7 +292,7 @@ static void test_hf_cache(void **state)
     assert_missing("o/none", NM_NOT_FOUND);
     assert_missing("o/missing", NM_NOT_FOUND);
     assert_missing("o/../one", NM_NOT_FOUND);
-    assert_int_equal(nm_found_list(&list, &count), NM_OK);
+    assert_int_equal(nm_found_list(&list, &count, NULL), NM_OK);
     assert_int_equal(count, 4);
     assert_string_equal(list[0].name, "o/many:many-Q4_K_M.gguf");
     assert_string_equal(list[2].name, "o/many:sub/big-BF16-00001-of-00002.gguf");
@@ -289,7 +339,7 @@ static void test_failing_memory(void **state)
         nm_mem_fail_after(n);
         nm_err err = nm_store_import(&f, &as, "a.gguf", "m", NULL);
         bool stored = err == NM_OK;
-        if (err == NM_OK) err = nm_found_list(&list, &count);
+        if (err == NM_OK) err = nm_found_list(&list, &count, NULL);
         if (err == NM_OK) err = nm_model_find(&g, "o/one");
         if (err == NM_OK && NM_HAVE_OPENSSL) err = nm_store_verify(&f, NULL, NULL);
         if (err == NM_OK) err = nm_store_remove("m");
@@ -310,7 +360,7 @@ int main(void)
         cmocka_unit_test_teardown(test_import, empty_home), cmocka_unit_test_teardown(test_replace_and_remove, empty_home),
         cmocka_unit_test_teardown(test_split, empty_home), cmocka_unit_test_teardown(test_sources, empty_home),
         cmocka_unit_test_teardown(test_verify, empty_home), cmocka_unit_test_teardown(test_interrupted, empty_home),
-        cmocka_unit_test_teardown(test_paths_win, empty_home), cmocka_unit_test_teardown(test_hf_cache, empty_home),
+        cmocka_unit_test_teardown(test_bad_entries, empty_home), cmocka_unit_test_teardown(test_paths_win, empty_home), cmocka_unit_test_teardown(test_hf_cache, empty_home),
         cmocka_unit_test(test_split_names), cmocka_unit_test_teardown(test_failing_memory, empty_home),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

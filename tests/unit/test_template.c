@@ -11,6 +11,8 @@
 #include "format/json.h"
 #include "nm_config.h"
 
+#include "../../cmd/templates.c"
+
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
 static const int64_t NOW = 1767323045;      /* 2026-01-02 03:04:05 UTC */
@@ -44,6 +46,7 @@ static void write_json(nm_str *s, const nm_json *j)
     case NM_JSON_NULL: nm_str_puts(s, "null"); break;
     case NM_JSON_BOOL: nm_str_puts(s, j->boolean ? "true" : "false"); break;
     case NM_JSON_INT: nm_str_printf(s, "%lld", (long long)j->integer); break;
+    case NM_JSON_WIDE: nm_str_printf(s, "%llu", (unsigned long long)j->wide); break;
     case NM_JSON_REAL: nm_str_printf(s, "%.17g", j->real); break;
     case NM_JSON_STRING: nm_str_json(s, j->string.bytes, j->string.length); break;
     case NM_JSON_ARRAY:
@@ -253,6 +256,65 @@ static void expect_bounded(const char *before, const char *unit, size_t times, c
     if ((err != NM_BAD_FILE && err != NM_FAILED) || strncmp(nm_error_text(), "deep: line ", 11)) fail_msg("%s x %zu: %d %s", unit, times, err, nm_error_text());
 }
 
+/* Integers that only an unsigned type holds come through to the bit; nothing is computed with them. */
+static void test_wide_integers(void **state)
+{
+    static const char vars[] = "{\"n\": 18446744073709551615, \"m\": [9223372036854775808, 18446744073709551615], \"d\": {\"id\": 9223372036854775809}}";
+    (void)state;
+    expect_text("{{ n }}|{{ m }}|{{ d }}|{{ n|string ~ d.id }}|{{ n|int }}", vars,
+        "18446744073709551615|[9223372036854775808, 18446744073709551615]|{'id': 9223372036854775809}|184467440737095516159223372036854775809|18446744073709551615");
+    expect_text("{{ d|tojson }}{{ {n: 1}|tojson }}", vars, "{\"id\": 9223372036854775809}{\"18446744073709551615\": 1}");
+    expect_text("{{ n is number }} {{ n is integer }} {{ n is float }} {{ n == m[1] }} {{ n == m[0] }} {{ n in m }} {{ 'y' if n else 'n' }} {{ n == 1 }}", vars,
+        "True True False True False True y False");
+    expect_failure("{{ n + 1 }}", vars, NM_FAILED, "int");
+    expect_failure("{{ n < m[0] }}", vars, NM_FAILED, "int");
+    expect_failure("{{ 18446744073709551615 }}", vars, NM_BAD_FILE, "");
+}
+
+/* The templates that go by a name: system, question, answer, question, and the place of the answer. BOS is the tokenizer's. */
+static void test_named(void **state)
+{
+    static const char vars[] = "{\"messages\": [{\"role\": \"system\", \"content\": \"S\"}, {\"role\": \"user\", \"content\": \"Q\"}, "
+        "{\"role\": \"assistant\", \"content\": \"A\"}, {\"role\": \"user\", \"content\": \"R\"}], \"add_generation_prompt\": true, \"eos_token\": \"</s>\"}";
+    static const struct { const char *name, *text; } cases[] = {
+        {"alpaca", "S\n\n### Instruction:\nQ\n\n### Response:\nA</s>\n\n### Instruction:\nR\n\n### Response:\n"},
+        {"chatml", "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n<|im_start|>user\nR<|im_end|>\n<|im_start|>assistant\n"},
+        {"command-r", "<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>S<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|USER_TOKEN|>Q<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|>"
+            "<|CHATBOT_TOKEN|>A<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|USER_TOKEN|>R<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>"},
+        {"deepseek", "S### Instruction:\nQ\n### Response:\nA\n<|EOT|>\n### Instruction:\nR\n### Response:\n"},
+        {"deepseek2", "S\n\nUser: Q\n\nAssistant: A<｜end▁of▁sentence｜>User: R\n\nAssistant:"},
+        {"deepseek3", "S\n\n<｜User｜>Q<｜Assistant｜>A<｜end▁of▁sentence｜><｜User｜>R<｜Assistant｜>"},
+        {"falcon3", "<|system|>\nS\n<|user|>\nQ\n<|assistant|>\nA\n<|user|>\nR\n<|assistant|>\n"},
+        {"gemma", "<start_of_turn>user\nS\n\nQ<end_of_turn>\n<start_of_turn>model\nA<end_of_turn>\n<start_of_turn>user\nR<end_of_turn>\n<start_of_turn>model\n"},
+        {"granite", "<|start_of_role|>system<|end_of_role|>S<|end_of_text|>\n<|start_of_role|>user<|end_of_role|>Q<|end_of_text|>\n<|start_of_role|>assistant<|end_of_role|>A"
+            "<|end_of_text|>\n<|start_of_role|>user<|end_of_role|>R<|end_of_text|>\n<|start_of_role|>assistant<|end_of_role|>"},
+        {"llama2", "[INST] S\nQ [/INST]A</s>[INST] R [/INST]"},
+        {"llama2-sys", "[INST] <<SYS>>\nS\n<</SYS>>\n\nQ [/INST]A</s>[INST] R [/INST]"},
+        {"llama3", "<|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nQ<|eot_id|><|start_header_id|>assistant<|end_header_id|>"
+            "\n\nA<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nR<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"},
+        {"llama4", "<|header_start|>system<|header_end|>\n\nS<|eot|><|header_start|>user<|header_end|>\n\nQ<|eot|><|header_start|>assistant<|header_end|>\n\nA<|eot|>"
+            "<|header_start|>user<|header_end|>\n\nR<|eot|><|header_start|>assistant<|header_end|>\n\n"},
+        {"mistral-v1", " [INST] S\n\nQ [/INST] A</s> [INST] R [/INST]"}, {"mistral-v3", "[INST] S\n\nQ[/INST] A</s>[INST] R[/INST]"},
+        {"mistral-v3-tekken", "[INST]S\n\nQ[/INST]A</s>[INST]R[/INST]"}, {"mistral-v7", "[SYSTEM_PROMPT] S[/SYSTEM_PROMPT][INST] Q[/INST] A</s>[INST] R[/INST]"},
+        {"mistral-v7-tekken", "[SYSTEM_PROMPT]S[/SYSTEM_PROMPT][INST]Q[/INST]A</s>[INST]R[/INST]"},
+        {"openchat", "S<|end_of_turn|>GPT4 Correct User: Q<|end_of_turn|>GPT4 Correct Assistant: A<|end_of_turn|>GPT4 Correct User: R<|end_of_turn|>GPT4 Correct Assistant:"},
+        {"phi3", "<|system|>\nS<|end|>\n<|user|>\nQ<|end|>\n<|assistant|>\nA<|end|>\n<|user|>\nR<|end|>\n<|assistant|>\n"},
+        {"phi4", "<|im_start|>system<|im_sep|>S<|im_end|><|im_start|>user<|im_sep|>Q<|im_end|><|im_start|>assistant<|im_sep|>A<|im_end|><|im_start|>user<|im_sep|>R<|im_end|>"
+            "<|im_start|>assistant<|im_sep|>"},
+        {"vicuna", "S\n\nUSER: Q\nASSISTANT: A</s>\nUSER: R\nASSISTANT:"}, {"vicuna-orca", "SYSTEM: S\nUSER: Q\nASSISTANT: A</s>\nUSER: R\nASSISTANT:"},
+        {"zephyr", "<|system|>\nS</s>\n<|user|>\nQ</s>\n<|assistant|>\nA</s>\n<|user|>\nR</s>\n<|assistant|>\n"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_string_equal(nm_template_name(i), cases[i].name);
+        expect_text(nm_template_named(cases[i].name), vars, cases[i].text);
+    }
+    assert_null(nm_template_name(sizeof cases / sizeof *cases));
+    assert_null(nm_template_named("chatlm"));
+    expect_text(nm_template_named("alpaca"), "{\"messages\": [{\"role\": \"user\", \"content\": \"Q\"}], \"add_generation_prompt\": true}",
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\nQ\n\n### Response:\n");
+}
+
 static void test_deep_and_long_sources(void **state)
 {
     static const char *const parts[][3] = {
@@ -370,7 +432,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_recorded_cases), cmocka_unit_test(test_real_templates), cmocka_unit_test(test_errors_name_template_and_line), cmocka_unit_test(test_options),
-        cmocka_unit_test(test_deep_and_long_sources), cmocka_unit_test(test_many_names), cmocka_unit_test(test_hostile_renderings), cmocka_unit_test(test_growing_text),
+        cmocka_unit_test(test_wide_integers), cmocka_unit_test(test_named), cmocka_unit_test(test_deep_and_long_sources), cmocka_unit_test(test_many_names), cmocka_unit_test(test_hostile_renderings), cmocka_unit_test(test_growing_text),
         cmocka_unit_test(test_each_allocation_fails)
     };
     if (!NM_HAVE_JANSSON) return 0;

@@ -4,7 +4,10 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <fcntl.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "../../cmd/term.c"
@@ -47,6 +50,7 @@ static void test_safe(void **state)
     SAFE("\xf0\x9f\x98", "\\xf0\\x9f\\x98");                    /* cut at the end */
     SAFE("\xf0\x9f\x1b]0;x\x07", "\\xf0\\x9f\\x1b]0;x\\x07");   /* a control inside a character */
     SAFE("\xe2\x82" "a\xc3", "\\xe2\\x82a\\xc3");
+    SAFE("\xe2\x80\xaa\xd7\x90\xe2\x80\xac", "\xe2\x80\xaa\xd7\x90\xe2\x80\xac");     /* the order of a text is its own */
     SAFE("\xed\xa0\x80 \xc0\x80 \xff", "\\xed\\xa0\\x80 \\xc0\\x80 \\xff");
 }
 
@@ -69,6 +73,34 @@ static void test_safe_random(void **state)
         assert_safe(text, n, first);
         nm_free(first);
     }
+}
+
+/* Standard output that does not block, as some programs leave it behind: what a slow reader has no room for waits. */
+static void test_slow_reader(void **state)
+{
+    enum { LINES = 40000 };
+    int ends[2], status;
+    (void)state;
+    assert_int_equal(pipe(ends), 0);
+    assert_int_equal(fcntl(ends[1], F_SETFL, O_NONBLOCK), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        nm_err err = NM_OK;
+        dup2(ends[1], STDOUT_FILENO);
+        for (int i = 0; err == NM_OK && i < LINES; i++) err = nm_out_printf("%07d ", i);
+        if (err == NM_OK) err = nm_out_flush();
+        _exit(err);
+    }
+    close(ends[1]);
+    usleep(50000);
+    static char all[8 * LINES];
+    size_t n = 0;
+    for (ssize_t got; (got = read(ends[0], all + n, sizeof all - n)) > 0;) n += (size_t)got;
+    close(ends[0]);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    assert_int_equal(n, sizeof all);
+    assert_memory_equal(all + n - 8, "0039999 ", 8);
 }
 
 typedef struct split { nm_str thinking, rest; } split;
@@ -129,7 +161,7 @@ static void test_bytes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_safe), cmocka_unit_test(test_safe_random), cmocka_unit_test(test_thinking), cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_safe), cmocka_unit_test(test_safe_random), cmocka_unit_test(test_slow_reader), cmocka_unit_test(test_thinking), cmocka_unit_test(test_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -210,11 +210,11 @@ static void expect_text(const nm_tokenizer *t, const int32_t *ids, size_t count,
 }
 
 /* Streamed pieces are whole characters wherever the text has any, and add up to the text. */
-static void expect_stream(const nm_tokenizer *t, const int32_t *ids, size_t count, const char *want, size_t want_length)
+static void expect_stream(const nm_tokenizer *t, const int32_t *ids, size_t count, unsigned flags, const char *want, size_t want_length)
 {
     nm_decoder *d;
     nm_str all = {0};
-    assert_int_equal(nm_decoder_open(&d, t, 0), NM_OK);
+    assert_int_equal(nm_decoder_open(&d, t, flags), NM_OK);
     assert_int_equal(nm_str_append(&all, "", 0), NM_OK);
     for (size_t i = 0; i <= count; i++) {
         const char *text;
@@ -239,7 +239,7 @@ static void expect_round_trip(const nm_tokenizer *t, const char *text, size_t le
     size_t count;
     int32_t *ids = encode(t, text, length, 0, &count);
     expect_text(t, ids, count, 0, text, length);
-    expect_stream(t, ids, count, text, length);
+    expect_stream(t, ids, count, 0, text, length);
     nm_free(ids);
 }
 
@@ -464,6 +464,12 @@ static void test_sentencepiece(void **state)
     expect_tokens(t, "aaaaaa", 0, "\xe2\x96\x81|aaaa|aa");
     expect_tokens(t, "<b>hello", 0, "<b>|\xe2\x96\x81hello");
     expect_tokens(t, "   a", 0, "\xe2\x96\x81\xe2\x96\x81\xe2\x96\x81|\xe2\x96\x81|a");    /* runs of spaces before all others */
+    size_t count;
+    int32_t *ids = encode(t, "hello a", 7, 0, &count);
+    expect_text(t, ids, count, 0, "hello a", 7);
+    expect_text(t, ids, count, NM_TEXT_CONTINUES, " hello a", 8);   /* "aa" + " hello a" */
+    expect_stream(t, ids, count, NM_TEXT_CONTINUES, " hello a", 8);
+    nm_free(ids);
     nm_tokenizer_close(&t);
     t = open_vocab(&v, "llama", "default", squeeze);
     expect_tokens(t, "  hello   a ", 0, "\xe2\x96\x81hello|\xe2\x96\x81|a");
@@ -488,7 +494,8 @@ static void test_wordpiece(void **state)
         expect_ids(t, "in\x01g\tings\xff", 10, 0, "15 16 15 16 8", "bert");
         static const int32_t ids[] = {2, 5, 10, 6, 7, 8, 9, 3};
         expect_text(t, ids, 8, 0, "hello, worlds!", 14);
-        expect_stream(t, ids, 8, "hello, worlds!", 14);
+        expect_stream(t, ids, 8, 0, "hello, worlds!", 14);
+        expect_text(t, ids, 8, NM_TEXT_CONTINUES, " hello, worlds!", 15);
         nm_tokenizer_close(&t);
     }
 }
