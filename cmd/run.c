@@ -1,8 +1,8 @@
 /* nomoat run: one answer, a text continued, or a chat. */
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "commands.h"
@@ -72,12 +72,18 @@ static bool stdin_speaks(void)
     return poll(&fd, 1, 1000) != 0;
 }
 
+/* nohup puts a /dev/null that is open for writing alone in the place of a terminal; that, like none at all, is no input. */
+static bool stdin_readable(void)
+{
+    int flags = fcntl(STDIN_FILENO, F_GETFL);
+    return flags >= 0 && (flags & O_ACCMODE) != O_WRONLY;
+}
+
 static nm_err add_stdin(prompt *p, bool alone)
 {
     char *text;
     size_t length;
-    struct stat st;
-    if (nm_term_is(STDIN_FILENO) || fstat(STDIN_FILENO, &st)) return NM_OK;
+    if (nm_term_is(STDIN_FILENO) || !stdin_readable()) return NM_OK;
     if (!alone && !p->wait && !stdin_speaks()) {
         nm_note("standard input stays silent and is left aside; '-' as a word waits for it");
         return NM_OK;

@@ -44,6 +44,10 @@ silent() { "$NOMOAT" run "$model" --raw -n 2 abc >"$work/out" 2>"$work/err" <&3 
 check 'a silent pipe is left' silent
 quiet() { "$NOMOAT" run "$model" --raw -n 2 -q abc >"$work/out" 2>"$work/err" <&3 && [ ! -s "$work/err" ]; }
 check 'and --quiet says nothing' quiet
+written() { "$NOMOAT" run "$model" --raw -n 2 abc >"$work/out" 2>"$work/err" 0>/dev/null; }
+check 'nor is a standard input that can only be written, as nohup makes it, in the way' written
+written() { "$NOMOAT" run "$model" >"$work/out" 2>"$work/err" 0>/dev/null; [ $? -eq 2 ] && says 'no prompt'; }
+check 'and alone it is no prompt' written
 
 # ---- refusals
 check 'no prompt' ends_with 2 run "$model"
