@@ -35,8 +35,7 @@ static nm_err gather(facts *f)
 static nm_err print_machine(const facts *f)
 {
     char a[32], b[32];
-    NM_TRY(nm_out_printf("nomoat    %s%s%s%s\n", nm_version(), NM_HAVE_OPENSSL ? "" : ", without SHA-256",
-                         NM_HAVE_JANSSON ? "" : ", without JSON input",
+    NM_TRY(nm_out_printf("nomoat    %s%s%s\n", nm_version(), NM_HAVE_OPENSSL ? "" : ", without SHA-256",
                          NM_HAVE_LIBEDIT ? "" : ", without line editing"));
     NM_TRY(nm_out_printf("kernels   %s\n", nm_kernels_describe()));
     NM_TRY(nm_out_printf("threads   %d (physical cores granted: %d)\n", nm_threads(), nm_machine_cores()));
