@@ -83,7 +83,8 @@ static size_t last_of(const chat *c, const char *role)
 
 /* ---- Answers ----------------------------------------------------------------------------------------------------- */
 
-/* Answers the conversation as it stands. What a failed one began leaves no trace; an interrupted one keeps what was said. */
+/* Answers the conversation as it stands. What a failed one began leaves no trace; an interrupted one keeps what was said. An empty answer
+ * is one, too: most templates want user and assistant to alternate. */
 static nm_err answer(chat *c)
 {
     int32_t *ids = NULL;
@@ -91,11 +92,12 @@ static nm_err answer(chat *c)
     nm_answer a = {0};
     nm_err err = nm_talk_prompt(c->talk, c->set, c->messages, c->count, &ids, &n);
     if (err == NM_OK) err = nm_talk_answer(c->talk, c->set, ids, n, true, &a);
-    bool said = (err == NM_OK || err == NM_INTERRUPTED) && a.text.length > 0;
+    bool said = err == NM_OK || (err == NM_INTERRUPTED && a.text.length > 0);
     if (said) {
         bool open_line = a.visible.length && a.visible.data[a.visible.length - 1] != '\n';
         nm_err shown = nm_out_puts(open_line ? "\n\n" : "\n");
         if (shown == NM_OK) shown = nm_out_flush();
+        if (!a.text.length) say("(the answer is empty)");
         nm_err kept = insert(c, c->count, "assistant", a.text.data, a.text.length);
         if (err == NM_OK && c->set->common.verbose) nm_talk_note_speed(&a);
         err = shown != NM_OK ? shown : kept != NM_OK ? kept : err;

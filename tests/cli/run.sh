@@ -133,4 +133,11 @@ on_terminal '?>>> ' "=half a line$interrupt" '?once more' '?>>> ' "=$(printf '\0
 check 'and a line' test $? -eq 0
 on_terminal '?>>> ' =half '?half' '!TERM' -- "$NOMOAT" run "$model"
 check 'SIGTERM ends it with the terminal as it was' test $? -eq 143
+
+# ---- turns that come to nothing
+alternating='{% for m in messages %}{% if (m.role == "user") != (loop.index0 % 2 == 0) %}{{ raise_exception("roles must alternate") }}{% endif %}{{ m.content }}{% endfor %}'
+contents() { grep -o '"content": "[^"]*"' "$work/talk.json" | sed 's/"content": //' | tr '\n' ' '; }
+on_terminal '?>>> ' "=/set max-tokens 0$enter" '?>>> ' "=Hello$enter" '?the answer is empty' '?>>> ' "=Again$enter" '?the answer is empty' \
+    '?>>> ' "=/save $work/talk.json$enter" '?saved to' '?>>> ' "=/bye$enter" -- "$NOMOAT" run "$model" --template "$alternating"
+check 'an empty answer is one, and the chat goes on' test "$(contents)" = '"Hello" "" "Again" "" '
 finish
