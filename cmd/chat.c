@@ -118,16 +118,25 @@ static nm_err ask(chat *c, const char *text, size_t length)
     return err == NM_INTERRUPTED ? NM_OK : err;
 }
 
-/* Takes back the last question and what followed it; *text: nm_free. NULL if nothing was asked. */
-static nm_err take_back(chat *c, char **text)
+/* Asks in the place of the last question and what followed it; where that comes to nothing, they stay. text NULL: the same again. */
+static nm_err ask_instead(chat *c, const char *text, size_t length)
 {
-    size_t at = last_of(c, "user");
-    *text = NULL;
+    size_t at = last_of(c, "user"), n = c->count - at;
     if (at == SIZE_MAX) return nm_fail(NM_USAGE, "nothing was asked yet");
-    *text = nm_strndup(c->messages[at].content, c->messages[at].length);
-    if (!*text) return nm_fail_memory(c->messages[at].length);
-    drop_from(c, at);
-    return NM_OK;
+    nm_message *before = nm_calloc(n, sizeof *before);
+    if (!before) return nm_fail_memory(n * sizeof *before);
+    memcpy(before, c->messages + at, n * sizeof *before);
+    c->count = at;
+    nm_err err = ask(c, text ? text : before[0].content, text ? length : before[0].length);
+    if (c->count == at) {
+        memcpy(c->messages + at, before, n * sizeof *before);
+        c->count = at + n;
+        say("(the last question and its answer stay)");
+    } else {
+        for (size_t i = 0; i < n; i++) nm_free(before[i].content);
+    }
+    nm_free(before);
+    return err;
 }
 
 /* ---- Lines ------------------------------------------------------------------------------------------------------- */
@@ -275,12 +284,8 @@ static nm_err cmd_set(chat *c, const char *argument)
 
 static nm_err cmd_again(chat *c, const char *argument)
 {
-    char *text;
     (void)argument;
-    NM_TRY(take_back(c, &text));
-    nm_err err = ask(c, text, strlen(text));
-    nm_free(text);
-    return err;
+    return ask_instead(c, NULL, 0);
 }
 
 /* Lets the user's editor change the text. */
@@ -302,14 +307,10 @@ static nm_err edit_text(const char *text, char **edited, size_t *length)
 /* The last question, changed and asked again: in the user's editor, else on the line. */
 static nm_err cmd_edit(chat *c, const char *argument)
 {
-    char *text, *edited = NULL;
+    char *edited = NULL;
     size_t length = 0, at = last_of(c, "user");
     const char *visual = getenv("VISUAL"), *editor = getenv("EDITOR");
-    if (*argument) {
-        NM_TRY(take_back(c, &text));
-        nm_free(text);
-        return ask(c, argument, strlen(argument));
-    }
+    if (*argument) return ask_instead(c, argument, strlen(argument));
     if (at == SIZE_MAX) return nm_fail(NM_USAGE, "nothing was asked yet");
     bool has_editor = (visual && *visual) || (editor && *editor);
     if (!has_editor && strchr(c->messages[at].content, '\n'))
@@ -325,11 +326,7 @@ static nm_err cmd_edit(chat *c, const char *argument)
     } else {
         NM_TRY(edit_text(c->messages[at].content, &edited, &length));
     }
-    nm_err err = NM_OK;
-    if (length) {
-        drop_from(c, at);
-        err = ask(c, edited, length);
-    }
+    nm_err err = length ? ask_instead(c, edited, length) : NM_OK;
     nm_free(edited);
     return err;
 }

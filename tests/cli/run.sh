@@ -140,4 +140,9 @@ contents() { grep -o '"content": "[^"]*"' "$work/talk.json" | sed 's/"content": 
 on_terminal '?>>> ' "=/set max-tokens 0$enter" '?>>> ' "=Hello$enter" '?the answer is empty' '?>>> ' "=Again$enter" '?the answer is empty' \
     '?>>> ' "=/save $work/talk.json$enter" '?saved to' '?>>> ' "=/bye$enter" -- "$NOMOAT" run "$model" --template "$alternating"
 check 'an empty answer is one, and the chat goes on' test "$(contents)" = '"Hello" "" "Again" "" '
+refusing='{% for m in messages %}{% if "bad" in m.content %}{{ raise_exception("no bad words") }}{% endif %}{{ m.content }}{% endfor %}'
+on_terminal '?>>> ' "=Hello$enter" '?Hello' '?>>> ' "=/edit bad$enter" '?no bad words' '?stay' '?>>> ' \
+    "=/save $work/talk.json$enter" '?saved to' '?>>> ' "=/bye$enter" -- "$NOMOAT" run "$model" --template "$refusing" -n 3
+kept() { contents | grep -q '^"Hello" "..*" $'; }
+check 'a question that is refused leaves the one it was to replace' kept
 finish
