@@ -11,7 +11,7 @@
 #include "os/file.h"
 #include "talk.h"
 
-enum { CONVERSATION_MOST = 64 << 20 };
+enum { CONVERSATION_MOST = 64 << 20, ANSWER_ROOM = 256 };     /* ANSWER_ROOM: tokens that an answer should have */
 
 typedef struct chat {
     nm_talk *talk;
@@ -83,6 +83,15 @@ static size_t last_of(const chat *c, const char *role)
 
 /* ---- Answers ----------------------------------------------------------------------------------------------------- */
 
+/* NM_USAGE, with what can be done within a chat, where the conversation no longer fits. */
+static nm_err check_room(const chat *c, size_t tokens)
+{
+    if (tokens <= (size_t)c->talk->context) return NM_OK;
+    return nm_fail(NM_USAGE, "the conversation has %zu tokens with this message, and the context holds %d: ask more briefly, /clear forgets what was "
+                             "said%s, or /save it, leave and start with -c %zu or more",
+                   tokens, c->talk->context, has_system(c) ? ", /system TEXT changes the system message" : "", tokens + ANSWER_ROOM);
+}
+
 /* Answers the conversation as it stands. What a failed one began leaves no trace; an interrupted one keeps what was said. An empty answer
  * is one, too: most templates want user and assistant to alternate. */
 static nm_err answer(chat *c)
@@ -91,6 +100,7 @@ static nm_err answer(chat *c)
     size_t n = 0;
     nm_answer a = {0};
     nm_err err = nm_talk_prompt(c->talk, c->set, c->messages, c->count, &ids, &n);
+    if (err == NM_OK) err = check_room(c, n);
     if (err == NM_OK) err = nm_talk_answer(c->talk, c->set, ids, n, true, &a);
     bool said = err == NM_OK || (err == NM_INTERRUPTED && a.text.length > 0);
     if (said) {

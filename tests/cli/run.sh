@@ -145,4 +145,7 @@ on_terminal '?>>> ' "=Hello$enter" '?Hello' '?>>> ' "=/edit bad$enter" '?no bad 
     "=/save $work/talk.json$enter" '?saved to' '?>>> ' "=/bye$enter" -- "$NOMOAT" run "$model" --template "$refusing" -n 3
 kept() { contents | grep -q '^"Hello" "..*" $'; }
 check 'a question that is refused leaves the one it was to replace' kept
+on_terminal '?>>> ' "=Hello$enter" '?Hello' '?context of 24 tokens is full' '?>>> ' "=Go on$enter" '?context holds 24' '?/clear' '?>>> ' \
+    "=/clear$enter" '?is empty' '?>>> ' "=Hello$enter" '?Hello' '?context of 24 tokens is full' '?>>> ' "=/bye$enter" -- "$NOMOAT" run "$model" --ignore-eos -c 24
+check 'a full context is told with what helps in a chat' test $? -eq 0
 finish
