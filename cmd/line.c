@@ -160,6 +160,7 @@ nm_err nm_line_read(nm_line *line, const char *prompt, nm_str *text, nm_typed *t
     line->prompt = prompt;
     nm_interrupted = 0;
     guard_terminal();
+    el_set(line->edit, EL_PREP_TERM, 1);    /* before the prompt shows: libedit does it behind, and who is quick is echoed twice */
     const char *s = el_gets(line->edit, &count);
     unguard_terminal();
     *typed = nm_interrupted ? NM_TYPED_INTERRUPT : s && count > 0 ? NM_TYPED_LINE : NM_TYPED_END;
