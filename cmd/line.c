@@ -128,7 +128,9 @@ void nm_line_close(nm_line **line)
 
 /* libedit holds the terminal raw while a line is typed: who ends the program then still gets it back as it was. */
 static struct termios terminal_before;
-static struct sigaction term_before, hup_before;
+static const int endings[] = {SIGTERM, SIGHUP, SIGQUIT};
+enum { ENDINGS = sizeof endings / sizeof *endings };
+static struct sigaction ending_before[ENDINGS];
 
 static void on_end(int signal_number)
 {
@@ -141,15 +143,15 @@ static void guard_terminal(void)
     struct sigaction action = {.sa_handler = on_end, .sa_flags = SA_RESETHAND};
     tcgetattr(STDIN_FILENO, &terminal_before);
     sigemptyset(&action.sa_mask);
-    sigaction(SIGTERM, &action, &term_before);
-    sigaction(SIGHUP, &action, &hup_before);
-    if (hup_before.sa_handler == SIG_IGN) signal(SIGHUP, SIG_IGN);      /* nohup */
+    for (int i = 0; i < ENDINGS; i++) {
+        sigaction(endings[i], &action, &ending_before[i]);
+        if (ending_before[i].sa_handler == SIG_IGN) signal(endings[i], SIG_IGN);    /* nohup */
+    }
 }
 
 static void unguard_terminal(void)
 {
-    sigaction(SIGTERM, &term_before, NULL);
-    sigaction(SIGHUP, &hup_before, NULL);
+    for (int i = 0; i < ENDINGS; i++) sigaction(endings[i], &ending_before[i], NULL);
 }
 
 nm_err nm_line_read(nm_line *line, const char *prompt, nm_str *text, nm_typed *typed)

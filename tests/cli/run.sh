@@ -133,6 +133,14 @@ on_terminal '?>>> ' "=half a line$interrupt" '?once more' '?>>> ' "=$(printf '\0
 check 'and a line' test $? -eq 0
 on_terminal '?>>> ' =half '?half' '!TERM' -- "$NOMOAT" run "$model"
 check 'SIGTERM ends it with the terminal as it was' test $? -eq 143
+ulimit -c 0
+on_terminal '?>>> ' =half '?half' "=$(printf '\034')" -- "$NOMOAT" run "$model"
+check 'Ctrl-\, too' test $? -eq 131
+escape=$(printf '\033')
+on_terminal "?$escape[2m" '?' '!TERM' -- "$NOMOAT" run "$model" hi --template '{{ messages[0].content }}<think>' --ignore-eos -c 100000
+check 'SIGTERM within thinking' test $? -eq 143
+bright() { tail -c 6 "$work/screen" | grep -qF "$escape[22m"; }
+check 'leaves no dim terminal' bright
 
 # ---- turns that come to nothing
 alternating='{% for m in messages %}{% if (m.role == "user") != (loop.index0 % 2 == 0) %}{{ raise_exception("roles must alternate") }}{% endif %}{{ m.content }}{% endfor %}'
