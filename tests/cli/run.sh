@@ -142,6 +142,21 @@ check 'SIGTERM within thinking' test $? -eq 143
 bright() { tail -c 6 "$work/screen" | grep -qF "$escape[22m"; }
 check 'leaves no dim terminal' bright
 
+# ---- what is typed
+history=$HOME/.local/state/nomoat/history
+on_terminal '?>>> ' "=/set top-k 7$enter" '?>>> ' '=x' '?x' '!TERM' -- "$NOMOAT" run "$model"
+check 'SIGTERM leaves the lines typed before in the history' grep -q '^/set top-k 7$' "$history"
+on_terminal '?>>> ' "=$(printf '\020')" '?/set top-k 7' "=$interrupt" '?once more' '?>>> ' "=/stack$enter" '?>>> ' "=$(printf '\020')$(printf '\020')" '?et top-k 7' \
+    "=$interrupt" '?>>> ' "=$interrupt" -- "$NOMOAT" run "$model"
+check 'and the next chat has them' test $? -eq 0
+awk 'BEGIN { print "_HiStOrY_V2_"; for (i = 0; i < 20000; i++) print "line", i, "of many" }' >"$history"
+on_terminal '?>>> ' "=$(printf '\020')" '?line 19999 of many' "=$interrupt" '?>>> ' "=$interrupt" -- "$NOMOAT" run "$model"
+short() { [ "$(wc -l <"$history")" -eq 1001 ] && tail -n 1 "$history" | grep -q '^line 19999 of many$'; }
+check 'a history that has grown long is cut' short
+on_terminal '?>>> ' "=/system $(printf 'a\351b')$enter" '?>>> ' "=/save $work/talk.json$enter" '?saved to' '?>>> ' "=/bye$enter" -- "$NOMOAT" run "$model"
+replaced() { grep -q "\"a$(printf '\357\277\275')b\"" "$work/talk.json"; }
+check 'a byte that is no UTF-8 takes no other with it' replaced
+
 # ---- turns that come to nothing
 alternating='{% for m in messages %}{% if (m.role == "user") != (loop.index0 % 2 == 0) %}{{ raise_exception("roles must alternate") }}{% endif %}{{ m.content }}{% endfor %}'
 contents() { grep -o '"content": "[^"]*"' "$work/talk.json" | sed 's/"content": //' | tr '\n' ' '; }
