@@ -209,7 +209,7 @@ static nm_err fill_vars(nm_vars *vars, const nm_talk *talk, const nm_run_setting
 nm_err nm_talk_prompt(nm_talk *talk, const nm_run_settings *set, const nm_message *messages, size_t count, int32_t **ids, size_t *n_ids)
 {
     nm_vars vars = {0};
-    nm_template_options how = {.now = INT64_MIN};
+    nm_template_options how = {.now = INT64_MIN, .cancel = &nm_interrupted};
     char *text = NULL;
     size_t length;
     nm_err err = NM_OK;

@@ -82,7 +82,7 @@ static nm_err open_template(nm_template **tmpl, nm_model **model, const settings
 static int run(void *arg, int count, char **operands)
 {
     const settings *set = arg;
-    nm_template_options how = {.now = INT64_MIN};
+    nm_template_options how = {.now = INT64_MIN, .cancel = &nm_interrupted};
     nm_template *tmpl = NULL;
     nm_model *model = NULL;
     nm_vars vars = {0};
@@ -97,6 +97,7 @@ static int run(void *arg, int count, char **operands)
     NM_GOTO(nm_talk_default_vars(&vars, model ? nm_model_tokenizer(model) : NULL));
     NM_GOTO(nm_vars_default(&vars, "add_generation_prompt", "false"));
     NM_GOTO(nm_vars_end(&vars));
+    nm_interrupts_catch();
     NM_GOTO(nm_template_render(tmpl, vars.text.data, vars.text.length, &how, &text, &length));
     NM_GOTO(nm_out_text(text, length));
     err = nm_out_text_end();
