@@ -56,6 +56,14 @@ check 'a template' template 'Hi|True|2026-01-02T03:04:05' 2026-01-02T03:04:05
 check 'a time with an offset' template 'Hi|True|2026-01-02T01:04:05' 2026-01-02T03:04:05+02:00
 check 'a day alone' template 'Hi|True|2026-01-02T00:00:00' 2026-01-02
 check 'no time' ends_with 2 template "$work/t.jinja" --now tomorrow
+for now in 2026-02-29 2026-04-31 2026-1-02 26-01-02 2026-01-02T 2026-01-02T3:04 2026-01-02T24:00 2026-01-02T03:04: 2026-01-02T03:04:60 2026-01-02T03:04:05. \
+    2026-01-02T03:04:05+2 2026-01-02T03:04:05+25:00 2026-01-02T03:04:05+02:7 2026-01-02T03:04:05Zx '2026-01- 2' '2026-01-02T+3:04' 2026-01-02Z; do
+    check "nor is $now" ends_with 2 template "$work/t.jinja" --now "$now"
+done
+check 'a leap day' template 'Hi|True|2028-02-29T12:00:00' 2028-02-29T12:00Z
+check 'an offset without a colon' template 'Hi|True|2026-01-02T05:34:05' 2026-01-02T03:04:05.25-0230
+as_json() { printf '%s' "$vars" | prints '{"text": "Hi|True|2026-01-02T00:00:00"}' template "$work/t.jinja" --now 2026-01-02 --json; }
+check 'as JSON' as_json
 printf '{{ raise_exception("no") }}' >"$work/refuse.jinja"
 refuses() { echo '{}' | "$NOMOAT" template "$work/refuse.jinja" >"$work/out" 2>"$work/err"; [ $? -eq 6 ]; }
 check "a template's own refusal" refuses
