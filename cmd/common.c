@@ -57,6 +57,14 @@ nm_err nm_open_model(nm_model **out, nm_found *found, const char *model, const n
     return err;
 }
 
+bool nm_store_busy(void)
+{
+    static bool said;
+    if (!said) nm_note("another nomoat changes the store; waiting");
+    said = true;
+    return nm_interrupted;
+}
+
 nm_err nm_need_tokenizer(const nm_tokenizer **out, const nm_model *model)
 {
     *out = nm_model_tokenizer(model);

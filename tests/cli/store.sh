@@ -41,7 +41,24 @@ if grep -q sha256 "$work/out" || run list --json && has sha256; then
 else
     skip 'doctor --verify' 'no SHA-256'
 fi
-check 'rm' run rm tiny:1
+check 'rm with a name that is not there' ends_with 3 rm tiny:1 nosuch
+check 'says which' says '^nomoat: nosuch: '
+check 'and removes nothing' test -d "$store/tiny:1"
+check 'a name given twice' ends_with 2 rm tiny:1 tiny:1
+exec 8>>"$store/.lock"
+flock 8 2>/dev/null && locked=yes || locked=
+if [ "$locked" ]; then
+    # shellcheck disable=SC2016  # the inner shell's
+    on_terminal '?another nomoat changes the store; waiting' "=$(printf '\003')" -- sh -c 'trap : INT; "$0" import "$1" --name waits; echo "ends $?"' "$NOMOAT" "$work/Tiny Llama.gguf"
+    check 'import waits for another nomoat, and Ctrl-C ends that' shown 'ends 130'
+else
+    skip 'import waits for another nomoat' 'no flock'
+fi
+exec 8>&-
+limited() { (ulimit -f 8; "$NOMOAT" import "$work/Tiny Llama.gguf" --name limited --copy >"$work/out" 2>"$work/err"); [ $? -eq 1 ] && [ "$(wc -l <"$work/err")" -eq 1 ]; }
+check 'a limit on the size of files is exit 1 with a line' limited
+check 'and leaves nothing' test ! -e "$store/.tmp" -a ! -e "$store/limited"
+check 'rm' prints '{"removed": ["tiny:1"]}' rm tiny:1 --json
 check 'takes the folder away' test ! -e "$store/tiny:1"
 check 'and leaves the original' test -f "$work/Tiny Llama.gguf"
 
