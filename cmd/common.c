@@ -65,6 +65,15 @@ bool nm_store_busy(void)
     return nm_interrupted;
 }
 
+nm_err nm_choose_kv(nm_kv_type *out, nm_compute compute, int32_t kv)
+{
+    *out = compute == NM_COMPUTE_F32 ? NM_KV_F32 : NM_KV_F16;
+    if (kv < 0) return NM_OK;
+    if (compute == NM_COMPUTE_F32 && kv != NM_KV_F32) return nm_fail(NM_USAGE, "--compute f32 keeps K and V in f32, too: leave --kv away");
+    *out = (nm_kv_type)kv;
+    return NM_OK;
+}
+
 nm_err nm_need_tokenizer(const nm_tokenizer **out, const nm_model *model)
 {
     *out = nm_model_tokenizer(model);

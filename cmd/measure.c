@@ -9,13 +9,11 @@
 
 nm_err nm_measure_open(nm_measure *m, const nm_model *model, const nm_common *common, int32_t kv, size_t tokens)
 {
-    nm_session_options so = {.compute = (nm_compute)common->compute, .kv = common->compute == NM_COMPUTE_F32 ? NM_KV_F32 : NM_KV_F16};
+    nm_session_options so = {.compute = (nm_compute)common->compute};
     nm_runner_options ro = {.compute = (nm_compute)common->compute};
     *m = (nm_measure){.model = model};
     if (tokens > INT32_MAX) return nm_fail(NM_USAGE, "%zu tokens are more than one context can hold", tokens);
-    if (kv >= 0 && so.compute == NM_COMPUTE_F32 && kv != NM_KV_F32)
-        return nm_fail(NM_USAGE, "--compute f32 keeps K and V in f32, too: leave --kv away");
-    if (kv >= 0) so.kv = (nm_kv_type)kv;
+    NM_TRY(nm_choose_kv(&so.kv, so.compute, kv));
     so.context = tokens ? (int32_t)tokens : 1;
     uint64_t need = nm_session_bytes(model, &so), have = nm_machine_memory_available();
     char a[32], b[32];
