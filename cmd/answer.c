@@ -149,7 +149,8 @@ static nm_err on_logits(void *arg, int32_t index, const float *logits, int32_t n
 {
     work *w = arg;
     (void)index, (void)n_vocab;
-    return nm_sampler_draw(w->sampler, logits, &w->token);
+    nm_err err = nm_sampler_draw(w->sampler, logits, &w->token);
+    return err == NM_FAILED ? nm_fail_in(err, w->talk->found.name) : err;
 }
 
 static nm_err feed(work *w, const int32_t *ids, size_t n, nm_want want)

@@ -11,11 +11,29 @@
 
 #include "os/file.h"
 
+/* True if a list like "avx2,amx" names the tier. */
+static bool names_tier(const char *mask, const char *tier)
+{
+    size_t n = strlen(tier);
+    for (const char *at = mask; (at = strstr(at, tier)); at += n)
+        if ((at == mask || at[-1] == ',') && (!at[n] || at[n] == ',')) return true;
+    return false;
+}
+
+static nm_err apply_kernels(const char *mask)
+{
+    NM_TRY(nm_set_kernels(mask));
+    const char *tier = nm_kernels_tier();
+    if (!names_tier(mask, tier) && !names_tier(mask, "all"))
+        nm_note("--kernels %s: this machine cannot; tier %s is used. 'nomoat doctor' shows what there is", mask, tier);
+    return NM_OK;
+}
+
 nm_err nm_common_apply(const nm_common *common)
 {
     nm_notes_quiet(common->quiet);
     NM_TRY(nm_set_threads(common->threads));
-    return common->kernels ? nm_set_kernels(common->kernels) : NM_OK;
+    return common->kernels ? apply_kernels(common->kernels) : NM_OK;
 }
 
 /* Adds the nearest known name to a "no such model". */

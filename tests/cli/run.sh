@@ -105,6 +105,15 @@ check 'scores all but the first token of each window' test "$(value tokens)" = 9
 run perplexity "$model" "$work/text" --length 32 --windows 3 --second-half --json
 check 'or the second half' test "$(value tokens)" = 45
 check 'with BOS' run perplexity "$model" "$work/text" --length 32 --windows 2 --bos
+check 'windows longer than the trained length' run perplexity "$model" "$work/text" --length 300 --windows 1
+check 'are told of' says 'more than the 256 tokens'
+cp "$model" "$work/huge.gguf"       # weights of 3e38 are finite, what comes of them is not
+run show "$model" --json --tensors
+offset=$(sed 's/.*"name": "output_norm.weight"[^}]*"offset": \([0-9]*\).*/\1/' "$work/out")
+# shellcheck disable=SC2046  # one word a number
+printf '\346\261\141\177%.0s' $(seq 64) | dd of="$work/huge.gguf" bs=1 seek="$offset" conv=notrunc 2>/dev/null
+check 'logits that are no numbers' ends_with 1 run "$work/huge.gguf" hi -n 4
+check 'name the model' says "^nomoat: $work/huge.gguf: "
 check 'a text that is too short' ends_with 2 perplexity "$model" "$work/prompt"
 
 # ---- the chat

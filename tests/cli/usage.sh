@@ -29,6 +29,8 @@ check 'a word too many' ends_with 2 show a b
 check 'a word too few' ends_with 2 show
 check 'a flag before the command' ends_with 2 --threads 2 run
 check 'an unknown tier' ends_with 2 doctor --kernels nothing
+amx() { out doctor --kernels amx && { has '^kernels.*using amx' || says 'kernels amx: this machine cannot'; }; }
+check 'a tier that the machine lacks is told' amx
 check 'a missing model' ends_with 3 run missing-model hi
 check 'a missing file' ends_with 3 run ./missing.gguf hi
 check 'a folder' ends_with 4 run / hi
