@@ -243,7 +243,8 @@ out:
 void nm_talk_note_speed(const nm_answer *a)
 {
     size_t run = a->prompt_tokens - a->reused;
-    nm_note("prompt %zu tokens (%zu kept), %.1f/s; answer %zu tokens, %.1f/s; seed %llu", a->prompt_tokens, a->reused,
-            a->prompt_seconds > 0 ? (double)run / a->prompt_seconds : 0.0, a->n_ids, a->seconds > 0 ? (double)a->n_ids / a->seconds : 0.0,
-            (unsigned long long)a->seed);
+    char rate[32] = "";
+    if (a->n_ids > 1 && a->seconds > 0) snprintf(rate, sizeof rate, ", %.1f/s", (double)(a->n_ids - 1) / a->seconds);
+    nm_note("prompt %zu tokens (%zu kept), %.1f/s; answer %zu tokens%s; seed %llu", a->prompt_tokens, a->reused,
+            a->prompt_seconds > 0 ? (double)run / a->prompt_seconds : 0.0, a->n_ids, rate, (unsigned long long)a->seed);
 }

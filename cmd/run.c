@@ -131,6 +131,13 @@ out:
 
 static double per_second(double count, double seconds) { return seconds > 0 ? count / seconds : 0; }
 
+/* The first token of an answer comes out of the prompt's pass: the time is that of the others. */
+static nm_err answer_rate(nm_str *s, const nm_answer *a)
+{
+    NM_TRY(nm_json_key(s, "completion_per_second"));
+    return a->n_ids > 1 ? nm_str_printf(s, "%.3f", per_second((double)(a->n_ids - 1), a->seconds)) : nm_str_puts(s, "null");
+}
+
 static nm_err answer_json(nm_str *s, const nm_answer *a)
 {
     NM_TRY(nm_str_puts(s, "{\"text\": "));
@@ -142,10 +149,10 @@ static nm_err answer_json(nm_str *s, const nm_answer *a)
     NM_TRY(nm_json_text(s, "finish_reason", a->finish));
     NM_TRY(nm_json_whole(s, "seed", a->seed));
     NM_TRY(nm_json_key(s, "timings"));
-    NM_TRY(nm_str_printf(s, "{\"prompt_ms\": %.3f, \"completion_ms\": %.3f, \"prompt_per_second\": %.3f, \"completion_per_second\": %.3f}}",
-                         a->prompt_seconds * 1e3, a->seconds * 1e3, per_second((double)(a->prompt_tokens - a->reused), a->prompt_seconds),
-                         per_second((double)a->n_ids, a->seconds)));
-    return NM_OK;
+    NM_TRY(nm_str_printf(s, "{\"prompt_ms\": %.3f, \"completion_ms\": %.3f, \"prompt_per_second\": %.3f",
+                         a->prompt_seconds * 1e3, a->seconds * 1e3, per_second((double)(a->prompt_tokens - a->reused), a->prompt_seconds)));
+    NM_TRY(answer_rate(s, a));
+    return nm_str_puts(s, "}}");
 }
 
 static nm_err print_answer(const nm_answer *a, bool json)

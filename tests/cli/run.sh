@@ -24,6 +24,8 @@ differ() { ! same; }
 check 'another seed, another' differ
 check 'no tokens asked, none given' run run "$model" hello -n 0 --json
 check 'and the reason is length' has '"completion_tokens": 0, "finish_reason": "length"'
+run run "$model" hello -n 1 --json --ignore-eos
+check 'one token, out of the prompt, has no rate' has '"completion_tokens": 1, .*"completion_per_second": null}}$'
 raw -n 12 abc </dev/null >"$work/a"
 raw -n 12 -p abc </dev/null >"$work/b"
 printf abc | raw -n 12 >"$work/c"
