@@ -15,6 +15,7 @@ check 'and says so' has '^weights *none'
 check 'run needs them' ends_with 4 run "$vocabulary" hi
 run show "$vocabulary" --metadata
 check 'metadata' has '^general.architecture (string) = "qwen2"'
+check 'which are cut with a mark' grep -q '^tokenizer\.chat_template (string) = ".*"\.\.\. ([0-9]* bytes)$' "$work/out"
 run show "$vocabulary" --json --metadata --tensors
 check 'as JSON' has '"metadata": {.*"tokenizer.ggml.pre": "qwen2".*"tensors": \[\]}$'
 
