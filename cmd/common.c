@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "os/file.h"
@@ -57,6 +58,11 @@ static nm_err suggest(nm_err err, const char *model)
 nm_err nm_find_model(nm_found *out, const char *model)
 {
     nm_err err = nm_model_find(out, model);
+    struct stat st;
+    if (err == NM_OK && out->place == NM_PLACE_PATH && !stat(out->path, &st) && S_ISDIR(st.st_mode) && nm_store_check(model) == NM_OK) {
+        nm_found_free(out);
+        return nm_fail(NM_BAD_FILE, "%s: a folder here hides the stored model of that name: '%s:latest' means the model", model, model);
+    }
     return err == NM_NOT_FOUND ? suggest(err, model) : err;
 }
 

@@ -215,6 +215,9 @@ static nm_err check_early(const nm_run_settings *set, const char *model)
 {
     nm_found found;
     NM_TRY(check_stack(set));
+    if (set->raw && set->system) return nm_fail(NM_USAGE, "--raw has no place for --system: put the text into the prompt, or leave --raw away");
+    if (set->tmpl && !*set->tmpl) return nm_fail(NM_USAGE, "--template is empty: give a template's file, text or name");
+    if (set->template_file && !*set->template_file) return nm_fail(NM_USAGE, "--chat-template-file is empty: give a template's file");
     nm_err err = nm_find_model(&found, model);
     nm_found_free(&found);
     return err;

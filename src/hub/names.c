@@ -160,6 +160,18 @@ static bool looks_like_path(const char *model)
     return model[0] == '/' || model[0] == '.' || model[0] == '~' || ends_in(model, ".gguf");
 }
 
+/* '+' joins a model and an adapter, where a model stands before it; "/x/c++/m.gguf" is a path. */
+static bool is_stack(const char *model)
+{
+    struct stat st;
+    const char *plus = strchr(model, '+');
+    if (!plus || !looks_like_path(model)) return plus;
+    char *base = nm_strndup(model, (size_t)(plus - model));
+    bool there = !base || !stat(base, &st) || ends_in(base, ".gguf");
+    nm_free(base);
+    return there;
+}
+
 nm_err nm_model_find(nm_found *out, const char *model)
 {
     struct stat st;
@@ -168,7 +180,7 @@ nm_err nm_model_find(nm_found *out, const char *model)
     if (!length) return nm_fail(NM_USAGE, "the model's name is empty: give a file or a name that 'nomoat list' shows");
     if (!stat(model, &st)) return found_path(out, model, &st);
     if (errno == EACCES) return nm_fail(NM_FAILED, "%s: it cannot be reached: %s", model, strerror(errno));
-    if (strchr(model, '+'))
+    if (is_stack(model))
         return nm_fail(NM_REFUSED, "%s: this version runs single models, not stacks of adapters: leave '%s' away", model,
                        strchr(model, '+'));
     if (length > 7 && !strcmp(model + length - 7, ":latest")) length -= 7;

@@ -325,6 +325,8 @@ static nm_err find_sources(sources *s, const char *path, const char *stem)
     for (int i = 1; i <= parts; i++) {
         NM_TRY(nm_format(&name, "%s-%05d-of-%05d.gguf", stem, i, parts));
         nm_err err = nm_format(&part, "%.*s-%05d-of-%05d.gguf", (int)before, path, i, parts);
+        if (err == NM_OK && access(part, F_OK))
+            err = nm_fail(NM_NOT_FOUND, "%s: part %d of %d is missing: put all parts into one folder, and fetch what lacks", part, i, parts);
         if (err == NM_OK) err = add_source(s, part, name);
         else nm_free(name);
         nm_free(part);

@@ -33,11 +33,21 @@ check ':latest is ignored' run show tiny:1:latest
 check 'letter case does not matter' run show tiny-llama
 check 'a mistyped name' ends_with 3 show Tiny-Lama
 check 'is told the nearest' says 'did you mean Tiny-Llama'
+mkdir "$work/tiny:1"
+hidden() { (cd "$work" && ends_with 4 show tiny:1); }
+check 'a folder of its name hides it' hidden
+check 'and the way round is told' says "'tiny:1:latest' means the model"
+cp "$model" "$work/x-00001-of-00003.gguf"
+check 'a split whose parts are missing' ends_with 3 import "$work/x-00001-of-00003.gguf"
+check 'is told what to do' says 'x-00002-of-00003.gguf: part 2 of 3 is missing: put all parts'
+run list --json
 if grep -q sha256 "$work/out" || run list --json && has sha256; then
     check 'doctor --verify finds all well' run doctor --verify
     printf x | dd of="$store/tiny:1/Tiny-Llama.gguf" bs=1 seek=5000 conv=notrunc 2>/dev/null
     bad_store() { run doctor --verify; [ $? -eq 4 ] && has 'tiny:1: .*has changed'; }
     check 'and a changed file' bad_store
+    once() { ! has 'tiny:1: tiny:1'; }
+    check 'named once' once
 else
     skip 'doctor --verify' 'no SHA-256'
 fi
@@ -70,6 +80,12 @@ printf c1 >"$cache/refs/main"
 check 'a model in the Hugging Face cache' run show org/small
 check 'by a part of its file name' run show org/small:f32
 check 'by its file name' run show org/small/small-F32.gguf
+rm "$cache/blobs/b"
+check 'a broken link in it' ends_with 3 show org/small
+check 'is told as such' says 'broken link'
+cp "$model" "$cache/blobs/b"
+check 'rm leaves other programs alone' ends_with 6 rm org/small
+check 'and says where it lies' says 'Hugging Face cache'
 check 'another file is not there' ends_with 3 show org/small:Q8_0
 run list
 check 'list shows it' has 'org/small .* hf-cache'

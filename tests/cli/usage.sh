@@ -27,6 +27,16 @@ check 'a flag without its value' ends_with 2 run m -n
 check 'a value out of range' ends_with 2 run m --top-p 2
 check 'a word too many' ends_with 2 show a b
 check 'a word too few' ends_with 2 show
+check 'a word with one dash' ends_with 2 run m -ngl 99
+check 'is no flag with a value attached' says 'unknown option -ngl'
+check 'a long flag with one dash' ends_with 2 run m -system foo
+check 'is told the right one' says 'did you mean --system'
+check 'a text that looks like a flag' ends_with 2 run m '-5 + 3'
+check 'is told --' says 'put -- before it'
+check '--raw with --system' ends_with 2 run m hi --system x --raw
+check 'is told what conflicts' says '^nomoat: --raw '
+check 'an empty template' ends_with 2 run m hi --template ''
+check 'a + within a path is no stack' ends_with 3 run /nowhere/c++/m.gguf hi
 check 'a flag before the command' ends_with 2 --threads 2 run
 check 'an unknown tier' ends_with 2 doctor --kernels nothing
 amx() { out doctor --kernels amx && { has '^kernels.*using amx' || says 'kernels amx: this machine cannot'; }; }
