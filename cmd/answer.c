@@ -36,10 +36,9 @@ void nm_answer_free(nm_answer *answer)
 
 static void overlay(float *value, double given) { if (!isnan(given)) *value = (float)given; }
 
-static nm_err open_sampler(work *w)
+nm_sampling nm_talk_sampling(const nm_talk *talk, const nm_run_settings *set)
 {
-    const nm_run_settings *set = w->set;
-    nm_sampling s = nm_sampling_defaults(w->talk->model);
+    nm_sampling s = nm_sampling_defaults(talk->model);
     overlay(&s.temperature, set->temperature);
     overlay(&s.top_p, set->top_p);
     overlay(&s.min_p, set->min_p);
@@ -49,7 +48,15 @@ static nm_err open_sampler(work *w)
     overlay(&s.frequency_penalty, set->frequency_penalty);
     if (set->top_k != NM_UNSET_INT) s.top_k = set->top_k;
     if (set->penalty_last != NM_UNSET_INT) s.penalty_last = set->penalty_last;
-    s.seed = w->answer->seed = w->talk->seed + w->talk->answers++;
+    s.seed = talk->seed + talk->answers;
+    return s;
+}
+
+static nm_err open_sampler(work *w)
+{
+    nm_sampling s = nm_talk_sampling(w->talk, w->set);
+    w->answer->seed = s.seed;
+    w->talk->answers++;
     return nm_sampler_open(&w->sampler, &s, nm_model_describe(w->talk->model)->n_vocab);
 }
 

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common.h"
@@ -40,6 +41,13 @@ static void say_safe(const char *before, const char *text)
     char safe[4096];
     nm_escape_terminal(safe, sizeof safe, text, strlen(text));
     say("%s%s", before, safe);
+}
+
+static void say_value(const char *before, const char *value)
+{
+    char safe[1024];
+    nm_escape_terminal(safe, sizeof safe, value, strlen(value));
+    say("%s%s)", before, safe);
 }
 
 static void say_error(void) { say("! %s", nm_error_text()); }
@@ -196,7 +204,11 @@ static nm_err cmd_help(chat *c, const char *argument);
 
 static nm_err cmd_system(chat *c, const char *argument)
 {
-    if (*argument) return set_system(c, argument);
+    if (*argument) {
+        NM_TRY(set_system(c, argument));
+        say("(the system message is set)");
+        return NM_OK;
+    }
     if (has_system(c)) say_safe("system: ", c->messages[0].content);
     else say("no system message; /system TEXT sets one, /clear system removes it");
     return NM_OK;
@@ -204,7 +216,12 @@ static nm_err cmd_system(chat *c, const char *argument)
 
 static nm_err cmd_clear(chat *c, const char *argument)
 {
-    if (!strcmp(argument, "system")) return set_system(c, "");
+    if (!strcmp(argument, "system")) {
+        NM_TRY(set_system(c, ""));
+        say("(no system message)");
+        return NM_OK;
+    }
+    if (*argument) return nm_fail(NM_USAGE, "/clear or /clear system");
     drop_from(c, has_system(c) ? 1 : 0);
     say("(the conversation is empty%s)", has_system(c) ? ", the system message stays" : "");
     return NM_OK;
@@ -239,7 +256,9 @@ static nm_err cmd_load(chat *c, const char *argument)
     char *text;
     size_t length;
     chat fresh = {0};
+    struct stat st;
     if (!*argument) return nm_fail(NM_USAGE, "/load needs a file: /load talk.json");
+    if (!stat(argument, &st) && !S_ISREG(st.st_mode)) return nm_fail(NM_BAD_FILE, "%s: is no regular file: nothing is loaded", argument);
     NM_TRY(nm_file_read(argument, CONVERSATION_MOST, &text, &length));
     nm_err err = nm_json_read_messages(text, length, load_message, &fresh);
     nm_free(text);
@@ -268,12 +287,32 @@ static nm_err keep(chat *c, const char *value, char **copy)
     return NM_OK;
 }
 
+static void show_settings(const chat *c)
+{
+    nm_sampling s = nm_talk_sampling(c->talk, c->set);
+    say("  temperature %g, top-k %d, top-p %g, min-p %g, typical %g", (double)s.temperature, s.top_k, (double)s.top_p, (double)s.min_p,
+        (double)s.typical);
+    say("  repeat-penalty %g, presence-penalty %g, frequency-penalty %g, repeat-last-n %d", (double)s.repeat_penalty,
+        (double)s.presence_penalty, (double)s.frequency_penalty, s.penalty_last);
+    say("  seed %llu, max-tokens %d", (unsigned long long)s.seed, c->set->max_tokens);
+    for (size_t i = 0; i < c->set->stop.count; i++) say_safe("  stop ", c->set->stop.items[i]);
+}
+
 static nm_err cmd_set(chat *c, const char *argument)
 {
+    if (!*argument) {
+        show_settings(c);
+        return NM_OK;
+    }
+
     char name[32], *value;
     size_t n = strcspn(argument, " \t="), i = 0;
     const char *rest = argument + n + strspn(argument + n, " \t=");
     enum { N = sizeof changeable / sizeof *changeable };
+    if (!*argument) {
+        show_settings(c);
+        return NM_OK;
+    }
     if (n && n < sizeof name) {
         memcpy(name, argument, n);
         name[n] = 0;
@@ -284,11 +323,15 @@ static nm_err cmd_set(chat *c, const char *argument)
         return nm_fail(NM_USAGE, "/set NAME VALUE: temperature, top-k, top-p, min-p, typical, repeat-penalty, presence-penalty, "
                                  "frequency-penalty, repeat-last-n, seed, max-tokens, stop");
     NM_TRY(keep(c, rest, &value));
+    if (!strcmp(name, "stop")) c->set->stop.count = 0;      /* one takes the place of the others */
     NM_TRY(nm_args_set(nm_run_options, name, value, c->set));
     if (!strcmp(name, "seed") && c->set->seed.given) {
         c->talk->seed = c->set->seed.value;
         c->talk->answers = 0;
     }
+    char said[64];
+    snprintf(said, sizeof said, "(%s is now ", name);
+    say_value(said, value);
     return NM_OK;
 }
 
@@ -344,17 +387,12 @@ static nm_err cmd_edit(chat *c, const char *argument)
 static nm_err cmd_think(chat *c, const char *argument)
 {
     static const char *const words[] = {"auto", "on", "off"};
-    if (!strcmp(argument, "hide") || !strcmp(argument, "show")) {
-        c->set->hide_thinking = argument[0] == 'h';
-        return NM_OK;
-    }
-    for (int32_t i = 0; i < 3; i++) {
-        if (strcmp(argument, words[i])) continue;
-        c->set->think = i;
-        return NM_OK;
-    }
-    if (*argument) return nm_fail(NM_USAGE, "/think on, off, auto, hide or show");
-    say("thinking: %s, %s", words[c->set->think], c->set->hide_thinking ? "hidden" : "shown");
+    int32_t word = 0;
+    while (word < 3 && strcmp(argument, words[word])) word++;
+    if (!strcmp(argument, "hide") || !strcmp(argument, "show")) c->set->hide_thinking = argument[0] == 'h';
+    else if (word < 3) c->set->think = word;
+    else if (*argument) return nm_fail(NM_USAGE, "/think on, off, auto, hide or show");
+    say("(thinking: %s, %s)", words[c->set->think], c->set->hide_thinking ? "hidden" : "shown");
     return NM_OK;
 }
 
@@ -383,7 +421,7 @@ static const slash slashes[] = {
     {"clear", "[system]", "forget the conversation (or the system message)", cmd_clear},
     {"save", "FILE", "write the conversation as JSON", cmd_save},
     {"load", "FILE", "read one", cmd_load},
-    {"set", "NAME VALUE", "change a setting: temperature, top-k, seed, max-tokens ...", cmd_set},
+    {"set", "[NAME VALUE]", "show the settings or change one: temperature, top-k, seed ...", cmd_set},
     {"again", "", "answer the last question anew", cmd_again},
     {"edit", "[TEXT]", "change the last question and ask it again", cmd_edit},
     {"think", "[WORD]", "thinking aloud, for models that can: on, off, auto, hide, show", cmd_think},
@@ -401,6 +439,7 @@ static nm_err cmd_help(chat *c, const char *argument)
         say("  %-22s %s", head, s->what);
     }
     say("  \"\"\" ... \"\"\"            a message of several lines; so does a \\ at a line's end");
+    say("  //...                  a message that begins with a slash: one of the two is taken off");
     say("  Ctrl-C                 stops the answer; twice at the prompt leaves");
     return NM_OK;
 }
@@ -432,6 +471,7 @@ static nm_err turn(chat *c, nm_str *text)
 {
     size_t blank = strspn(text->data, " \t\n");
     if (!text->data[blank]) return NM_OK;
+    if (text->data[0] == '/' && text->data[1] == '/') return ask(c, text->data + 1, text->length - 1);
     if (text->data[0] == '/' && !strchr(text->data, '\n')) return run_slash(c, text->data);
     return ask(c, text->data, text->length);
 }
@@ -453,6 +493,7 @@ static nm_err loop(chat *c)
         if (err == NM_OK) continue;
         if (is_fatal(err)) break;
         say_error();
+        if (err == NM_REFUSED && has_system(c)) say("(if the template takes no system message: /clear system)");
         err = NM_OK;
     }
     nm_str_free(&text);

@@ -144,13 +144,14 @@ on_terminal '?>>> ' "=half a line$interrupt" '?once more' '?>>> ' "=$(printf '\0
 check 'and a line' test $? -eq 0
 on_terminal '?>>> ' =half '?half' '!TERM' -- "$NOMOAT" run "$model"
 check 'SIGTERM ends it with the terminal as it was' test $? -eq 143
+# shellcheck disable=SC3045  # what sh is here has it
 ulimit -c 0
 on_terminal '?>>> ' =half '?half' "=$(printf '\034')" -- "$NOMOAT" run "$model"
 check 'Ctrl-\, too' test $? -eq 131
 escape=$(printf '\033')
-on_terminal "?$escape[2m" '?' '!TERM' -- "$NOMOAT" run "$model" hi --template '{{ messages[0].content }}<think>' --ignore-eos -c 100000
+on_terminal "?${escape}[2m" '?' '!TERM' -- "$NOMOAT" run "$model" hi --template '{{ messages[0].content }}<think>' --ignore-eos -c 100000
 check 'SIGTERM within thinking' test $? -eq 143
-bright() { tail -c 6 "$work/screen" | grep -qF "$escape[22m"; }
+bright() { tail -c 6 "$work/screen" | grep -qF "${escape}[22m"; }
 check 'leaves no dim terminal' bright
 
 # ---- what is typed
@@ -182,4 +183,20 @@ check 'a question that is refused leaves the one it was to replace' kept
 on_terminal '?>>> ' "=Hello$enter" '?Hello' '?context of 24 tokens is full' '?>>> ' "=Go on$enter" '?context holds 24' '?/clear' '?>>> ' \
     "=/clear$enter" '?is empty' '?>>> ' "=Hello$enter" '?Hello' '?context of 24 tokens is full' '?>>> ' "=/bye$enter" -- "$NOMOAT" run "$model" --ignore-eos -c 24
 check 'a full context is told with what helps in a chat' test $? -eq 0
+
+# ---- commands of the chat
+mkfifo "$work/talk.fifo"
+on_terminal '?>>> ' "=/set$enter" '?max-tokens 4' '?>>> ' "=/set stop abc$enter" '?(stop is now abc)' '?>>> ' "=/set stop xyz$enter" '?(stop is now xyz)' '?>>> ' \
+    "=/set$enter" '?stop xyz' '?>>> ' "=/think hide$enter" '?thinking: auto, hidden' '?>>> ' "=/system Be brief$enter" '?system message is set' '?>>> ' \
+    "=/load $work/talk.fifo$enter" '?no regular file' '?>>> ' "=//help me$enter" '?>>> ' "=/save $work/talk.json$enter" '?saved to' '?>>> ' "=/bye$enter" \
+    -- "$NOMOAT" run "$model" -n 4
+check 'commands say what they set, and /load waits for no pipe' test $? -eq 0
+replaced() { ! shown 'stop abc$'; }
+check '/set stop takes the place of the one before' replaced
+slash() { contents | grep -q '^"Be brief" "/help me" '; }
+check 'a message may begin with a slash' slash
+no_system='{% if messages[0].role == "system" %}{{ raise_exception("System role not supported") }}{% endif %}{{ messages[0].content }}'
+on_terminal '?>>> ' "=/system Be brief$enter" '?is set' '?>>> ' "=Hello$enter" '?not supported' '?/clear system' '?>>> ' "=/clear system$enter" '?no system message' \
+    '?>>> ' "=/bye$enter" -- "$NOMOAT" run "$model" -n 4 --template "$no_system"
+check 'a template that takes no system message' test $? -eq 0
 finish
