@@ -98,10 +98,22 @@ check 'variables that are no JSON' not_json
 if command -v bash >/dev/null; then
     "$NOMOAT" completion bash >"$work/completion"
     check 'the completion is a bash script' bash -n "$work/completion"
-    completes() { bash -c ". '$work/completion'; COMP_WORDS=($1); COMP_CWORD=\$((\${#COMP_WORDS[@]} - 1)); _nomoat; echo \"\${COMPREPLY[*]}\""; }
+    # completes WORDS: COMP_WORDS as readline cuts them; nomoat itself is a stub that knows two names
+    completes() { bash -c "nomoat() { printf 'b:1\norg/name\n'; }; . '$work/completion'; COMP_WORDS=($1); COMP_CWORD=\$((\${#COMP_WORDS[@]} - 1)); _nomoat; echo \"\${COMPREPLY[*]}\""; }
     check 'it completes commands' test "$(completes 'nomoat tok')" = tokenize
     check 'flags' test "$(completes 'nomoat run --temp')" = '--temperature --temp --template --template-file'
     check 'and their words' test "$(completes 'nomoat run --kv q')" = q8_0
+    check 'behind =, too' test "$(completes 'nomoat run --kv = q')" = q8_0
+    check 'or where = cuts no word' test "$(completes 'nomoat run --kv=q')" = '--kv=q8_0'
+    check 'names' test "$(cd "$work" && completes 'nomoat show b')" = b:1
+    check 'behind their :' test "$(completes 'nomoat show b : 1')" = 1
+    check 'where nothing follows the :' test "$(completes 'nomoat show b :')" = 1
+    check 'flags before a command' test "$(completes 'nomoat --')" = '--help --version'
+    check 'files for a flag that takes one' test "$(cd "$work" && completes 'nomoat run m -f completi')" = completion
+    check 'shells' test "$(completes "nomoat completion ''")" = bash
+    check 'of rm the names in the store alone' test "$(cd "$work" && completes "nomoat rm ''")" = b:1
+    check 'commands behind help' test "$(completes 'nomoat help tok')" = tokenize
+    check 'nothing for a number' test -z "$(cd "$work" && completes "nomoat run m -n ''")"
 else
     skip 'completion' 'no bash'
 fi
