@@ -176,8 +176,9 @@ on_terminal '?>>> ' "=/set max-tokens 0$enter" '?>>> ' "=Hello$enter" '?the answ
     '?>>> ' "=/save $work/talk.json$enter" '?saved to' '?>>> ' "=/bye$enter" -- "$NOMOAT" run "$model" --template "$alternating"
 check 'an empty answer is one, and the chat goes on' test "$(contents)" = '"Hello" "" "Again" "" '
 refusing='{% for m in messages %}{% if "bad" in m.content %}{{ raise_exception("no bad words") }}{% endif %}{{ m.content }}{% endfor %}'
-on_terminal '?>>> ' "=Hello$enter" '?Hello' '?>>> ' "=/edit bad$enter" '?no bad words' '?stay' '?>>> ' \
+on_terminal '?>>> ' "=Hello$enter" '?Hello' '?>>> ' "=/edit bad$enter" '?stay' '?no bad words' '?>>> ' \
     "=/save $work/talk.json$enter" '?saved to' '?>>> ' "=/bye$enter" -- "$NOMOAT" run "$model" --template "$refusing" -n 3
+check 'a refused question does not end the chat' test $? -eq 0
 kept() { contents | grep -q '^"Hello" "..*" $'; }
 check 'a question that is refused leaves the one it was to replace' kept
 on_terminal '?>>> ' "=Hello$enter" '?Hello' '?context of 24 tokens is full' '?>>> ' "=Go on$enter" '?context holds 24' '?/clear' '?>>> ' \
