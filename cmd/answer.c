@@ -36,10 +36,9 @@ void nm_answer_free(nm_answer *answer)
 
 static void overlay(float *value, double given) { if (!isnan(given)) *value = (float)given; }
 
-static nm_err open_sampler(work *w)
+nm_sampling nm_talk_sampling(const nm_talk *talk, const nm_run_settings *set)
 {
-    const nm_run_settings *set = w->set;
-    nm_sampling s = nm_sampling_defaults(w->talk->model);
+    nm_sampling s = nm_sampling_defaults(talk->model);
     overlay(&s.temperature, set->temperature);
     overlay(&s.top_p, set->top_p);
     overlay(&s.min_p, set->min_p);
@@ -49,7 +48,15 @@ static nm_err open_sampler(work *w)
     overlay(&s.frequency_penalty, set->frequency_penalty);
     if (set->top_k != NM_UNSET_INT) s.top_k = set->top_k < 0 ? 0 : set->top_k;
     if (set->penalty_last != NM_UNSET_INT) s.penalty_last = set->penalty_last;
-    s.seed = w->answer->seed = w->talk->seed + w->talk->answers++;
+    s.seed = talk->seed + talk->answers;
+    return s;
+}
+
+static nm_err open_sampler(work *w)
+{
+    nm_sampling s = nm_talk_sampling(w->talk, w->set);
+    w->answer->seed = s.seed;
+    w->talk->answers++;
     return nm_sampler_open(&w->sampler, &s, nm_model_describe(w->talk->model)->n_vocab);
 }
 
@@ -149,7 +156,8 @@ static nm_err on_logits(void *arg, int32_t index, const float *logits, int32_t n
 {
     work *w = arg;
     (void)index, (void)n_vocab;
-    return nm_sampler_draw(w->sampler, logits, &w->token);
+    nm_err err = nm_sampler_draw(w->sampler, logits, &w->token);
+    return err == NM_FAILED ? nm_fail_in(err, w->talk->found.name) : err;
 }
 
 static nm_err feed(work *w, const int32_t *ids, size_t n, nm_want want)
@@ -243,7 +251,8 @@ out:
 void nm_talk_note_speed(const nm_answer *a)
 {
     size_t run = a->prompt_tokens - a->reused;
-    nm_note("prompt %zu tokens (%zu kept), %.1f/s; answer %zu tokens, %.1f/s; seed %llu", a->prompt_tokens, a->reused,
-            a->prompt_seconds > 0 ? (double)run / a->prompt_seconds : 0.0, a->n_ids, a->seconds > 0 ? (double)a->n_ids / a->seconds : 0.0,
-            (unsigned long long)a->seed);
+    char rate[32] = "";
+    if (a->n_ids > 1 && a->seconds > 0) snprintf(rate, sizeof rate, ", %.1f/s", (double)(a->n_ids - 1) / a->seconds);
+    nm_note("prompt %zu tokens (%zu kept), %.1f/s; answer %zu tokens%s; seed %llu", a->prompt_tokens, a->reused,
+            a->prompt_seconds > 0 ? (double)run / a->prompt_seconds : 0.0, a->n_ids, rate, (unsigned long long)a->seed);
 }

@@ -108,6 +108,16 @@ static size_t option_words(const nm_option *table, char names[][NAME_MAX_], cons
     return n;
 }
 
+/* "-system" is no option here, where other programs have such: the long one is meant. */
+static const nm_option *find_doubled(const nm_command *command, const char *given, size_t length, char *doubled)
+{
+    if (length < 3 || length + 2 > NAME_MAX_ || given[1] == '-') return NULL;
+    doubled[0] = '-';
+    memcpy(doubled + 1, given, length);
+    doubled[length + 1] = 0;
+    return find_option(command, doubled, length + 1);
+}
+
 static nm_err unknown_option(const nm_command *command, const char *given, size_t length)
 {
     char names[WORDS_MAX][NAME_MAX_], typed[NAME_MAX_];
@@ -117,7 +127,13 @@ static nm_err unknown_option(const nm_command *command, const char *given, size_
     if (length >= sizeof typed) length = sizeof typed - 1;
     for (size_t i = 0; i < length; i++) typed[i] = given[i] == '_' ? '-' : given[i];
     typed[length] = 0;
+    char doubled[NAME_MAX_ + 1];
     const char *near = nm_nearest(typed, words, n);
+    bool word = given[1] != '-';        /* a single dash: another program's option, or a text */
+    if (word && (strchr(given, ' ') || (given[1] >= '0' && given[1] <= '9')))
+        return nm_fail(NM_USAGE, "%s: '%.60s' looks like an option: if it is a text, put -- before it", command->name, given);
+    if (find_doubled(command, given, length, doubled)) near = doubled;
+    else if (word && near && length > 2 && distance(typed, near) > 1) near = NULL;
     if (near) return nm_fail(NM_USAGE, "%s: unknown option %.*s: did you mean %s?", command->name, (int)length, given, near);
     return nm_fail(NM_USAGE, "%s: unknown option %.*s: 'nomoat help %s' lists them", command->name, (int)length, given, command->name);
 }
@@ -216,6 +232,10 @@ static const nm_option *find_attached(const nm_command *command, const char *arg
 {
     if (arg[1] == '-' || !arg[2]) return NULL;
     const nm_option *o = find_option(command, arg, 2);
+    char doubled[NAME_MAX_ + 1];
+    bool number = o && (o->kind == NM_OPTION_INT || o->kind == NM_OPTION_REAL || o->kind == NM_OPTION_SEED);
+    if (number && !strchr("+-.0123456789", arg[2])) return NULL;      /* "-ngl" is not -n with "gl" */
+    if (find_doubled(command, arg, strcspn(arg, "="), doubled)) return NULL;
     return o && o->kind != NM_OPTION_FLAG ? o : NULL;
 }
 

@@ -43,6 +43,7 @@ typedef struct bench {
     costs costs;
     int32_t depths[MOST_LIST], batches[MOST_LIST];
     int n_depths, n_batches;
+    nm_kv_type kv;
     int32_t *tokens;                /* enough for the longest run */
     result *results;
     size_t n_results, capacity;
@@ -106,7 +107,7 @@ static costs count_costs(const nm_model *model, nm_compute compute)
 
 static double kv_bytes(const bench *b, int32_t length)
 {
-    nm_session_options o = {.context = length, .kv = (nm_kv_type)b->set->kv, .compute = (nm_compute)b->set->common.compute};
+    nm_session_options o = {.context = length, .kv = b->kv, .compute = (nm_compute)b->set->common.compute};
     return length > 0 ? (double)nm_session_bytes(b->model, &o) : 0;
 }
 
@@ -195,7 +196,7 @@ static nm_err run_test(bench *b, nm_session *base, const char *kind, int32_t seq
 static nm_err run_depth(bench *b, int32_t depth)
 {
     int32_t longest = b->set->prompt > b->set->generate ? b->set->prompt : b->set->generate;
-    nm_session_options o = {.context = depth + longest, .kv = (nm_kv_type)b->set->kv, .compute = (nm_compute)b->set->common.compute};
+    nm_session_options o = {.context = depth + longest, .kv = b->kv, .compute = (nm_compute)b->set->common.compute};
     nm_session *base = NULL;
     nm_err err = NM_OK;
     NM_GOTO(nm_session_open(&base, b->model, &o));
@@ -315,6 +316,18 @@ static nm_err print_report(const bench *b)
 
 /* ---- The command ------------------------------------------------------------------------------------------------------------------ */
 
+/* The longest past and what is appended to it, once for every sequence. A tenth of memory is left alone, as by run. */
+static nm_err check_memory(const bench *b)
+{
+    int32_t longest = b->set->prompt > b->set->generate ? b->set->prompt : b->set->generate, depth = most_of(b->depths, b->n_depths);
+    double need = kv_bytes(b, depth + longest) + (most_of(b->batches, b->n_batches) - 1) * kv_bytes(b, b->set->generate);
+    uint64_t have = nm_machine_memory_available();
+    char text[2][32];
+    if (!have || need <= 0.9 * (double)have) return NM_OK;
+    return nm_fail(NM_NO_MEMORY, "bench: --depth %d with these tests needs %s for keys and values, and %s are available: give less", depth,
+                   nm_bytes_text((uint64_t)need, text[0]), nm_bytes_text(have, text[1]));
+}
+
 static nm_err bench_model(bench *b, const char *name)
 {
     nm_model *model = NULL;
@@ -323,7 +336,8 @@ static nm_err bench_model(bench *b, const char *name)
     if (err == NM_OK) {
         b->costs = count_costs(model, (nm_compute)b->set->common.compute);
         nm_interrupts_catch();
-        err = measure(b);
+        err = check_memory(b);
+        if (err == NM_OK) err = measure(b);
     }
     if (err == NM_OK && b->set->common.json) {
         nm_str s = {0};
@@ -344,6 +358,7 @@ static int run(void *arg, int count, char **operands)
     if (!b.set->prompt && !b.set->generate) return nm_fail(NM_USAGE, "bench: nothing to measure: give -p or -n a number above 0");
     NM_TRY(read_list(b.depths, &b.n_depths, b.set->depth, "--depth", 0, MOST_DEPTH));
     NM_TRY(read_list(b.batches, &b.n_batches, b.set->batch, "--batch", 1, MOST_BATCH));
+    NM_TRY(nm_choose_kv(&b.kv, (nm_compute)b.set->common.compute, b.set->kv));
     nm_err err = bench_model(&b, operands[0]);
     nm_free(b.results);
     nm_free(b.tokens);
@@ -356,12 +371,12 @@ static const nm_option options[] = {
     {"-p --n-prompt", "N", "tokens of a prefill; 0 leaves it out", offsetof(settings, prompt), NM_OPTION_INT, 0, 1 << 20},
     {"-n --n-gen", "N", "tokens of a decode; 0 leaves it out", offsetof(settings, generate), NM_OPTION_INT, 0, 1 << 20},
     {"-r --repetitions", "N", "times that each test is run", offsetof(settings, repeat), NM_OPTION_INT, 1, MOST_REPEATS},
-    {"--kv -ctk -ctv", "f16|f32|q8_0", "type of the cached keys and values", offsetof(settings, kv), NM_OPTION_CHOICE, 0, 0},
+    {"--kv -ctk -ctv", "f16|f32|q8_0", "type of the cached keys and values (f16; f32 with --compute f32)", offsetof(settings, kv), NM_OPTION_CHOICE, 0, 0},
     {"--tune", NULL, "measure a training step", offsetof(settings, tune), NM_OPTION_FLAG, 0, 0},
     {0}
 };
 
-static const settings defaults = {.depth = "0", .batch = "1", .prompt = 512, .generate = 128, .repeat = 5};
+static const settings defaults = {.depth = "0", .batch = "1", .prompt = 512, .generate = 128, .repeat = 5, .kv = -1};
 
 static const nm_example examples[] = {
     {"nomoat bench smollm2", "prefill of 512 tokens and decode of 128"},

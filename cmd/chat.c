@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common.h"
@@ -11,7 +12,7 @@
 #include "os/file.h"
 #include "talk.h"
 
-enum { CONVERSATION_MOST = 64 << 20 };
+enum { CONVERSATION_MOST = 64 << 20, ANSWER_ROOM = 256 };     /* ANSWER_ROOM: tokens that an answer should have */
 
 typedef struct chat {
     nm_talk *talk;
@@ -40,6 +41,13 @@ static void say_safe(const char *before, const char *text)
     char safe[4096];
     nm_escape_terminal(safe, sizeof safe, text, strlen(text));
     say("%s%s", before, safe);
+}
+
+static void say_value(const char *before, const char *value)
+{
+    char safe[1024];
+    nm_escape_terminal(safe, sizeof safe, value, strlen(value));
+    say("%s%s)", before, safe);
 }
 
 static void say_error(void) { say("! %s", nm_error_text()); }
@@ -83,19 +91,31 @@ static size_t last_of(const chat *c, const char *role)
 
 /* ---- Answers ----------------------------------------------------------------------------------------------------- */
 
-/* Answers the conversation as it stands. What a failed one began leaves no trace; an interrupted one keeps what was said. */
+/* NM_USAGE, with what can be done within a chat, where the conversation no longer fits. */
+static nm_err check_room(const chat *c, size_t tokens)
+{
+    if (tokens <= (size_t)c->talk->context) return NM_OK;
+    return nm_fail(NM_USAGE, "the conversation has %zu tokens with this message, and the context holds %d: ask more briefly, /clear forgets what was "
+                             "said%s, or /save it, leave and start with -c %zu or more",
+                   tokens, c->talk->context, has_system(c) ? ", /system TEXT changes the system message" : "", tokens + ANSWER_ROOM);
+}
+
+/* Answers the conversation as it stands. What a failed one began leaves no trace; an interrupted one keeps what was said. An empty answer
+ * is one, too: most templates want user and assistant to alternate. */
 static nm_err answer(chat *c)
 {
     int32_t *ids = NULL;
     size_t n = 0;
     nm_answer a = {0};
     nm_err err = nm_talk_prompt(c->talk, c->set, c->messages, c->count, &ids, &n);
+    if (err == NM_OK) err = check_room(c, n);
     if (err == NM_OK) err = nm_talk_answer(c->talk, c->set, ids, n, true, &a);
-    bool said = (err == NM_OK || err == NM_INTERRUPTED) && a.text.length > 0;
+    bool said = err == NM_OK || (err == NM_INTERRUPTED && a.text.length > 0);
     if (said) {
         bool open_line = a.visible.length && a.visible.data[a.visible.length - 1] != '\n';
         nm_err shown = nm_out_puts(open_line ? "\n\n" : "\n");
         if (shown == NM_OK) shown = nm_out_flush();
+        if (!a.text.length) say("(the answer is empty)");
         nm_err kept = insert(c, c->count, "assistant", a.text.data, a.text.length);
         if (err == NM_OK && c->set->common.verbose) nm_talk_note_speed(&a);
         err = shown != NM_OK ? shown : kept != NM_OK ? kept : err;
@@ -116,16 +136,25 @@ static nm_err ask(chat *c, const char *text, size_t length)
     return err == NM_INTERRUPTED ? NM_OK : err;
 }
 
-/* Takes back the last question and what followed it; *text: nm_free. NULL if nothing was asked. */
-static nm_err take_back(chat *c, char **text)
+/* Asks in the place of the last question and what followed it; where that comes to nothing, they stay. text NULL: the same again. */
+static nm_err ask_instead(chat *c, const char *text, size_t length)
 {
-    size_t at = last_of(c, "user");
-    *text = NULL;
+    size_t at = last_of(c, "user"), n = c->count - at;
     if (at == SIZE_MAX) return nm_fail(NM_USAGE, "nothing was asked yet");
-    *text = nm_strndup(c->messages[at].content, c->messages[at].length);
-    if (!*text) return nm_fail_memory(c->messages[at].length);
-    drop_from(c, at);
-    return NM_OK;
+    nm_message *before = nm_calloc(n, sizeof *before);
+    if (!before) return nm_fail_memory(n * sizeof *before);
+    memcpy(before, c->messages + at, n * sizeof *before);
+    c->count = at;
+    nm_err err = ask(c, text ? text : before[0].content, text ? length : before[0].length);
+    if (c->count == at) {
+        memcpy(c->messages + at, before, n * sizeof *before);
+        c->count = at + n;
+        say("(the last question and its answer stay)");
+    } else {
+        for (size_t i = 0; i < n; i++) nm_free(before[i].content);
+    }
+    nm_free(before);
+    return err;
 }
 
 /* ---- Lines ------------------------------------------------------------------------------------------------------- */
@@ -175,7 +204,11 @@ static nm_err cmd_help(chat *c, const char *argument);
 
 static nm_err cmd_system(chat *c, const char *argument)
 {
-    if (*argument) return set_system(c, argument);
+    if (*argument) {
+        NM_TRY(set_system(c, argument));
+        say("(the system message is set)");
+        return NM_OK;
+    }
     if (has_system(c)) say_safe("system: ", c->messages[0].content);
     else say("no system message; /system TEXT sets one, /clear system removes it");
     return NM_OK;
@@ -183,7 +216,12 @@ static nm_err cmd_system(chat *c, const char *argument)
 
 static nm_err cmd_clear(chat *c, const char *argument)
 {
-    if (!strcmp(argument, "system")) return set_system(c, "");
+    if (!strcmp(argument, "system")) {
+        NM_TRY(set_system(c, ""));
+        say("(no system message)");
+        return NM_OK;
+    }
+    if (*argument) return nm_fail(NM_USAGE, "/clear or /clear system");
     drop_from(c, has_system(c) ? 1 : 0);
     say("(the conversation is empty%s)", has_system(c) ? ", the system message stays" : "");
     return NM_OK;
@@ -218,7 +256,9 @@ static nm_err cmd_load(chat *c, const char *argument)
     char *text;
     size_t length;
     chat fresh = {0};
+    struct stat st;
     if (!*argument) return nm_fail(NM_USAGE, "/load needs a file: /load talk.json");
+    if (!stat(argument, &st) && !S_ISREG(st.st_mode)) return nm_fail(NM_BAD_FILE, "%s: is no regular file: nothing is loaded", argument);
     NM_TRY(nm_file_read(argument, CONVERSATION_MOST, &text, &length));
     nm_err err = nm_json_read_messages(text, length, load_message, &fresh);
     nm_free(text);
@@ -247,12 +287,32 @@ static nm_err keep(chat *c, const char *value, char **copy)
     return NM_OK;
 }
 
+static void show_settings(const chat *c)
+{
+    nm_sampling s = nm_talk_sampling(c->talk, c->set);
+    say("  temperature %g, top-k %d, top-p %g, min-p %g, typical %g", (double)s.temperature, s.top_k, (double)s.top_p, (double)s.min_p,
+        (double)s.typical);
+    say("  repeat-penalty %g, presence-penalty %g, frequency-penalty %g, repeat-last-n %d", (double)s.repeat_penalty,
+        (double)s.presence_penalty, (double)s.frequency_penalty, s.penalty_last);
+    say("  seed %llu, max-tokens %d", (unsigned long long)s.seed, c->set->max_tokens);
+    for (size_t i = 0; i < c->set->stop.count; i++) say_safe("  stop ", c->set->stop.items[i]);
+}
+
 static nm_err cmd_set(chat *c, const char *argument)
 {
+    if (!*argument) {
+        show_settings(c);
+        return NM_OK;
+    }
+
     char name[32], *value;
     size_t n = strcspn(argument, " \t="), i = 0;
     const char *rest = argument + n + strspn(argument + n, " \t=");
     enum { N = sizeof changeable / sizeof *changeable };
+    if (!*argument) {
+        show_settings(c);
+        return NM_OK;
+    }
     if (n && n < sizeof name) {
         memcpy(name, argument, n);
         name[n] = 0;
@@ -263,22 +323,22 @@ static nm_err cmd_set(chat *c, const char *argument)
         return nm_fail(NM_USAGE, "/set NAME VALUE: temperature, top-k, top-p, min-p, typical, repeat-penalty, presence-penalty, "
                                  "frequency-penalty, repeat-last-n, seed, max-tokens, stop");
     NM_TRY(keep(c, rest, &value));
+    if (!strcmp(name, "stop")) c->set->stop.count = 0;      /* one takes the place of the others */
     NM_TRY(nm_args_set(nm_run_options, name, value, c->set));
     if (!strcmp(name, "seed") && c->set->seed.given) {
         c->talk->seed = c->set->seed.value;
         c->talk->answers = 0;
     }
+    char said[64];
+    snprintf(said, sizeof said, "(%s is now ", name);
+    say_value(said, value);
     return NM_OK;
 }
 
 static nm_err cmd_again(chat *c, const char *argument)
 {
-    char *text;
     (void)argument;
-    NM_TRY(take_back(c, &text));
-    nm_err err = ask(c, text, strlen(text));
-    nm_free(text);
-    return err;
+    return ask_instead(c, NULL, 0);
 }
 
 /* Lets the user's editor change the text. */
@@ -300,14 +360,10 @@ static nm_err edit_text(const char *text, char **edited, size_t *length)
 /* The last question, changed and asked again: in the user's editor, else on the line. */
 static nm_err cmd_edit(chat *c, const char *argument)
 {
-    char *text, *edited = NULL;
+    char *edited = NULL;
     size_t length = 0, at = last_of(c, "user");
     const char *visual = getenv("VISUAL"), *editor = getenv("EDITOR");
-    if (*argument) {
-        NM_TRY(take_back(c, &text));
-        nm_free(text);
-        return ask(c, argument, strlen(argument));
-    }
+    if (*argument) return ask_instead(c, argument, strlen(argument));
     if (at == SIZE_MAX) return nm_fail(NM_USAGE, "nothing was asked yet");
     bool has_editor = (visual && *visual) || (editor && *editor);
     if (!has_editor && strchr(c->messages[at].content, '\n'))
@@ -323,11 +379,7 @@ static nm_err cmd_edit(chat *c, const char *argument)
     } else {
         NM_TRY(edit_text(c->messages[at].content, &edited, &length));
     }
-    nm_err err = NM_OK;
-    if (length) {
-        drop_from(c, at);
-        err = ask(c, edited, length);
-    }
+    nm_err err = length ? ask_instead(c, edited, length) : NM_OK;
     nm_free(edited);
     return err;
 }
@@ -335,17 +387,12 @@ static nm_err cmd_edit(chat *c, const char *argument)
 static nm_err cmd_think(chat *c, const char *argument)
 {
     static const char *const words[] = {"auto", "on", "off"};
-    if (!strcmp(argument, "hide") || !strcmp(argument, "show")) {
-        c->set->hide_thinking = argument[0] == 'h';
-        return NM_OK;
-    }
-    for (int32_t i = 0; i < 3; i++) {
-        if (strcmp(argument, words[i])) continue;
-        c->set->think = i;
-        return NM_OK;
-    }
-    if (*argument) return nm_fail(NM_USAGE, "/think on, off, auto, hide or show");
-    say("thinking: %s, %s", words[c->set->think], c->set->hide_thinking ? "hidden" : "shown");
+    int32_t word = 0;
+    while (word < 3 && strcmp(argument, words[word])) word++;
+    if (!strcmp(argument, "hide") || !strcmp(argument, "show")) c->set->hide_thinking = argument[0] == 'h';
+    else if (word < 3) c->set->think = word;
+    else if (*argument) return nm_fail(NM_USAGE, "/think on, off, auto, hide or show");
+    say("(thinking: %s, %s)", words[c->set->think], c->set->hide_thinking ? "hidden" : "shown");
     return NM_OK;
 }
 
@@ -374,7 +421,7 @@ static const slash slashes[] = {
     {"clear", "[system]", "forget the conversation (or the system message)", cmd_clear},
     {"save", "FILE", "write the conversation as JSON", cmd_save},
     {"load", "FILE", "read one", cmd_load},
-    {"set", "NAME VALUE", "change a setting: temperature, top-k, seed, max-tokens ...", cmd_set},
+    {"set", "[NAME VALUE]", "show the settings or change one: temperature, top-k, seed ...", cmd_set},
     {"again", "", "answer the last question anew", cmd_again},
     {"edit", "[TEXT]", "change the last question and ask it again", cmd_edit},
     {"think", "[WORD]", "thinking aloud, for models that can: on, off, auto, hide, show", cmd_think},
@@ -392,6 +439,7 @@ static nm_err cmd_help(chat *c, const char *argument)
         say("  %-22s %s", head, s->what);
     }
     say("  \"\"\" ... \"\"\"            a message of several lines; so does a \\ at a line's end");
+    say("  //...                  a message that begins with a slash: one of the two is taken off");
     say("  Ctrl-C                 stops the answer; twice at the prompt leaves");
     return NM_OK;
 }
@@ -423,6 +471,7 @@ static nm_err turn(chat *c, nm_str *text)
 {
     size_t blank = strspn(text->data, " \t\n");
     if (!text->data[blank]) return NM_OK;
+    if (text->data[0] == '/' && text->data[1] == '/') return ask(c, text->data + 1, text->length - 1);
     if (text->data[0] == '/' && !strchr(text->data, '\n')) return run_slash(c, text->data);
     return ask(c, text->data, text->length);
 }
@@ -444,6 +493,7 @@ static nm_err loop(chat *c)
         if (err == NM_OK) continue;
         if (is_fatal(err)) break;
         say_error();
+        if (err == NM_REFUSED && has_system(c)) say("(if the template takes no system message: /clear system)");
         err = NM_OK;
     }
     nm_str_free(&text);

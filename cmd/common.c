@@ -7,15 +7,34 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "os/file.h"
+
+/* True if a list like "avx2,amx" names the tier. */
+static bool names_tier(const char *mask, const char *tier)
+{
+    size_t n = strlen(tier);
+    for (const char *at = mask; (at = strstr(at, tier)); at += n)
+        if ((at == mask || at[-1] == ',') && (!at[n] || at[n] == ',')) return true;
+    return false;
+}
+
+static nm_err apply_kernels(const char *mask)
+{
+    NM_TRY(nm_set_kernels(mask));
+    const char *tier = nm_kernels_tier();
+    if (!names_tier(mask, tier) && !names_tier(mask, "all"))
+        nm_note("--kernels %s: this machine cannot; tier %s is used. 'nomoat doctor' shows what there is", mask, tier);
+    return NM_OK;
+}
 
 nm_err nm_common_apply(const nm_common *common)
 {
     nm_notes_quiet(common->quiet);
     NM_TRY(nm_set_threads(common->threads < 0 ? 0 : common->threads));
-    return common->kernels ? nm_set_kernels(common->kernels) : NM_OK;
+    return common->kernels ? apply_kernels(common->kernels) : NM_OK;
 }
 
 void nm_note_skipped(const char *why) { nm_note("%s: it is left out", why); }
@@ -41,6 +60,11 @@ static nm_err suggest(nm_err err, const char *model)
 nm_err nm_find_model(nm_found *out, const char *model)
 {
     nm_err err = nm_model_find(out, model);
+    struct stat st;
+    if (err == NM_OK && out->place == NM_PLACE_PATH && !stat(out->path, &st) && S_ISDIR(st.st_mode) && nm_store_check(model) == NM_OK) {
+        nm_found_free(out);
+        return nm_fail(NM_BAD_FILE, "%s: a folder here hides the stored model of that name: '%s:latest' means the model", model, model);
+    }
     return err == NM_NOT_FOUND ? suggest(err, model) : err;
 }
 
@@ -57,6 +81,23 @@ nm_err nm_open_model(nm_model **out, nm_found *found, const char *model, const n
     if (found && err == NM_OK) *found = mine;
     else nm_found_free(&mine);
     return err;
+}
+
+bool nm_store_busy(void)
+{
+    static bool said;
+    if (!said) nm_note("another nomoat changes the store; waiting");
+    said = true;
+    return nm_interrupted;
+}
+
+nm_err nm_choose_kv(nm_kv_type *out, nm_compute compute, int32_t kv)
+{
+    *out = compute == NM_COMPUTE_F32 ? NM_KV_F32 : NM_KV_F16;
+    if (kv < 0) return NM_OK;
+    if (compute == NM_COMPUTE_F32 && kv != NM_KV_F32) return nm_fail(NM_USAGE, "--compute f32 keeps K and V in f32, too: leave --kv away");
+    *out = (nm_kv_type)kv;
+    return NM_OK;
 }
 
 nm_err nm_need_tokenizer(const nm_tokenizer **out, const nm_model *model)

@@ -21,6 +21,10 @@ void nm_note_skipped(const char *why);
 nm_err nm_find_model(nm_found *out, const char *model);
 /* Finds and opens MODEL. found may be NULL, else nm_found_free. */
 nm_err nm_open_model(nm_model **out, nm_found *found, const char *model, const nm_common *common, bool metadata_only);
+/* An nm_wait_fn: says once that another nomoat is at work; true once Ctrl-C was pressed. */
+bool nm_store_busy(void);
+/* The cache's type for an arithmetic; kv: an nm_kv_type, or -1 where none was asked for. NM_USAGE for another than f32 with fp32. */
+nm_err nm_choose_kv(nm_kv_type *out, nm_compute compute, int32_t kv);
 /* NM_REFUSED with the model's name if it has no tokenizer. */
 nm_err nm_need_tokenizer(const nm_tokenizer **out, const nm_model *model);
 

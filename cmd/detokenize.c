@@ -14,22 +14,35 @@ static const nm_option options[] = {
     {0}
 };
 
-/* Plain numbers separated by white space or commas, in brackets or not. */
+static const char *skip(const char *at) { return at + strspn(at, " \t\r\n"); }
+
+static nm_err bad_at(const char *text, const char *at, const char *what)
+{
+    return nm_fail(NM_USAGE, "standard input: byte %zu: '%.20s' %s", (size_t)(at - text), at, what);
+}
+
+/* Plain numbers separated by white space, by commas, or both; in brackets or not. */
 static nm_err read_plain(int32_t **ids, size_t *count, const char *text)
 {
     size_t capacity = 0;
-    static const char between[] = " \t\r\n,[]";
-    for (const char *at = text + strspn(text, between); *at; at += strspn(at, between)) {
+    const char *at = skip(text);
+    bool brackets = *at == '[', comma = false;
+    if (brackets) at = skip(at + 1);
+    while (*at && !(brackets && *at == ']')) {
         char *end;
         errno = 0;
-        long v = strtol(at, &end, 10);
-        if (end == at || errno || v < 0 || v > INT32_MAX)
-            return nm_fail(NM_USAGE, "standard input: byte %zu: '%.20s' is no token id", (size_t)(at - text), at);
+        long v = *at >= '0' && *at <= '9' ? strtol(at, &end, 10) : -1;
+        if (v < 0 || errno || v > INT32_MAX || !strchr(" \t\r\n,]", *end)) return bad_at(text, at, "is no token id");
         NM_TRY(NM_GROW(*ids, capacity, *count + 1));
         (*ids)[(*count)++] = (int32_t)v;
-        at = end;
+        at = skip(end);
+        comma = *at == ',';
+        if (comma) at = skip(at + 1);
     }
-    return NM_OK;
+    if (comma) return bad_at(text, at, "where a token id should follow the comma");
+    if (brackets && *at != ']') return nm_fail(NM_USAGE, "standard input: the bracket is not closed: is it whole?");
+    at = brackets ? skip(at + 1) : at;
+    return *at ? bad_at(text, at, "stands behind the ids") : NM_OK;
 }
 
 static nm_err read_ids(int32_t **ids, size_t *count)

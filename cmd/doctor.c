@@ -1,4 +1,6 @@
 /* nomoat doctor: what the machine offers, what is in use, and whether the store is sound. */
+#include <string.h>
+
 #include "commands.h"
 #include "common.h"
 #include "os/file.h"
@@ -35,8 +37,7 @@ static nm_err gather(facts *f)
 static nm_err print_machine(const facts *f)
 {
     char a[32], b[32];
-    NM_TRY(nm_out_printf("nomoat    %s%s%s%s\n", nm_version(), NM_HAVE_OPENSSL ? "" : ", without SHA-256",
-                         NM_HAVE_JANSSON ? "" : ", without JSON input",
+    NM_TRY(nm_out_printf("nomoat    %s%s%s\n", nm_version(), NM_HAVE_OPENSSL ? "" : ", without SHA-256",
                          NM_HAVE_LIBEDIT ? "" : ", without line editing"));
     NM_TRY(nm_out_printf("kernels   %s\n", nm_kernels_describe()));
     NM_TRY(nm_out_printf("threads   %d (physical cores granted: %d)\n", nm_threads(), nm_machine_cores()));
@@ -75,6 +76,8 @@ static nm_err verify(const facts *f, nm_str *json)
         nm_meter meter = {.what = f->list[i].name};
         nm_err err = nm_store_verify(&f->list[i], nm_meter_draw, &meter);
         const char *said = err == NM_OK ? "good" : nm_error_text();
+        size_t n_name = strlen(f->list[i].name);
+        if (!strncmp(said, f->list[i].name, n_name) && !strncmp(said + n_name, ": ", 2)) said += n_name + 2;    /* it stands before it already */
         nm_meter_clear(&meter);
         if (err == NM_INTERRUPTED) return err;
         if (worst == NM_OK) worst = err;

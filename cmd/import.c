@@ -47,7 +47,8 @@ static int run(void *arg, int count, char **operands)
     nm_found found;
     nm_stored_as as;
     nm_meter meter = {.what = "importing"};
-    nm_import_options how = {.copy = set->copy, .replace = set->force, .progress = nm_meter_draw, .progress_arg = &meter};
+    nm_import_options how = {.copy = set->copy, .replace = set->force, .progress = nm_meter_draw, .progress_arg = &meter,
+                            .wait = nm_store_busy};
     (void)count;
     NM_TRY(check(operands[0]));
     nm_interrupts_catch();

@@ -1,11 +1,11 @@
 /* JSON that comes in. */
 #include "json_in.h"
 
+#include <jansson.h>
 #include <string.h>
 
 #include "base/err.h"
 #include "base/mem.h"
-#include "nm_config.h"
 
 void nm_json_input_free(nm_json_input *input)
 {
@@ -19,9 +19,6 @@ static const char *skip_space(const char *s, const char *end)
     while (s < end && memchr(" \t\r\n", *s, 4)) s++;
     return s;
 }
-
-#if NM_HAVE_JANSSON
-#include <jansson.h>
 
 static nm_err parse(json_t **out, const char *text, size_t length, size_t flags, const char *what)
 {
@@ -113,39 +110,6 @@ nm_err nm_json_read_messages(const char *text, size_t length, nm_message_fn each
     return err;
 }
 
-static void release(void *given) { json_decref(given); }
-
-#else
-
-static nm_err refuse(void) { return nm_fail(NM_REFUSED, "this build reads no JSON: build it with jansson"); }
-
-nm_err nm_json_read_input(nm_json_input *out, const char *text, size_t length)
-{
-    (void)text, (void)length;
-    *out = (nm_json_input){0};
-    return refuse();
-}
-
-nm_err nm_vars_begin(nm_vars *vars, const char *object, size_t length, const char *what)
-{
-    (void)what;
-    *vars = (nm_vars){0};
-    if (object && skip_space(object, object + length) != object + length) return refuse();
-    return nm_str_putc(&vars->text, '{');
-}
-
-bool nm_vars_given(const nm_vars *vars, const char *key) { return (void)vars, (void)key, false; }
-
-nm_err nm_json_read_messages(const char *text, size_t length, nm_message_fn each, void *arg)
-{
-    (void)text, (void)length, (void)each, (void)arg;
-    return refuse();
-}
-
-static void release(void *given) { (void)given; }
-
-#endif
-
 nm_err nm_vars_default(nm_vars *vars, const char *key, const char *json)
 {
     if (nm_vars_given(vars, key)) return NM_OK;
@@ -170,6 +134,6 @@ nm_err nm_vars_end(nm_vars *vars) { return nm_str_putc(&vars->text, '}'); }
 void nm_vars_free(nm_vars *vars)
 {
     nm_str_free(&vars->text);
-    if (vars->given) release(vars->given);
+    if (vars->given) json_decref(vars->given);
     vars->given = NULL;
 }

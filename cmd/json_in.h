@@ -1,5 +1,5 @@
-/* Owns JSON that comes in: read by jansson, and by nobody else in cmd/. Without jansson each function refuses (NM_REFUSED).
- * Faults of the text are NM_USAGE with line and column. */
+/* Owns JSON that comes in: read by jansson, and by nobody else in cmd/. Faults of the text are NM_USAGE with line
+ * and column. */
 #ifndef NM_CMD_JSON_IN_H
 #define NM_CMD_JSON_IN_H
 

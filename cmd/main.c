@@ -70,6 +70,7 @@ static void prepare_signals(void)
     sigemptyset(&bus.sa_mask);
     sigaction(SIGBUS, &bus, NULL);
     signal(SIGPIPE, SIG_IGN);       /* nm_out sees EPIPE and ends the work quietly */
+    signal(SIGXFSZ, SIG_IGN);       /* writing sees EFBIG and says so */
 }
 
 static nm_err unknown_command(const char *name)

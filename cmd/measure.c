@@ -9,13 +9,11 @@
 
 nm_err nm_measure_open(nm_measure *m, const nm_model *model, const nm_common *common, int32_t kv, size_t tokens)
 {
-    nm_session_options so = {.compute = (nm_compute)common->compute, .kv = common->compute == NM_COMPUTE_F32 ? NM_KV_F32 : NM_KV_F16};
+    nm_session_options so = {.compute = (nm_compute)common->compute};
     nm_runner_options ro = {.compute = (nm_compute)common->compute};
     *m = (nm_measure){.model = model};
     if (tokens > INT32_MAX) return nm_fail(NM_USAGE, "%zu tokens are more than one context can hold", tokens);
-    if (kv >= 0 && so.compute == NM_COMPUTE_F32 && kv != NM_KV_F32)
-        return nm_fail(NM_USAGE, "--compute f32 keeps K and V in f32, too: leave --kv away");
-    if (kv >= 0) so.kv = (nm_kv_type)kv;
+    NM_TRY(nm_choose_kv(&so.kv, so.compute, kv));
     so.context = tokens ? (int32_t)tokens : 1;
     uint64_t need = nm_session_bytes(model, &so), have = nm_machine_memory_available();
     char a[32], b[32];
@@ -32,7 +30,7 @@ void nm_measure_close(nm_measure *m)
     nm_runner_close(&m->runner);
 }
 
-typedef struct work { const int32_t *ids; size_t count, from, first; double *nll; nm_last_fn on_last; void *arg; } work;
+typedef struct work { const nm_model *model; const int32_t *ids; size_t count, from, first; double *nll; nm_last_fn on_last; void *arg; } work;
 
 /* log of the sum of e^logit, in double; NAN if a logit is. */
 static double log_sum(const float *logits, int32_t n)
@@ -57,14 +55,15 @@ static nm_err on_logits(void *arg, int32_t index, const float *logits, int32_t n
     if (next < 0 || next >= n) return nm_fail(NM_USAGE, "token %zu is %d, and the vocabulary has %d", at + 1, next, n);
     double sum = log_sum(logits, n);
     if (isnan(sum))
-        return nm_fail(NM_FAILED, "the logits behind token %zu hold a NaN: the model's weights or the computation are broken", at);
+        return nm_fail(NM_FAILED, "%s: the logits behind token %zu hold a NaN: the model's weights or the computation are broken",
+                       nm_model_describe(w->model)->name, at);
     w->nll[at] = sum - (double)logits[next];
     return NM_OK;
 }
 
 nm_err nm_measure_run(nm_measure *m, const int32_t *ids, size_t count, size_t first, double *nll, nm_last_fn on_last, void *arg)
 {
-    work w = {ids, count, 0, first, nll, on_last, arg};
+    work w = {m->model, ids, count, 0, first, nll, on_last, arg};
     nm_session_truncate(m->session, 0);
     nm_item item = {.session = m->session, .tokens = ids, .count = (int32_t)count, .want = NM_WANT_ALL, .on_logits = on_logits, .arg = &w};
     if (first) {        /* tokens whose logits nobody wants */

@@ -106,6 +106,9 @@ static int run(void *arg, int n_operands, char **operands)
     if (set->bos && nm_token_bos(t) < 0) NM_GOTO(nm_fail(NM_USAGE, "--bos: this model has no BOS token: leave it away"));
     NM_GOTO(read_text(t, operands[1], &ids, &count));
     NM_GOTO(count_windows(set, operands[1], count, &windows));
+    int32_t trained = nm_model_describe(model)->n_context;
+    if (trained > 0 && set->length > trained)
+        nm_note("--length %d is more than the %d tokens that the model was trained for: expect worse figures", set->length, trained);
     nm_interrupts_catch();
     NM_GOTO(nm_measure_open(&measure, model, &set->common, set->kv, (size_t)set->length));
     NM_GOTO(score_text(&measure, set, ids, windows, nm_token_bos(t), &sum));

@@ -12,6 +12,7 @@
 #include "base/pool.h"
 #include "os/clock.h"
 #include "os/machine.h"
+#include "term.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -204,6 +205,8 @@ static void run_loop(void *arg, int thread, int threads)
     t->threads = threads;
 }
 
+static nm_err interrupted(void) { return nm_fail(NM_INTERRUPTED, "interrupted while probing the machine's limits"); }
+
 /* 1e9 operations a second on all threads: the best of nine runs, since whatever disturbs one only lowers it. */
 static nm_err measure_peak(peak p, double *result)
 {
@@ -215,10 +218,12 @@ static nm_err measure_peak(peak p, double *result)
     do {
         t.turns *= 4;
         NM_TRY(nm_pool_run(run_loop, &t));
+        if (nm_interrupted) return interrupted();
     } while (t.seconds < wanted / 4);
     t.turns = (long)((double)t.turns * wanted / t.seconds) + 1;
     for (int i = 0; i < RUNS; i++) {
         NM_TRY(nm_pool_run(run_loop, &t));
+        if (nm_interrupted) return interrupted();
         double rate = p.operations * (double)t.turns * t.threads / t.seconds * 1e-9;
         if (rate > *result) *result = rate;
     }
@@ -238,7 +243,8 @@ nm_err nm_probe_peaks(nm_limits *limits)
 /* ---- Memory --------------------------------------------------------------------------------------------------------------------- */
 
 /* 2 GiB leave any cache behind (the largest level 3 caches have half a gigabyte); a machine with less memory gives an eighth of what is free. */
-enum { READ_CHUNK = 1 << 20, READ_LEAST = 64, READ_MOST = 2048 };      /* READ_*: in chunks */
+enum { READ_CHUNK = 1 << 20, READ_LEAST = 64, READ_MOST = 2048 };      /* READ_LEAST, READ_MOST: in chunks */
+enum { READ_STRETCH = 32 << 20 };       /* bytes between two looks for Ctrl-C: some milliseconds, beside which the look costs nothing */
 
 typedef struct read_job { const nm_read_probe *probe; void (*read)(const char *, size_t); double seconds; } read_job;
 
@@ -252,7 +258,7 @@ static void touch(void *arg, int thread, int threads)
 {
     const nm_read_probe *p = arg;
     size_t from = share_from(p->bytes, thread, threads), to = share_from(p->bytes, thread + 1, threads);
-    memset((char *)p->data + from, 1, to - from);
+    for (; from < to && !nm_interrupted; from += READ_CHUNK) memset((char *)p->data + from, 1, READ_CHUNK);
 }
 
 static void read_all(void *arg, int thread, int threads)
@@ -261,7 +267,10 @@ static void read_all(void *arg, int thread, int threads)
     size_t from = share_from(job->probe->bytes, thread, threads), to = share_from(job->probe->bytes, thread + 1, threads);
     nm_pool_barrier();
     double start = nm_clock_seconds();
-    if (to > from) job->read((const char *)job->probe->data + from, to - from);
+    for (size_t n; from < to && !nm_interrupted; from += n) {
+        n = to - from < READ_STRETCH ? to - from : READ_STRETCH;
+        job->read((const char *)job->probe->data + from, n);
+    }
     nm_pool_barrier();
     if (thread == 0) job->seconds = nm_clock_seconds() - start;
 }
@@ -276,6 +285,7 @@ nm_err nm_read_probe_open(nm_read_probe *probe)
     probe->data = nm_alloc_aligned(probe->bytes);
     if (!probe->data) return nm_fail_memory(probe->bytes);
     nm_err err = nm_pool_run(touch, probe);
+    if (err == NM_OK && nm_interrupted) err = interrupted();
     if (err != NM_OK) nm_read_probe_close(probe);
     return err;
 }
@@ -294,6 +304,7 @@ nm_err nm_read_probe_round(nm_read_probe *probe)
     double best = 0;
     for (int i = 0; i < PASSES; i++) {
         NM_TRY(nm_pool_run(read_all, &job));
+        if (nm_interrupted) return interrupted();
         double rate = (double)probe->bytes / job.seconds * 1e-9;
         if (rate > best) best = rate;
     }

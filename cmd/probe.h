@@ -15,7 +15,8 @@ typedef struct nm_limits {
     double amx_int8_gops, amx_bf16_gflops;  /* tile instructions; 0 without them */
 } nm_limits;
 
-/* Fills all but read_gb_per_s: for each, the best of some runs of about 20 ms. About a second in all. */
+/* Fills all but read_gb_per_s: for each, the best of some runs of about 20 ms. About a second in all. NM_INTERRUPTED soon
+ * after Ctrl-C, here and below. */
 nm_err nm_probe_peaks(nm_limits *limits);
 
 /* A buffer in huge pages, much larger than caches where memory allows, and how it was read. */

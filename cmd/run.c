@@ -1,8 +1,8 @@
 /* nomoat run: one answer, a text continued, or a chat. */
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "commands.h"
@@ -72,12 +72,18 @@ static bool stdin_speaks(void)
     return poll(&fd, 1, 1000) != 0;
 }
 
+/* nohup puts a /dev/null that is open for writing alone in the place of a terminal; that, like none at all, is no input. */
+static bool stdin_readable(void)
+{
+    int flags = fcntl(STDIN_FILENO, F_GETFL);
+    return flags >= 0 && (flags & O_ACCMODE) != O_WRONLY;
+}
+
 static nm_err add_stdin(prompt *p, bool alone)
 {
     char *text;
     size_t length;
-    struct stat st;
-    if (nm_term_is(STDIN_FILENO) || fstat(STDIN_FILENO, &st)) return NM_OK;
+    if (nm_term_is(STDIN_FILENO) || !stdin_readable()) return NM_OK;
     if (!alone && !p->wait && !stdin_speaks()) {
         nm_note("standard input stays silent and is left aside; '-' as a word waits for it");
         return NM_OK;
@@ -125,6 +131,13 @@ out:
 
 static double per_second(double count, double seconds) { return seconds > 0 ? count / seconds : 0; }
 
+/* The first token of an answer comes out of the prompt's pass: the time is that of the others. */
+static nm_err answer_rate(nm_str *s, const nm_answer *a)
+{
+    NM_TRY(nm_json_key(s, "completion_per_second"));
+    return a->n_ids > 1 ? nm_str_printf(s, "%.3f", per_second((double)(a->n_ids - 1), a->seconds)) : nm_str_puts(s, "null");
+}
+
 static nm_err answer_json(nm_str *s, const nm_answer *a)
 {
     NM_TRY(nm_str_puts(s, "{\"text\": "));
@@ -136,10 +149,10 @@ static nm_err answer_json(nm_str *s, const nm_answer *a)
     NM_TRY(nm_json_text(s, "finish_reason", a->finish));
     NM_TRY(nm_json_whole(s, "seed", a->seed));
     NM_TRY(nm_json_key(s, "timings"));
-    NM_TRY(nm_str_printf(s, "{\"prompt_ms\": %.3f, \"completion_ms\": %.3f, \"prompt_per_second\": %.3f, \"completion_per_second\": %.3f}}",
-                         a->prompt_seconds * 1e3, a->seconds * 1e3, per_second((double)(a->prompt_tokens - a->reused), a->prompt_seconds),
-                         per_second((double)a->n_ids, a->seconds)));
-    return NM_OK;
+    NM_TRY(nm_str_printf(s, "{\"prompt_ms\": %.3f, \"completion_ms\": %.3f, \"prompt_per_second\": %.3f",
+                         a->prompt_seconds * 1e3, a->seconds * 1e3, per_second((double)(a->prompt_tokens - a->reused), a->prompt_seconds)));
+    NM_TRY(answer_rate(s, a));
+    return nm_str_puts(s, "}}");
 }
 
 static nm_err print_answer(const nm_answer *a, bool json)
@@ -202,6 +215,9 @@ static nm_err check_early(const nm_run_settings *set, const char *model)
 {
     nm_found found;
     NM_TRY(check_stack(set));
+    if (set->raw && set->system) return nm_fail(NM_USAGE, "--raw has no place for --system: put the text into the prompt, or leave --raw away");
+    if (set->tmpl && !*set->tmpl) return nm_fail(NM_USAGE, "--template is empty: give a template's file, text or name");
+    if (set->template_file && !*set->template_file) return nm_fail(NM_USAGE, "--chat-template-file is empty: give a template's file");
     nm_err err = nm_find_model(&found, model);
     nm_found_free(&found);
     return err;

@@ -31,11 +31,20 @@ static const char *type_name(nm_meta_type t)
     return (size_t)t < sizeof names / sizeof *names ? names[t] : "?";
 }
 
+/* A text that is cut says so: "the beginning"... (12345 bytes). */
+static nm_err put_text(nm_str *s, const char *text, size_t length, size_t most)
+{
+    size_t shown = length < most ? length : most;
+    while (shown < length && shown && ((unsigned char)text[shown] & 0xc0) == 0x80) shown--;     /* at a character's beginning */
+    NM_TRY(nm_str_json(s, text, shown));
+    return shown < length ? nm_str_printf(s, "... (%zu bytes)", length) : NM_OK;
+}
+
 static nm_err put_item(nm_str *s, const nm_model *m, size_t index, uint64_t item, nm_meta_type type, size_t most)
 {
     size_t length;
     const char *text = nm_model_meta_string(m, index, item, &length);
-    if (text) return nm_str_json(s, text, length < most ? length : most);
+    if (text) return put_text(s, text, length, most);
     int64_t whole;
     if (nm_model_meta_integer(m, index, item, &whole)) {
         if (type == NM_META_BOOL) return nm_str_puts(s, whole ? "true" : "false");

@@ -117,12 +117,7 @@ static nm_err choose_kv(const nm_run_settings *set, nm_session_options *o)
     if (set->kv >= 0 && set->kv_v >= 0 && set->kv != set->kv_v)
         return nm_fail(NM_REFUSED, "-ctk and -ctv differ: K and V share one type here, give --kv TYPE");
     o->compute = (nm_compute)set->common.compute;
-    o->kv = o->compute == NM_COMPUTE_F32 ? NM_KV_F32 : NM_KV_F16;
-    if (kv < 0) return NM_OK;
-    if (o->compute == NM_COMPUTE_F32 && kv != NM_KV_F32)
-        return nm_fail(NM_USAGE, "--compute f32 keeps K and V in f32, too: leave --kv away");
-    o->kv = (nm_kv_type)kv;
-    return NM_OK;
+    return nm_choose_kv(&o->kv, o->compute, kv);
 }
 
 static nm_err open_engine(nm_talk *talk, const nm_run_settings *set)
@@ -221,7 +216,7 @@ static nm_err fill_vars(nm_vars *vars, const nm_talk *talk, const nm_run_setting
 nm_err nm_talk_prompt(nm_talk *talk, const nm_run_settings *set, const nm_message *messages, size_t count, int32_t **ids, size_t *n_ids)
 {
     nm_vars vars = {0};
-    nm_template_options how = {.now = INT64_MIN};
+    nm_template_options how = {.now = INT64_MIN, .cancel = &nm_interrupted};
     char *text = NULL;
     size_t length;
     nm_err err = NM_OK;

@@ -66,6 +66,9 @@ void nm_answer_free(nm_answer *answer);
  * NM_USAGE with numbers: the prompt does not fit. NM_INTERRUPTED: Ctrl-C; the answer then holds what was made. */
 nm_err nm_talk_answer(nm_talk *talk, const nm_run_settings *set, const int32_t *ids, size_t n_ids, bool show, nm_answer *answer);
 
+/* What the next answer is drawn with: the settings over the model's own defaults. */
+nm_sampling nm_talk_sampling(const nm_talk *talk, const nm_run_settings *set);
+
 /* One line on standard error: tokens, speed, seed. */
 void nm_talk_note_speed(const nm_answer *answer);
 

@@ -1,5 +1,4 @@
 /* nomoat template: renders a chat template with variables from standard input. */
-#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 #include <time.h>
@@ -21,38 +20,85 @@ static const nm_option options[] = {
     {0}
 };
 
-/* "2026-01-02", "2026-01-02T03:04[:05[.678]][Z|+hh[:]mm]" to seconds since 1970. */
+/* Exactly `digits` digits at *at, as a number within least..most; -1 and *at unmoved where something else stands there. */
+static int take(const char **at, int digits, int least, int most)
+{
+    int v = 0;
+    for (int i = 0; i < digits; i++) {
+        char c = (*at)[i];
+        if (c < '0' || c > '9') return -1;
+        v = v * 10 + c - '0';
+    }
+    if (v < least || v > most) return -1;
+    *at += digits;
+    return v;
+}
+
+static bool take_char(const char **at, char c)
+{
+    bool there = **at == c;
+    *at += there;
+    return there;
+}
+
+static int days_of_month(int year, int month)
+{
+    static const int days[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+    bool leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    return days[month - 1] + (month == 2 && leap);
+}
+
+static bool take_date(const char **at, struct tm *t)
+{
+    int year = take(at, 4, 0, 9999);
+    if (year < 0 || !take_char(at, '-')) return false;
+    int month = take(at, 2, 1, 12);
+    if (month < 0 || !take_char(at, '-')) return false;
+    t->tm_mday = take(at, 2, 1, days_of_month(year, month));
+    t->tm_year = year - 1900;
+    t->tm_mon = month - 1;
+    return t->tm_mday > 0;
+}
+
+/* "03:04[:05[.678]]"; parts of a second are dropped. */
+static bool take_clock(const char **at, struct tm *t)
+{
+    if ((t->tm_hour = take(at, 2, 0, 23)) < 0 || !take_char(at, ':') || (t->tm_min = take(at, 2, 0, 59)) < 0) return false;
+    if (!take_char(at, ':')) return true;
+    if ((t->tm_sec = take(at, 2, 0, 59)) < 0) return false;
+    if (!take_char(at, '.')) return true;
+    size_t digits = strspn(*at, "0123456789");
+    *at += digits;
+    return digits > 0;
+}
+
+/* "Z", "+hh", "+hhmm", "+hh:mm" or nothing, in minutes. */
+static bool take_offset(const char **at, int *minutes)
+{
+    *minutes = 0;
+    if (!**at || take_char(at, 'Z')) return true;
+    int sign = **at == '-' ? -1 : 1;
+    if (!take_char(at, '+') && !take_char(at, '-')) return false;
+    int hours = take(at, 2, 0, 23), rest = 0;
+    if (hours >= 0 && **at) {
+        take_char(at, ':');
+        rest = take(at, 2, 0, 59);
+    }
+    *minutes = sign * (hours * 60 + rest);
+    return hours >= 0 && rest >= 0;
+}
+
+/* "2026-01-02", "2026-01-02T03:04[:05[.678]][Z|+hh[[:]mm]]" to seconds since 1970. */
 static nm_err parse_time(const char *text, int64_t *seconds)
 {
     struct tm t = {0};
-    int n = 0, hours = 0, minutes = 0;
+    int minutes = 0;
     const char *at = text;
-    if (sscanf(at, "%4d-%2d-%2d%n", &t.tm_year, &t.tm_mon, &t.tm_mday, &n) != 3) goto bad;
-    at += n;
-    if (*at == 'T' || *at == ' ') {
-        if (sscanf(++at, "%2d:%2d%n", &t.tm_hour, &t.tm_min, &n) != 2) goto bad;
-        at += n;
-        if (*at == ':' && sscanf(at, ":%2d%n", &t.tm_sec, &n) == 1) at += n;
-        if (*at == '.') at += 1 + strspn(at + 1, "0123456789");
-        if (*at == 'Z') at++;
-        else if (*at == '+' || *at == '-') {
-            int sign = *at == '-' ? -1 : 1;
-            if (sscanf(++at, "%2d%n", &hours, &n) != 1) goto bad;
-            at += n;
-            at += *at == ':';
-            if (*at && (sscanf(at, "%2d%n", &minutes, &n) != 1 || *(at += n))) goto bad;
-            minutes = sign * (hours * 60 + minutes);
-        }
-    }
-    if (*at || t.tm_mon < 1 || t.tm_mon > 12 || t.tm_mday < 1 || t.tm_mday > 31 
-        || t.tm_hour < 0 || t.tm_hour > 23 || t.tm_min < 0 || t.tm_min > 59
-        || t.tm_sec < 0 || t.tm_sec > 60) goto bad;
-    t.tm_year -= 1900;
-    t.tm_mon -= 1;
+    bool good = take_date(&at, &t);
+    if (good && *at) good = (take_char(&at, 'T') || take_char(&at, ' ')) && take_clock(&at, &t) && take_offset(&at, &minutes);
+    if (!good || *at) return nm_fail(NM_USAGE, "--now: '%s' is no time: give one like 2026-01-02T03:04:05", text);
     *seconds = (int64_t)timegm(&t) - 60 * (int64_t)minutes;
     return NM_OK;
-bad:
-    return nm_fail(NM_USAGE, "--now: '%s' is no time: give one like 2026-01-02T03:04:05", text);
 }
 
 static bool is_template_file(const char *name)
@@ -79,10 +125,23 @@ static nm_err open_template(nm_template **tmpl, nm_model **model, const settings
     return nm_fail(NM_NOT_FOUND, "%s: the model has no chat template: give a file NAME.jinja", operand);
 }
 
+static nm_err print(const char *text, size_t length, bool json)
+{
+    nm_str s = {0};
+    if (!json) {
+        NM_TRY(nm_out_text(text, length));
+        return nm_out_text_end();
+    }
+    nm_err err = nm_str_puts(&s, "{\"text\": ");
+    if (err == NM_OK) err = nm_str_json(&s, text, length);
+    if (err == NM_OK) err = nm_str_putc(&s, '}');
+    return nm_json_print(&s, err);
+}
+
 static int run(void *arg, int count, char **operands)
 {
     const settings *set = arg;
-    nm_template_options how = {.now = INT64_MIN};
+    nm_template_options how = {.now = INT64_MIN, .cancel = &nm_interrupted};
     nm_template *tmpl = NULL;
     nm_model *model = NULL;
     nm_vars vars = {0};
@@ -97,9 +156,9 @@ static int run(void *arg, int count, char **operands)
     NM_GOTO(nm_talk_default_vars(&vars, model ? nm_model_tokenizer(model) : NULL));
     NM_GOTO(nm_vars_default(&vars, "add_generation_prompt", "false"));
     NM_GOTO(nm_vars_end(&vars));
+    nm_interrupts_catch();
     NM_GOTO(nm_template_render(tmpl, vars.text.data, vars.text.length, &how, &text, &length));
-    NM_GOTO(nm_out_text(text, length));
-    err = nm_out_text_end();
+    err = print(text, length, set->common.json);
 out:
     nm_free(text);
     nm_free(input);

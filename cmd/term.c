@@ -151,7 +151,34 @@ nm_err nm_out_name(const char *text)
     return err;
 }
 
-nm_err nm_out_dim(bool on) { return nm_term_colour(STDOUT_FILENO) ? nm_out_puts(on ? "\x1b[2m" : "\x1b[22m") : NM_OK; }
+static const char dim_begins[] = "\x1b[2m", dim_ends[] = "\x1b[22m";
+
+static void on_end_dim(int signal_number)
+{
+    ssize_t written = write(STDOUT_FILENO, dim_ends, sizeof dim_ends - 1);
+    (void)written;
+    raise(signal_number);       /* SA_RESETHAND: now for good */
+}
+
+/* Whoever ends the program within dim text does not leave a dim terminal behind. */
+static void guard_dim(bool on)
+{
+    static const int endings[] = {SIGTERM, SIGHUP, SIGQUIT};
+    struct sigaction before, action = {.sa_handler = on ? on_end_dim : SIG_DFL, .sa_flags = on ? SA_RESETHAND : 0};
+    sigemptyset(&action.sa_mask);
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
+        if (!sigaction(endings[i], NULL, &before) && before.sa_handler != SIG_IGN) sigaction(endings[i], &action, NULL);
+}
+
+nm_err nm_out_dim(bool on)
+{
+    if (!nm_term_colour(STDOUT_FILENO)) return NM_OK;
+    if (on) guard_dim(true);
+    nm_err err = nm_out_puts(on ? dim_begins : dim_ends);
+    if (err == NM_OK && !on) err = nm_out_flush();
+    if (!on) guard_dim(false);
+    return err;
+}
 
 /* ---- Standard error ---------------------------------------------------------------------------------------------- */
 

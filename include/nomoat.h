@@ -170,6 +170,7 @@ typedef struct nm_template_options {
     int64_t now;                /* seconds since 1970 (UTC) for strftime_now; INT64_MIN: the clock, in local time */
     uint64_t max_steps;         /* 0 = default */
     size_t max_output;          /* bytes; 0 = default */
+    const volatile sig_atomic_t *cancel;    /* when it turns non-zero, rendering ends with NM_INTERRUPTED; may be NULL */
 } nm_template_options;
 /* vars: one JSON object, e.g. {"messages": [...], "add_generation_prompt": true}. *text is allocated (nm_free).
  * NM_REFUSED when the template itself raises (raise_exception); NM_FAILED for its errors (undefined, type) and exceeded bounds; NM_USAGE for bad JSON. */

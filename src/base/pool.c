@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -106,20 +107,35 @@ static void stop_workers(void)
     pool.stop = false;
 }
 
+/* Signals from outside are the caller's: one that a worker takes would not wake a caller who waits for input, or for a lock. What a
+ * thread's own work raises (SIGBUS of a cut file) must reach it. */
+static void block_signals(sigset_t *before)
+{
+    static const int own[] = {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS};
+    sigset_t outside;
+    sigfillset(&outside);
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) sigdelset(&outside, own[i]);
+    pthread_sigmask(SIG_BLOCK, &outside, before);
+}
+
 static nm_err start_workers(void)
 {
     int want = nm_threads() - 1;
+    sigset_t before;
     if (want == pool.running) return NM_OK;
     if (pool.running) stop_workers();
     atomic_store(&pool.run, 0);
+    block_signals(&before);     /* the workers inherit it */
     /* The workers read `running` only after a run begins, so it may grow while they start. */
     for (int i = 0; i < want; i++) {
         if (pthread_create(&pool.worker[i], NULL, work, (void *)(intptr_t)(i + 1)) != 0) {
             stop_workers();
+            pthread_sigmask(SIG_SETMASK, &before, NULL);
             return nm_fail(NM_FAILED, "cannot start %d compute threads: use --threads with a smaller number", want + 1);
         }
         pool.running++;
     }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return NM_OK;
 }
 

@@ -2,11 +2,11 @@
  * deeper than 512 and anything behind the value. jansson's tree lives only inside nm_json_parse. */
 #include "format/json.h"
 
+#include <jansson.h>
 #include <string.h>
 
 #include "base/err.h"
 #include "base/mem.h"
-#include "nm_config.h"
 
 enum { JSON_DEPTH = 512 };
 
@@ -41,9 +41,6 @@ const nm_json *nm_json_get(const nm_json *object, const char *key)
         if (!strcmp(object->object.keys[i], key)) return &object->object.values[i];
     return NULL;
 }
-
-#if NM_HAVE_JANSSON
-#include <jansson.h>
 
 /* jansson recurses to a depth of its own: ours is found before it, with the place. It also takes a zero byte for the end. */
 static nm_err check_shape(const char *text, size_t length)
@@ -222,15 +219,3 @@ nm_err nm_json_parse(nm_json *out, const char *text, size_t length)
     nm_free(r.wide);
     return err;
 }
-
-#else
-
-nm_err nm_json_parse(nm_json *out, const char *text, size_t length)
-{
-    (void)text;
-    (void)length;
-    *out = (nm_json){0};
-    return nm_fail(NM_REFUSED, "JSON cannot be read: this program was built without jansson; install it and build again");
-}
-
-#endif

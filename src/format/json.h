@@ -1,5 +1,5 @@
 /* Owns JSON in and out of the library as one kind of tree, and the dynamic values that templates compute with. Parsing is done by
- * jansson (duplicate keys rejected, depth capped); without it nm_json_parse refuses. Writing is ours. */
+ * jansson (duplicate keys rejected, depth capped). Writing is ours. */
 #ifndef NM_FORMAT_JSON_H
 #define NM_FORMAT_JSON_H
 

@@ -16,7 +16,15 @@
 
 enum { DEPTH_MAX = 3, COMMIT_MAX = 200 };
 
-typedef struct file_list { nm_found *items; size_t count, capacity; } file_list;     /* name = path below the snapshot */
+/* name = path below the snapshot; broken: the path of a link whose blob is gone, or NULL */
+typedef struct file_list { nm_found *items; size_t count, capacity; char *broken; } file_list;
+
+static void file_list_free(file_list *list)
+{
+    nm_found_list_free(list->items, list->count);
+    nm_free(list->broken);
+    *list = (file_list){0};
+}
 
 static const char *variable(const char *name)
 {
@@ -110,8 +118,9 @@ static nm_err collect(file_list *list, const char *snapshot, const char *inside,
         struct stat st;
         size_t n = strlen(names[i]);
         NM_GOTO(nm_format(&path, "%s/%s", folder, names[i]));
-        int bad = stat(path, &st);
-        nm_free(path);
+        bool bad = stat(path, &st), broken = bad && !lstat(path, &st) && S_ISLNK(st.st_mode) && !list->broken;
+        if (broken && n > 5 && !strcasecmp(names[i] + n - 5, ".gguf")) list->broken = path;
+        else nm_free(path);
         if (bad) continue;
         NM_GOTO(nm_format(&deeper, "%s%s%s", inside, *inside ? "/" : "", names[i]));
         if (S_ISDIR(st.st_mode) && depth < DEPTH_MAX) err = collect(list, snapshot, deeper, depth + 1);
@@ -137,8 +146,7 @@ static nm_err repository_files(file_list *list, const char *root, const char *fo
     nm_free(repository);
     nm_free(snapshot);
     if (err == NM_OK || err == NM_NOT_FOUND) return NM_OK;
-    nm_found_list_free(list->items, list->count);
-    *list = (file_list){0};
+    file_list_free(list);
     return err;
 }
 
@@ -183,7 +191,7 @@ nm_err nm_hf_list(nm_found **list, size_t *count, size_t *capacity, nm_skipped_f
         if (strncmp(folders[i], "models--", 8)) continue;
         err = nm_skip(repository_files(&files, root, folders[i]), skipped);
         if (err == NM_OK) err = move_files(list, count, capacity, &files, folders[i]);
-        nm_found_list_free(files.items, files.count);
+        file_list_free(&files);
     }
     nm_names_free(folders, n);
     nm_free(root);
@@ -251,6 +259,8 @@ nm_err nm_hf_find(nm_found *out, const char *model)
     NM_GOTO(cut_model(&folder, &wanted, model));
     if (strchr(folder, '/')) goto out;
     NM_GOTO(repository_files(&files, root, folder));
+    if (!files.count && files.broken)
+        NM_GOTO(nm_fail(NM_NOT_FOUND, "%s: %s is a broken link: what it points to is gone; download it again", model, files.broken));
     if (!files.count) goto out;
     size_t at = pick(&files, wanted, &fitting);
     if (at == SIZE_MAX && !*wanted) at = pick(&files, "Q4_K_M", &(int){0});   /* what llama.cpp takes where nothing is said */
@@ -263,6 +273,6 @@ nm_err nm_hf_find(nm_found *out, const char *model)
 out:
     nm_free(root);
     nm_free(folder);
-    nm_found_list_free(files.items, files.count);
+    file_list_free(&files);
     return err;
 }

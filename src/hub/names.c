@@ -145,11 +145,23 @@ static bool looks_like_path(const char *model)
     return model[0] == '/' || model[0] == '.' || model[0] == '~' || ends_in(model, ".gguf");
 }
 
+/* '+' joins a model and an adapter, where a model stands before it; "/x/c++/m.gguf" is a path. */
+static bool is_stack(const char *model)
+{
+    struct stat st;
+    const char *plus = strchr(model, '+');
+    if (!plus || !looks_like_path(model)) return plus;
+    char *base = nm_strndup(model, (size_t)(plus - model));
+    bool there = !base || !stat(base, &st) || ends_in(base, ".gguf");
+    nm_free(base);
+    return there;
+}
+
 static nm_err find_name(nm_found *out, const char *model, const char *name, bool tagged)
 {
     struct stat st;
     if (tagged && !stat(name, &st)) return found_path(out, name, &st);
-    if (strchr(model, '+'))
+    if (is_stack(model))
         return nm_fail(NM_REFUSED, "%s: this version runs single models, not stacks of adapters: leave '%s' away", model,
                        strchr(model, '+'));
     nm_err err = nm_store_find(out, name);

@@ -12,6 +12,7 @@
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/err.h"
@@ -229,8 +230,21 @@ static void work_end(work *w)
     *w = (work){.lock = -1};
 }
 
+static nm_err take_lock(work *w, const char *path, nm_wait_fn wait)
+{
+    const struct timespec pause = {.tv_nsec = 50000000};
+    w->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    while (w->lock < 0 || flock(w->lock, wait ? LOCK_EX | LOCK_NB : LOCK_EX)) {
+        if (w->lock < 0 || (errno != EWOULDBLOCK && errno != EINTR))
+            return nm_fail(NM_FAILED, "%s: the store cannot be locked: %s", path, strerror(errno));
+        if (wait && wait()) return nm_fail(NM_INTERRUPTED, "interrupted while waiting for the store");
+        if (wait) nanosleep(&pause, NULL);
+    }
+    return NM_OK;
+}
+
 /* One temporary name for all is enough under the lock, and what an ended process left there goes away with it. */
-static nm_err work_begin(work *w)
+static nm_err work_begin(work *w, nm_wait_fn wait)
 {
     char *path = NULL;
     nm_err err = NM_OK;
@@ -238,8 +252,7 @@ static nm_err work_begin(work *w)
     NM_GOTO(nm_store_folder(&w->store));
     NM_GOTO(nm_folder_make(w->store, 0700));
     NM_GOTO(nm_format(&path, "%s/.lock", w->store));
-    w->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (w->lock < 0 || flock(w->lock, LOCK_EX)) NM_GOTO(nm_fail(NM_FAILED, "%s: the store cannot be locked: %s", path, strerror(errno)));
+    NM_GOTO(take_lock(w, path, wait));
     NM_GOTO(nm_format(&w->temporary, "%s/.tmp", w->store));
     delete_folder(w->temporary);
     if (mkdir(w->temporary, 0700)) NM_GOTO(nm_fail(NM_FAILED, "%s: cannot be made: %s", w->temporary, strerror(errno)));
@@ -346,6 +359,8 @@ static nm_err find_sources(sources *s, const char *path, const char *stem)
     for (int i = 1; i <= parts; i++) {
         NM_TRY(nm_format(&name, "%s-%05d-of-%05d.gguf", stem, i, parts));
         nm_err err = nm_format(&part, "%.*s-%05d-of-%05d.gguf", (int)before, path, i, parts);
+        if (err == NM_OK && access(part, F_OK))
+            err = nm_fail(NM_NOT_FOUND, "%s: part %d of %d is missing: put all parts into one folder, and fetch what lacks", part, i, parts);
         if (err == NM_OK) err = add_source(s, part, name);
         else nm_free(name);
         nm_free(part);
@@ -447,7 +462,7 @@ nm_err nm_store_import(nm_found *out, nm_stored_as *as, const char *path, const 
     NM_GOTO(name_from_file(&stem, file));
     NM_GOTO(find_sources(&s, file, stem));
     NM_GOTO(plain_name(&final, name ? name : stem));
-    NM_GOTO(work_begin(&w));
+    NM_GOTO(work_begin(&w, o->wait));
     err = check_free(&w, final, o->replace);
     if (err == NM_OK) err = fill(&w, &s, as, o);
     if (err == NM_OK) err = appear(&w, final, o->replace);
@@ -461,17 +476,41 @@ out:
     return err;
 }
 
-nm_err nm_store_remove(const char *name)
+static nm_err not_stored(const char *name)
+{
+    return nm_fail(NM_NOT_FOUND, "%s: the store has no model of that name: 'nomoat list' shows them", name);
+}
+
+nm_err nm_store_check(const char *name)
+{
+    char *store = NULL, *plain = NULL, *entry = NULL;
+    nm_found cached = {0};
+    nm_err err = NM_OK;
+    if (strchr(name, '/') && nm_hf_find(&cached, name) == NM_OK && cached.path)
+        NM_GOTO(nm_fail(NM_REFUSED, "%s: lies in the Hugging Face cache, which nomoat only reads: delete %s there", name, cached.path));
+    NM_GOTO(plain_name(&plain, name));
+    NM_GOTO(nm_store_folder(&store));
+    NM_GOTO(resolve(&entry, store, plain));
+    if (!entry) err = not_stored(plain);
+out:
+    nm_found_free(&cached);
+    nm_free(entry);
+    nm_free(store);
+    nm_free(plain);
+    return err;
+}
+
+nm_err nm_store_remove(const char *name, nm_wait_fn wait)
 {
     char *plain, *entry = NULL, *final = NULL;
     work w = {.lock = -1};
     nm_err err = NM_OK;
     NM_TRY(plain_name(&plain, name));
-    err = work_begin(&w);
+    err = work_begin(&w, wait);
     if (err == NM_OK) err = resolve(&entry, w.store, plain);
     if (err == NM_OK) err = nm_format(&final, "%s/%s", w.store, entry ? entry : plain);
     if (err == NM_OK && rename(final, w.temporary)) {   /* the temporary folder is empty: renaming over it is allowed */
-        if (errno == ENOENT) err = nm_fail(NM_NOT_FOUND, "%s: the store has no model of that name: 'nomoat list' shows them", plain);
+        if (errno == ENOENT) err = not_stored(plain);
         else err = nm_fail(NM_FAILED, "%s: cannot be removed: %s", final, strerror(errno));
     }
     if (err == NM_OK) err = nm_folder_flush(w.store);

@@ -35,19 +35,24 @@ nm_err nm_found_list(nm_found **out, size_t *count, nm_skipped_fn skipped);
 void nm_found_list_free(nm_found *list, size_t count);
 
 typedef enum nm_stored_as { NM_STORED_CLONE, NM_STORED_LINK, NM_STORED_COPY } nm_stored_as;
+/* Called while another process changes the store, some twenty times a second; true gives up (NM_INTERRUPTED). */
+typedef bool (*nm_wait_fn)(void);
 typedef struct nm_import_options {
     bool copy;          /* neither clone nor link */
     bool replace;       /* put it in the place of a model of that name */
     nm_progress_fn progress;    /* bytes copied and hashed; true ends it with NM_INTERRUPTED; may be NULL */
     void *progress_arg;
+    nm_wait_fn wait;    /* may be NULL */
 } nm_import_options;
 /* Takes a GGUF file (with the other parts of a split), or the only one in a folder, into the store. name NULL: from the file's name.
  * NM_USAGE: a bad name, a second part of a split, several models in a folder; NM_REFUSED: the name is taken. */
 nm_err nm_store_import(nm_found *out, nm_stored_as *as, const char *path, const char *name, const nm_import_options *options);
 /* The GGUF file that import would take: path itself, or the only one in the folder. *file is allocated (nm_free). */
 nm_err nm_store_source(char **file, const char *path);
+/* Whether nm_store_remove could: NM_NOT_FOUND; NM_USAGE for what is no name; NM_REFUSED for a model of the Hugging Face cache. */
+nm_err nm_store_check(const char *name);
 /* The name may differ in letter case, as for nm_model_find. */
-nm_err nm_store_remove(const char *name);
+nm_err nm_store_remove(const char *name, nm_wait_fn wait);      /* wait may be NULL */
 /* Hashes the files of a stored model again. NM_BAD_FILE: one differs or is missing; NM_REFUSED: no hash is recorded. */
 nm_err nm_store_verify(const nm_found *stored, nm_progress_fn progress, void *arg);
 /* Where the store is; it need not exist. *path is allocated (nm_free). */

@@ -97,7 +97,7 @@ static nm_err from_json(nm_render *r, const nm_json *j, nm_tv *out)
 static nm_err render(nm_render *r, const nm_json *vars)
 {
     NM_TRY(from_json(r, vars, &r->variables));
-    r->steps = 0;       /* the bound is on the template, not on the conversation */
+    r->steps = r->look_at = 0;  /* the bound is on the template, not on the conversation */
     NM_TRY(nm_template_run(r));
     return r->err = nm_str_append(&r->out, "", 0);
 }
@@ -111,6 +111,7 @@ nm_err nm_template_render(const nm_template *tmpl, const char *vars, size_t vars
     r.arena.limit = RENDER_MEMORY;
     if (options) {
         r.now = options->now;
+        r.cancel = options->cancel;
         if (options->max_steps) r.max_steps = options->max_steps;
         if (options->max_output) r.max_output = options->max_output;
     }

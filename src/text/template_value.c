@@ -38,12 +38,18 @@ nm_err nm_rt_raise(nm_render *r, nm_err code, const char *format, ...)
     return err;
 }
 
+enum { LOOK_EVERY = 4096 };      /* steps between two looks for a stop: well below a millisecond */
+
 nm_err nm_rt_steps(nm_render *r, size_t n)
 {
     if (r->err != NM_OK) return r->err;
     if (n > r->max_steps - r->steps)
         return nm_rt_fail(r, "the template took more than %llu steps; it may never end", (unsigned long long)r->max_steps);
     r->steps += n;
+    if (r->cancel && r->steps >= r->look_at) {
+        r->look_at = r->steps + LOOK_EVERY;
+        if (*r->cancel) return r->err = nm_fail(NM_INTERRUPTED, "interrupted while rendering the template");
+    }
     return NM_OK;
 }
 

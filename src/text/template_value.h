@@ -3,6 +3,7 @@
 #ifndef NM_TEXT_TEMPLATE_VALUE_H
 #define NM_TEXT_TEMPLATE_VALUE_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -65,7 +66,8 @@ typedef struct nm_render {
     nm_err err;
     uint32_t line;
     int depth, max_depth;
-    uint64_t steps, max_steps;
+    uint64_t steps, max_steps, look_at;      /* look_at: the step at which cancel is looked at next */
+    const volatile sig_atomic_t *cancel;     /* or NULL */
     size_t max_output;
     nm_str out;
     struct nm_sb *capture;  /* where output goes: NULL = out */

@@ -29,6 +29,8 @@ done
 check '--batch 0 is a fault of use' ends_with 2 bench "$work/none.gguf" --batch 0
 check 'nothing to measure is a fault of use' ends_with 2 bench "$work/none.gguf" -p 0 -n 0
 
+check 'fp32 has a cache of f32, as elsewhere' ends_with 2 bench "$work/none.gguf" --compute f32 --kv q8_0
+
 model=${NOMOAT_TEST_DATA:-}/tiny/llama.gguf
 if [ -f "$model" ]; then
     "$NOMOAT" bench "$model" -p 32 -n 8 -r 2 --depth 0,16 --batch 1,3 --json >"$work/json" 2>"$work/err"
@@ -43,6 +45,19 @@ if [ -f "$model" ]; then
     check 'tests by depth and batch' test "$tests" = 'pp32:0 tg8:0 tg8@3:0 pp32:16 tg8:16 tg8@3:16 '
     "$NOMOAT" bench "$model" -p 8 -n 0 -r 1 >"$work/out" 2>"$work/err"
     check 'a table for people' grep -q '^pp8 ' "$work/out"
+    probing() { [ "$(awk '/^VmRSS/ { print $2 }' "/proc/$1/status")" -gt 60000 ]; }      # its buffer is being filled
+    interrupted() {
+        "$NOMOAT" bench "$model" >"$work/out" 2>"$work/err" </dev/null &
+        pid=$!
+        until probing "$pid"; do kill -0 "$pid" 2>/dev/null || return 1; done
+        kill -INT "$pid"
+        wait "$pid"
+        [ $? -eq 130 ] && [ ! -s "$work/out" ]
+    }
+    check 'Ctrl-C ends it while it probes the limits' interrupted
+    # shellcheck disable=SC3045  # what sh is here has it
+    (ulimit -v 4000000; ends_with 5 bench "$model" --depth 16777216 --kv f32 --batch 256)
+    check 'a depth beyond memory is told before anything runs' test $? -eq 0
 else
     n=$((n + 1))
     echo "ok $n # SKIP bench on a tiny model (NOMOAT_TEST_DATA)"

@@ -24,6 +24,8 @@ differ() { ! same; }
 check 'another seed, another' differ
 check 'no tokens asked, none given' run run "$model" hello -n 0 --json
 check 'and the reason is length' has '"completion_tokens": 0, "finish_reason": "length"'
+run run "$model" hello -n 1 --json --ignore-eos
+check 'one token, out of the prompt, has no rate' has '"completion_tokens": 1, .*"completion_per_second": null}}$'
 raw -n 12 abc </dev/null >"$work/a"
 raw -n 12 -p abc </dev/null >"$work/b"
 printf abc | raw -n 12 >"$work/c"
@@ -44,6 +46,10 @@ silent() { "$NOMOAT" run "$model" --raw -n 2 abc >"$work/out" 2>"$work/err" <&3 
 check 'a silent pipe is left' silent
 quiet() { "$NOMOAT" run "$model" --raw -n 2 -q abc >"$work/out" 2>"$work/err" <&3 && [ ! -s "$work/err" ]; }
 check 'and --quiet says nothing' quiet
+written() { "$NOMOAT" run "$model" --raw -n 2 abc >"$work/out" 2>"$work/err" 0>/dev/null; }
+check 'nor is a standard input that can only be written, as nohup makes it, in the way' written
+written() { "$NOMOAT" run "$model" >"$work/out" 2>"$work/err" 0>/dev/null; [ $? -eq 2 ] && says 'no prompt'; }
+check 'and alone it is no prompt' written
 
 # ---- refusals
 check 'no prompt' ends_with 2 run "$model"
@@ -115,6 +121,15 @@ check 'scores all but the first token of each window' test "$(value tokens)" = 9
 run perplexity "$model" "$work/text" --length 32 --windows 3 --second-half --json
 check 'or the second half' test "$(value tokens)" = 45
 check 'with BOS' run perplexity "$model" "$work/text" --length 32 --windows 2 --bos
+check 'windows longer than the trained length' run perplexity "$model" "$work/text" --length 300 --windows 1
+check 'are told of' says 'more than the 256 tokens'
+cp "$model" "$work/huge.gguf"       # weights of 3e38 are finite, what comes of them is not
+run show "$model" --json --tensors
+offset=$(sed 's/.*"name": "output_norm.weight"[^}]*"offset": \([0-9]*\).*/\1/' "$work/out")
+# shellcheck disable=SC2046  # one word a number
+printf '\346\261\141\177%.0s' $(seq 64) | dd of="$work/huge.gguf" bs=1 seek="$offset" conv=notrunc 2>/dev/null
+check 'logits that are no numbers' ends_with 1 run "$work/huge.gguf" hi -n 4
+check 'name the model' says "^nomoat: $work/huge.gguf: "
 check 'a text that is too short' ends_with 2 perplexity "$model" "$work/prompt"
 
 # ---- the chat
@@ -143,4 +158,60 @@ on_terminal '?>>> ' "=half a line$interrupt" '?once more' '?>>> ' "=$(printf '\0
 check 'and a line' test $? -eq 0
 on_terminal '?>>> ' =half '?half' '!TERM' -- "$NOMOAT" run "$model"
 check 'SIGTERM ends it with the terminal as it was' test $? -eq 143
+# shellcheck disable=SC3045  # what sh is here has it
+ulimit -c 0
+on_terminal '?>>> ' =half '?half' "=$(printf '\034')" -- "$NOMOAT" run "$model"
+check 'Ctrl-\, too' test $? -eq 131
+escape=$(printf '\033')
+on_terminal "?${escape}[2m" '?' '!TERM' -- "$NOMOAT" run "$model" hi --template '{{ messages[0].content }}<think>' --ignore-eos -c 100000
+check 'SIGTERM within thinking' test $? -eq 143
+bright() { tail -c 6 "$work/screen" | grep -qF "${escape}[22m"; }
+check 'leaves no dim terminal' bright
+
+# ---- what is typed
+history=$HOME/.local/state/nomoat/history
+on_terminal '?>>> ' "=/set top-k 7$enter" '?>>> ' '=x' '?x' '!TERM' -- "$NOMOAT" run "$model"
+check 'SIGTERM leaves the lines typed before in the history' grep -q '^/set top-k 7$' "$history"
+on_terminal '?>>> ' "=$(printf '\020')" '?/set top-k 7' "=$interrupt" '?once more' '?>>> ' "=/stack$enter" '?>>> ' "=$(printf '\020')$(printf '\020')" '?et top-k 7' \
+    "=$interrupt" '?>>> ' "=$interrupt" -- "$NOMOAT" run "$model"
+check 'and the next chat has them' test $? -eq 0
+awk 'BEGIN { print "_HiStOrY_V2_"; for (i = 0; i < 20000; i++) print "line", i, "of many" }' >"$history"
+on_terminal '?>>> ' "=$(printf '\020')" '?line 19999 of many' "=$interrupt" '?>>> ' "=$interrupt" -- "$NOMOAT" run "$model"
+short() { [ "$(wc -l <"$history")" -eq 1001 ] && tail -n 1 "$history" | grep -q '^line 19999 of many$'; }
+check 'a history that has grown long is cut' short
+on_terminal '?>>> ' "=/system $(printf 'a\351b')$enter" '?>>> ' "=/save $work/talk.json$enter" '?saved to' '?>>> ' "=/bye$enter" -- "$NOMOAT" run "$model"
+replaced() { grep -q "\"a$(printf '\357\277\275')b\"" "$work/talk.json"; }
+check 'a byte that is no UTF-8 takes no other with it' replaced
+
+# ---- turns that come to nothing
+alternating='{% for m in messages %}{% if (m.role == "user") != (loop.index0 % 2 == 0) %}{{ raise_exception("roles must alternate") }}{% endif %}{{ m.content }}{% endfor %}'
+contents() { grep -o '"content": "[^"]*"' "$work/talk.json" | sed 's/"content": //' | tr '\n' ' '; }
+on_terminal '?>>> ' "=/set max-tokens 0$enter" '?>>> ' "=Hello$enter" '?the answer is empty' '?>>> ' "=Again$enter" '?the answer is empty' \
+    '?>>> ' "=/save $work/talk.json$enter" '?saved to' '?>>> ' "=/bye$enter" -- "$NOMOAT" run "$model" --template "$alternating"
+check 'an empty answer is one, and the chat goes on' test "$(contents)" = '"Hello" "" "Again" "" '
+refusing='{% for m in messages %}{% if "bad" in m.content %}{{ raise_exception("no bad words") }}{% endif %}{{ m.content }}{% endfor %}'
+on_terminal '?>>> ' "=Hello$enter" '?Hello' '?>>> ' "=/edit bad$enter" '?stay' '?no bad words' '?>>> ' \
+    "=/save $work/talk.json$enter" '?saved to' '?>>> ' "=/bye$enter" -- "$NOMOAT" run "$model" --template "$refusing" -n 3
+check 'a refused question does not end the chat' test $? -eq 0
+kept() { contents | grep -q '^"Hello" "..*" $'; }
+check 'a question that is refused leaves the one it was to replace' kept
+on_terminal '?>>> ' "=Hello$enter" '?Hello' '?context of 24 tokens is full' '?>>> ' "=Go on$enter" '?context holds 24' '?/clear' '?>>> ' \
+    "=/clear$enter" '?is empty' '?>>> ' "=Hello$enter" '?Hello' '?context of 24 tokens is full' '?>>> ' "=/bye$enter" -- "$NOMOAT" run "$model" --ignore-eos -c 24
+check 'a full context is told with what helps in a chat' test $? -eq 0
+
+# ---- commands of the chat
+mkfifo "$work/talk.fifo"
+on_terminal '?>>> ' "=/set$enter" '?max-tokens 4' '?>>> ' "=/set stop abc$enter" '?(stop is now abc)' '?>>> ' "=/set stop xyz$enter" '?(stop is now xyz)' '?>>> ' \
+    "=/set$enter" '?stop xyz' '?>>> ' "=/think hide$enter" '?thinking: auto, hidden' '?>>> ' "=/system Be brief$enter" '?system message is set' '?>>> ' \
+    "=/load $work/talk.fifo$enter" '?no regular file' '?>>> ' "=//help me$enter" '?>>> ' "=/save $work/talk.json$enter" '?saved to' '?>>> ' "=/bye$enter" \
+    -- "$NOMOAT" run "$model" -n 4
+check 'commands say what they set, and /load waits for no pipe' test $? -eq 0
+replaced() { ! shown 'stop abc$'; }
+check '/set stop takes the place of the one before' replaced
+slash() { contents | grep -q '^"Be brief" "/help me" '; }
+check 'a message may begin with a slash' slash
+no_system='{% if messages[0].role == "system" %}{{ raise_exception("System role not supported") }}{% endif %}{{ messages[0].content }}'
+on_terminal '?>>> ' "=/system Be brief$enter" '?is set' '?>>> ' "=Hello$enter" '?not supported' '?/clear system' '?>>> ' "=/clear system$enter" '?no system message' \
+    '?>>> ' "=/bye$enter" -- "$NOMOAT" run "$model" -n 4 --template "$no_system"
+check 'a template that takes no system message' test $? -eq 0
 finish

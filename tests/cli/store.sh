@@ -35,11 +35,21 @@ check ':latest is ignored' run show tiny:1:latest
 check 'letter case does not matter' run show tiny-llama
 check 'a mistyped name' ends_with 3 show Tiny-Lama
 check 'is told the nearest' says 'did you mean Tiny-Llama'
+mkdir "$work/tiny:1"
+hidden() { (cd "$work" && ends_with 4 show tiny:1); }
+check 'a folder of its name hides it' hidden
+check 'and the way round is told' says "'tiny:1:latest' means the model"
+cp "$model" "$work/x-00001-of-00003.gguf"
+check 'a split whose parts are missing' ends_with 3 import "$work/x-00001-of-00003.gguf"
+check 'is told what to do' says 'x-00002-of-00003.gguf: part 2 of 3 is missing: put all parts'
+run list --json
 if grep -q sha256 "$work/out" || run list --json && has sha256; then
     check 'doctor --verify finds all well' run doctor --verify
     printf x | dd of="$store/tiny:1/Tiny-Llama.gguf" bs=1 seek=5000 conv=notrunc 2>/dev/null
     bad_store() { run doctor --verify; [ $? -eq 4 ] && has 'tiny:1: .*has changed'; }
     check 'and a changed file' bad_store
+    once() { ! has 'tiny:1: tiny:1'; }
+    check 'named once' once
 else
     skip 'doctor --verify' 'no SHA-256'
 fi
@@ -49,7 +59,24 @@ left_out() { run list && says 'SHA256SUMS.*left out' && has '^tiny:1 '; }
 check 'an entry that cannot be read is left out' left_out
 check 'and in nobody'"'"'s way' run show tiny-llama
 rm -r "$store/broken"
-check 'rm, whatever the letter case' run rm TINY:1
+check 'rm with a name that is not there' ends_with 3 rm tiny:1 nosuch
+check 'says which' says '^nomoat: nosuch: '
+check 'and removes nothing' test -d "$store/tiny:1"
+check 'a name given twice' ends_with 2 rm tiny:1 tiny:1
+exec 8>>"$store/.lock"
+flock 8 2>/dev/null && locked=yes || locked=
+if [ "$locked" ]; then
+    # shellcheck disable=SC2016  # the inner shell's
+    on_terminal '?another nomoat changes the store; waiting' "=$(printf '\003')" -- sh -c 'trap : INT; "$0" import "$1" --name waits; echo "ends $?"' "$NOMOAT" "$work/Tiny Llama.gguf"
+    check 'import waits for another nomoat, and Ctrl-C ends that' shown 'ends 130'
+else
+    skip 'import waits for another nomoat' 'no flock'
+fi
+exec 8>&-
+limited() { (ulimit -f 8; "$NOMOAT" import "$work/Tiny Llama.gguf" --name limited --copy >"$work/out" 2>"$work/err"); [ $? -eq 1 ] && [ "$(wc -l <"$work/err")" -eq 1 ]; }
+check 'a limit on the size of files is exit 1 with a line' limited
+check 'and leaves nothing' test ! -e "$store/.tmp" -a ! -e "$store/limited"
+check 'rm' prints '{"removed": ["tiny:1"]}' rm tiny:1 --json
 check 'takes the folder away' test ! -e "$store/tiny:1"
 check 'and leaves the original' test -f "$work/Tiny Llama.gguf"
 
@@ -61,6 +88,12 @@ printf c1 >"$cache/refs/main"
 check 'a model in the Hugging Face cache' run show org/small
 check 'by a part of its file name' run show org/small:f32
 check 'by its file name' run show org/small/small-F32.gguf
+rm "$cache/blobs/b"
+check 'a broken link in it' ends_with 3 show org/small
+check 'is told as such' says 'broken link'
+cp "$model" "$cache/blobs/b"
+check 'rm leaves other programs alone' ends_with 6 rm org/small
+check 'and says where it lies' says 'Hugging Face cache'
 check 'another file is not there' ends_with 3 show org/small:Q8_0
 run list
 check 'list shows it' has 'org/small .* hf-cache'

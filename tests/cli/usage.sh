@@ -27,8 +27,20 @@ check 'a flag without its value' ends_with 2 run m -n
 check 'a value out of range' ends_with 2 run m --top-p 2
 check 'a word too many' ends_with 2 show a b
 check 'a word too few' ends_with 2 show
+check 'a word with one dash' ends_with 2 run m -ngl 99
+check 'is no flag with a value attached' says 'unknown option -ngl'
+check 'a long flag with one dash' ends_with 2 run m -system foo
+check 'is told the right one' says 'did you mean --system'
+check 'a text that looks like a flag' ends_with 2 run m '-5 + 3'
+check 'is told --' says 'put -- before it'
+check '--raw with --system' ends_with 2 run m hi --system x --raw
+check 'is told what conflicts' says '^nomoat: --raw '
+check 'an empty template' ends_with 2 run m hi --template ''
+check 'a + within a path is no stack' ends_with 3 run /nowhere/c++/m.gguf hi
 check 'a flag before the command' ends_with 2 --threads 2 run
 check 'an unknown tier' ends_with 2 doctor --kernels nothing
+amx() { out doctor --kernels amx && { has '^kernels.*using amx' || says 'kernels amx: this machine cannot'; }; }
+check 'a tier that the machine lacks is told' amx
 check 'a missing model' ends_with 3 run missing-model hi
 check 'a missing file' ends_with 3 run ./missing.gguf hi
 check 'a folder' ends_with 4 run / hi
@@ -56,19 +68,52 @@ check 'a template' template 'Hi|True|2026-01-02T03:04:05' 2026-01-02T03:04:05
 check 'a time with an offset' template 'Hi|True|2026-01-02T01:04:05' 2026-01-02T03:04:05+02:00
 check 'a day alone' template 'Hi|True|2026-01-02T00:00:00' 2026-01-02
 check 'no time' ends_with 2 template "$work/t.jinja" --now tomorrow
+for now in 2026-02-29 2026-04-31 2026-1-02 26-01-02 2026-01-02T 2026-01-02T3:04 2026-01-02T24:00 2026-01-02T03:04: 2026-01-02T03:04:60 2026-01-02T03:04:05. \
+    2026-01-02T03:04:05+2 2026-01-02T03:04:05+25:00 2026-01-02T03:04:05+02:7 2026-01-02T03:04:05Zx '2026-01- 2' '2026-01-02T+3:04' 2026-01-02Z; do
+    check "nor is $now" ends_with 2 template "$work/t.jinja" --now "$now"
+done
+check 'a leap day' template 'Hi|True|2028-02-29T12:00:00' 2028-02-29T12:00Z
+check 'an offset without a colon' template 'Hi|True|2026-01-02T05:34:05' 2026-01-02T03:04:05.25-0230
+as_json() { printf '%s' "$vars" | prints '{"text": "Hi|True|2026-01-02T00:00:00"}' template "$work/t.jinja" --now 2026-01-02 --json; }
+check 'as JSON' as_json
 printf '{{ raise_exception("no") }}' >"$work/refuse.jinja"
 refuses() { echo '{}' | "$NOMOAT" template "$work/refuse.jinja" >"$work/out" 2>"$work/err"; [ $? -eq 6 ]; }
 check "a template's own refusal" refuses
+printf '{%% for i in range(90000) %%}{%% for j in range(90000) %%}{%% endfor %%}{%% endfor %%}' >"$work/loop.jinja"
+# SIGINT is signal 2, bit 1; before the name is nomoat it is the shell that catches
+catches() { awk '/^Name/ { name = $2 } /^SigCgt/ { exit name != "nomoat" || $2 !~ /[2367abef]$/ }' "/proc/$1/status"; }
+stops() {
+    echo '{}' >"$work/vars"
+    "$NOMOAT" template "$work/loop.jinja" <"$work/vars" >"$work/out" 2>"$work/err" &
+    pid=$!
+    until catches "$pid"; do kill -0 "$pid" || return 1; done      # at once: its steps are bounded
+    kill -INT "$pid"
+    wait "$pid"
+    [ $? -eq 130 ] && [ ! -s "$work/err" ]
+}
+check 'Ctrl-C stops a template' stops
 not_json() { echo 'x' | "$NOMOAT" template "$work/t.jinja" >"$work/out" 2>"$work/err"; [ $? -eq 2 ]; }
 check 'variables that are no JSON' not_json
 
 if command -v bash >/dev/null; then
     "$NOMOAT" completion bash >"$work/completion"
     check 'the completion is a bash script' bash -n "$work/completion"
-    completes() { bash -c ". '$work/completion'; COMP_WORDS=($1); COMP_CWORD=\$((\${#COMP_WORDS[@]} - 1)); _nomoat; echo \"\${COMPREPLY[*]}\""; }
+    # completes WORDS: COMP_WORDS as readline cuts them; nomoat itself is a stub that knows two names
+    completes() { bash -c "nomoat() { printf 'b:1\norg/name\n'; }; . '$work/completion'; COMP_WORDS=($1); COMP_CWORD=\$((\${#COMP_WORDS[@]} - 1)); _nomoat; echo \"\${COMPREPLY[*]}\""; }
     check 'it completes commands' test "$(completes 'nomoat tok')" = tokenize
     check 'flags' test "$(completes 'nomoat run --temp')" = '--temperature --temp --template --template-file'
     check 'and their words' test "$(completes 'nomoat run --kv q')" = q8_0
+    check 'behind =, too' test "$(completes 'nomoat run --kv = q')" = q8_0
+    check 'or where = cuts no word' test "$(completes 'nomoat run --kv=q')" = '--kv=q8_0'
+    check 'names' test "$(cd "$work" && completes 'nomoat show b')" = b:1
+    check 'behind their :' test "$(completes 'nomoat show b : 1')" = 1
+    check 'where nothing follows the :' test "$(completes 'nomoat show b :')" = 1
+    check 'flags before a command' test "$(completes 'nomoat --')" = '--help --version'
+    check 'files for a flag that takes one' test "$(cd "$work" && completes 'nomoat run m -f completi')" = completion
+    check 'shells' test "$(completes "nomoat completion ''")" = bash
+    check 'of rm the names in the store alone' test "$(cd "$work" && completes "nomoat rm ''")" = b:1
+    check 'commands behind help' test "$(completes 'nomoat help tok')" = tokenize
+    check 'nothing for a number' test -z "$(cd "$work" && completes "nomoat run m -n ''")"
 else
     skip 'completion' 'no bash'
 fi

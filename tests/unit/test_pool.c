@@ -1,6 +1,7 @@
 /* The compute pool: every thread runs, barriers hold, counts change, machines are oversubscribed. Meant
  * to run under ThreadSanitizer too. */
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -135,11 +136,29 @@ static void test_bad_counts(void **state)
     assert_int_equal(nm_threads(), threads);
 }
 
+static void note_mask(void *arg, int thread, int threads)
+{
+    atomic_int *wrong = arg;
+    sigset_t mask;
+    pthread_sigmask(SIG_SETMASK, NULL, &mask);
+    bool blocked = sigismember(&mask, SIGINT) && sigismember(&mask, SIGTERM);
+    if (blocked != (thread > 0) || sigismember(&mask, SIGBUS)) atomic_fetch_add(wrong, 1);
+}
+
+/* A Ctrl-C that a worker takes would not wake the caller's wait for input. */
+static void test_signals(void **state)
+{
+    atomic_int wrong = 0;
+    nm_set_threads(3);
+    assert_int_equal(nm_pool_run(note_mask, &wrong), NM_OK);
+    assert_int_equal(atomic_load(&wrong), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_counts), cmocka_unit_test(test_stop_and_start), cmocka_unit_test(test_many_short_runs), cmocka_unit_test(test_callers),
-        cmocka_unit_test(test_late), cmocka_unit_test(test_bad_counts),
+        cmocka_unit_test(test_late), cmocka_unit_test(test_bad_counts), cmocka_unit_test(test_signals),
     };
     return cmocka_run_group_tests_name("pool", tests, NULL, NULL);
 }

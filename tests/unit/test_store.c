@@ -118,20 +118,20 @@ static void test_replace_and_remove(void **state)
     assert_int_equal(nm_model_find(&f, "m"), NM_OK);
     assert_int_equal(f.bytes, 5);
     nm_found_free(&f);
-    assert_int_equal(nm_store_remove("M:latest"), NM_OK);      /* by the rule of lookup: letter case only where it decides */
+    assert_int_equal(nm_store_remove("M:latest", NULL), NM_OK);      /* by the rule of lookup: letter case only where it decides */
     assert_int_equal(import("a.gguf", "m", NULL), NM_OK);
     assert_int_equal(import("a.gguf", "M", NULL), NM_OK);
     assert_int_equal(import("a.gguf", "mm", NULL), NM_OK);
     assert_int_equal(import("a.gguf", "mM", NULL), NM_OK);
-    assert_int_equal(nm_store_remove("MM"), NM_NOT_FOUND);
-    assert_int_equal(nm_store_remove("m"), NM_OK);
+    assert_int_equal(nm_store_remove("MM", NULL), NM_NOT_FOUND);
+    assert_int_equal(nm_store_remove("m", NULL), NM_OK);
     assert_missing("MM", NM_NOT_FOUND);
     assert_found("M", "/M/a.gguf", NM_PLACE_STORE);
-    assert_int_equal(nm_store_remove("m"), NM_OK);
-    assert_int_equal(nm_store_remove("mm"), NM_OK);
-    assert_int_equal(nm_store_remove("mm"), NM_OK);
-    assert_int_equal(nm_store_remove("m"), NM_NOT_FOUND);
-    assert_int_equal(nm_store_remove("../m"), NM_USAGE);
+    assert_int_equal(nm_store_remove("m", NULL), NM_OK);
+    assert_int_equal(nm_store_remove("mm", NULL), NM_OK);
+    assert_int_equal(nm_store_remove("mm", NULL), NM_OK);
+    assert_int_equal(nm_store_remove("m", NULL), NM_NOT_FOUND);
+    assert_int_equal(nm_store_remove("../m", NULL), NM_USAGE);
     assert_missing("m", NM_NOT_FOUND);
     shell("test -f a.gguf -a -f b.gguf");
     shell("test \"$(ls -A .local/share/nomoat/models)\" = .lock");
@@ -243,7 +243,7 @@ static void test_bad_entries(void **state)
     assert_found("o/one", "x.gguf", NM_PLACE_HF_CACHE);
     assert_missing("hash", NM_BAD_FILE);
     assert_missing("empty", NM_NOT_FOUND);
-    assert_int_equal(nm_store_remove("hash"), NM_OK);
+    assert_int_equal(nm_store_remove("hash", NULL), NM_OK);
 }
 
 static void test_paths_win(void **state)
@@ -342,7 +342,7 @@ static void test_failing_memory(void **state)
         if (err == NM_OK) err = nm_found_list(&list, &count, NULL);
         if (err == NM_OK) err = nm_model_find(&g, "o/one");
         if (err == NM_OK && NM_HAVE_OPENSSL) err = nm_store_verify(&f, NULL, NULL);
-        if (err == NM_OK) err = nm_store_remove("m");
+        if (err == NM_OK) err = nm_store_remove("m", NULL);
         nm_mem_fail_after(-1);
         assert_true(err == NM_OK || err == NM_NO_MEMORY);
         done = err == NM_OK;
@@ -350,7 +350,7 @@ static void test_failing_memory(void **state)
         nm_found_free(&g);
         nm_found_list_free(list, count);
         assert_int_equal(nm_mem_alive(), alive);
-        if (!done && (stored || !access(".local/share/nomoat/models/m", F_OK))) nm_store_remove("m");
+        if (!done && (stored || !access(".local/share/nomoat/models/m", F_OK))) nm_store_remove("m", NULL);
     }
 }
 
