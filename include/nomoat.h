@@ -206,6 +206,71 @@ NM_API const nm_adapter_info *nm_adapter_describe(const nm_adapter *adapter);   
 NM_API nm_err nm_stack_open(nm_stack **out, const nm_model *model, const nm_adapter *const *adapters, const float *scales, size_t count);
 NM_API void nm_stack_close(nm_stack **stack);
 
+/* What a file holds, without a model. */
+typedef struct nm_adapter_facts {
+    const char *format;         /* "peft" or "gguf"; static */
+    char base[256], base_type[16];
+    bool sketched;              /* it tells the weights of its base */
+    int32_t n_maps, min_rank, max_rank;
+    float min_scale, max_scale;     /* of its own, alpha / rank and the like */
+    uint64_t n_parameters;
+} nm_adapter_facts;
+NM_API nm_err nm_adapter_inspect(nm_adapter_facts *out, const char *path);
+
+/* How much each map is changed: the lengths (Frobenius) of scale x B A of one adapter and, if b is not NULL, of another, and of their
+ * difference; relative to the base's weights where a base is open with its weights, else NAN. Names are GGUF's if a base is given, else the files'. */
+typedef struct nm_map_change { const char *name; double first, second, distance, relative; } nm_map_change;
+typedef nm_err (*nm_change_fn)(void *arg, const nm_map_change *change);
+NM_API nm_err nm_adapter_diff(const char *a, const char *b, const nm_model *base, nm_change_fn fn, void *arg);
+
+/* Writes the model with its stack (NULL: only quantised anew) as one GGUF file. */
+typedef struct nm_merge_options {
+    const char *type;           /* of all maps, e.g. "Q8_0"; NULL = as they are */
+    const char *note;           /* for the file's key nomoat.merged; may be NULL */
+    nm_progress_fn progress;    /* tensors done; may be NULL */
+    void *progress_arg;
+} nm_merge_options;
+typedef struct nm_merge_report {
+    int32_t n_maps;             /* changed by the stack */
+    double relative_error;      /* |written - meant| / |meant| over all tensors that were quantised again */
+    double error_to_change;     /* |written - meant| / |meant - base|: above 1 the quantisation moves weights more than the stack does */
+} nm_merge_report;
+NM_API nm_err nm_model_merge(const nm_model *model, const nm_stack *stack, const char *path, const nm_merge_options *options, nm_merge_report *report);
+
+/* Working on adapters' files. Those that need names of the other format, or a sketch of the base's weights, take the base; for names alone a model
+ * opened for its metadata does. */
+typedef struct nm_adapter_card {    /* what a written adapter says of itself; each may be NULL */
+    const char *base;               /* base_model_name_or_path */
+    const char *provenance;         /* one JSON object, for nomoat.json */
+    const char *summary;            /* a paragraph for README.md */
+} nm_adapter_card;
+
+/* Writes an adapter again: a PEFT folder (made if it lacks), or a GGUF LoRA file. base: needed (else NM_USAGE) where the format changes;
+ * with its weights open the result also carries their sketch. Plain LoRA either way: use_rslora false, lora_alpha = scale x r. */
+NM_API nm_err nm_adapter_export(const char *path, const nm_model *base, const char *out, bool gguf, const nm_adapter_card *card);
+
+typedef enum nm_combine {
+    NM_COMBINE_EXACT,           /* sum of scale x B A by concatenation: ranks add */
+    NM_COMBINE_LINEAR,          /* halves are added, as PEFT's "linear": cross terms come in; equal ranks */
+    NM_COMBINE_TIES,            /* the same with small values cut and signs elected (Yadav et al. 2023), on halves as PEFT does */
+    NM_COMBINE_DARE             /* the same with random values dropped and the rest scaled up (Yu et al. 2024) */
+} nm_combine;
+typedef struct nm_combine_options {
+    nm_combine method;
+    int32_t rank;               /* re-compress each map to this rank by SVD; 0 = leave it */
+    float density;              /* of TIES and DARE: the part of the values that stays; 0 = 0.5 */
+    uint64_t seed;              /* of DARE */
+    const nm_model *base;       /* as for nm_adapter_export; may be NULL where all files are PEFT's */
+    bool gguf;                  /* write a GGUF file instead of a PEFT folder */
+} nm_combine_options;
+typedef struct nm_combine_report {
+    int32_t n_maps, max_rank;
+    double kept_energy;         /* of |sum of scale x B A|^2 over all maps, 0..1 */
+    double effective_rank;      /* mean over maps of exp(entropy of the singular values), before compressing */
+} nm_combine_report;
+NM_API nm_err nm_adapter_combine(const char *const *paths, const float *scales, size_t count, const nm_combine_options *options,
+    const char *out, const nm_adapter_card *card, nm_combine_report *report);
+
 /* ---- Sessions and running ------------------------------------------------------------------------------------------------ */
 
 typedef enum nm_kv_type { NM_KV_F16, NM_KV_F32, NM_KV_Q8_0 } nm_kv_type;

@@ -12,7 +12,6 @@
 #include "base/mem.h"
 #include "base/rng.h"
 
-static const double LEAST_CORRELATION = 0.95;
 enum { SKETCH_SEED = 20251, ROW_STREAM = 1 << 20 };     /* streams below ROW_STREAM are the signs of value i */
 static const char VERSION[] = "1:";                     /* before the hexadecimal floats; another way to sketch gets another number */
 
@@ -94,7 +93,7 @@ nm_err nm_identity_match(const nm_identity *adapter, const nm_model *m, bool for
     bool same_text = !adapter->tokenizer || !mine.tokenizer || adapter->tokenizer == mine.tokenizer;
     *correlation = nm_identity_correlation(adapter, &mine);
     *match = !memcmp(adapter->sketch, mine.sketch, sizeof mine.sketch) ? NM_MATCH_SAME : NM_MATCH_REQUANTISED;
-    if (same_text && *correlation >= LEAST_CORRELATION) return NM_OK;
+    if (same_text && *correlation >= NM_LEAST_CORRELATION) return NM_OK;
     *match = NM_MATCH_FORCED;
     if (force) return NM_OK;
     if (!same_text) return nm_fail(NM_REFUSED, "the adapter was made for another tokenizer than %s has: take its own base, or --force", m->name);

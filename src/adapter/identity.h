@@ -17,6 +17,7 @@ typedef struct nm_identity {
 } nm_identity;
 
 nm_err nm_identity_of(nm_identity *out, const nm_model *model);
+#define NM_LEAST_CORRELATION 0.95       /* of sketches of the same weights */
 /* 1 for the same weights, near 1 for other quantisations of them, near 0 for others. */
 double nm_identity_correlation(const nm_identity *a, const nm_identity *b);
 /* Compares what an adapter says of its base with a model. NM_REFUSED, saying what differs, unless `force`. */

@@ -72,6 +72,18 @@ const nm_pair *nm_lora_find(const nm_lora *l, const char *name)
     return l->pairs ? bsearch(&key, l->pair, l->pairs, sizeof *l->pair, by_name) : NULL;
 }
 
+void nm_pair_append(nm_pair *to, int64_t at, const nm_pair *from, float factor)
+{
+    float scale = factor * from->scale;
+    for (int64_t r = 0; r < from->rank; r++) {
+        for (int64_t i = 0; i < from->in; i++) {
+            if (from->embedding) to->a[i * to->rank + at + r] = from->a[i * from->rank + r];
+            else to->a[(at + r) * to->in + i] = from->a[r * from->in + i];
+        }
+        for (int64_t i = 0; i < from->out; i++) to->b[i * to->rank + at + r] = scale * from->b[i * from->rank + r];
+    }
+}
+
 uint64_t nm_lora_hash(const nm_lora *l)
 {
     uint64_t h = 0;

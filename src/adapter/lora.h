@@ -55,16 +55,17 @@ nm_err nm_name_to_hf(char **out, const nm_config *config, const char *gguf);
 /* True if a key of PEFT's rank_pattern or alpha_pattern means this module (pattern.c). NM_REFUSED for a regular expression beyond what is read. */
 nm_err nm_peft_pattern(const char *pattern, const char *module, bool *matches);
 
-/* What writing takes besides the pairs. */
-typedef struct nm_lora_card {
-    const char *base;               /* base_model_name_or_path */
-    const char *provenance;         /* one JSON object, for nomoat.json; NULL = {} */
-    const char *summary;            /* a paragraph for README.md; NULL = none */
-} nm_lora_card;
-/* Writes a PEFT folder, made if it lacks, each file whole or not at all, adapter_config.json last but one and the weights last, so that a folder with weights is
- * complete. Needs Hugging Face's names. */
-nm_err nm_lora_write_peft(const nm_lora *lora, const char *folder, const nm_lora_card *card);
+/* Writes a PEFT folder, made if it lacks: each file whole or not at all, and the weights last, so that a folder with weights is complete.
+ * Needs Hugging Face's names. card NULL: what the adapter knows of itself. */
+nm_err nm_lora_write_peft(const nm_lora *lora, const char *folder, const nm_adapter_card *card);
 /* Writes a GGUF LoRA file. Needs GGUF's names. */
-nm_err nm_lora_write_gguf(const nm_lora *lora, const char *path, const nm_lora_card *card);
+nm_err nm_lora_write_gguf(const nm_lora *lora, const char *path, const nm_adapter_card *card);
+
+/* The product B A of a pair as an SVD (svd.c). Re-compresses it to a rank of at most `rank` (0: only measures). */
+typedef struct nm_spectrum { double energy, kept, effective_rank; } nm_spectrum;  /* energy: |scale B A|^2; kept: of it; exp of the entropy of the values */
+nm_err nm_pair_compress(nm_pair *pair, int64_t rank, nm_spectrum *spectrum);
+/* Copies a pair's halves to rank `at` of a wider one of scale 1; B takes factor x scale. */
+void nm_pair_append(nm_pair *to, int64_t at, const nm_pair *from, float factor);
+double nm_pair_norm(const nm_pair *pair);       /* |scale B A|, Frobenius */
 
 #endif

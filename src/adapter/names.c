@@ -199,11 +199,23 @@ static nm_err translate(nm_lora *l, const nm_config *c, bool to_gguf)
     return nm_lora_sort(l);
 }
 
-nm_err nm_lora_to_gguf(nm_lora *l, const nm_config *c)
+static nm_err check_arch(nm_lora *l, const nm_config *c)
 {
     if (*l->arch && strcmp(l->arch, c->arch->name))
         return nm_fail(NM_REFUSED, "%s: the adapter is made for %.40s models, and this one is %s", l->path, l->arch, c->arch->name);
+    nm_free(l->arch);
+    l->arch = nm_strndup(c->arch->name, strlen(c->arch->name));
+    return l->arch ? NM_OK : nm_fail_memory(strlen(c->arch->name));
+}
+
+nm_err nm_lora_to_gguf(nm_lora *l, const nm_config *c)
+{
+    NM_TRY(check_arch(l, c));
     return l->naming == NM_NAMES_GGUF ? NM_OK : translate(l, c, true);
 }
 
-nm_err nm_lora_to_hf(nm_lora *l, const nm_config *c) { return l->naming == NM_NAMES_HF ? NM_OK : translate(l, c, false); }
+nm_err nm_lora_to_hf(nm_lora *l, const nm_config *c)
+{
+    NM_TRY(check_arch(l, c));
+    return l->naming == NM_NAMES_HF ? NM_OK : translate(l, c, false);
+}

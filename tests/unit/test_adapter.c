@@ -824,6 +824,335 @@ static void test_patterns(void **state)
     }
 }
 
+/* ---- Every architecture: names, rows, files, merging ------------------------------------------------------------------------------------------ */
+
+static const char *const archs[] = {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "smollm3", "olmo2", "granite", "stablelm", "falcon", "gpt2", "gptneox"};
+
+/* An adapter of small random values for all maps of a model, with Hugging Face's names. */
+static nm_lora lora_for(const nm_model *m, int64_t rank)
+{
+    nm_lora l = {.format = "peft", .naming = NM_NAMES_HF, .path = nm_strndup("made", 4), .base = nm_strndup("org/base", 8), .arch = nm_strndup("", 0)};
+    for (size_t i = 0; i < m->program.steps; i++) {
+        const nm_step *s = &m->program.step[i];
+        if (s->op != NM_OP_LINEAR && s->op != NM_OP_EMBED) continue;
+        const nm_weight *w = &m->weight[nm_weight_of(m->program.operand, s, 0)];
+        bool table = s->op == NM_OP_EMBED, tied = !table && !strcmp(w->name, "token_embd.weight");
+        char *stem = nm_strndup(w->name, strlen(w->name) - strlen(".weight")), *name;
+        if (nm_name_to_hf(&name, &m->config, tied ? "output" : stem) != NM_OK) fail_msg("%s", nm_error_text());
+        nm_pair *p;
+        assert_int_equal(nm_lora_add(&l, name, name, table, table ? w->n : w->k, table ? w->k : w->n, rank + (int64_t)(i % 2), &p), NM_OK);
+        for (int64_t k = 0; k < p->rank * p->in; k++) p->a[k] = (float)(nm_rng_unit(4, 2 * i, (uint64_t)k) - 0.5) * 0.2f;
+        for (int64_t k = 0; k < p->rank * p->out; k++) p->b[k] = (float)(nm_rng_unit(4, 2 * i + 1, (uint64_t)k) - 0.5) * 0.2f;
+        p->scale = i % 3 ? 0.75f : 1.25f;
+        nm_free(stem);
+        nm_free(name);
+    }
+    assert_int_equal(nm_lora_sort(&l), NM_OK);
+    return l;
+}
+
+static void logits_with(const nm_model *m, const char *path, float scale, float out[PROMPT][VOCAB])
+{
+    nm_adapter *a = open_adapter(m, path);
+    nm_stack *s = open_stack(m, (const nm_adapter *[]){a}, &scale, 1);
+    logits_of(m, NM_COMPUTE_F32, s, out);
+    nm_stack_close(&s);
+    nm_adapter_close(&a);
+}
+
+/* Written as a PEFT folder and as a GGUF file and each from the other, the adapter does the same; merged into the weights nearly so. */
+static void test_architectures(void **state)
+{
+    (void)state;
+    static float want[PROMPT][VOCAB], got[PROMPT][VOCAB], base[PROMPT][VOCAB];
+    const char *peft = in_folder("arch"), *gguf = in_folder("arch.gguf"), *back = in_folder("arch-back"), *merged = in_folder("arch-merged.gguf");
+    for (size_t i = 0; i < sizeof archs / sizeof *archs; i++) {
+        random_model d = rm_default(archs[i]);
+        void *file;
+        d.tied = i % 2;
+        nm_model *m = open_random(&d, &file), *whole;
+        nm_lora l = lora_for(m, RANK);
+        if (nm_lora_write_peft(&l, peft, NULL) != NM_OK) fail_msg("%s: %s", archs[i], nm_error_text());
+        nm_lora_free(&l);
+        if (nm_adapter_export(peft, m, gguf, true, NULL) != NM_OK) fail_msg("%s: %s", archs[i], nm_error_text());
+        if (nm_adapter_export(gguf, m, back, false, NULL) != NM_OK) fail_msg("%s: %s", archs[i], nm_error_text());
+        logits_of(m, NM_COMPUTE_F32, NULL, base);
+        logits_with(m, peft, 0.5f, want);
+        logits_with(m, gguf, 0.5f, got);
+        double file_error = distance(want, got);
+        logits_with(m, back, 0.5f, got);
+        file_error = fmax(file_error, distance(want, got));
+        nm_adapter *a = open_adapter(m, back);
+        assert_int_equal(nm_adapter_describe(a)->match, NM_MATCH_SAME);      /* export had the weights: it sketched them */
+        nm_stack *s = open_stack(m, (const nm_adapter *[]){a}, (float[]){0.5f}, 1);
+        nm_merge_report report;
+        if (nm_model_merge(m, s, merged, &(nm_merge_options){0}, &report) != NM_OK) fail_msg("%s: %s", archs[i], nm_error_text());
+        assert_int_equal(report.n_maps, nm_adapter_describe(a)->n_maps);
+        if (nm_model_open(&whole, merged, NULL) != NM_OK) fail_msg("%s: %s", archs[i], nm_error_text());
+        logits_of(whole, NM_COMPUTE_F32, NULL, got);
+        double merge_error = distance(want, got), change = distance(want, base);
+        print_message("  %-8s %2d maps: moved %.2g, files differ by %.1e, merged by %.1e\n", archs[i], (int)report.n_maps, change, file_error, merge_error);
+        assert_true(change > 0.01 && file_error <= 1e-4 * (1 + change) && merge_error <= 1e-3 * (1 + change));
+        nm_model_close(&whole);
+        nm_stack_close(&s);
+        nm_adapter_close(&a);
+        nm_model_close(&m);
+        free(file);
+    }
+}
+
+/* Names and rows go to GGUF's form and back to the bit. */
+static void test_names(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof archs / sizeof *archs; i++) {
+        random_model d = rm_default(archs[i]);
+        void *file;
+        nm_model *m = open_random(&d, &file);
+        nm_lora l = lora_for(m, 2), same = lora_for(m, 2);
+        uint64_t hash = nm_lora_hash(&l);
+        assert_int_equal(nm_lora_to_gguf(&l, &m->config), NM_OK);
+        assert_int_not_equal(nm_lora_hash(&l), hash);
+        assert_int_equal(nm_lora_to_hf(&l, &m->config), NM_OK);
+        assert_int_equal(nm_lora_hash(&l), hash);
+        assert_int_equal(l.pairs, same.pairs);
+        nm_lora_free(&l);
+        nm_lora_free(&same);
+        nm_model_close(&m);
+        free(file);
+    }
+}
+
+/* What PEFT itself computes with adapters on every kind of map of six tiny models (tests/make_adapter_oracle.py). */
+static void check_peft(const char *name)
+{
+    const char *slash = strrchr(__FILE__, '/');     /* tests/data lies beside this file; the path is as the compiler was given it */
+    char path[4096], *text;
+    size_t size;
+    nm_model *m;
+    nm_json record;
+    int32_t ids[MOST_IDS], n;
+    snprintf(path, sizeof path, "%s/tiny/%s.gguf", getenv("NOMOAT_TEST_DATA"), name);
+    if (nm_model_open(&m, path, NULL) != NM_OK) fail_msg("%s", nm_error_text());
+    snprintf(path, sizeof path, "%.*s/../data/adapter/%s", slash ? (int)(slash - __FILE__) : 1, slash ? __FILE__ : ".", name);
+    nm_adapter *a = open_adapter(m, path);
+    strncat(path, ".json", sizeof path - strlen(path) - 1);
+    assert_int_equal(nm_file_read(path, 1 << 20, &text, &size), NM_OK);
+    assert_int_equal(nm_json_parse(&record, text, size), NM_OK);
+    n = ids_of(&record, ids);
+    nm_stack *stack = open_stack(m, (const nm_adapter *[]){a}, (float[]){1}, 1);
+    nm_session *s = open_session(m, NM_COMPUTE_F32, stack);
+    nm_runner *r = open_runner(m, NM_COMPUTE_F32);
+    int32_t vocab = nm_model_describe(m)->n_vocab;
+    float *out = malloc((size_t)n * (size_t)vocab * sizeof *out);
+    run(r, s, ids, n, out);
+    double worst = 0, most = 0;
+    for (int32_t i = 0; i < vocab; i++) {
+        double want = number(&item(&record, "logits")->array.items[i]);
+        worst = fmax(worst, fabs(want - (double)out[(size_t)(n - 1) * (size_t)vocab + (size_t)i]));
+        most = fmax(most, fabs(want));
+    }
+    print_message("  %-8s %d maps: logits within %.1e of PEFT's (largest %.3g)\n", name, (int)nm_adapter_describe(a)->n_maps, worst, most);
+    assert_true(worst <= 1e-4 * (1 + most));
+    free(out);
+    nm_runner_close(&r);
+    nm_session_close(&s);
+    nm_stack_close(&stack);
+    nm_json_free(&record);
+    nm_free(text);
+    nm_adapter_close(&a);
+    nm_model_close(&m);
+}
+
+static void test_peft(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"llama3", "qwen3", "gemma3", "gpt2", "gpt_neox"};
+    if (!getenv("NOMOAT_TEST_DATA")) {
+        print_message("skipped: adapters made by PEFT: NOMOAT_TEST_DATA is not set\n");
+        skip();
+    }
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) check_peft(names[i]);
+}
+
+/* ---- Algebra ---------------------------------------------------------------------------------------------------------------------------------- */
+
+static const nm_combine_options exact = {.method = NM_COMBINE_EXACT};
+
+static nm_combine_report combine(const char *a, float x, const char *b, float y, nm_combine_options o, const char *out)
+{
+    nm_combine_report report;
+    if (nm_adapter_combine((const char *[]){a, b}, (float[]){x, y}, 2, &o, out, NULL, &report) != NM_OK) fail_msg("%s", nm_error_text());
+    return report;
+}
+
+static void test_combine(void **state)
+{
+    (void)state;
+    static float want[PROMPT][VOCAB], got[PROMPT][VOCAB];
+    made m = small_made(), n = {0};
+    add(&n, LAYER0 "self_attn.q_proj.lora_A.weight", 2, EMBD);
+    add(&n, LAYER0 "self_attn.q_proj.lora_B.weight", EMBD, 2);
+    add(&n, LAYER0 "self_attn.v_proj.lora_A.weight", 2, EMBD);
+    add(&n, LAYER0 "self_attn.v_proj.lora_B.weight", KV, 2);
+    const char *one = save(&m, "one", PLAIN, NULL, 0), *two = save(&n, "two", "{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 3}", NULL, 0);
+    const char *sum = in_folder("sum"), *small = in_folder("small");
+    nm_combine_report r = combine(one, 0.7f, two, -0.3f, exact, sum);
+    assert_true(r.n_maps == 3 && r.max_rank == RANK + 2 && fabs(r.kept_energy - 1) < 1e-12 && r.effective_rank > 1);
+    nm_adapter *a = open_adapter(faulty_model, one), *b = open_adapter(faulty_model, two);
+    nm_stack *s = open_stack(faulty_model, (const nm_adapter *[]){a, b}, (float[]){0.7f, -0.3f}, 2);
+    logits_of(faulty_model, NM_COMPUTE_F32, s, want);
+    logits_with(faulty_model, sum, 1, got);
+    assert_true(distance(want, got) < 1e-4);
+    /* The whole rank again loses nothing, and a lower one what it says. */
+    nm_combine_options o = exact;
+    o.rank = RANK + 2;
+    r = combine(one, 0.7f, two, -0.3f, o, small);
+    assert_true(fabs(r.kept_energy - 1) < 1e-9);
+    o.rank = 3;
+    r = combine(one, 0.7f, two, -0.3f, o, in_folder("smaller"));
+    assert_true(r.max_rank == 3 && r.kept_energy < 0.999 && r.kept_energy > 0.3);
+    /* An adapter twice at a half each is itself, and its rank does not grow when compressed. */
+    o.rank = RANK;
+    r = combine(one, 0.5f, one, 0.5f, o, in_folder("itself"));
+    assert_true(fabs(r.kept_energy - 1) < 1e-9);
+    logits_with(faulty_model, one, 1, want);
+    logits_with(faulty_model, in_folder("itself"), 1, got);
+    assert_true(distance(want, got) < 1e-4);
+    nm_combine_report unused;
+    o = (nm_combine_options){.method = NM_COMBINE_LINEAR};
+    assert_int_equal(nm_adapter_combine((const char *[]){one, two}, (float[]){1, 1}, 2, &o, sum, NULL, &unused), NM_USAGE);
+    assert_non_null(strstr(nm_error_text(), "different ranks"));
+    nm_stack_close(&s);
+    nm_adapter_close(&a);
+    nm_adapter_close(&b);
+    free_made(&m);
+    free_made(&n);
+}
+
+/* Halves of one value each, by hand. */
+static void combined_half(nm_combine method, float density, const float *a, const float *b, float *out)
+{
+    static const char config[] = "{\"peft_type\": \"LORA\", \"r\": 1, \"lora_alpha\": 1}";
+    made x = {0}, y = {0};
+    nm_lora l;
+    add(&x, "m.lora_A.weight", 1, 4);
+    add(&x, "m.lora_B.weight", 1, 1);
+    add(&y, "m.lora_A.weight", 1, 4);
+    add(&y, "m.lora_B.weight", 1, 1);
+    memcpy(x.values[0], a, 4 * sizeof *a);
+    memcpy(y.values[0], b, 4 * sizeof *b);
+    const char *p = save(&x, "x", config, NULL, 0), *q = save(&y, "y", config, NULL, 0);
+    combine(p, 1, q, 1, (nm_combine_options){.method = method, .density = density}, in_folder("half"));
+    assert_int_equal(nm_lora_read(&l, in_folder("half")), NM_OK);
+    memcpy(out, l.pair->a, 4 * sizeof *out);
+    nm_lora_free(&l);
+    free_made(&x);
+    free_made(&y);
+}
+
+static void test_methods(void **state)
+{
+    (void)state;
+    const float a[4] = {1, -2, 3, 0.5f}, b[4] = {2, 4, -1, 0.25f};
+    float out[4];
+    combined_half(NM_COMBINE_LINEAR, 0, a, b, out);
+    for (int i = 0; i < 4; i++) assert_float_equal(out[i], a[i] + b[i], 1e-6);
+    /* TIES at one half: (-2, 3) and (2, 4) stay; signs elected by the sums of what stays; the mean of those that agree. */
+    combined_half(NM_COMBINE_TIES, 0.5f, a, b, out);
+    const float ties[4] = {2, 4, 3, 0};
+    for (int i = 0; i < 4; i++) assert_float_equal(out[i], ties[i], 1e-6);
+    combined_half(NM_COMBINE_DARE, 1, a, b, out);       /* nothing is dropped */
+    for (int i = 0; i < 4; i++) assert_float_equal(out[i], a[i] + b[i], 1e-6);
+    combined_half(NM_COMBINE_DARE, 0.5f, a, b, out);    /* each stays doubled, or not at all */
+    for (int i = 0; i < 4; i++) {
+        bool found = false;
+        for (int k = 0; k < 4; k++) found = found || fabsf(out[i] - (k & 1 ? 2 * a[i] : 0) - (k & 2 ? 2 * b[i] : 0)) < 1e-6f;
+        assert_true(found);
+    }
+}
+
+typedef struct seen { int count; double first, relative; } seen;
+
+static nm_err see(void *arg, const nm_map_change *c)
+{
+    seen *x = arg;
+    x->count++;
+    x->first += c->first;
+    if (!isnan(c->relative)) x->relative += c->relative;
+    return NM_OK;
+}
+
+static void test_diff(void **state)
+{
+    (void)state;
+    made m = small_made();
+    const char *path = save(&m, "diff", PLAIN, NULL, 0);
+    seen alone = {0}, same = {0};
+    assert_int_equal(nm_adapter_diff(path, NULL, faulty_model, see, &alone), NM_OK);
+    assert_true(alone.count == 2 && alone.first > 0 && alone.relative > 0);
+    assert_int_equal(nm_adapter_diff(path, path, faulty_model, see, &same), NM_OK);
+    assert_true(same.count == 2 && same.relative < 1e-3 * alone.relative);
+    nm_adapter_facts facts;
+    assert_int_equal(nm_adapter_inspect(&facts, path), NM_OK);
+    assert_true(facts.n_maps == 2 && facts.max_rank == RANK && facts.min_scale == 2 && !facts.sketched);
+    assert_string_equal(facts.base, "org/base");
+    free_made(&m);
+}
+
+/* A merge without a stack quantises a model anew: the sketch knows the weights again in every type. */
+static void test_requantised(void **state)
+{
+    (void)state;
+    static const char *const types[] = {"Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_0", "BF16", "Q3_K"};
+    random_model d = rm_default("llama");
+    void *file;
+    made m = small_made();
+    d.vocabulary = RM_VOCAB_BPE;
+    nm_model *base = open_random(&d, &file), *other;
+    save_sketched(&m, "known", base);
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        nm_merge_report report;
+        nm_adapter *a;
+        if (nm_model_merge(base, NULL, in_folder("requantised.gguf"), &(nm_merge_options){.type = types[i]}, &report) != NM_OK) fail_msg("%s", nm_error_text());
+        assert_int_equal(report.n_maps, 0);
+        if (nm_model_open(&other, in_folder("requantised.gguf"), NULL) != NM_OK) fail_msg("%s", nm_error_text());
+        if (nm_adapter_open(&a, other, in_folder("known"), false) != NM_OK) fail_msg("%s", nm_error_text());
+        print_message("  F32 as %s: error %.4f, correlation %.4f\n", nm_model_describe(other)->file_type, report.relative_error, nm_adapter_describe(a)->correlation);
+        assert_int_equal(nm_adapter_describe(a)->match, NM_MATCH_REQUANTISED);
+        nm_adapter_close(&a);
+        nm_model_close(&other);
+    }
+    nm_merge_report unused;
+    assert_int_equal(nm_model_merge(base, NULL, in_folder("x.gguf"), &(nm_merge_options){.type = "I8"}, &unused), NM_USAGE);
+    nm_model_close(&base);
+    free(file);
+    free_made(&m);
+}
+
+/* Writing with every allocation failing in turn leaks nothing, and reports it. */
+static void test_writing_memory(void **state)
+{
+    (void)state;
+    made m = small_made();
+    char path[256];
+    snprintf(path, sizeof path, "%s", save(&m, "memory", PLAIN, NULL, 0));
+    int64_t alive = nm_mem_alive();
+    for (int gguf = 0; gguf < 2; gguf++) {
+        nm_err err = NM_NO_MEMORY;
+        for (int64_t n = 0; err == NM_NO_MEMORY; n++) {
+            nm_combine_options o = {.rank = 2, .base = faulty_model, .gguf = gguf};
+            nm_combine_report report;
+            nm_mem_fail_after(n);
+            err = nm_adapter_combine((const char *[]){path, path}, (float[]){1, 2}, 2, &o, in_folder(gguf ? "memory.gguf" : "memory-out"), NULL, &report);
+            nm_mem_fail_after(-1);
+            assert_int_equal(nm_mem_alive(), alive);
+        }
+        if (err != NM_OK) fail_msg("%s", nm_error_text());
+    }
+    free_made(&m);
+}
+
 static int open_faulty(void **state)
 {
     random_model d = rm_default("llama");
@@ -845,6 +1174,8 @@ int main(void)
         cmocka_unit_test(test_embedding_and_head), cmocka_unit_test(test_zero_and_order), cmocka_unit_test(test_sessions),
         cmocka_unit_test(test_wrong_owner), cmocka_unit_test(test_bad_configs), cmocka_unit_test(test_bad_tensors), cmocka_unit_test(test_bad_folders),
         cmocka_unit_test(test_cut_and_memory), cmocka_unit_test(test_gguf_faults), cmocka_unit_test(test_identity), cmocka_unit_test(test_scales),
-        cmocka_unit_test(test_patterns)};
+        cmocka_unit_test(test_patterns), cmocka_unit_test(test_names), cmocka_unit_test(test_architectures), cmocka_unit_test(test_peft),
+        cmocka_unit_test(test_combine), cmocka_unit_test(test_methods), cmocka_unit_test(test_diff), cmocka_unit_test(test_requantised),
+        cmocka_unit_test(test_writing_memory)};
     return cmocka_run_group_tests_name("adapter", tests, open_faulty, close_faulty);
 }
