@@ -3,6 +3,7 @@
 
 #include "commands.h"
 #include "common.h"
+#include "stack.h"
 
 typedef struct settings { nm_common common; bool names; } settings;
 
@@ -30,36 +31,6 @@ static nm_err print_table(const nm_found *list, size_t count)
     return NM_OK;
 }
 
-static nm_err print_adapters(const nm_found_adapter *list, size_t count)
-{
-    size_t width = 7;
-    for (size_t i = 0; i < count; i++)
-        if (strlen(list[i].name) > width) width = strlen(list[i].name);
-    NM_TRY(nm_out_printf("%-*s  %8s  %s\n", (int)width, "ADAPTER", "SIZE", "BASE"));
-    for (size_t i = 0; i < count; i++) {
-        char bytes[32];
-        NM_TRY(nm_out_name(list[i].name));
-        NM_TRY(nm_out_printf("%*s  %8s  ", (int)(width - strlen(list[i].name)), "", nm_bytes_text(list[i].bytes, bytes)));
-        NM_TRY(nm_out_name(*list[i].base ? list[i].base : "(not told)"));
-        NM_TRY(nm_out_puts("\n"));
-    }
-    return NM_OK;
-}
-
-static nm_err json_adapters(nm_str *s, const nm_found_adapter *list, size_t count)
-{
-    NM_TRY(nm_str_puts(s, ", \"adapters\": ["));
-    for (size_t i = 0; i < count; i++) {
-        NM_TRY(nm_str_puts(s, i ? ", {" : "{"));
-        NM_TRY(nm_json_text(s, "name", list[i].name));
-        NM_TRY(nm_json_text(s, "path", list[i].path));
-        NM_TRY(nm_json_text(s, "base", list[i].base));
-        NM_TRY(nm_json_whole(s, "bytes", list[i].bytes));
-        NM_TRY(nm_str_putc(s, '}'));
-    }
-    return nm_str_putc(s, ']');
-}
-
 static nm_err json_list(nm_str *s, const nm_found *list, size_t count)
 {
     NM_TRY(nm_str_puts(s, "{\"models\": ["));
@@ -80,7 +51,7 @@ static nm_err print_json(const nm_found *models, size_t n_models, const nm_found
 {
     nm_str s = {0};
     nm_err err = json_list(&s, models, n_models);
-    if (err == NM_OK) err = json_adapters(&s, adapters, n_adapters);
+    if (err == NM_OK) err = nm_adapters_json(&s, adapters, n_adapters);
     if (err == NM_OK) err = nm_str_putc(&s, '}');
     return nm_json_print(&s, err);
 }
@@ -90,7 +61,7 @@ static nm_err print_all(const nm_found *models, size_t n_models, const nm_found_
     if (n_models) NM_TRY(print_table(models, n_models));
     else nm_note("no models yet: 'nomoat import FILE.gguf' adds one; 'nomoat run FILE.gguf' needs no name");
     if (n_models && n_adapters) NM_TRY(nm_out_puts("\n"));
-    return n_adapters ? print_adapters(adapters, n_adapters) : NM_OK;
+    return n_adapters ? nm_adapters_print(adapters, n_adapters) : NM_OK;
 }
 
 /* A line a name: what completion offers behind a command. */

@@ -120,3 +120,36 @@ void nm_prepared_free(nm_prepared *p)
     nm_stack_close(&p->stack);
     nm_found_stack_free(&p->found);
 }
+
+/* ---- Showing ---------------------------------------------------------------------------------------------------------- */
+
+nm_err nm_adapters_print(const nm_found_adapter *list, size_t count)
+{
+    size_t width = 7;
+    for (size_t i = 0; i < count; i++)
+        if (strlen(list[i].name) > width) width = strlen(list[i].name);
+    NM_TRY(nm_out_printf("%-*s  %8s  %s\n", (int)width, "ADAPTER", "SIZE", "BASE"));
+    for (size_t i = 0; i < count; i++) {
+        char bytes[32];
+        NM_TRY(nm_out_name(list[i].name));
+        NM_TRY(nm_out_printf("%*s  %8s  ", (int)(width - strlen(list[i].name)), "", nm_bytes_text(list[i].bytes, bytes)));
+        NM_TRY(nm_out_name(*list[i].base ? list[i].base : "(not told)"));
+        NM_TRY(nm_out_puts("\n"));
+    }
+    return NM_OK;
+}
+
+nm_err nm_adapters_json(nm_str *s, const nm_found_adapter *list, size_t count)
+{
+    NM_TRY(nm_json_key(s, "adapters"));
+    NM_TRY(nm_str_putc(s, '['));
+    for (size_t i = 0; i < count; i++) {
+        NM_TRY(nm_str_puts(s, i ? ", {" : "{"));
+        NM_TRY(nm_json_text(s, "name", list[i].name));
+        NM_TRY(nm_json_text(s, "path", list[i].path));
+        NM_TRY(nm_json_text(s, "base", list[i].base));
+        NM_TRY(nm_json_whole(s, "bytes", list[i].bytes));
+        NM_TRY(nm_str_putc(s, '}'));
+    }
+    return nm_str_putc(s, ']');
+}

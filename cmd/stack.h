@@ -3,6 +3,7 @@
 #define NM_CMD_STACK_H
 
 #include "args.h"
+#include "base/str.h"
 #include "hub/store.h"
 #include "nomoat.h"
 
@@ -34,5 +35,9 @@ nm_err nm_stacked_prepare(nm_prepared *out, nm_stacked *stacked, const char *ada
 /* Takes it in use; afterwards `prepared` holds what was. */
 void nm_stacked_exchange(nm_stacked *stacked, nm_prepared *prepared);
 void nm_prepared_free(nm_prepared *prepared);       /* once no session has its stack */
+
+/* Stored adapters as a table, and as a member "adapters" of an object. */
+nm_err nm_adapters_print(const nm_found_adapter *list, size_t count);
+nm_err nm_adapters_json(nm_str *s, const nm_found_adapter *list, size_t count);
 
 #endif

@@ -28,7 +28,7 @@ nm_err nm_adapter_folder(char **path)
     return err;
 }
 
-static void adapter_free(nm_found_adapter *a)
+void nm_found_adapter_free(nm_found_adapter *a)
 {
     nm_free(a->name);
     nm_free(a->path);
@@ -38,7 +38,7 @@ static void adapter_free(nm_found_adapter *a)
 
 void nm_found_adapters_free(nm_found_adapter *list, size_t count)
 {
-    for (size_t i = 0; i < count; i++) adapter_free(&list[i]);
+    for (size_t i = 0; i < count; i++) nm_found_adapter_free(&list[i]);
     nm_free(list);
 }
 
@@ -121,7 +121,7 @@ static nm_err describe(nm_found_adapter *a, const char *store, const char *entry
     if (err == NM_OK && a->path) err = look(a);
     nm_names_free(files, count);
     nm_free(path);
-    if (err != NM_OK) adapter_free(a);
+    if (err != NM_OK) nm_found_adapter_free(a);
     return err;
 }
 
@@ -183,7 +183,7 @@ static nm_err found_path(nm_found_adapter *out, const char *path)
     nm_err err = nm_format(&out->name, "%s", path);
     if (err == NM_OK) err = nm_format(&out->path, "%s", path);
     if (err == NM_OK) err = look(out);
-    if (err != NM_OK) adapter_free(out);
+    if (err != NM_OK) nm_found_adapter_free(out);
     return err;
 }
 

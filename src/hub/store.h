@@ -34,6 +34,7 @@ typedef struct nm_found_adapter {
     uint64_t bytes;
     float scale;        /* in a stack; else 1 */
 } nm_found_adapter;
+void nm_found_adapter_free(nm_found_adapter *adapter);
 void nm_found_adapters_free(nm_found_adapter *list, size_t count);
 /* An existing path wins; then a name in the store of adapters, DATA/adapters (":latest" ignored, letter case only where it decides). */
 nm_err nm_adapter_find(nm_found_adapter *out, const char *name);
