@@ -12,6 +12,8 @@
 #include "format/gguf_write.h"
 
 enum { BLOCK_ROWS = 256 };          /* rows in work at a time */
+/* Sums of squares: what was meant, the stack's change, and the error of quantising, in all and in tensors that the stack changes. */
+enum { MEANT, CHANGE, ERROR, ERROR_CHANGED, SUMS };
 
 typedef struct target {             /* a tensor to be written */
     const nm_gguf_tensor *from;
@@ -28,7 +30,7 @@ typedef struct work {
     int64_t row, rows;              /* the block */
     float *base, *changed;          /* [BLOCK_ROWS][k] */
     uint8_t *out;
-    double *sum;                    /* [threads][3]: squares of weights, change and error */
+    double *sum;                    /* [threads][SUMS] */
 } work;
 
 /* ---- One tensor -------------------------------------------------------------------------------------------------------------------------------- */
@@ -74,7 +76,7 @@ static void merge_row(const work *w, int64_t i, float *scratch)
 }
 
 /* Quantises the row, and measures what came of it against what was meant. */
-static void finish_row(const work *w, int64_t i, double sum[3])
+static void finish_row(const work *w, int64_t i, double sum[SUMS])
 {
     const nm_type *type = w->t->type;
     int64_t k = w->t->from->dim[0];
@@ -83,11 +85,14 @@ static void finish_row(const work *w, int64_t i, double sum[3])
     type->from_float(changed, k, out);
     for (int64_t c = 0; c < k; c++) {
         double change = (double)changed[c] - (double)base[c];
-        sum[0] += (double)changed[c] * (double)changed[c];
-        sum[1] += change * change;
+        sum[MEANT] += (double)changed[c] * (double)changed[c];
+        sum[CHANGE] += change * change;
     }
     type->to_float(out, k, base);
-    for (int64_t c = 0; c < k; c++) sum[2] += ((double)base[c] - (double)changed[c]) * ((double)base[c] - (double)changed[c]);
+    double error = 0;
+    for (int64_t c = 0; c < k; c++) error += ((double)base[c] - (double)changed[c]) * ((double)base[c] - (double)changed[c]);
+    sum[ERROR] += error;
+    if (has_slots(w->stack, w->t->weight)) sum[ERROR_CHANGED] += error;
 }
 
 typedef struct share { work *w; float *scratch; size_t each; } share;
@@ -99,7 +104,7 @@ static void merge_thread(void *arg, int thread, int threads)
     nm_share(j->w->rows, 1, thread, threads, &from, &to);
     for (int64_t i = from; i < to; i++) {
         merge_row(j->w, i, j->scratch + (size_t)thread * j->each);
-        finish_row(j->w, i, j->w->sum + 3 * thread);
+        finish_row(j->w, i, j->w->sum + SUMS * thread);
     }
 }
 
@@ -206,9 +211,10 @@ static nm_err put_all(nm_gguf_writer *w, work *job, const plan *p, const char *p
 
 static void report(nm_merge_report *out, const work *w, const plan *p)
 {
-    double sum[3] = {0};
-    for (int i = 0; i < 3 * nm_threads(); i++) sum[i % 3] += w->sum[i];
-    *out = (nm_merge_report){.relative_error = sum[0] > 0 ? sqrt(sum[2] / sum[0]) : 0, .error_to_change = sum[1] > 0 ? sqrt(sum[2] / sum[1]) : NAN};
+    double sum[SUMS] = {0};
+    for (int i = 0; i < SUMS * nm_threads(); i++) sum[i % SUMS] += w->sum[i];
+    *out = (nm_merge_report){.relative_error = sum[MEANT] > 0 ? sqrt(sum[ERROR] / sum[MEANT]) : 0,
+        .error_to_change = sum[CHANGE] > 0 ? sqrt(sum[ERROR_CHANGED] / sum[CHANGE]) : NAN};
     for (size_t i = 0; i < p->count; i++) out->n_maps += has_slots(w->stack, p->t[i].weight);
 }
 
@@ -228,7 +234,7 @@ nm_err nm_model_merge(const nm_model *model, const nm_stack *stack, const char *
     if (stack && stack->owner != model) return nm_fail(NM_USAGE, "the stack of adapters belongs to another model");
     if (options->type && (!wanted || !wanted->from_float)) return nm_fail(NM_USAGE, "--type %s: no type that can be written: Q4_0, Q4_K, Q8_0, F16 and so on are", options->type);
     plan p = {.t = nm_calloc(tensors + 1, sizeof *p.t)};
-    work job = {.model = model, .stack = stack, .sum = nm_calloc(3 * (size_t)nm_threads(), sizeof *job.sum)};
+    work job = {.model = model, .stack = stack, .sum = nm_calloc(SUMS * (size_t)nm_threads(), sizeof *job.sum)};
     if (!p.t || !job.sum) NM_GOTO(nm_fail_memory(tensors * sizeof *p.t));
     for (size_t i = 0; i < tensors; i++) add_target(&p, model, stack, nm_gguf_tensor_at(model->gguf, i), wanted);
     NM_GOTO(check_writable(&p, stack));

@@ -95,4 +95,11 @@ check 'the same weights in another quantisation, and a line says so' says 'same 
 other=$NOMOAT_TEST_DATA/tiny/qwen2.gguf
 if printf '{"ids": [1, 2, 3]}' | "$NOMOAT" score "$other+back" >"$work/out" 2>"$work/err"; then code=0; else code=$?; fi
 check 'other weights are refused, or do not fit' test "$code" -eq 6 -o "$code" -eq 4
+
+# The chat changes its stack between answers.
+enter=$(printf '\r')
+on_terminal '?>>> ' "=/stack$enter" '?adapters: none' '?>>> ' "=Hi$enter" '?Hi' '?>>> ' "=/stack back=0.5+style$enter" '?new stack' '?>>> ' "=/stack$enter" '?0.5 x back' '?1 x style' \
+    '?>>> ' "=Hi$enter" '?Hi' '?>>> ' "=/stack nothing$enter" '?no file and no adapter' '?>>> ' "=/stack none$enter" '?base alone' '?>>> ' "=/bye$enter" \
+    -- "$NOMOAT" run "$model" --temp 0 -n 4
+check '/stack shows and changes the adapters' test $? -eq 0
 finish
