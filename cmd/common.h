@@ -17,9 +17,10 @@ enum { NM_INPUT_MOST = 1 << 30 };       /* the most that is read from standard i
 nm_err nm_common_apply(const nm_common *common);
 /* An nm_skipped_fn: a note. */
 void nm_note_skipped(const char *why);
-/* nm_model_find, where a name that is not found brings the nearest one that is. */
-nm_err nm_find_model(nm_found *out, const char *model);
-/* Finds and opens MODEL. found may be NULL, else nm_found_free. */
+/* nm_stack_find, where a model's name that is not found brings the nearest one that is. */
+nm_err nm_find_stack(nm_found_stack *out, const char *text);
+nm_err nm_open_found(nm_model **out, const nm_found *found, const nm_common *common, bool metadata_only);
+/* Finds and opens the model of MODEL{+ADAPTER}, for commands to which adapters make no difference. found may be NULL, else nm_found_free. */
 nm_err nm_open_model(nm_model **out, nm_found *found, const char *model, const nm_common *common, bool metadata_only);
 /* An nm_wait_fn: says once that another nomoat is at work; true once Ctrl-C was pressed. */
 bool nm_store_busy(void);

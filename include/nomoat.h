@@ -67,6 +67,8 @@ typedef struct nm_model nm_model;
 typedef struct nm_tokenizer nm_tokenizer;
 typedef struct nm_template nm_template;
 typedef struct nm_session nm_session;
+typedef struct nm_adapter nm_adapter;
+typedef struct nm_stack nm_stack;
 typedef struct nm_runner nm_runner;
 typedef struct nm_sampler nm_sampler;
 
@@ -176,6 +178,104 @@ typedef struct nm_template_options {
  * NM_REFUSED when the template itself raises (raise_exception); NM_FAILED for its errors (undefined, type) and exceeded bounds; NM_USAGE for bad JSON. */
 NM_API nm_err nm_template_render(const nm_template *tmpl, const char *vars, size_t vars_length, const nm_template_options *options, char **text, size_t *length);
 
+/* ---- Adapters and stacks -------------------------------------------------------------------------------------------------- */
+
+typedef enum nm_match {         /* how an adapter's base and the model compare */
+    NM_MATCH_SAME,              /* the same weights, to the bit */
+    NM_MATCH_REQUANTISED,       /* the same weights, quantised in another way */
+    NM_MATCH_UNVERIFIED,        /* the adapter does not tell its base's weights: only shapes were compared */
+    NM_MATCH_FORCED             /* other weights or another tokenizer, and the caller insists */
+} nm_match;
+
+typedef struct nm_adapter_info {
+    const char *path, *format;  /* format: "peft" or "gguf" */
+    const char *base;           /* what the adapter calls its base, "" if it does not; a name, not an identity */
+    const char *base_type;      /* the type that held most of the base's weights, "" if unknown */
+    nm_match match;
+    double correlation;         /* of the weights' sketches; NAN where there is none */
+    int32_t n_maps, max_rank;   /* maps of the model that it changes */
+    uint64_t n_parameters, bytes;   /* bytes: as resident */
+    char hash[17];              /* of its contents, in hexadecimal */
+} nm_adapter_info;
+
+/* Opens a PEFT folder, its adapter_model.safetensors (with adapter_config.json beside it), or a GGUF LoRA file, against a model, which must
+ * outlive it. Immutable once open: any number of stacks and threads may use it together. NM_BAD_FILE: damaged, or shapes that do not
+ * fit, naming the tensor; NM_REFUSED: a kind of adapter that cannot be run, or one of other weights unless `force`. */
+NM_API nm_err nm_adapter_open(nm_adapter **out, const nm_model *model, const char *path, bool force);
+NM_API void nm_adapter_close(nm_adapter **adapter);
+NM_API const nm_adapter_info *nm_adapter_describe(const nm_adapter *adapter);   /* owned by the adapter */
+
+/* Puts adapters on each other, in this order; any may stand in it more than once. They are computed beside the base, never merged: output =
+ * base + sum of scale x adapter's own scale x (x A') B'. A scale of 0 gives the base's bits. Takes well below a millisecond. The adapters
+ * must outlive the stack, and the stack the sessions that were opened with it. */
+NM_API nm_err nm_stack_open(nm_stack **out, const nm_model *model, const nm_adapter *const *adapters, const float *scales, size_t count);
+NM_API void nm_stack_close(nm_stack **stack);
+
+/* What a file holds, without a model. */
+typedef struct nm_adapter_facts {
+    const char *format;         /* "peft" or "gguf"; static */
+    char base[256], base_type[16];
+    bool sketched;              /* it tells the weights of its base */
+    int32_t n_maps, min_rank, max_rank;
+    float min_scale, max_scale;     /* of its own, alpha / rank and the like */
+    uint64_t n_parameters;
+} nm_adapter_facts;
+NM_API nm_err nm_adapter_inspect(nm_adapter_facts *out, const char *path);
+
+/* How much each map is changed: the lengths (Frobenius) of scale x B A of one adapter and, if b is not NULL, of another, and of their
+ * difference; relative to the base's weights where a base is open with its weights, else NAN. Names are GGUF's if a base is given, else the files'. */
+typedef struct nm_map_change { const char *name; double first, second, distance, relative; } nm_map_change;
+typedef nm_err (*nm_change_fn)(void *arg, const nm_map_change *change);
+NM_API nm_err nm_adapter_diff(const char *a, const char *b, const nm_model *base, nm_change_fn fn, void *arg);
+
+/* Writes the model with its stack (NULL: only quantised anew) as one GGUF file. */
+typedef struct nm_merge_options {
+    const char *type;           /* of all maps, e.g. "Q8_0"; NULL = as they are */
+    const char *note;           /* for the file's key nomoat.merged; may be NULL */
+    nm_progress_fn progress;    /* tensors done; may be NULL */
+    void *progress_arg;
+} nm_merge_options;
+typedef struct nm_merge_report {
+    int32_t n_maps;             /* changed by the stack */
+    double relative_error;      /* |written - meant| / |meant| over all tensors that were quantised again */
+    double error_to_change;     /* |written - meant| / |meant - base|: above 1 the quantisation moves weights more than the stack does */
+} nm_merge_report;
+NM_API nm_err nm_model_merge(const nm_model *model, const nm_stack *stack, const char *path, const nm_merge_options *options, nm_merge_report *report);
+
+/* Working on adapters' files. Those that need names of the other format, or a sketch of the base's weights, take the base; for names alone a model
+ * opened for its metadata does. */
+typedef struct nm_adapter_card {    /* what a written adapter says of itself; each may be NULL */
+    const char *base;               /* base_model_name_or_path */
+    const char *provenance;         /* one JSON object, for nomoat.json */
+    const char *summary;            /* a paragraph for README.md */
+} nm_adapter_card;
+
+/* Writes an adapter again: a PEFT folder (made if it lacks), or a GGUF LoRA file. base: needed (else NM_USAGE) where the format changes;
+ * with its weights open the result also carries their sketch. Plain LoRA either way: use_rslora false, lora_alpha = scale x r. */
+NM_API nm_err nm_adapter_export(const char *path, const nm_model *base, const char *out, bool gguf, const nm_adapter_card *card);
+
+typedef enum nm_combine {
+    NM_COMBINE_EXACT,           /* sum of scale x B A by concatenation: ranks add */
+    NM_COMBINE_LINEAR,          /* halves are added, as PEFT's "linear": cross terms come in; equal ranks */
+    NM_COMBINE_TIES,            /* the same with small values cut and signs elected (Yadav et al. 2023), on halves as PEFT does */
+    NM_COMBINE_DARE             /* the same with random values dropped and the rest scaled up (Yu et al. 2024) */
+} nm_combine;
+typedef struct nm_combine_options {
+    nm_combine method;
+    int32_t rank;               /* re-compress each map to this rank by SVD; 0 = leave it */
+    float density;              /* of TIES and DARE: the part of the values that stays; 0 = 0.5 */
+    uint64_t seed;              /* of DARE */
+    const nm_model *base;       /* as for nm_adapter_export; may be NULL where all files are PEFT's */
+    bool gguf;                  /* write a GGUF file instead of a PEFT folder */
+} nm_combine_options;
+typedef struct nm_combine_report {
+    int32_t n_maps, max_rank;
+    double kept_energy;         /* of |sum of scale x B A|^2 over all maps, 0..1 */
+    double effective_rank;      /* mean over maps of exp(entropy of the singular values), before compressing */
+} nm_combine_report;
+NM_API nm_err nm_adapter_combine(const char *const *paths, const float *scales, size_t count, const nm_combine_options *options,
+    const char *out, const nm_adapter_card *card, nm_combine_report *report);
+
 /* ---- Sessions and running ------------------------------------------------------------------------------------------------ */
 
 typedef enum nm_kv_type { NM_KV_F16, NM_KV_F32, NM_KV_Q8_0 } nm_kv_type;
@@ -188,6 +288,7 @@ typedef struct nm_session_options {
     int32_t context;        /* most tokens it may hold; 0 = the trained length */
     nm_kv_type kv;
     nm_compute compute;     /* arithmetic that fills the cache; a runner of another arithmetic refuses the session */
+    const nm_stack *stack;  /* adapters of this model, for the session's whole life; NULL = the base alone */
 } nm_session_options;
 /* Bytes that a session would need at its full context, beside passes of the default 512 rows; 0 for options that make no sense.
  * Opening takes next to nothing: memory follows the tokens. */
@@ -201,9 +302,10 @@ NM_API int32_t nm_session_truncate(nm_session *session, int32_t n);
 NM_API int32_t nm_session_length(const nm_session *session);
 NM_API int32_t nm_session_context(const nm_session *session);
 NM_API const int32_t *nm_session_tokens(const nm_session *session);     /* nm_session_length of them; until the next change */
-/* Written whole or not at all (temporary name, fsync, rename). Loading refuses (NM_REFUSED) another model, arithmetic or layout. */
+/* Written whole or not at all (temporary name, fsync, rename). Loading refuses (NM_REFUSED) another model, arithmetic or layout, and a stack
+ * of other adapters, scales or order than the one it was saved with. */
 NM_API nm_err nm_session_save(const nm_session *session, const char *path);
-NM_API nm_err nm_session_load(nm_session **out, const nm_model *model, const char *path);
+NM_API nm_err nm_session_load(nm_session **out, const nm_model *model, const nm_stack *stack, const char *path);
 
 typedef struct nm_runner_options {
     nm_compute compute;

@@ -145,25 +145,10 @@ static bool looks_like_path(const char *model)
     return model[0] == '/' || model[0] == '.' || model[0] == '~' || ends_in(model, ".gguf");
 }
 
-/* '+' joins a model and an adapter, where a model stands before it; "/x/c++/m.gguf" is a path. */
-static bool is_stack(const char *model)
-{
-    struct stat st;
-    const char *plus = strchr(model, '+');
-    if (!plus || !looks_like_path(model)) return plus;
-    char *base = nm_strndup(model, (size_t)(plus - model));
-    bool there = !base || !stat(base, &st) || ends_in(base, ".gguf");
-    nm_free(base);
-    return there;
-}
-
-static nm_err find_name(nm_found *out, const char *model, const char *name, bool tagged)
+static nm_err find_name(nm_found *out, const char *name, bool tagged)
 {
     struct stat st;
     if (tagged && !stat(name, &st)) return found_path(out, name, &st);
-    if (is_stack(model))
-        return nm_fail(NM_REFUSED, "%s: this version runs single models, not stacks of adapters: leave '%s' away", model,
-                       strchr(model, '+'));
     nm_err err = nm_store_find(out, name);
     return err == NM_OK && !out->path ? nm_hf_find(out, name) : err;
 }
@@ -179,7 +164,7 @@ nm_err nm_model_find(nm_found *out, const char *model)
     bool tagged = length > 7 && !strcmp(model + length - 7, ":latest");
     char *name = nm_strndup(model, tagged ? length - 7 : length);
     if (!name) return nm_fail_memory(length);
-    nm_err err = find_name(out, model, name, tagged);
+    nm_err err = find_name(out, name, tagged);
     nm_free(name);
     if (err != NM_OK || out->path) return err;
     if (looks_like_path(model)) return nm_fail(NM_NOT_FOUND, "%s: no such file: check the path, or see 'nomoat list' for names", model);
