@@ -131,7 +131,8 @@ NM_API const char *nm_mapped_file_at(const void *address);
 enum {
     NM_TEXT_SPECIAL = 1,    /* tokenize: special tokens written in the text become their ids; detokenize: show control tokens */
     NM_TEXT_BOS = 2,        /* tokenize: put BOS first if the model wants one (tokenizer.ggml.add_bos_token), EOS likewise */
-    NM_TEXT_FORCE_BOS = 4   /* tokenize: put BOS first if there is one at all */
+    NM_TEXT_FORCE_BOS = 4,  /* tokenize: put BOS first if there is one at all */
+    NM_TEXT_PROMPT = 8      /* tokenize: a rendered template: NM_TEXT_SPECIAL, BOS once whether the model or the template puts it, nothing behind */
 };
 
 /* Encodes bytes; any bytes are accepted. *ids is allocated (nm_free) and holds *count ids. O(n log n) in length. */
