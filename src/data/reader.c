@@ -38,6 +38,13 @@ static const nm_reader_format *by_name(const char *name)
     return NULL;
 }
 
+/* Is what stands before `end` no whole object? Then it is not a line of JSON Lines. */
+static bool goes_on(const char *line, const char *end)
+{
+    while (end > line && strchr(" \t\r", end[-1])) end--;
+    return end[-1] != '}' || end - line < 2;
+}
+
 /* A JSON file may in truth be JSON Lines (many are); a file without an ending may be anything. What is no "[" and no {"data": [ is lines. */
 static const nm_reader_format *by_bytes(nm_stream *stream, const nm_reader_format *named)
 {
@@ -47,11 +54,7 @@ static const nm_reader_format *by_bytes(nm_stream *stream, const nm_reader_forma
     if (i < n && s[i] == '[') return &formats[JSON];
     if (i == n || s[i] != '{') return named ? named : &formats[TEXT];
     const char *data = memmem(s + i, n - i, "\"data\"", 6), *line = memchr(s + i, '\n', n - i);
-    if (!data || (line && line < data)) {
-        /* Over several lines, so that the first is no whole object: only a JSON file has that. */
-        bool open = line && line - (s + i) < 3;
-        return open ? &formats[JSON] : &formats[JSONL];
-    }
+    if (!data || (line && line < data)) return line && goes_on(s + i, line) ? &formats[JSON] : &formats[JSONL];
     for (i = (size_t)(data - s) + 6; i < n && strchr(" \t\r\n:", s[i]); i++) {}
     return i < n && s[i] == '[' ? &formats[JSON] : &formats[JSONL];
 }

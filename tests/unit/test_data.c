@@ -1,4 +1,4 @@
-/* Training data: every format, shape and fault; masks by hand, against what another implementation recorded and against a PEFT run's batches; split, order,
+/* Training data (and cmd/show_mask.c, which is part of the program and not of the library): every format, shape and fault; masks by hand, against what another implementation recorded and against a PEFT run's batches; split, order,
  * packing; every allocation failing in turn. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +19,10 @@
 #include "data/source.h"
 #include "format/json.h"
 #include "nm_config.h"
+#include "os/file.h"
 
+#include "../../cmd/show_mask.c"
+#include "../../cmd/term.c"
 #include "../gguf_writer.c"
 
 #if NM_HAVE_ZLIB
@@ -29,12 +33,16 @@
 
 /* ---- A folder for files ------------------------------------------------------------------------------------------------------------- */
 
-static char root[200];
+static char root[200], recorded[PATH_MAX];
 
 static int make_root(void **state)
 {
     const char *base = getenv("TMPDIR");
+    const char *slash = strrchr(__FILE__, '/');
+    char path[1024];
     (void)state;
+    snprintf(path, sizeof path, "%.*s/../data/mask/cases.json", slash ? (int)(slash - __FILE__) : 1, slash ? __FILE__ : ".");
+    if (!realpath(path, recorded)) return -1;      /* the tests work in a folder of their own */
     snprintf(root, sizeof root, "%s/nomoat-data-XXXXXX", base ? base : "/tmp");
     return mkdtemp(root) && chdir(root) == 0 ? 0 : -1;
 }
@@ -178,7 +186,7 @@ static void test_formats(void **state)
         {"e.json", "{\"version\": {\"data\": [1, \"]\"]}, \"data\" : [{\"question\": \"q\", \"answer\": \"a\"}], \"x\": 1}"},
         {"f.json", "{\"question\": \"q\", \"answer\": \"a\"}\n"},     /* JSON Lines in truth */
         {"g.csv", "question,answer\r\nq,a\r\n"}, {"h.csv", "\xef\xbb\xbf\"answer\",question\n\"a\",\"q\""}, {"noending", "[{\"question\": \"q\", \"answer\": \"a\"}]"},
-        {"lines", "{\"question\": \"q\", \"answer\": \"a\"}\n"}, {"i.json", "{\n  \"data\": [\n    {\"question\": \"q\",\n \"answer\": \"a\"}\n ]\n}"}
+        {"lines", "{\"question\": \"q\", \"answer\": \"a\"}\n"}, {"j.json", "{\"version\": 1,\n\"data\": [{\"question\": \"q\", \"answer\": \"a\"}]}"}, {"i.json", "{\n  \"data\": [\n    {\"question\": \"q\",\n \"answer\": \"a\"}\n ]\n}"}
     };
     nm_model *m = byte_model(chatml, false);
     (void)state;
@@ -807,6 +815,147 @@ static void test_gsm8k_as_peft_saw_it(void **state)
     nm_model_close(&m);
 }
 
+/* ---- Masks that another implementation recorded ------------------------------------------------------------------------------------------- */
+
+static nm_json read_json(const char *path)
+{
+    char *text;
+    size_t size;
+    nm_json j;
+    if (nm_file_read(path, 1 << 24, &text, &size) != NM_OK || nm_json_parse(&j, text, size) != NM_OK) fail_msg("%s: %s", path, nm_error_text());
+    nm_free(text);
+    return j;
+}
+
+static void write_json(nm_str *s, const nm_json *j)
+{
+    switch (j->kind) {
+    case NM_JSON_NULL: nm_str_puts(s, "null"); break;
+    case NM_JSON_BOOL: nm_str_puts(s, j->boolean ? "true" : "false"); break;
+    case NM_JSON_INT: nm_str_printf(s, "%lld", (long long)j->integer); break;
+    case NM_JSON_REAL: nm_str_printf(s, "%.17g", j->real); break;
+    case NM_JSON_STRING: nm_str_json(s, j->string.bytes, j->string.length); break;
+    case NM_JSON_ARRAY:
+        for (size_t i = 0; i < j->array.count; i++) {
+            nm_str_puts(s, i ? "," : "[");
+            write_json(s, &j->array.items[i]);
+        }
+        nm_str_puts(s, j->array.count ? "]" : "[]");
+        break;
+    case NM_JSON_OBJECT:
+        for (size_t i = 0; i < j->object.count; i++) {
+            nm_str_puts(s, i ? "," : "{");
+            nm_str_json(s, j->object.keys[i], strlen(j->object.keys[i]));
+            nm_str_puts(s, ":");
+            write_json(s, &j->object.values[i]);
+        }
+        nm_str_puts(s, j->object.count ? "}" : "{}");
+        break;
+    }
+}
+
+static const char *text_of(const nm_json *object, const char *key) { return nm_json_get(object, key)->string.bytes; }
+
+/* A sequence differs: shows both. */
+static void fail_sequence(const char *what, const nm_model *m, nm_sample got, const nm_json *want)
+{
+    nm_str a = {0}, b = {0};
+    const nm_json *ids = nm_json_get(want, "ids");
+    const char *mask = text_of(want, "mask");
+    int32_t id[2000];
+    uint8_t trained[2000];
+    nm_sample expected = {.ids = id, .mask = trained, .count = (int32_t)ids->array.count, .file = "expected"};
+    for (size_t i = 0; i < ids->array.count && i < 2000; i++) {
+        id[i] = (int32_t)ids->array.items[i].integer;
+        trained[i] = mask[i] == '1';
+    }
+    nm_show_mask_text(&a, nm_model_tokenizer(m), &got, false);
+    nm_show_mask_text(&b, nm_model_tokenizer(m), &expected, false);
+    fail_msg("%s\n%s\n%s", what, a.data, b.data);
+}
+
+static void expect_sequence(const char *what, const nm_model *m, nm_sample got, const nm_json *want)
+{
+    const nm_json *ids = nm_json_get(want, "ids");
+    const char *mask = text_of(want, "mask");
+    bool same = (size_t)got.count == ids->array.count;
+    for (int32_t i = 0; same && i < got.count; i++) same = got.ids[i] == ids->array.items[i].integer && got.mask[i] == (mask[i] == '1');
+    if (!same) fail_sequence(what, m, got, want);
+}
+
+static void expect_case(const nm_model *m, const nm_json *rows, const nm_json *c)
+{
+    char path[1024], what[200];
+    char *source;
+    size_t size;
+    nm_str row = {0};
+    nm_dataset *d;
+    const nm_json *want = nm_json_get(c, "sequences");
+    snprintf(path, sizeof path, "%s/templates/%s.jinja", getenv("NOMOAT_TEST_DATA"), text_of(c, "template"));
+    snprintf(what, sizeof what, "%s, row %d, %s", text_of(c, "template"), (int)nm_json_get(c, "row")->integer, text_of(c, "train_on"));
+    if (nm_file_read(path, 1 << 20, &source, &size) != NM_OK) fail_msg("%s", nm_error_text());
+    write_json(&row, &rows->array.items[nm_json_get(c, "row")->integer]);
+    put("case.jsonl", row.data);
+    nm_str_free(&row);
+    nm_dataset_options o = {.template_text = source, .now = 1767323045, .train_on = strcmp(text_of(c, "train_on"), "last") ? NM_TRAIN_ASSISTANT : NM_TRAIN_LAST};
+    nm_err err = open_data(&d, m, o, "case.jsonl");
+    nm_free(source);
+    if (!want) {
+        assert_int_equal(err, NM_BAD_FILE);
+        return;
+    }
+    if (err != NM_OK) fail_msg("%s: %s", what, nm_error_text());
+    if (nm_dataset_count(d, NM_SPLIT_TRAIN) != want->array.count) fail_msg("%s: %zu sequences", what, nm_dataset_count(d, NM_SPLIT_TRAIN));
+    for (size_t i = 0; i < want->array.count; i++) expect_sequence(what, m, nm_dataset_sample(d, NM_SPLIT_TRAIN, i), &want->array.items[i]);
+    nm_dataset_close(&d);
+}
+
+/* tests/make_mask_cases.py: real templates and vocabularies. */
+static void test_recorded_masks(void **state)
+{
+    static const char *const names[] = {"qwen2", "llama-bpe", "llama-spm"};
+    const char *data = getenv("NOMOAT_TEST_DATA");
+    nm_model_options metadata = {.metadata_only = true};
+    char path[1024];
+    (void)state;
+    if (!data) {
+        print_message("skipped: recorded masks (NOMOAT_TEST_DATA is not set)\n");
+        skip();
+    }
+    nm_json all = read_json(recorded);
+    const nm_json *cases = nm_json_get(&all, "cases");
+    for (size_t v = 0; v < COUNT(names); v++) {
+        nm_model *m;
+        snprintf(path, sizeof path, "%s/tokenizers/ggml-vocab-%s.gguf", data, names[v]);
+        if (nm_model_open(&m, path, &metadata) != NM_OK) fail_msg("%s", nm_error_text());
+        for (size_t i = 0; i < cases->array.count; i++)
+            if (!strcmp(text_of(&cases->array.items[i], "vocabulary"), names[v])) expect_case(m, nm_json_get(&all, "rows"), &cases->array.items[i]);
+        nm_model_close(&m);
+    }
+    nm_json_free(&all);
+}
+
+/* ---- Shown ------------------------------------------------------------------------------------------------------------------------------------ */
+
+static void test_show_mask(void **state)
+{
+    nm_dataset *d;
+    nm_model *m = byte_model(chatml, false);
+    nm_str s = {0};
+    (void)state;
+    put("show.jsonl", ROW(U("\\u001b[31m \xc3\xa9") ", " A("\xe2\x82\xac")));
+    assert_int_equal(open_data(&d, m, plain, "show.jsonl"), NM_OK);
+    nm_sample q = nm_dataset_sample(d, NM_SPLIT_TRAIN, 0);
+    assert_int_equal(nm_show_mask_text(&s, nm_model_tokenizer(m), &q, false), NM_OK);
+    assert_string_equal(s.data, "show.jsonl:1: 32 tokens, 5 of them trained\n<|im_start|>user\n\\x1b[31m \xc3\xa9<|im_end|>\n<|im_start|>assistant\n[[\xe2\x82\xac<|im_end|>\n]]\n");
+    s.length = 0;
+    assert_int_equal(nm_show_mask_text(&s, nm_model_tokenizer(m), &q, true), NM_OK);
+    assert_non_null(strstr(s.data, "assistant\n\x1b[1;32m\xe2\x82\xac<|im_end|>\n\x1b[0m\n"));
+    nm_str_free(&s);
+    nm_dataset_close(&d);
+    nm_model_close(&m);
+}
+
 /* ---- Allocations ----------------------------------------------------------------------------------------------------------------------------- */
 
 static nm_err whole_life(const nm_model *m)
@@ -854,7 +1003,7 @@ int main(void)
         cmocka_unit_test(test_end_is_added), cmocka_unit_test(test_history_is_rewritten), cmocka_unit_test(test_generation_blocks), cmocka_unit_test(test_named_formats),
         cmocka_unit_test(test_long_rows_are_counted), cmocka_unit_test(test_weights_of_sources), cmocka_unit_test(test_order), cmocka_unit_test(test_packing),
         cmocka_unit_test(test_validation), cmocka_unit_test(test_stop_when_asked), cmocka_unit_test(test_batches), cmocka_unit_test(test_gsm8k_as_peft_saw_it),
-        cmocka_unit_test(test_each_allocation_fails)
+        cmocka_unit_test(test_recorded_masks), cmocka_unit_test(test_show_mask), cmocka_unit_test(test_each_allocation_fails)
     };
     if (!NM_HAVE_JANSSON) return 0;
     return cmocka_run_group_tests(tests, make_root, remove_root);
