@@ -821,7 +821,7 @@ static nm_json read_json(const char *path)
 {
     char *text;
     size_t size;
-    nm_json j;
+    nm_json j = {0};
     if (nm_file_read(path, 1 << 24, &text, &size) != NM_OK || nm_json_parse(&j, text, size) != NM_OK) fail_msg("%s: %s", path, nm_error_text());
     nm_free(text);
     return j;
