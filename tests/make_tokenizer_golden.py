@@ -5,6 +5,7 @@ Usage: NOMOAT_TEST_DATA=FOLDER make_tokenizer_golden.py > tests/data/tokenizer/g
 Needs: pip install tokenizers==0.23.3 gguf. The tokenizers are built from the vocabularies in FOLDER/tokenizers and the settings of
 the models' own tokenizer.json files, which stand in PRE below.
 """
+import functools
 import os
 import random
 
@@ -14,9 +15,14 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers as N, p
 FOLDER = os.path.join(os.environ["NOMOAT_TEST_DATA"], "tokenizers")
 
 
+@functools.lru_cache
+def fields(name):
+    return gguf.GGUFReader(os.path.join(FOLDER, name)).fields
+
+
+@functools.lru_cache
 def read(name):
-    r = gguf.GGUFReader(os.path.join(FOLDER, name))
-    field = lambda key: r.fields.get("tokenizer.ggml." + key)
+    field = lambda key: fields(name).get("tokenizer.ggml." + key)
     strings = lambda key: [bytes(field(key).parts[i]).decode() for i in field(key).data] if field(key) else None
     numbers = lambda key: [field(key).parts[i][0] for i in field(key).data] if field(key) else None
     return strings("tokens"), numbers("token_type"), strings("merges"), numbers("scores")
@@ -204,4 +210,5 @@ def main():
     print("};")
 
 
-main()
+if __name__ == "__main__":
+    main()
