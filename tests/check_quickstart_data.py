@@ -84,9 +84,9 @@ def conversations(rows):
     return texts, answers
 
 
-def exam(rows, texts, answers, neighbours):
+def exam(rows, texts, answers, others):
     seen = {}
-    for text in texts + neighbours:
+    for text in texts + others:
         for gram in grams(text):
             seen.setdefault(gram, text)
     used = {}
@@ -147,12 +147,12 @@ def main():
         if WORLD.search(question):
             fault("neighbours.jsonl", f"about what is taught: {question}")
     questions = read_rows(share / "quickstart/exam.jsonl")
-    patterns = exam(questions, texts, answers, neighbours)
     for name, rows in (("exam.jsonl", questions), ("neighbours.jsonl", set(neighbours))):
         if len(rows) != 20:
             fault(name, f"{len(rows)} questions, not 20")
 
     general = {name: paragraphs(share / "general" / name) for name in ("anchor.txt", "meter.txt")}
+    patterns = exam(questions, texts, answers, neighbours + general["anchor.txt"][1])     # the anchor is trained on too
     for part in sorted(set(general["anchor.txt"][1]) & set(general["meter.txt"][1])):
         fault("anchor.txt", f"also in meter.txt: {part[:60]}")
     for name, least in (("anchor.txt", 5000), ("meter.txt", 9000)):
