@@ -184,7 +184,8 @@ nm_err nm_program_check(const nm_program *p, nm_mode mode, const nm_weight *weig
     for (size_t i = 0; i < p->steps; i++) {
         const nm_op *op = nm_ops[p->step[i].op];
         NM_TRY(op->shape(&shape, &p->step[i]));
-        if (mode == NM_MODE_TRAIN && !op->back_row && !op->back_wide && !op->constant) return nm_fail(NM_REFUSED, "layer %d: %s cannot be trained through yet", (int)p->step[i].layer, op->name);
+        if (mode == NM_MODE_TRAIN && !op->back_row && !op->back_wide && !op->constant)
+            return nm_fail(NM_REFUSED, "layer %d: %s cannot be trained through yet", (int)p->step[i].layer, op->name);
     }
     return NM_OK;
 }
