@@ -67,6 +67,8 @@ typedef struct nm_model nm_model;
 typedef struct nm_tokenizer nm_tokenizer;
 typedef struct nm_template nm_template;
 typedef struct nm_session nm_session;
+typedef struct nm_adapter nm_adapter;
+typedef struct nm_stack nm_stack;
 typedef struct nm_runner nm_runner;
 typedef struct nm_sampler nm_sampler;
 
@@ -171,6 +173,38 @@ typedef struct nm_template_options {
  * NM_REFUSED when the template itself raises (raise_exception); NM_FAILED for its errors (undefined, type) and exceeded bounds; NM_USAGE for bad JSON. */
 NM_API nm_err nm_template_render(const nm_template *tmpl, const char *vars, size_t vars_length, const nm_template_options *options, char **text, size_t *length);
 
+/* ---- Adapters and stacks -------------------------------------------------------------------------------------------------- */
+
+typedef enum nm_match {         /* how an adapter's base and the model compare */
+    NM_MATCH_SAME,              /* the same weights, to the bit */
+    NM_MATCH_REQUANTISED,       /* the same weights, quantised in another way */
+    NM_MATCH_UNVERIFIED,        /* the adapter does not tell its base's weights: only shapes were compared */
+    NM_MATCH_FORCED             /* other weights or another tokenizer, and the caller insists */
+} nm_match;
+
+typedef struct nm_adapter_info {
+    const char *path, *format;  /* format: "peft" or "gguf" */
+    const char *base;           /* what the adapter calls its base, "" if it does not; a name, not an identity */
+    nm_match match;
+    double correlation;         /* of the weights' sketches; NAN where there is none */
+    int32_t n_maps, max_rank;   /* maps of the model that it changes */
+    uint64_t n_parameters, bytes;   /* bytes: as resident */
+    char hash[17];              /* of its contents, in hexadecimal */
+} nm_adapter_info;
+
+/* Opens a PEFT folder, its adapter_model.safetensors (with adapter_config.json beside it), or a GGUF LoRA file, against a model, which must
+ * outlive it. Immutable once open: any number of stacks and threads may use it together. NM_BAD_FILE: damaged, or shapes that do not
+ * fit, naming the tensor; NM_REFUSED: a kind of adapter that cannot be run, or one of other weights unless `force`. */
+NM_API nm_err nm_adapter_open(nm_adapter **out, const nm_model *model, const char *path, bool force);
+NM_API void nm_adapter_close(nm_adapter **adapter);
+NM_API const nm_adapter_info *nm_adapter_describe(const nm_adapter *adapter);   /* owned by the adapter */
+
+/* Puts adapters on each other, in this order; any may stand in it more than once. They are computed beside the base, never merged: output =
+ * base + sum of scale x adapter's own scale x (x A') B'. A scale of 0 gives the base's bits. Takes well below a millisecond. The adapters
+ * must outlive the stack, and the stack the sessions that were opened with it. */
+NM_API nm_err nm_stack_open(nm_stack **out, const nm_model *model, const nm_adapter *const *adapters, const float *scales, size_t count);
+NM_API void nm_stack_close(nm_stack **stack);
+
 /* ---- Sessions and running ------------------------------------------------------------------------------------------------ */
 
 typedef enum nm_kv_type { NM_KV_F16, NM_KV_F32, NM_KV_Q8_0 } nm_kv_type;
@@ -183,6 +217,7 @@ typedef struct nm_session_options {
     int32_t context;        /* most tokens it may hold; 0 = the trained length */
     nm_kv_type kv;
     nm_compute compute;     /* arithmetic that fills the cache; a runner of another arithmetic refuses the session */
+    const nm_stack *stack;  /* adapters of this model, for the session's whole life; NULL = the base alone */
 } nm_session_options;
 /* Bytes that a session would need at its full context, beside passes of the default 512 rows; 0 for options that make no sense.
  * Opening takes next to nothing: memory follows the tokens. */
@@ -196,9 +231,10 @@ NM_API int32_t nm_session_truncate(nm_session *session, int32_t n);
 NM_API int32_t nm_session_length(const nm_session *session);
 NM_API int32_t nm_session_context(const nm_session *session);
 NM_API const int32_t *nm_session_tokens(const nm_session *session);     /* nm_session_length of them; until the next change */
-/* Written whole or not at all (temporary name, fsync, rename). Loading refuses (NM_REFUSED) another model, arithmetic or layout. */
+/* Written whole or not at all (temporary name, fsync, rename). Loading refuses (NM_REFUSED) another model, arithmetic or layout, and a stack
+ * of other adapters, scales or order than the one it was saved with. */
 NM_API nm_err nm_session_save(const nm_session *session, const char *path);
-NM_API nm_err nm_session_load(nm_session **out, const nm_model *model, const char *path);
+NM_API nm_err nm_session_load(nm_session **out, const nm_model *model, const nm_stack *stack, const char *path);
 
 typedef struct nm_runner_options {
     nm_compute compute;

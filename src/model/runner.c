@@ -1,16 +1,17 @@
 /* The runner: turns items (sessions and the tokens to append) into passes over the plan, and hands out logits. Memory is planned when it
- * opens; a pass allocates nothing but pages. */
+ * opens, and anew before a run whose sessions' stacks have a larger rank than any before; a pass allocates nothing but pages. */
 #include <string.h>
 
 #include "base/err.h"
 #include "base/mem.h"
 #include "model/model.h"
 
-enum { DEFAULT_ROWS = 512, DEFAULT_LOGITS = 16, MOST_ROWS = 1 << 16 };
+enum { DEFAULT_ROWS = 512, DEFAULT_LOGITS = 16, MOST_ROWS = 1 << 16, RANK_STEP = 16 };
 
 struct nm_runner {
     const nm_model *model;
     nm_plan plan;
+    int32_t max_rank;               /* of slots that the plan has room for */
     nm_walk walk;
     int threads;                    /* that scratch is made for */
     size_t scratch_total;
@@ -25,12 +26,9 @@ struct nm_runner {
 
 /* ---- Opening ------------------------------------------------------------------------------------------------------------------------ */
 
-static nm_err allocate(nm_runner *r)
+static nm_err allocate(nm_runner *r, size_t rows)
 {
-    nm_exec *e = &r->walk.exec;
-    size_t rows = (size_t)r->plan.max_rows[NM_ROWS_BATCH], tickets = (size_t)r->model->program.tickets;
-    if (!(e->memory = nm_alloc_sparse(r->plan.memory_bytes))) return nm_fail_memory(r->plan.memory_bytes);
-    if (!(e->shared = nm_alloc_sparse(r->plan.shared_bytes))) return nm_fail_memory(r->plan.shared_bytes);
+    size_t tickets = (size_t)r->model->program.tickets;
     r->row = nm_calloc(rows, sizeof *r->row);
     r->out_row = nm_calloc(rows, sizeof *r->out_row);
     r->seq = nm_calloc(rows, sizeof *r->seq);
@@ -54,6 +52,63 @@ static nm_err fit_threads(nm_runner *r)
     return NM_OK;
 }
 
+static void free_plan_memory(nm_runner *r)
+{
+    nm_exec *e = &r->walk.exec;
+    nm_free_aligned(e->memory, r->plan.memory_bytes);
+    nm_free_aligned(e->shared, r->plan.shared_bytes);
+    nm_free_aligned(e->scratch, r->scratch_total);
+    e->memory = e->shared = e->scratch = NULL;
+    r->scratch_total = 0;
+    r->threads = 0;
+    nm_plan_free(&r->plan);
+}
+
+/* Takes over a plan, and memory for it. On failure the runner keeps what it has. */
+static nm_err adopt_plan(nm_runner *r, nm_plan *plan, int32_t max_rank)
+{
+    nm_exec *e = &r->walk.exec;
+    uint8_t *memory = nm_alloc_sparse(plan->memory_bytes), *shared = nm_alloc_sparse(plan->shared_bytes);
+    if (!memory || !shared) {
+        size_t bytes = plan->memory_bytes + plan->shared_bytes;
+        nm_free_aligned(memory, plan->memory_bytes);
+        nm_free_aligned(shared, plan->shared_bytes);
+        nm_plan_free(plan);
+        return nm_fail_memory(bytes);
+    }
+    free_plan_memory(r);
+    r->plan = *plan;
+    r->max_rank = max_rank;
+    e->memory = memory;
+    e->shared = shared;
+    e->value = r->plan.value;
+    e->scratch_bytes = r->plan.scratch_bytes;
+    e->shared_bytes = r->plan.shared_bytes;
+    memcpy(e->max_rows, r->plan.max_rows, sizeof e->max_rows);
+    return NM_OK;
+}
+
+static nm_err make_plan(nm_runner *r, nm_compute compute, int64_t max_rows, int64_t max_logits, int32_t max_rank)
+{
+    const nm_model *m = r->model;
+    nm_plan plan;
+    NM_TRY(nm_plan_make(&plan, &m->program, m->weight, compute, max_rows, max_logits, m->config.n_context, max_rank));
+    return adopt_plan(r, &plan, max_rank);
+}
+
+/* Plans anew where a session's stack has a larger rank than the plan has room for; in steps, so that similar stacks do not plan again. */
+static nm_err fit_stacks(nm_runner *r, const nm_item *items, size_t count)
+{
+    int32_t rank = 0;
+    for (size_t i = 0; i < count; i++) {
+        const nm_stack *stack = items[i].session->options.stack;
+        if (stack && stack->max_rank > rank) rank = stack->max_rank;
+    }
+    if (rank <= r->max_rank) return NM_OK;
+    rank = (rank + RANK_STEP - 1) / RANK_STEP * RANK_STEP;
+    return make_plan(r, r->plan.compute, r->plan.max_rows[NM_ROWS_BATCH], r->plan.max_rows[NM_ROWS_OUT], rank);
+}
+
 nm_err nm_runner_open(nm_runner **out, const nm_model *model, const nm_runner_options *options)
 {
     nm_runner_options o = options ? *options : (nm_runner_options){0};
@@ -67,17 +122,13 @@ nm_err nm_runner_open(nm_runner **out, const nm_model *model, const nm_runner_op
     nm_runner *r = nm_calloc(1, sizeof *r);
     if (!r) return nm_fail_memory(sizeof *r);
     r->model = model;
-    nm_err err = nm_plan_make(&r->plan, &model->program, model->weight, o.compute, o.max_rows, o.max_logits, model->config.n_context, 0);
-    if (err == NM_OK) err = allocate(r);
+    nm_err err = make_plan(r, o.compute, o.max_rows, o.max_logits, 0);
+    if (err == NM_OK) err = allocate(r, (size_t)o.max_rows);
     if (err == NM_OK) err = fit_threads(r);
     nm_exec *e = &r->walk.exec;
     e->compute = o.compute;
-    e->value = r->plan.value;
     e->operand = model->program.operand;
     e->weight = model->weight;
-    e->scratch_bytes = r->plan.scratch_bytes;
-    e->shared_bytes = r->plan.shared_bytes;
-    memcpy(e->max_rows, r->plan.max_rows, sizeof e->max_rows);
     e->row = r->row;
     e->seq = r->seq;
     e->ticket = r->ticket;
@@ -92,16 +143,12 @@ void nm_runner_close(nm_runner **runner)
     nm_runner *r = *runner;
     *runner = NULL;
     if (!r) return;
-    nm_exec *e = &r->walk.exec;
-    nm_free_aligned(e->memory, r->plan.memory_bytes);
-    nm_free_aligned(e->shared, r->plan.shared_bytes);
-    nm_free_aligned(e->scratch, r->scratch_total);
+    free_plan_memory(r);
     nm_free(r->row);
     nm_free(r->out_row);
     nm_free(r->seq);
     nm_free(r->part);
     nm_free(r->ticket);
-    nm_plan_free(&r->plan);
     nm_free(r);
 }
 
@@ -161,8 +208,9 @@ static nm_err add_part(nm_runner *r, nm_item *item, int32_t from, int64_t *rows,
     nm_seq *seq = &r->seq[r->parts];
     *seq = (nm_seq){.row = (int32_t)*rows, .rows = count, .start = s->length};
     for (int32_t g = 0; g < s->layout.groups; g++) seq->pages[g] = s->list[g].page;
+    if (s->options.stack) r->walk.exec.stacked = true;
     for (int32_t i = 0; i < count; i++) {
-        r->row[*rows + i] = (nm_row){.token = item->tokens[from + i], .position = s->length + i, .seq = r->parts};
+        r->row[*rows + i] = (nm_row){.token = item->tokens[from + i], .position = s->length + i, .seq = r->parts, .stack = s->options.stack};
         if (wants(item, from + i)) r->out_row[r->outs++] = (int32_t)(*rows + i);
     }
     r->part[r->parts++] = (struct part){item, from, count};
@@ -230,6 +278,7 @@ static nm_err run_pass(nm_runner *r, int64_t rows)
 nm_err nm_run(nm_runner *r, nm_item *items, size_t count, const volatile sig_atomic_t *cancel)
 {
     NM_TRY(check_items(r, items, count));
+    NM_TRY(fit_stacks(r, items, count));
     NM_TRY(fit_threads(r));
     r->cancel = cancel;
     size_t item = 0;
@@ -237,6 +286,7 @@ nm_err nm_run(nm_runner *r, nm_item *items, size_t count, const volatile sig_ato
     while (item < count) {
         int64_t rows = 0;
         r->parts = r->outs = 0;
+        r->walk.exec.stacked = false;
         while (item < count && rows < r->plan.max_rows[NM_ROWS_BATCH]) {
             int32_t taken = 0;
             if (items[item].count > from) NM_TRY(add_part(r, &items[item], from, &rows, &taken));

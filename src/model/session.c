@@ -72,6 +72,7 @@ static nm_err complete(const nm_model *model, const nm_session_options *given, n
     if (!model->info.has_weights) return nm_fail(NM_USAGE, "%s: opened for its metadata only", model->name);
     if (out->context < 0) return nm_fail(NM_USAGE, "a context of %d tokens makes no sense", (int)out->context);
     if (out->kv > NM_KV_Q8_0 || out->compute > NM_COMPUTE_F32) return nm_fail(NM_USAGE, "unknown type of cache or arithmetic");
+    if (out->stack && out->stack->owner != model) return nm_fail(NM_USAGE, "the stack of adapters belongs to another model than the session");
     if (out->context == 0) out->context = (int32_t)model->config.n_context;
     int64_t most = learned_positions(model);
     if (out->context > most) return nm_fail(NM_USAGE, "%s has learned %lld positions: a context of %d does not fit", model->name, (long long)most, (int)out->context);

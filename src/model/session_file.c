@@ -9,17 +9,19 @@
 #include "os/file.h"
 #include "os/map.h"
 
-static const char MAGIC[8] = {'N', 'M', 'S', 'E', 'S', 'S', '1', '\n'};
+static const char MAGIC[8] = {'N', 'M', 'S', 'E', 'S', 'S', '2', '\n'};
 
 typedef struct header {
     char magic[8];
     uint32_t arithmetic, kv, compute;
     int32_t context, length, groups;
-    uint64_t fingerprint;
+    uint64_t fingerprint, stack;        /* stack: its identity; 0 = the base alone */
     struct { uint64_t page_bytes; int64_t dropped, end; } group[NM_MAX_GROUPS];     /* pages [dropped, end) follow */
 } header;
 
 static int64_t pages_of(int32_t length) { return ((int64_t)length + NM_PAGE - 1) / NM_PAGE; }
+
+static uint64_t stack_identity(const nm_stack *stack) { return stack ? stack->identity : 0; }
 
 static nm_err make_header(const nm_session *s, header *out)
 {
@@ -32,6 +34,7 @@ static nm_err make_header(const nm_session *s, header *out)
     h.context = s->options.context;
     h.length = s->length;
     h.groups = s->layout.groups;
+    h.stack = stack_identity(s->options.stack);
     NM_TRY(nm_model_fingerprint(s->model, &h.fingerprint));
     for (int32_t g = 0; g < h.groups; g++) {
         h.group[g].page_bytes = nm_page_bytes(s, g);
@@ -86,13 +89,16 @@ static nm_err take(reader *r, void *out, size_t bytes)
     return NM_OK;
 }
 
-static nm_err check_belongs(const header *h, const nm_model *model, const char *path)
+static nm_err check_belongs(const header *h, const nm_model *model, const nm_stack *stack, const char *path)
 {
     uint64_t fingerprint;
     if (memcmp(h->magic, MAGIC, sizeof MAGIC)) return nm_fail(NM_BAD_FILE, "%s: not a saved session", path);
     if (h->arithmetic != NM_ARITHMETIC) return nm_fail(NM_REFUSED, "%s: saved by a version of nomoat with another arithmetic (%u, this is %d)", path, h->arithmetic, NM_ARITHMETIC);
     NM_TRY(nm_model_fingerprint(model, &fingerprint));
     if (h->fingerprint != fingerprint) return nm_fail(NM_REFUSED, "%s: saved with other weights than %s", path, model->name);
+    if (h->stack != stack_identity(stack))
+        return nm_fail(NM_REFUSED, "%s: saved with %s: open the same adapters, in the same order, with the same scales", path,
+                       h->stack ? "another stack of adapters" : "the base alone, without adapters");
     if (h->kv > NM_KV_Q8_0 || h->compute > NM_COMPUTE_F32 || h->context < 1 || h->length < 0 || h->length > h->context)
         return nm_fail(NM_BAD_FILE, "%s: the header of the saved session is damaged", path);
     return NM_OK;
@@ -140,12 +146,13 @@ static nm_err check_sum(const reader *r)
     return sum == r->hash ? NM_OK : nm_fail(NM_BAD_FILE, "%s: the checksum of the saved session does not match", r->path);
 }
 
-static nm_err load(nm_session **out, const nm_model *model, reader *r)
+static nm_err load(nm_session **out, const nm_model *model, const nm_stack *stack, reader *r)
 {
     header h;
     NM_TRY(take(r, &h, sizeof h));
-    NM_TRY(check_belongs(&h, model, r->path));
-    NM_TRY(nm_session_open(out, model, &(nm_session_options){.context = h.context, .kv = (nm_kv_type)h.kv, .compute = (nm_compute)h.compute}));
+    NM_TRY(check_belongs(&h, model, stack, r->path));
+    nm_session_options options = {.context = h.context, .kv = (nm_kv_type)h.kv, .compute = (nm_compute)h.compute, .stack = stack};
+    NM_TRY(nm_session_open(out, model, &options));
     NM_TRY(check_groups(&h, *out, r->path));
     NM_TRY(take_tokens(r, *out, h.length));
     NM_TRY(take_pages(r, *out, &h));
@@ -155,13 +162,13 @@ static nm_err load(nm_session **out, const nm_model *model, reader *r)
     return NM_OK;
 }
 
-nm_err nm_session_load(nm_session **out, const nm_model *model, const char *path)
+nm_err nm_session_load(nm_session **out, const nm_model *model, const nm_stack *stack, const char *path)
 {
     nm_map map;
     *out = NULL;
     NM_TRY(nm_map_open(&map, path));
     reader r = {.at = map.data, .end = (const uint8_t *)map.data + map.size, .path = path};
-    nm_err err = load(out, model, &r);
+    nm_err err = load(out, model, stack, &r);
     if (err != NM_OK) nm_session_close(out);
     nm_map_close(&map);
     return err;

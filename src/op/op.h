@@ -56,10 +56,18 @@ typedef struct nm_step {
     nm_op_args args;
 } nm_step;
 
-/* One adapter's half maps on one weight: y = fma(scale, (x A') B', y). */
-typedef struct nm_slot { nm_panels a, b; float scale; } nm_slot;    /* a: [rank, k], b: [n, rank] */
+/* One adapter's half maps on one weight: y = fma(scale, (x A') B', y).
+ *   linear: a [rank, k] and b [n, rank], both packed F32.
+ *   embed:  x is one-hot, so x A' is a column of A: a is its transpose [n, rank] as F32 rows, b [k, rank] packed F32. */
+typedef struct nm_slot { nm_panels a, b; float scale; } nm_slot;
 /* What a session has stacked on the model. slots of weight id w: slot[first[w]] .. slot[first[w + 1] - 1], in stack order. */
-typedef struct nm_stack { const int32_t *first; const nm_slot *slot; int32_t max_rank; } nm_stack;
+struct nm_stack {
+    const int32_t *first;
+    const nm_slot *slot;
+    int32_t max_rank;
+    uint64_t identity;          /* contents, scales and order of what it holds; 0 = not to be saved with */
+    const void *owner;          /* the model whose weight ids these are */
+};
 
 /* A weight: a linear map in panels, or a vector (norms, biases). Const once the model is open. */
 typedef struct nm_weight {

@@ -166,7 +166,7 @@ static void test_fork_truncate_save(void **state)
     }
     close(mkstemp(path));
     assert_int_equal(nm_session_save(s, path), NM_OK);
-    if (nm_session_load(&loaded, m, path) != NM_OK) fail_msg("%s", nm_error_text());
+    if (nm_session_load(&loaded, m, NULL, path) != NM_OK) fail_msg("%s", nm_error_text());
     assert_int_equal(nm_session_length(loaded), 150);
     assert_memory_equal(nm_session_tokens(loaded), prompt, 150 * sizeof *prompt);
     feed(r, loaded, 150, n, got);
@@ -194,12 +194,12 @@ static void test_damaged_session(void **state)
     size_t size = fread(whole, 1, sizeof whole, f);
     fclose(f);
     assert_true(size > 1000 && size < sizeof whole);
-    assert_int_equal(nm_session_load(&loaded, other, path), NM_REFUSED);
+    assert_int_equal(nm_session_load(&loaded, other, NULL, path), NM_REFUSED);
     for (size_t cut = 1; cut < size; cut += cut < 300 ? 1 : 997) {
         f = fopen(path, "wb");
         fwrite(whole, 1, cut, f);
         fclose(f);
-        assert_int_equal(nm_session_load(&loaded, m, path), NM_BAD_FILE);
+        assert_int_equal(nm_session_load(&loaded, m, NULL, path), NM_BAD_FILE);
         assert_null(loaded);
     }
     for (size_t at = 0; at < size; at += at < 300 ? 1 : 499) {
@@ -207,7 +207,7 @@ static void test_damaged_session(void **state)
         f = fopen(path, "wb");
         fwrite(whole, 1, size, f);
         fclose(f);
-        assert_int_not_equal(nm_session_load(&loaded, m, path), NM_OK);
+        assert_int_not_equal(nm_session_load(&loaded, m, NULL, path), NM_OK);
         whole[at] ^= 0x41;
     }
     unlink(path);
@@ -280,7 +280,7 @@ static nm_err whole_way(const char *path, const char *saved)
     item.count = 1;
     if (err == NM_OK) err = nm_run(r, &item, 1, NULL);
     if (err == NM_OK) err = nm_session_save(s, saved);
-    if (err == NM_OK) err = nm_session_load(&loaded, m, saved);
+    if (err == NM_OK) err = nm_session_load(&loaded, m, NULL, saved);
     nm_session_close(&loaded);
     nm_session_close(&fork);
     nm_session_close(&s);

@@ -1,0 +1,255 @@
+/* Adapters that are open against a model, and stacks of them: names become weight ids, half maps become panels, once and for all; a stack
+ * is two short arrays. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "adapter/lora.h"
+#include "base/err.h"
+#include "base/hash.h"
+#include "base/mem.h"
+
+typedef struct changed { int32_t weight; nm_slot slot; } changed;     /* a map of the model that an adapter changes */
+
+struct nm_adapter {
+    const nm_model *model;
+    nm_adapter_info info;
+    char *path, *base;
+    changed *map;               /* [info.n_maps], by ascending weight */
+    uint64_t hash;
+    uint8_t *memory;            /* of all slots' panels and rows */
+};
+
+/* ---- Which weight a pair means ------------------------------------------------------------------------------------------------------------ */
+
+/* Embedding and head have ids of their own, tied or not: what counts is how a step uses the weight. */
+static bool means(const nm_model *m, const nm_step *s, const nm_pair *p)
+{
+    const char *name = m->weight[nm_weight_of(m->program.operand, s, 0)].name;
+    size_t n = strlen(p->name);
+    if (s->op == NM_OP_EMBED) return p->embedding && !strcmp(p->name, s->args.embed.positions ? "position_embd" : "token_embd");
+    if (s->op != NM_OP_LINEAR || p->embedding) return false;
+    if (!strcmp(p->name, "output") && !strcmp(name, "token_embd.weight")) return true;
+    return !strncmp(name, p->name, n) && !strcmp(name + n, ".weight");
+}
+
+static const nm_weight *weight_of(const nm_model *m, const nm_pair *p)
+{
+    for (size_t i = 0; i < m->program.steps; i++)
+        if (m->program.step[i].n_weight && means(m, &m->program.step[i], p))
+            return &m->weight[nm_weight_of(m->program.operand, &m->program.step[i], 0)];
+    return NULL;
+}
+
+/* A weight is [n outputs, k inputs]; a table that is looked up [n entries, k columns]. */
+static nm_err check_shape(const nm_lora *l, const nm_pair *p, const nm_weight *w)
+{
+    int64_t in = p->embedding ? w->n : w->k, out = p->embedding ? w->k : w->n;
+    if (p->in == in && p->out == out) return NM_OK;
+    return nm_fail(NM_BAD_FILE, "%s: %.120s: the adapter maps %lld to %lld, and the model's %s %lld to %lld: it belongs to another model", l->path, p->name,
+                   (long long)p->in, (long long)p->out, w->name, (long long)in, (long long)out);
+}
+
+/* ---- Panels --------------------------------------------------------------------------------------------------------------------------------- */
+
+static nm_panels panels_of(int64_t n, int64_t k)
+{
+    const nm_type *f32 = nm_type_of(NM_F32);
+    return (nm_panels){.type = f32, .n = n, .k = k, .panels = (n + NM_PANEL - 1) / NM_PANEL, .panel_bytes = nm_pack_bytes(f32, k)};
+}
+
+static size_t round64(size_t n) { return (n + 63) & ~(size_t)63; }
+static size_t panels_bytes(const nm_panels *p) { return p->panel_bytes * (size_t)p->panels; }
+static size_t rows_bytes(const nm_pair *p) { return (size_t)(p->in * p->rank) * sizeof *p->a; }
+
+static size_t pair_bytes(const nm_pair *p)
+{
+    nm_panels a = panels_of(p->rank, p->in), b = panels_of(p->out, p->rank);
+    return (p->embedding ? round64(rows_bytes(p)) : panels_bytes(&a)) + panels_bytes(&b);
+}
+
+static void pack(nm_panels *panels, const float *values, uint8_t **memory)
+{
+    panels->data = *memory;
+    for (int64_t i = 0; i < panels->panels; i++)
+        nm_pack_panel(panels->type, panels->n, panels->k, (const uint8_t *)values, (size_t)panels->k * sizeof *values, i, *memory + (size_t)i * panels->panel_bytes);
+    *memory += panels_bytes(panels);
+}
+
+static nm_slot make_slot(const nm_pair *p, uint8_t **memory)
+{
+    nm_slot s = {.a = panels_of(p->rank, p->in), .b = panels_of(p->out, p->rank), .scale = p->scale};
+    if (p->embedding) {
+        s.a = (nm_panels){.type = nm_type_of(NM_F32), .n = p->in, .k = p->rank, .panels = (p->in + NM_PANEL - 1) / NM_PANEL, .rows = *memory,
+            .row_bytes = (size_t)p->rank * sizeof *p->a};
+        memcpy(*memory, p->a, rows_bytes(p));
+        *memory += round64(rows_bytes(p));
+    } else {
+        pack(&s.a, p->a, memory);
+    }
+    pack(&s.b, p->b, memory);
+    return s;
+}
+
+/* ---- Opening -------------------------------------------------------------------------------------------------------------------------------- */
+
+static int by_weight(const void *a, const void *b) { return ((const changed *)a)->weight - ((const changed *)b)->weight; }
+
+static nm_err find_weights(nm_adapter *a, const nm_lora *l)
+{
+    for (size_t i = 0; i < l->pairs; i++) {
+        const nm_weight *w = weight_of(a->model, &l->pair[i]);
+        if (!w) return nm_fail(NM_BAD_FILE, "%s: the adapter changes %.120s, which the model does not have: it belongs to another model", l->path, l->pair[i].name);
+        NM_TRY(check_shape(l, &l->pair[i], w));
+        a->map[i].weight = w->id;
+    }
+    return NM_OK;
+}
+
+static nm_err make_slots(nm_adapter *a, const nm_lora *l)
+{
+    for (size_t i = 0; i < l->pairs; i++) a->info.bytes += pair_bytes(&l->pair[i]);
+    if (!(a->memory = nm_alloc_aligned(a->info.bytes))) return nm_fail_memory(a->info.bytes);
+    uint8_t *at = a->memory;
+    for (size_t i = 0; i < l->pairs; i++) {
+        const nm_pair *p = &l->pair[i];
+        a->map[i].slot = make_slot(p, &at);
+        a->info.n_parameters += (uint64_t)(p->rank * (p->in + p->out));
+        if (p->rank > a->info.max_rank) a->info.max_rank = (int32_t)p->rank;
+    }
+    qsort(a->map, l->pairs, sizeof *a->map, by_weight);
+    return NM_OK;
+}
+
+static nm_err build(nm_adapter *a, nm_lora *l, bool force)
+{
+    NM_TRY(nm_lora_to_gguf(l, &a->model->config));
+    if (!(a->map = nm_calloc(l->pairs, sizeof *a->map))) return nm_fail_memory(l->pairs * sizeof *a->map);
+    a->info.n_maps = (int32_t)l->pairs;
+    NM_TRY(find_weights(a, l));
+    nm_err err = nm_identity_match(&l->identity, a->model, force, &a->info.match, &a->info.correlation);
+    if (err != NM_OK) return err == NM_REFUSED ? nm_fail_in(err, l->path) : err;
+    NM_TRY(make_slots(a, l));
+    a->hash = nm_lora_hash(l);
+    snprintf(a->info.hash, sizeof a->info.hash, "%016llx", (unsigned long long)a->hash);
+    return NM_OK;
+}
+
+static nm_err describe(nm_adapter *a, const nm_lora *l, const char *path)
+{
+    a->path = nm_strndup(path, strlen(path));
+    a->base = nm_strndup(l->base, strlen(l->base));
+    if (!a->path || !a->base) return nm_fail_memory(strlen(path));
+    a->info.path = a->path;
+    a->info.base = a->base;
+    a->info.format = l->format;
+    return NM_OK;
+}
+
+nm_err nm_adapter_open(nm_adapter **out, const nm_model *model, const char *path, bool force)
+{
+    nm_lora l;
+    *out = NULL;
+    if (!model->info.has_weights) return nm_fail(NM_USAGE, "%s: opened for its metadata only", model->name);
+    NM_TRY(nm_lora_read(&l, path));
+    nm_adapter *a = nm_calloc(1, sizeof *a);
+    nm_err err = a ? NM_OK : nm_fail_memory(sizeof *a);
+    if (a) a->model = model;
+    if (err == NM_OK) err = describe(a, &l, path);
+    if (err == NM_OK) err = build(a, &l, force);
+    nm_lora_free(&l);
+    if (err != NM_OK) nm_adapter_close(&a);
+    *out = a;
+    return err;
+}
+
+void nm_adapter_close(nm_adapter **adapter)
+{
+    nm_adapter *a = *adapter;
+    *adapter = NULL;
+    if (!a) return;
+    nm_free_aligned(a->memory, a->info.bytes);
+    nm_free(a->map);
+    nm_free(a->path);
+    nm_free(a->base);
+    nm_free(a);
+}
+
+const nm_adapter_info *nm_adapter_describe(const nm_adapter *a) { return &a->info; }
+
+/* ---- Stacks --------------------------------------------------------------------------------------------------------------------------------- */
+
+typedef struct owned_stack {    /* what a stack's pointers point to */
+    nm_stack stack;             /* first: an nm_stack is one of these */
+    int32_t *first;
+    nm_slot *slot;
+} owned_stack;
+
+static nm_err check_adapters(const nm_model *model, const nm_adapter *const *adapters, const float *scales, size_t count, size_t *slots)
+{
+    *slots = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (adapters[i]->model != model) return nm_fail(NM_USAGE, "%s was opened against another model than the stack's", adapters[i]->path);
+        if (!isfinite(scales[i])) return nm_fail(NM_USAGE, "%s: a scale of %g makes no sense", adapters[i]->path, (double)scales[i]);
+        *slots += (size_t)adapters[i]->info.n_maps;
+    }
+    return *slots <= INT32_MAX ? NM_OK : nm_fail(NM_USAGE, "a stack of %zu maps is too large", *slots);
+}
+
+/* Slots by weight, and for each weight in the order of the adapters. first[w + 1] counts w's slots, then w's end; while they are filled
+ * it is where the next one goes. */
+static void fill(owned_stack *s, const nm_model *model, const nm_adapter *const *adapters, const float *scales, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        for (int32_t k = 0; k < adapters[i]->info.n_maps; k++) s->first[adapters[i]->map[k].weight + 1]++;
+    for (size_t w = 0; w <= model->weights; w++) s->first[w + 1] += s->first[w];
+    for (size_t i = count; i-- > 0;)        /* from the back, so that ends become beginnings */
+        for (int32_t k = adapters[i]->info.n_maps; k-- > 0;) {
+            nm_slot *slot = &s->slot[--s->first[adapters[i]->map[k].weight + 1]];
+            *slot = adapters[i]->map[k].slot;
+            slot->scale *= scales[i];
+        }
+}
+
+static uint64_t identity_of(const nm_adapter *const *adapters, const float *scales, size_t count)
+{
+    uint64_t h = 0;
+    for (size_t i = 0; i < count; i++) {
+        h = nm_hash(h, &adapters[i]->hash, sizeof adapters[i]->hash);
+        h = nm_hash(h, &scales[i], sizeof scales[i]);
+    }
+    return h;
+}
+
+nm_err nm_stack_open(nm_stack **out, const nm_model *model, const nm_adapter *const *adapters, const float *scales, size_t count)
+{
+    size_t slots;
+    *out = NULL;
+    NM_TRY(check_adapters(model, adapters, scales, count, &slots));
+    owned_stack *s = nm_calloc(1, sizeof *s);
+    if (!s) return nm_fail_memory(sizeof *s);
+    nm_stack *made = &s->stack;
+    s->first = nm_calloc(model->weights + 2, sizeof *s->first);
+    s->slot = nm_calloc(slots, sizeof *s->slot);
+    if (!s->first || !s->slot) {
+        nm_stack_close(&made);
+        return nm_fail_memory(slots * sizeof *s->slot);
+    }
+    fill(s, model, adapters, scales, count);
+    *made = (nm_stack){.first = s->first + 1, .slot = s->slot, .owner = model, .identity = identity_of(adapters, scales, count)};
+    for (size_t i = 0; i < count; i++)
+        if (adapters[i]->info.max_rank > made->max_rank) made->max_rank = adapters[i]->info.max_rank;
+    *out = made;
+    return NM_OK;
+}
+
+void nm_stack_close(nm_stack **stack)
+{
+    owned_stack *s = (owned_stack *)*stack;
+    *stack = NULL;
+    if (!s) return;
+    nm_free(s->first);
+    nm_free(s->slot);
+    nm_free(s);
+}
