@@ -47,7 +47,7 @@ static void row(const nm_exec *e, const nm_step *s, int64_t r, int64_t c0, int64
 static void back_wide(nm_exec *e, const nm_step *s, int thread, int threads)
 {
     const nm_weight *w = nm_step_weight(e, s, 0);
-    float *dw = e->train->grad[w->id];
+    float *dw = nm_weight_grad(e, s, 0);
     if (thread || !dw) return;
     for (int64_t r = 0; r < e->rows[NM_ROWS_BATCH]; r++) {
         float *to = dw + (s->args.embed.positions ? e->row[r].position : e->row[r].token) * w->k;

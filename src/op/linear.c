@@ -295,7 +295,7 @@ static void back_weight(const nm_exec *e, const nm_step *s)
 {
     const nm_weight *w = nm_step_weight(e, s, 0);
     int32_t x = nm_in(e->operand, s, 0), y = nm_out(e->operand, s, 0);
-    float *dw = e->train->grad[w->id], *db = s->n_weight > 1 ? e->train->grad[nm_step_weight(e, s, 1)->id] : NULL;
+    float *dw = nm_weight_grad(e, s, 0), *db = nm_weight_grad(e, s, 1);
     int64_t rows = e->rows[rows_kind(e, s)], ticket;
     if (!dw && !db) return;
     while ((ticket = atomic_fetch_add_explicit(nm_back_ticket(e, s, 2), 1, memory_order_relaxed)) * NM_PANEL < w->n) {

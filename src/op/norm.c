@@ -64,8 +64,7 @@ static void fold_row(const nm_exec *e, const nm_step *s, int64_t r, float *dw, f
 /* Few numbers, and one order: the first thread does it alone. */
 static void back_wide(nm_exec *e, const nm_step *s, int thread, int threads)
 {
-    float *dw = s->n_weight > 0 ? e->train->grad[nm_step_weight(e, s, 0)->id] : NULL;
-    float *db = s->n_weight > 1 ? e->train->grad[nm_step_weight(e, s, 1)->id] : NULL;
+    float *dw = nm_weight_grad(e, s, 0), *db = nm_weight_grad(e, s, 1);
     if (thread || (!dw && !db)) return;
     int64_t rows = e->rows[nm_owner(e->value, nm_in(e->operand, s, 0))->rows];
     for (int64_t r = 0; r < rows; r++) fold_row(e, s, r, dw, db);

@@ -94,7 +94,7 @@ typedef struct nm_train_slot {
 } nm_train_slot;
 typedef struct nm_train {
     const nm_train_slot *slot;  /* by weight id */
-    float *const *grad;         /* by weight id: [n][k], or [n] of a vector; NULL = not asked for */
+    float *const *grad;         /* by weight id: [n][k], or [n] of a vector; NULL = not asked for. The whole may be NULL */
 } nm_train;
 
 /* What a step's backward owes, by input: bit i of `wants`: the gradient of input i is asked for; of `adds`: it holds something already, to which
@@ -216,6 +216,11 @@ static inline float *nm_grad_in(const nm_exec *e, const nm_step *s, int i, int64
 static inline float *nm_grad_out(const nm_exec *e, const nm_step *s, int i, int64_t row) { return nm_grad(e, nm_out(e->operand, s, i), row); }
 static inline bool nm_wants(const nm_exec *e, const nm_step *s, int i) { return e->owed[s - e->step].wants >> i & 1; }
 static inline bool nm_adds(const nm_exec *e, const nm_step *s, int i) { return e->owed[s - e->step].adds >> i & 1; }
+/* Where the gradient of a step's weight as a whole is folded; NULL = not asked for. */
+static inline float *nm_weight_grad(const nm_exec *e, const nm_step *s, int i)
+{
+    return s->n_weight > i && e->train->grad ? e->train->grad[nm_weight_of(e->operand, s, i)] : NULL;
+}
 static inline atomic_int *nm_back_ticket(const nm_exec *e, const nm_step *s, int i) { return &e->ticket[e->tickets + NM_BACK_TICKETS * s->ticket + i]; }
 /* gradient of input i += g, or = g; n columns. */
 static inline void nm_grad_put(const nm_exec *e, const nm_step *s, int i, int64_t row, int64_t c0, const float *g, int64_t n)

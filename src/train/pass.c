@@ -97,6 +97,8 @@ void nm_pass_close(nm_pass **pass)
 
 uint64_t nm_pass_bytes(const nm_pass *p) { return p->plan.memory_bytes + p->plan.shared_bytes + p->walk.scratch_total; }
 
+const nm_train_options *nm_pass_options(const nm_pass *p) { return &p->options; }
+
 /* ---- The loss --------------------------------------------------------------------------------------------------------------------- */
 
 /* Cross-entropy of one row; its gradient is w (softmax(logits) - onehot(target)). */
