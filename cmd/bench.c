@@ -11,6 +11,7 @@
 #include "os/clock.h"
 #include "os/machine.h"
 #include "probe.h"
+#include "stack.h"
 
 enum { MOST_REPEATS = 100, MOST_LIST = 32, MOST_BATCH = 256, MOST_DEPTH = 1 << 24, TOKEN_SEED = 1 };
 
@@ -19,6 +20,7 @@ typedef struct settings {
     const char *depth, *batch;
     int32_t prompt, generate, repeat, kv;
     bool tune;
+    nm_stack_options stack;
 } settings;
 
 typedef struct result {
@@ -37,6 +39,7 @@ typedef struct costs { double body_bytes, head_bytes, body_quantised, head_quant
 typedef struct bench {
     const settings *set;
     const nm_model *model;
+    const nm_stack *stack;
     nm_runner *runner;
     nm_limits limits;
     nm_read_probe probe;
@@ -195,7 +198,8 @@ static nm_err run_test(bench *b, nm_session *base, const char *kind, int32_t seq
 static nm_err run_depth(bench *b, int32_t depth)
 {
     int32_t longest = b->set->prompt > b->set->generate ? b->set->prompt : b->set->generate;
-    nm_session_options o = {.context = depth + longest, .kv = (nm_kv_type)b->set->kv, .compute = (nm_compute)b->set->common.compute};
+    nm_session_options o = {.context = depth + longest, .kv = (nm_kv_type)b->set->kv, .compute = (nm_compute)b->set->common.compute,
+        .stack = b->stack};
     nm_session *base = NULL;
     nm_err err = NM_OK;
     NM_GOTO(nm_session_open(&base, b->model, &o));
@@ -317,11 +321,12 @@ static nm_err print_report(const bench *b)
 
 static nm_err bench_model(bench *b, const char *name)
 {
-    nm_model *model = NULL;
-    nm_err err = nm_open_model(&model, NULL, name, &b->set->common, false);
-    b->model = model;
+    nm_stacked stacked;
+    nm_err err = nm_stacked_open(&stacked, name, &b->set->common, &b->set->stack);
+    b->model = stacked.model;
+    b->stack = stacked.stack;
     if (err == NM_OK) {
-        b->costs = count_costs(model, (nm_compute)b->set->common.compute);
+        b->costs = count_costs(b->model, (nm_compute)b->set->common.compute);
         nm_interrupts_catch();
         err = measure(b);
     }
@@ -333,7 +338,7 @@ static nm_err bench_model(bench *b, const char *name)
     }
     nm_read_probe_close(&b->probe);
     nm_runner_close(&b->runner);
-    nm_model_close(&model);
+    nm_stacked_close(&stacked);
     return err;
 }
 
@@ -357,6 +362,7 @@ static const nm_option options[] = {
     {"-n --n-gen", "N", "tokens of a decode; 0 leaves it out", offsetof(settings, generate), NM_OPTION_INT, 0, 1 << 20},
     {"-r --repetitions", "N", "times that each test is run", offsetof(settings, repeat), NM_OPTION_INT, 1, MOST_REPEATS},
     {"--kv -ctk -ctv", "f16|f32|q8_0", "type of the cached keys and values", offsetof(settings, kv), NM_OPTION_CHOICE, 0, 0},
+    NM_STACK_OPTIONS(settings, stack),
     {"--tune", NULL, "measure a training step", offsetof(settings, tune), NM_OPTION_FLAG, 0, 0},
     {0}
 };

@@ -194,7 +194,7 @@ static nm_err cmd_save(chat *c, const char *argument)
     nm_str s = {0};
     if (!*argument) return nm_fail(NM_USAGE, "/save needs a file: /save talk.json");
     nm_err err = nm_str_putc(&s, '{');
-    if (err == NM_OK) err = nm_json_text(&s, "model", c->talk->found.name);
+    if (err == NM_OK) err = nm_json_text(&s, "model", c->talk->stacked.found.model.name);
     if (err == NM_OK) err = nm_json_key(&s, "messages");
     if (err == NM_OK) err = nm_talk_messages_json(&s, c->messages, c->count);
     if (err == NM_OK) err = nm_str_puts(&s, "}\n");
@@ -349,13 +349,28 @@ static nm_err cmd_think(chat *c, const char *argument)
     return NM_OK;
 }
 
+/* "none", or adapters with or without a '+' in front; the whole conversation is read again by the new stack. */
+static nm_err change_stack(chat *c, const char *argument)
+{
+    const char *adapters = !strcmp(argument, "none") ? "" : argument + (*argument == '+');
+    NM_TRY(nm_talk_restack(c->talk, adapters, c->set->stack.force));
+    say(*adapters ? "(the next answer comes from the new stack)" : "(the next answer comes from the base alone)");
+    return NM_OK;
+}
+
 static nm_err cmd_stack(chat *c, const char *argument)
 {
     const nm_model_info *info = nm_model_describe(c->talk->model);
-    if (*argument) return nm_fail(NM_REFUSED, "this version runs single models, not stacks of adapters");
-    say_safe("model:    ", c->talk->found.name);
-    say_safe("file:     ", c->talk->found.path);
-    say("adapters: none");
+    const nm_found_stack *found = &c->talk->stacked.found;
+    if (*argument) return change_stack(c, argument);
+    say_safe("model:    ", found->model.name);
+    say_safe("file:     ", found->model.path);
+    if (!found->count) say("adapters: none");
+    for (size_t i = 0; i < found->count; i++) {
+        char label[64];
+        snprintf(label, sizeof label, "adapter:  %g x ", (double)found->adapter[i].scale);
+        say_safe(label, found->adapter[i].name);
+    }
     say("context:  %d of %d tokens in use (trained for %d)", nm_session_length(c->talk->session), c->talk->context, info->n_context);
     return NM_OK;
 }
@@ -378,7 +393,7 @@ static const slash slashes[] = {
     {"again", "", "answer the last question anew", cmd_again},
     {"edit", "[TEXT]", "change the last question and ask it again", cmd_edit},
     {"think", "[WORD]", "thinking aloud, for models that can: on, off, auto, hide, show", cmd_think},
-    {"stack", "", "the model in use and its context", cmd_stack},
+    {"stack", "[A=SCALE+B|none]", "show the model, its adapters and the context, or change the adapters", cmd_stack},
     {"bye", "", "leave", cmd_bye},
     {0}
 };
@@ -468,12 +483,12 @@ nm_err nm_chat(nm_talk *talk, nm_run_settings *set)
     chat c = {.talk = talk, .set = set};
     nm_err err = NM_OK;
     if (!talk->tmpl)
-        return nm_fail(NM_USAGE, "%s has no chat template: give --template FILE, or a PROMPT to be continued", talk->found.name);
+        return nm_fail(NM_USAGE, "%s has no chat template: give --template FILE, or a PROMPT to be continued", talk->stacked.found.model.name);
     char *path = history_path();
     err = nm_line_open(&c.line, path);
     nm_free(path);
     if (err == NM_OK && set->system) err = set_system(&c, set->system);
-    if (err == NM_OK && !set->common.quiet) say_safe("/help shows the commands, /bye leaves. Model: ", talk->found.name);
+    if (err == NM_OK && !set->common.quiet) say_safe("/help shows the commands, /bye leaves. Model: ", talk->stacked.found.model.name);
     if (err == NM_OK) err = loop(&c);
     drop_from(&c, 0);
     nm_free(c.messages);

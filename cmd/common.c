@@ -36,24 +36,33 @@ static nm_err suggest(nm_err err, const char *model)
     return err;
 }
 
-nm_err nm_find_model(nm_found *out, const char *model)
+nm_err nm_find_stack(nm_found_stack *out, const char *text)
 {
-    nm_err err = nm_model_find(out, model);
-    return err == NM_NOT_FOUND ? suggest(err, model) : err;
+    nm_err err = nm_stack_find(out, text);
+    return err == NM_NOT_FOUND && !strchr(text, '+') ? suggest(err, text) : err;
+}
+
+nm_err nm_open_found(nm_model **out, const nm_found *found, const nm_common *common, bool metadata_only)
+{
+    nm_meter meter = {.what = "loading"};
+    nm_model_options options = {.metadata_only = metadata_only, .no_pack = common->no_pack, .progress = nm_meter_draw,
+                                .progress_arg = &meter};
+    nm_err err = nm_model_open(out, found->path, &options);
+    nm_meter_clear(&meter);
+    return err;
 }
 
 nm_err nm_open_model(nm_model **out, nm_found *found, const char *model, const nm_common *common, bool metadata_only)
 {
-    nm_found mine;
-    nm_meter meter = {.what = "loading"};
-    nm_model_options options = {.metadata_only = metadata_only, .no_pack = common->no_pack, .progress = nm_meter_draw,
-                                .progress_arg = &meter};
+    nm_found_stack all;
     *out = NULL;
-    NM_TRY(nm_find_model(&mine, model));
-    nm_err err = nm_model_open(out, mine.path, &options);
-    nm_meter_clear(&meter);
-    if (found && err == NM_OK) *found = mine;
-    else nm_found_free(&mine);
+    NM_TRY(nm_find_stack(&all, model));
+    nm_err err = nm_open_found(out, &all.model, common, metadata_only);
+    if (found && err == NM_OK) {
+        *found = all.model;
+        all.model = (nm_found){0};
+    }
+    nm_found_stack_free(&all);
     return err;
 }
 

@@ -15,9 +15,10 @@ enum { NM_INPUT_MOST = 1 << 30 };       /* the most that is read from standard i
 
 /* -t, --kernels, -q. */
 nm_err nm_common_apply(const nm_common *common);
-/* nm_model_find, where a name that is not found brings the nearest one that is. */
-nm_err nm_find_model(nm_found *out, const char *model);
-/* Finds and opens MODEL. found may be NULL, else nm_found_free. */
+/* nm_stack_find, where a model's name that is not found brings the nearest one that is. */
+nm_err nm_find_stack(nm_found_stack *out, const char *text);
+nm_err nm_open_found(nm_model **out, const nm_found *found, const nm_common *common, bool metadata_only);
+/* Finds and opens the model of MODEL{+ADAPTER}, for commands to which adapters make no difference. found may be NULL, else nm_found_free. */
 nm_err nm_open_model(nm_model **out, nm_found *found, const char *model, const nm_common *common, bool metadata_only);
 /* NM_REFUSED with the model's name if it has no tokenizer. */
 nm_err nm_need_tokenizer(const nm_tokenizer **out, const nm_model *model);

@@ -7,9 +7,10 @@
 #include "os/machine.h"
 #include "term.h"
 
-nm_err nm_measure_open(nm_measure *m, const nm_model *model, const nm_common *common, int32_t kv, size_t tokens)
+nm_err nm_measure_open(nm_measure *m, const nm_model *model, const nm_stack *stack, const nm_common *common, int32_t kv, size_t tokens)
 {
-    nm_session_options so = {.compute = (nm_compute)common->compute, .kv = common->compute == NM_COMPUTE_F32 ? NM_KV_F32 : NM_KV_F16};
+    nm_session_options so = {.compute = (nm_compute)common->compute, .kv = common->compute == NM_COMPUTE_F32 ? NM_KV_F32 : NM_KV_F16,
+                             .stack = stack};
     nm_runner_options ro = {.compute = (nm_compute)common->compute};
     *m = (nm_measure){.model = model};
     if (tokens > INT32_MAX) return nm_fail(NM_USAGE, "%zu tokens are more than one context can hold", tokens);

@@ -7,8 +7,8 @@
 
 typedef struct nm_measure { const nm_model *model; nm_session *session; nm_runner *runner; } nm_measure;
 
-/* kv: an nm_kv_type, or -1 for the one that suits the arithmetic. NM_NO_MEMORY, with numbers, if `tokens` do not fit. */
-nm_err nm_measure_open(nm_measure *measure, const nm_model *model, const nm_common *common, int32_t kv, size_t tokens);
+/* stack may be NULL. kv: an nm_kv_type, or -1 for the one that suits the arithmetic. NM_NO_MEMORY, with numbers, if `tokens` do not fit. */
+nm_err nm_measure_open(nm_measure *measure, const nm_model *model, const nm_stack *stack, const nm_common *common, int32_t kv, size_t tokens);
 void nm_measure_close(nm_measure *measure);
 
 /* Forgets what was, runs the tokens, and writes nll[i] = -log p(ids[i + 1] | ids[0..i]) for first <= i < count - 1, in nats.

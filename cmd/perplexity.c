@@ -6,8 +6,9 @@
 #include "common.h"
 #include "measure.h"
 #include "os/file.h"
+#include "stack.h"
 
-typedef struct settings { nm_common common; int32_t length, windows, kv; bool bos, second_half; } settings;
+typedef struct settings { nm_common common; int32_t length, windows, kv; bool bos, second_half; nm_stack_options stack; } settings;
 
 static const nm_option options[] = {
     {"--length -c --context --ctx-size", "N", "tokens of a window (512)", offsetof(settings, length), NM_OPTION_INT, 2, 1 << 24},
@@ -17,6 +18,7 @@ static const nm_option options[] = {
     {"--second-half", NULL, "score the second half of each window only, as llama-perplexity does", offsetof(settings, second_half),
      NM_OPTION_FLAG, 0, 0},
     {"--kv -ctk -ctv", "f16|f32|q8_0", "type of the cached keys and values (f16)", offsetof(settings, kv), NM_OPTION_CHOICE, 0, 0},
+    NM_STACK_OPTIONS(settings, stack),
     {0}
 };
 static const settings defaults = {.length = 512, .kv = -1};
@@ -92,7 +94,7 @@ static nm_err count_windows(const settings *set, const char *path, size_t tokens
 static int run(void *arg, int n_operands, char **operands)
 {
     const settings *set = arg;
-    nm_model *model;
+    nm_stacked stacked;
     nm_measure measure = {0};
     const nm_tokenizer *t;
     int32_t *ids = NULL;
@@ -100,20 +102,21 @@ static int run(void *arg, int n_operands, char **operands)
     total sum = {0};
     (void)n_operands;
     if (set->second_half && set->length < 3) return nm_fail(NM_USAGE, "--second-half: a window of 2 tokens has none to score: give --length 3 or more");
-    NM_TRY(nm_open_model(&model, NULL, operands[0], &set->common, false));
+    NM_TRY(nm_stacked_open(&stacked, operands[0], &set->common, &set->stack));
+    const nm_model *model = stacked.model;
     nm_err err = NM_OK;
     NM_GOTO(nm_need_tokenizer(&t, model));
     if (set->bos && nm_token_bos(t) < 0) NM_GOTO(nm_fail(NM_USAGE, "--bos: this model has no BOS token: leave it away"));
     NM_GOTO(read_text(t, operands[1], &ids, &count));
     NM_GOTO(count_windows(set, operands[1], count, &windows));
     nm_interrupts_catch();
-    NM_GOTO(nm_measure_open(&measure, model, &set->common, set->kv, (size_t)set->length));
+    NM_GOTO(nm_measure_open(&measure, model, stacked.stack, &set->common, set->kv, (size_t)set->length));
     NM_GOTO(score_text(&measure, set, ids, windows, nm_token_bos(t), &sum));
     err = print(&sum, windows, set->common.json);
 out:
     nm_measure_close(&measure);
     nm_free(ids);
-    nm_model_close(&model);
+    nm_stacked_close(&stacked);
     return err;
 }
 

@@ -42,8 +42,7 @@ const nm_option nm_run_options[] = {
     {"--hide-thinking", NULL, "do not show the thinking", AT(hide_thinking), NM_OPTION_FLAG, 0, 0},
     {"--kv -ctk --cache-type-k", "f16|f32|q8_0", "type of the cached keys and values (f16)", AT(kv), NM_OPTION_CHOICE, 0, 0},
     {"-ctv --cache-type-v", "f16|f32|q8_0", "as --kv; both are of one type", AT(kv_v), NM_OPTION_CHOICE, 0, 0},
-    {"--lora", "FILE", "adapters: refused by this version", AT(lora), NM_OPTION_LIST, 0, 0},
-    {"--lora-scaled", "FILE:SCALE", "adapters: refused by this version", AT(lora_scaled), NM_OPTION_LIST, 0, 0},
+    NM_STACK_OPTIONS(nm_run_settings, stack),
     {0}
 };
 
@@ -167,7 +166,7 @@ static nm_err prompt_ids(nm_talk *talk, const nm_run_settings *set, prompt *p, i
         return system_and_user(talk, set, &p->text, ids, n);
     }
     if (set->system) return nm_fail(NM_USAGE, "--system needs a chat template: give --template FILE, or put the text into the prompt");
-    if (!set->raw) nm_note("%s has no chat template: the text is continued, as with --raw", talk->found.name);
+    if (!set->raw) nm_note("%s has no chat template: the text is continued, as with --raw", talk->stacked.found.model.name);
     return nm_talk_raw_prompt(talk, p->text.data ? p->text.data : "", p->text.length, ids, n);
 }
 
@@ -190,20 +189,12 @@ static nm_err one_answer(nm_talk *talk, const nm_run_settings *set, prompt *p)
 
 /* ---- The command ------------------------------------------------------------------------------------------------- */
 
-static nm_err check_stack(const nm_run_settings *set)
+/* A wrong name comes before any reading or loading. */
+static nm_err check_early(const nm_run_settings *set, const char *text)
 {
-    const nm_list *list = set->lora.count ? &set->lora : &set->lora_scaled;
-    return list->count ? nm_fail(NM_REFUSED, "--lora %s: this version runs single models, not stacks of adapters: leave it away",
-                                 list->items[0]) : NM_OK;
-}
-
-/* Faults of the command line and a wrong name come before any reading or loading. */
-static nm_err check_early(const nm_run_settings *set, const char *model)
-{
-    nm_found found;
-    NM_TRY(check_stack(set));
-    nm_err err = nm_find_model(&found, model);
-    nm_found_free(&found);
+    nm_found_stack found;
+    nm_err err = nm_stack_names(&found, text, &set->stack);
+    if (err == NM_OK) nm_found_stack_free(&found);
     return err;
 }
 
@@ -232,7 +223,8 @@ const nm_command nm_command_run = {
     .details = "With a PROMPT: one answer on standard output. Standard input, if it is no terminal, is put before the prompt; a pipe that "
                "stays silent for a second is "
                "left aside, and '-' as PROMPT waits for it. Without any of these: an interactive chat.\n\n"
-               "MODEL is a GGUF file, a name that 'nomoat list' shows, or org/name[:FILE] in the Hugging Face cache. Sampling defaults "
+               "MODEL is a GGUF file, a name that 'nomoat list' shows, or org/name[:FILE] in the Hugging Face cache; MODEL+ADAPTER=0.8 "
+               "puts an adapter on it, and more may follow. Sampling defaults "
                "come from the file where it has "
                "them. A model without a chat template continues the text, as --raw does. Nothing is ever cut silently: a prompt that does "
                "not fit ends with exit code 2.",
@@ -240,6 +232,7 @@ const nm_command nm_command_run = {
         {"nomoat run tiny 'Why is the sky blue?'", "one answer"},
         {"nomoat run tiny", "a chat; /help shows its commands"},
         {"nomoat run tiny 'Summarise this:' < report.txt", "a file before the prompt"},
+        {"nomoat run tiny+style=0.8+patch 'Hello'", "two adapters on the model"},
         {"nomoat run tiny --raw -n 50 'Once upon a time'", "continue a text"},
         {"nomoat run tiny --temp 0 --json 'Name three fruits.' | jq -r .text", "repeatable, for programs"}, {0}},
     .options = nm_run_options, .settings_size = sizeof(nm_run_settings), .defaults = &defaults,

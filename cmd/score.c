@@ -6,11 +6,13 @@
 #include "common.h"
 #include "json_in.h"
 #include "measure.h"
+#include "stack.h"
 
-typedef struct settings { nm_common common; int32_t kv; } settings;
+typedef struct settings { nm_common common; int32_t kv; nm_stack_options stack; } settings;
 
 static const nm_option options[] = {
     {"--kv -ctk -ctv", "f16|f32|q8_0", "type of the cached keys and values (f16)", offsetof(settings, kv), NM_OPTION_CHOICE, 0, 0},
+    NM_STACK_OPTIONS(settings, stack),
     {0}
 };
 static const settings defaults = {.kv = -1};
@@ -90,7 +92,7 @@ static nm_err print_table(const nm_tokenizer *t, const int32_t *ids, size_t n, c
 static int run(void *arg, int n_operands, char **operands)
 {
     const settings *set = arg;
-    nm_model *model;
+    nm_stacked stacked;
     nm_measure measure = {0};
     int32_t *ids = NULL;
     double *nll = NULL, total = 0;
@@ -98,14 +100,15 @@ static int run(void *arg, int n_operands, char **operands)
     top last;
     nm_str s = {0};
     (void)n_operands;
-    NM_TRY(nm_open_model(&model, NULL, operands[0], &set->common, false));
+    NM_TRY(nm_stacked_open(&stacked, operands[0], &set->common, &set->stack));
+    const nm_model *model = stacked.model;
     nm_err err = NM_OK;
     NM_GOTO(read_ids(model, &ids, &count));
     if (!count) NM_GOTO(nm_fail(NM_USAGE, "standard input: no tokens: give at least one"));
     nm_interrupts_catch();
     nll = nm_calloc(count, sizeof *nll);
     if (!nll) NM_GOTO(nm_fail_memory(count * sizeof *nll));
-    NM_GOTO(nm_measure_open(&measure, model, &set->common, set->kv, count));
+    NM_GOTO(nm_measure_open(&measure, model, stacked.stack, &set->common, set->kv, count));
     NM_GOTO(nm_measure_run(&measure, ids, count, 0, nll, on_last, &last));
     for (size_t i = 0; i + 1 < count; i++) total += nll[i];
     double perplexity = count > 1 ? exp(total / (double)(count - 1)) : NAN;
@@ -115,7 +118,7 @@ out:
     nm_measure_close(&measure);
     nm_free(nll);
     nm_free(ids);
-    nm_model_close(&model);
+    nm_stacked_close(&stacked);
     return err;
 }
 

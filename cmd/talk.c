@@ -91,7 +91,7 @@ static nm_err choose_context(nm_talk *talk, const nm_run_settings *set, nm_sessi
         return NM_OK;
     }
     int32_t fits = context_within(talk->model, *o, o->context, budget);
-    if (set->context > 0 || fits < CONTEXT_LEAST) return too_large(talk->found.name, need, have, o->context, fits);
+    if (set->context > 0 || fits < CONTEXT_LEAST) return too_large(talk->stacked.found.model.name, need, have, o->context, fits);
     char a[32], b[32];
     nm_note("context lowered from %d to %d tokens: the whole needs %s, and %s are available", o->context, fits, nm_bytes_text(need, a),
             nm_bytes_text(have, b));
@@ -115,12 +115,13 @@ static nm_err choose_kv(const nm_run_settings *set, nm_session_options *o)
 
 static nm_err open_engine(nm_talk *talk, const nm_run_settings *set)
 {
-    nm_session_options so = {0};
+    nm_session_options so = {.stack = talk->stacked.stack};
     nm_runner_options ro = {.compute = (nm_compute)set->common.compute};
     NM_TRY(choose_kv(set, &so));
     NM_TRY(nm_runner_open(&talk->runner, talk->model, &ro));
     NM_TRY(choose_context(talk, set, &so));
     NM_TRY(nm_session_open(&talk->session, talk->model, &so));
+    talk->options = so;
     talk->context = nm_session_context(talk->session);
     return NM_OK;
 }
@@ -136,7 +137,8 @@ nm_err nm_talk_open(nm_talk *talk, const nm_run_settings *set, const char *model
 {
     nm_err err = NM_OK;
     *talk = (nm_talk){.seed = set->seed.given ? set->seed.value : random_seed()};
-    NM_GOTO(nm_open_model(&talk->model, &talk->found, model, &set->common, false));
+    NM_GOTO(nm_stacked_open(&talk->stacked, model, &set->common, &set->stack));
+    talk->model = talk->stacked.model;
     NM_GOTO(nm_need_tokenizer(&talk->tokenizer, talk->model));
     NM_GOTO(open_template(talk, set));
     err = open_engine(talk, set);
@@ -150,10 +152,27 @@ void nm_talk_close(nm_talk *talk)
     nm_session_close(&talk->session);
     nm_runner_close(&talk->runner);
     nm_template_close(&talk->tmpl);
-    nm_model_close(&talk->model);
-    nm_found_free(&talk->found);
+    nm_stacked_close(&talk->stacked);
     nm_free(talk->template_owned);
     *talk = (nm_talk){0};
+}
+
+nm_err nm_talk_restack(nm_talk *talk, const char *adapters, bool force)
+{
+    nm_prepared prepared;
+    nm_session *session;
+    NM_TRY(nm_stacked_prepare(&prepared, &talk->stacked, adapters, force));
+    nm_session_options so = talk->options;
+    so.stack = prepared.stack;
+    nm_err err = nm_session_open(&session, talk->model, &so);
+    if (err == NM_OK) {
+        nm_session_close(&talk->session);
+        talk->session = session;
+        talk->options = so;
+        nm_stacked_exchange(&talk->stacked, &prepared);
+    }
+    nm_prepared_free(&prepared);
+    return err;
 }
 
 /* ---- From messages to tokens ------------------------------------------------------------------------------------- */

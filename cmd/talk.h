@@ -7,13 +7,15 @@
 #include "hub/store.h"
 #include "json_in.h"
 #include "nomoat.h"
+#include "stack.h"
 
 typedef enum nm_think { NM_THINK_AUTO, NM_THINK_ON, NM_THINK_OFF } nm_think;
 
 typedef struct nm_run_settings {
     nm_common common;
     const char *prompt, *file, *system, *tmpl, *template_file, *template_kwargs;
-    nm_list stop, lora, lora_scaled;
+    nm_list stop;
+    nm_stack_options stack;
     int32_t max_tokens, context, kv, kv_v, think, top_k, penalty_last;
     double temperature, top_p, min_p, typical, repeat_penalty, presence_penalty, frequency_penalty;
     nm_seed seed;
@@ -24,13 +26,14 @@ extern const nm_option nm_run_options[];        /* run.c */
 typedef struct nm_message { const char *role; char *content; size_t length; } nm_message;   /* role: a static string */
 
 typedef struct nm_talk {
-    nm_model *model;
-    nm_found found;
+    nm_stacked stacked;
+    nm_model *model;            /* stacked.model */
     const nm_tokenizer *tokenizer;
     nm_template *tmpl;          /* NULL: the model has none and none was given, or --raw */
     const char *template_text;  /* its source; for the search of a thinking switch */
     char *template_owned;
     nm_session *session;
+    nm_session_options options; /* that it was opened with */
     nm_runner *runner;
     int32_t context;
     uint64_t seed;              /* of the first answer; each later one takes the next */
@@ -41,6 +44,8 @@ typedef struct nm_talk {
 /* Opens model, template, session and runner as the settings say. With a note where the context was lowered to fit memory. */
 nm_err nm_talk_open(nm_talk *talk, const nm_run_settings *set, const char *model);
 void nm_talk_close(nm_talk *talk);
+/* Puts other adapters on the model ("" = none); the conversation goes on in a new session. On failure everything stays as it was. */
+nm_err nm_talk_restack(nm_talk *talk, const char *adapters, bool force);
 
 /* The variables that transformers gives to every template: tools, documents, special tokens (tokenizer may be NULL). */
 nm_err nm_talk_default_vars(nm_vars *vars, const nm_tokenizer *tokenizer);

@@ -185,6 +185,7 @@ typedef enum nm_match {         /* how an adapter's base and the model compare *
 typedef struct nm_adapter_info {
     const char *path, *format;  /* format: "peft" or "gguf" */
     const char *base;           /* what the adapter calls its base, "" if it does not; a name, not an identity */
+    const char *base_type;      /* the type that held most of the base's weights, "" if unknown */
     nm_match match;
     double correlation;         /* of the weights' sketches; NAN where there is none */
     int32_t n_maps, max_rank;   /* maps of the model that it changes */

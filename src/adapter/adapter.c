@@ -15,7 +15,7 @@ typedef struct changed { int32_t weight; nm_slot slot; } changed;     /* a map o
 struct nm_adapter {
     const nm_model *model;
     nm_adapter_info info;
-    char *path, *base;
+    char *path, *base, base_type[16];
     changed *map;               /* [info.n_maps], by ascending weight */
     uint64_t hash;
     uint8_t *memory;            /* of all slots' panels and rows */
@@ -144,6 +144,8 @@ static nm_err describe(nm_adapter *a, const nm_lora *l, const char *path)
     a->info.path = a->path;
     a->info.base = a->base;
     a->info.format = l->format;
+    memcpy(a->base_type, l->identity.type, sizeof a->base_type);
+    a->info.base_type = a->base_type;
     return NM_OK;
 }
 

@@ -168,9 +168,6 @@ nm_err nm_model_find(nm_found *out, const char *model)
     if (!length) return nm_fail(NM_USAGE, "the model's name is empty: give a file or a name that 'nomoat list' shows");
     if (!stat(model, &st)) return found_path(out, model, &st);
     if (errno == EACCES) return nm_fail(NM_FAILED, "%s: it cannot be reached: %s", model, strerror(errno));
-    if (strchr(model, '+'))
-        return nm_fail(NM_REFUSED, "%s: this version runs single models, not stacks of adapters: leave '%s' away", model,
-                       strchr(model, '+'));
     if (length > 7 && !strcmp(model + length - 7, ":latest")) length -= 7;
     char *name = nm_strndup(model, length);
     if (!name) return nm_fail_memory(length);

@@ -1,5 +1,5 @@
-/* Owns nomoat's store of models, the names of models, and where those names are looked up: the store, then the Hugging Face cache
- * (read-only). Refuses to fetch anything, to leave a model half-written under its name, and to look inside a model's file.
+/* Owns nomoat's stores of models and adapters, their names and those of stacks, and where names are looked up: the store, then the Hugging Face
+ * cache (read-only). Refuses to fetch anything, to leave a model half-written under its name, and to look inside a model's file.
  *
  * On the disk: DATA/models/NAME/ holds the model's GGUF file or files, named after the originals, and SHA256SUMS, which sha256sum -c reads.
  * A model gets there as a copy-on-write clone (reflink) where the file system has them, else as a hard link, else as a copy. Through a
@@ -24,8 +24,31 @@ void nm_found_free(nm_found *found);
 
 /* MODEL[:TAG] to a file. An existing path wins; then a name in the store (":latest" ignored, letter case only where it decides);
  * then "org/name", "org/name:TAG", "org/name:FILE" or "org/name/FILE" in the Hugging Face cache. NM_NOT_FOUND; NM_USAGE where several
- * files fit; NM_REFUSED for "+ADAPTER". */
+ * files fit. */
 nm_err nm_model_find(nm_found *out, const char *model);
+
+typedef struct nm_found_adapter {
+    char *name, *path;  /* as for models; the path is a PEFT folder or a GGUF file */
+    char *base;         /* what it calls its base; "" if it does not say */
+    nm_place place;
+    uint64_t bytes;
+    float scale;        /* in a stack; else 1 */
+} nm_found_adapter;
+void nm_found_adapters_free(nm_found_adapter *list, size_t count);
+/* An existing path wins; then a name in the store of adapters, DATA/adapters (":latest" ignored, letter case only where it decides). */
+nm_err nm_adapter_find(nm_found_adapter *out, const char *name);
+/* The stored adapters, sorted; *list is allocated. */
+nm_err nm_adapter_list(nm_found_adapter **list, size_t *count);
+/* Where the store of adapters is; it need not exist. *path is allocated (nm_free). */
+nm_err nm_adapter_folder(char **path);
+
+typedef struct nm_found_stack { nm_found model; nm_found_adapter *adapter; size_t count, capacity; } nm_found_stack;
+/* MODEL[:TAG]{+ADAPTER[=SCALE]}; "ADAPTER:0.8" is a scale, too, unless an adapter has that name. Paths may hold '+': the longest that exists wins. */
+nm_err nm_stack_find(nm_found_stack *out, const char *text);
+/* "ADAPTER[=SCALE]{+ADAPTER[=SCALE]}" on top of it; and one adapter, with or without a scale in its text. */
+nm_err nm_found_stack_add(nm_found_stack *stack, const char *adapters);
+nm_err nm_found_stack_push(nm_found_stack *stack, const char *adapter, bool scaled);
+void nm_found_stack_free(nm_found_stack *stack);
 
 /* Everything that has a name, store first, each part sorted. *out is allocated; nm_found_list_free. */
 nm_err nm_found_list(nm_found **out, size_t *count);

@@ -40,8 +40,8 @@ check 'a cut file' ends_with 4 show "$work/cut.gguf"
 check 'is named' says "$work/cut.gguf"
 printf 'not a model at all, but long enough to be read as one' >"$work/text.gguf"
 check 'a text' ends_with 4 run "$work/text.gguf" hi
-check 'a stack' ends_with 6 run model+adapter hi
-check 'an adapter' ends_with 6 run --lora a.gguf model hi
+check 'a stack' ends_with 3 run model+adapter hi
+check 'an adapter' ends_with 3 run --lora a.gguf model hi
 check 'control characters in a name stay off the terminal' ends_with 3 show "$(printf 'a\033[31mb')"
 check 'and are written out' says 'a\\x1b\[31mb'
 check 'nothing to list' ends_with 0 list

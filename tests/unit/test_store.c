@@ -207,7 +207,7 @@ static void test_paths_win(void **state)
     shell("printf path > m; printf x > m+a");
     assert_found("m", "m", NM_PLACE_PATH);
     assert_found("m+a", "m+a", NM_PLACE_PATH);
-    assert_missing("m+b=0.5", NM_REFUSED);
+    assert_missing("m+b=0.5", NM_NOT_FOUND);
     assert_missing("", NM_USAGE);
     assert_missing("nothing", NM_NOT_FOUND);
     assert_missing("./nothing.gguf", NM_NOT_FOUND);

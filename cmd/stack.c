@@ -1,0 +1,122 @@
+/* A model with what is stacked on it. */
+#include "stack.h"
+
+#include <string.h>
+
+#include "common.h"
+
+/* ---- Names ------------------------------------------------------------------------------------------------------------ */
+
+static nm_err push_options(nm_found_stack *found, const nm_stack_options *o)
+{
+    for (size_t i = 0; i < o->lora.count; i++) NM_TRY(nm_found_stack_push(found, o->lora.items[i], false));
+    for (size_t i = 0; i < o->lora_scaled.count; i++) {
+        const char *text = o->lora_scaled.items[i];
+        if (!strchr(text, ':') && !strchr(text, '=')) return nm_fail(NM_USAGE, "--lora-scaled %s: the scale is missing: give %s:0.8", text, text);
+        NM_TRY(nm_found_stack_push(found, text, true));
+    }
+    return NM_OK;
+}
+
+nm_err nm_stack_names(nm_found_stack *out, const char *text, const nm_stack_options *options)
+{
+    NM_TRY(nm_find_stack(out, text));
+    nm_err err = options ? push_options(out, options) : NM_OK;
+    if (err != NM_OK) nm_found_stack_free(out);
+    return err;
+}
+
+/* ---- Opening ---------------------------------------------------------------------------------------------------------- */
+
+static void note_match(const char *name, const nm_adapter_info *info, const char *type)
+{
+    switch (info->match) {
+    case NM_MATCH_SAME: break;
+    case NM_MATCH_REQUANTISED:
+        nm_note("%s: made for the same weights as %s, here %s (they correlate by %.4f)", name, *info->base_type ? info->base_type : "another type", type,
+                info->correlation);
+        break;
+    case NM_MATCH_UNVERIFIED: nm_note("%s: it does not tell its base's weights: unverified, only shapes were compared", name); break;
+    case NM_MATCH_FORCED: nm_note("%s: made for other weights or another tokenizer, and used all the same (--force)", name); break;
+    }
+}
+
+/* The open adapter of this path; opened now if it was not. */
+static nm_err need_adapter(nm_stacked *s, const nm_found_adapter *f, bool force, nm_adapter **out)
+{
+    for (size_t i = 0; i < s->adapters; i++)
+        if (!strcmp(nm_adapter_describe(s->adapter[i])->path, f->path)) {
+            *out = s->adapter[i];
+            return NM_OK;
+        }
+    NM_TRY(NM_GROW(s->adapter, s->capacity, s->adapters + 1));
+    NM_TRY(nm_adapter_open(out, s->model, f->path, force));
+    s->adapter[s->adapters++] = *out;
+    note_match(f->name, nm_adapter_describe(*out), nm_model_describe(s->model)->file_type);
+    return NM_OK;
+}
+
+static nm_err open_stack(nm_stacked *s, const nm_found_stack *found, bool force, nm_stack **out)
+{
+    nm_adapter **adapters = nm_calloc(found->count, sizeof(*adapters));
+    float *scales = nm_calloc(found->count, sizeof *scales);
+    nm_err err = adapters && scales ? NM_OK : nm_fail_memory(found->count * sizeof *adapters);
+    *out = NULL;
+    for (size_t i = 0; err == NM_OK && i < found->count; i++) {
+        scales[i] = found->adapter[i].scale;
+        err = need_adapter(s, &found->adapter[i], force, &adapters[i]);
+    }
+    if (err == NM_OK && found->count) err = nm_stack_open(out, s->model, (const nm_adapter *const *)adapters, scales, found->count);
+    nm_free(adapters);
+    nm_free(scales);
+    return err;
+}
+
+nm_err nm_stacked_open(nm_stacked *s, const char *text, const nm_common *common, const nm_stack_options *options)
+{
+    *s = (nm_stacked){0};
+    NM_TRY(nm_stack_names(&s->found, text, options));
+    nm_err err = nm_open_found(&s->model, &s->found.model, common, false);
+    if (err == NM_OK) err = open_stack(s, &s->found, options && options->force, &s->stack);
+    if (err != NM_OK) nm_stacked_close(s);
+    return err;
+}
+
+void nm_stacked_close(nm_stacked *s)
+{
+    nm_stack_close(&s->stack);
+    for (size_t i = 0; i < s->adapters; i++) nm_adapter_close(&s->adapter[i]);
+    nm_free(s->adapter);
+    nm_model_close(&s->model);
+    nm_found_stack_free(&s->found);
+    *s = (nm_stacked){0};
+}
+
+/* ---- Changing --------------------------------------------------------------------------------------------------------- */
+
+nm_err nm_stacked_prepare(nm_prepared *out, nm_stacked *s, const char *adapters, bool force)
+{
+    *out = (nm_prepared){0};
+    nm_err err = *adapters ? nm_found_stack_add(&out->found, adapters) : NM_OK;
+    if (err == NM_OK) err = open_stack(s, &out->found, force, &out->stack);
+    if (err != NM_OK) nm_prepared_free(out);
+    return err;
+}
+
+/* The model's own name stays where it is. */
+void nm_stacked_exchange(nm_stacked *s, nm_prepared *p)
+{
+    nm_found model = s->found.model, none = p->found.model;
+    nm_prepared old = {.found = s->found, .stack = s->stack};
+    s->found = p->found;
+    s->stack = p->stack;
+    *p = old;
+    s->found.model = model;
+    p->found.model = none;
+}
+
+void nm_prepared_free(nm_prepared *p)
+{
+    nm_stack_close(&p->stack);
+    nm_found_stack_free(&p->found);
+}

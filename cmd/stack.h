@@ -1,0 +1,38 @@
+/* Owns a model with what is stacked on it, as commands open it: MODEL{+ADAPTER[=SCALE]}, --lora, --lora-scaled, --force. */
+#ifndef NM_CMD_STACK_H
+#define NM_CMD_STACK_H
+
+#include "args.h"
+#include "hub/store.h"
+#include "nomoat.h"
+
+typedef struct nm_stack_options { nm_list lora, lora_scaled; bool force; } nm_stack_options;
+
+/* Rows for a table of options; `member` is the nm_stack_options in the settings. */
+#define NM_STACK_OPTIONS(settings, member) \
+    {"--lora", "ADAPTER", "put an adapter on the model, as MODEL+ADAPTER does; may be repeated", offsetof(settings, member.lora), NM_OPTION_LIST, 0, 0}, \
+    {"--lora-scaled", "ADAPTER:SCALE", "the same with a scale", offsetof(settings, member.lora_scaled), NM_OPTION_LIST, 0, 0}, \
+    {"--force", NULL, "use adapters that were made for other weights, too", offsetof(settings, member.force), NM_OPTION_FLAG, 0, 0}
+
+typedef struct nm_stacked {
+    nm_model *model;
+    nm_found_stack found;           /* the model and the adapters in use */
+    nm_adapter **adapter;           /* all that were opened, in use or not */
+    size_t adapters, capacity;
+    nm_stack *stack;                /* NULL: the base alone */
+} nm_stacked;
+
+/* Finds all names before anything is read. */
+nm_err nm_stack_names(nm_found_stack *out, const char *text, const nm_stack_options *options);
+/* Opens model and adapters, with a note for each adapter whose base could not be told or is quantised in another way. */
+nm_err nm_stacked_open(nm_stacked *out, const char *text, const nm_common *common, const nm_stack_options *options);
+void nm_stacked_close(nm_stacked *stacked);
+
+/* Other adapters for the same model, not in use yet. Those that were open before are not read again. */
+typedef struct nm_prepared { nm_found_stack found; nm_stack *stack; } nm_prepared;
+nm_err nm_stacked_prepare(nm_prepared *out, nm_stacked *stacked, const char *adapters, bool force);    /* "" = none */
+/* Takes it in use; afterwards `prepared` holds what was. */
+void nm_stacked_exchange(nm_stacked *stacked, nm_prepared *prepared);
+void nm_prepared_free(nm_prepared *prepared);       /* once no session has its stack */
+
+#endif
