@@ -168,6 +168,7 @@ static nm_err schedule_backward(reverse *r)
     nm_plan *p = r->plan;
     const nm_program *g = p->program;
     size_t i = g->steps;
+    p->loss = (int32_t)p->regions;
     NM_TRY(nm_schedule_task(p, false, NM_ROWS_OUT, true, (nm_task){NM_TASK_LOSS, -1, g->result}));
     facts_of(r, g->result)->reached = true;
     for (; i > 0 && rows_of(r, &g->step[i - 1]) == NM_ROWS_OUT; i--) NM_TRY(reverse_step(r, i - 1));

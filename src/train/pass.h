@@ -9,6 +9,7 @@ typedef struct nm_train_options {
     const uint8_t *trained;     /* NM_TRAIN_* by weight id */
     int32_t rank;               /* the largest trained rank; 0 without slots */
     nm_remake remake;
+    const nm_stack *stack;      /* below what is trained; NULL = the base alone */
     int32_t max_rows;           /* tokens of a pass */
     int32_t max_length;         /* of a sequence; 0 = max_rows */
     int32_t max_sequences;
@@ -31,5 +32,9 @@ const nm_train_options *nm_pass_options(const nm_pass *pass);
  * token with a weight, in order. NM_INTERRUPTED leaves gradients half done. */
 nm_err nm_pass_run(nm_pass *pass, const nm_sequence *sequence, int32_t count, float scale, const nm_train *train, double *loss, float *nll,
     const volatile sig_atomic_t *cancel);
+
+/* Holds the model to itself: adds the gradient of  scale * sum over the sequence's tokens of KL(before || now)  in nats, where before is the model without
+ * what is trained, and that sum to *kl. Weights of the sequence choose the rows as above, and weigh them. */
+nm_err nm_pass_anchor(nm_pass *pass, const nm_sequence *sequence, float scale, const nm_train *train, double *kl, const volatile sig_atomic_t *cancel);
 
 #endif

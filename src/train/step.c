@@ -23,6 +23,13 @@ static int32_t fits(const nm_pass *p, const nm_sequence *sequence, int32_t at, i
     return n;
 }
 
+static nm_err finish(const nm_train_lora *lora, nm_step_report *report)
+{
+    NM_TRY(nm_train_lora_norm(lora, &report->grad_norm));
+    if (!isfinite(report->loss) || !isfinite(report->grad_norm)) return nm_fail(NM_FAILED, "the loss or a gradient is not finite: lower the learning rate");
+    return NM_OK;
+}
+
 nm_err nm_step_gradients(nm_pass *pass, nm_train_lora *lora, const nm_sequence *sequence, int32_t count, nm_step_report *report,
     const volatile sig_atomic_t *cancel)
 {
@@ -39,9 +46,18 @@ nm_err nm_step_gradients(nm_pass *pass, nm_train_lora *lora, const nm_sequence *
         NM_TRY(nm_pass_run(pass, sequence + at, n, (float)(1 / report->supervised), &train, &report->loss, NULL, cancel));
     }
     report->loss /= report->supervised;
-    NM_TRY(nm_train_lora_norm(lora, &report->grad_norm));
-    if (!isfinite(report->loss) || !isfinite(report->grad_norm)) return nm_fail(NM_FAILED, "the loss or a gradient is not finite: lower the learning rate");
-    return NM_OK;
+    return finish(lora, report);
+}
+
+nm_err nm_step_anchor(nm_pass *pass, nm_train_lora *lora, const nm_sequence *sequence, float weight, nm_step_report *report, double *kl,
+    const volatile sig_atomic_t *cancel)
+{
+    nm_train train = {.slot = lora->slot};
+    double tokens = weight_of(sequence), sum = 0;
+    NM_TRY(nm_pass_anchor(pass, sequence, (float)((double)weight / tokens), &train, &sum, cancel));
+    *kl = sum / tokens;
+    report->tokens += sequence->count;
+    return finish(lora, report);
 }
 
 float nm_clip_factor(double norm, float most)

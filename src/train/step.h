@@ -17,6 +17,10 @@ typedef struct nm_step_report {
  * supervised, NM_FAILED where the loss or a gradient is not finite. */
 nm_err nm_step_gradients(nm_pass *pass, nm_train_lora *lora, const nm_sequence *sequence, int32_t count, nm_step_report *report,
     const volatile sig_atomic_t *cancel);
+/* Adds to lora->g the gradient of weight x the mean KL of the model before to the model now over the sequence's tokens; *kl: that mean. The report's norm
+ * follows. */
+nm_err nm_step_anchor(nm_pass *pass, nm_train_lora *lora, const nm_sequence *sequence, float weight, nm_step_report *report, double *kl,
+    const volatile sig_atomic_t *cancel);
 /* The factor by which gradients of this norm are clipped to `most` (0 = never), as PyTorch does. */
 float nm_clip_factor(double norm, float most);
 
