@@ -127,19 +127,9 @@ nm_err nm_json_print(nm_str *s, nm_err err)
 
 /* ---- Prompts ----------------------------------------------------------------------------------------------------- */
 
-static bool wants_eos(const nm_model *model)
-{
-    size_t at = nm_model_meta_find(model, "tokenizer.ggml.add_eos_token");
-    return at != SIZE_MAX && nm_model_meta_number(model, at, 0) == 1;
-}
-
 nm_err nm_prompt_tokens(const nm_model *model, const char *text, size_t length, int32_t **ids, size_t *count)
 {
     const nm_tokenizer *t;
     NM_TRY(nm_need_tokenizer(&t, model));
-    NM_TRY(nm_tokenize(t, text, length, NM_TEXT_SPECIAL | NM_TEXT_BOS, ids, count));
-    int32_t *p = *ids, bos = nm_token_bos(t);
-    if (*count && wants_eos(model) && p[*count - 1] == nm_token_eos(t)) --*count;       /* an answer is to follow it */
-    if (*count > 1 && bos >= 0 && p[0] == bos && p[1] == bos) memmove(p, p + 1, --*count * sizeof *p);     /* the template wrote one, too */
-    return NM_OK;
+    return nm_tokenize(t, text, length, NM_TEXT_PROMPT, ids, count);
 }

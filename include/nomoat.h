@@ -133,7 +133,8 @@ NM_API const char *nm_mapped_file_at(const void *address);
 enum {
     NM_TEXT_SPECIAL = 1,    /* tokenize: special tokens written in the text become their ids; detokenize: show control tokens */
     NM_TEXT_BOS = 2,        /* tokenize: put BOS first if the model wants one (tokenizer.ggml.add_bos_token), EOS likewise */
-    NM_TEXT_FORCE_BOS = 4   /* tokenize: put BOS first if there is one at all */
+    NM_TEXT_FORCE_BOS = 4,  /* tokenize: put BOS first if there is one at all */
+    NM_TEXT_PROMPT = 8      /* tokenize: a rendered template: NM_TEXT_SPECIAL, BOS once whether the model or the template puts it, nothing behind */
 };
 
 /* Encodes bytes; any bytes are accepted. *ids is allocated (nm_free) and holds *count ids. O(n log n) in length. */
@@ -350,6 +351,97 @@ NM_API void nm_stop_close(nm_stop **stop);
 NM_API nm_err nm_stop_push(nm_stop *stop, const char *text, size_t length, const char **out, size_t *out_length, bool *stopped);
 /* Forgets the stream, for the next one. */
 NM_API void nm_stop_reset(nm_stop *stop);
+
+/* ---- Training data --------------------------------------------------------------------------------------------------------- */
+
+typedef enum nm_train_on {
+    NM_TRAIN_ASSISTANT,     /* every turn of the assistant but those with "weight": 0 or "train": false */
+    NM_TRAIN_LAST,          /* the last of them */
+    NM_TRAIN_ALL            /* every token */
+} nm_train_on;
+typedef enum nm_split { NM_SPLIT_TRAIN, NM_SPLIT_VALIDATION } nm_split;
+
+typedef struct nm_dataset_options {
+    const char *const *sources;     /* DATA[:WEIGHT]: JSON, JSON Lines, CSV, text, gzip of these, folders, "-"; docs/data.md */
+    size_t n_sources;
+    const char *validation;         /* NULL: none; a fraction of the rows ("0.05"), or DATA */
+    const char *map;                /* "instruction=q,output=a": other names of columns; NULL */
+    const char *format;             /* "alpaca", "vicuna" or "raw" in place of the model's template; NULL */
+    const char *template_text;      /* the source of a chat template in place of the model's; NULL */
+    const char *template_kwargs;    /* further variables of the template as one JSON object; NULL */
+    nm_train_on train_on;
+    int32_t max_length;             /* tokens of a sequence, at least 8; 0 = no limit */
+    bool skip_bad;                  /* count bad rows and go on, rather than fail at the first */
+    uint64_t seed;                  /* chooses the validation rows of a fraction */
+    int64_t now;                    /* as in nm_template_options; 0 = the clock */
+    nm_progress_fn progress;        /* rows read so far, of 0 (not known); may be NULL. Asking for a stop is NM_INTERRUPTED */
+    void *progress_arg;
+} nm_dataset_options;
+
+/* One sequence of tokens. Arrays and strings belong to the dataset. */
+typedef struct nm_sample {
+    const int32_t *ids;
+    const uint8_t *mask;            /* 1: the token is trained, from those before it; mask[0] is 0 */
+    int32_t count, trained;         /* tokens; those with mask 1 */
+    const char *file;               /* where its row stands */
+    uint64_t line;
+    int32_t source;                 /* index into the options' sources; -1 for validation data of its own */
+} nm_sample;
+
+typedef struct nm_dataset_stats {
+    uint64_t files, rows, bad_rows;             /* rows: those used */
+    uint64_t samples, tokens, trained;          /* training and validation together */
+    uint64_t split_rows;        /* rows that became a sequence per turn, as the template rewrites history */
+    uint64_t long_rows;         /* sequences cut at max_length */
+    uint64_t cut_answers;       /* those of them that lost trained tokens */
+    uint64_t straddled;         /* answers whose first bytes share a token with the prompt: that token is not trained */
+    uint64_t duplicates;        /* validation sequences that are also trained, token for token */
+    int32_t longest;            /* tokens */
+    const char *first_bad;      /* "FILE:LINE: reason" of the first bad row, or NULL */
+    const char *first_duplicate;    /* "FILE:LINE is also FILE:LINE", or NULL */
+} nm_dataset_stats;
+
+typedef struct nm_dataset nm_dataset;
+/* Reads all sources and makes their token sequences with masks; the model may be closed afterwards. NM_REFUSED: the model has no template and none
+ * was given; NM_BAD_FILE: "FILE:LINE: reason" of a bad row, a damaged file, or nothing left to train. Takes about five bytes a token. */
+NM_API nm_err nm_dataset_open(nm_dataset **out, const nm_model *model, const nm_dataset_options *options);
+/* A file of ready batches: JSON, steps > micro-batches > sequences {"ids": [...], "mask": [0, 1, ...]}. n_vocab: ids from there on are refused. */
+NM_API nm_err nm_dataset_open_batches(nm_dataset **out, const char *path, int32_t n_vocab);
+NM_API void nm_dataset_close(nm_dataset **dataset);
+NM_API size_t nm_dataset_count(const nm_dataset *dataset, nm_split split);
+NM_API nm_sample nm_dataset_sample(const nm_dataset *dataset, nm_split split, size_t index);    /* all zero outside */
+NM_API const nm_dataset_stats *nm_dataset_describe(const nm_dataset *dataset);
+/* The chat template of a format ("alpaca", "vicuna", "raw"): what `run` must use with an adapter taught in it. NULL for another name. */
+NM_API const char *nm_format_template(const char *format);
+
+typedef struct nm_order_options {
+    int32_t batch;          /* sequences of a step, at least 1 */
+    double epochs;          /* above 0; parts are fine */
+    int64_t max_steps;      /* 0 = as many as the epochs have */
+    uint64_t seed;
+    bool in_order;          /* as the rows stand in their files, without shuffling */
+} nm_order_options;
+/* What one step trains. */
+typedef struct nm_order_step {
+    const uint32_t *samples;    /* indices into NM_SPLIT_TRAIN */
+    size_t count;
+    const uint32_t *parts;      /* ends of the micro-batches among them, n_parts of them; 0: nothing is prescribed */
+    size_t n_parts;
+} nm_order_step;
+
+/* The order of training: from the seed alone, any step at any time, so that a resumed run goes on as it would have. In an epoch each row of a source comes
+ * as often as its weight says: whole parts for all, the rest for a share of them that the seed draws anew for each epoch. The last step of
+ * an epoch may be smaller. Of ready batches the order is theirs, and options may be NULL. */
+typedef struct nm_order nm_order;
+NM_API nm_err nm_order_open(nm_order **out, const nm_dataset *dataset, const nm_order_options *options);
+NM_API void nm_order_close(nm_order **order);
+NM_API int64_t nm_order_steps(const nm_order *order);
+NM_API int64_t nm_order_steps_per_epoch(const nm_order *order);
+/* *out is valid until the next call. NM_USAGE for a step that there is not. */
+NM_API nm_err nm_order_step_at(nm_order *order, int64_t step, nm_order_step *out);
+/* Packing: how many of `count` samples, from the first on, fit together into a pass of max_rows tokens; at least 1. Nothing is cut, and their
+ * attention stays apart. */
+NM_API size_t nm_order_pack(const nm_dataset *dataset, const uint32_t *samples, size_t count, int32_t max_rows);
 
 /* ---- Memory ---------------------------------------------------------------------------------------------------------------- */
 

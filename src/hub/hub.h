@@ -15,8 +15,5 @@ nm_err nm_hf_list(nm_found **list, size_t *count, size_t *capacity);
 nm_err nm_hf_find(nm_found *out, const char *model);
 /* Prints into an allocated string (nm_free). */
 nm_err nm_format(char **out, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* The names in a folder that end in `suffix`, sorted, allocated one by one and together; links are followed. A missing folder has none. */
-nm_err nm_folder_names(char ***names, size_t *count, const char *folder, const char *suffix);
-void nm_names_free(char **names, size_t count);
 
 #endif

@@ -1,7 +1,6 @@
 /* Names of files and models: splits, folders' contents, and the way from what a person types to a file. */
 #include "hub/hub.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -65,46 +64,6 @@ bool nm_split_name(const char *file, int *number, int *count, size_t *stem)
     return *number > 0 && *count >= *number;
 }
 
-static int compare_names(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
-
-void nm_names_free(char **names, size_t count)
-{
-    for (size_t i = 0; i < count; i++) nm_free(names[i]);
-    nm_free(names);
-}
-
-static bool ends_in(const char *name, const char *suffix)
-{
-    size_t n = strlen(name), m = strlen(suffix);
-    return n >= m && !strcasecmp(name + n - m, suffix);
-}
-
-nm_err nm_folder_names(char ***names, size_t *count, const char *folder, const char *suffix)
-{
-    size_t capacity = 0;
-    nm_err err = NM_OK;
-    *names = NULL;
-    *count = 0;
-    DIR *dir = opendir(folder);
-    if (!dir && (errno == ENOENT || errno == ENOTDIR)) return NM_OK;
-    if (!dir) return nm_fail(NM_FAILED, "%s: the folder cannot be read: %s", folder, strerror(errno));
-    for (struct dirent *e; (e = readdir(dir));) {
-        if (e->d_name[0] == '.' || !ends_in(e->d_name, suffix)) continue;
-        NM_GOTO(NM_GROW(*names, capacity, *count + 1));
-        (*names)[*count] = nm_strndup(e->d_name, strlen(e->d_name));
-        if (!(*names)[*count]) NM_GOTO(nm_fail_memory(strlen(e->d_name)));
-        ++*count;
-    }
-    if (*count) qsort(*names, *count, sizeof **names, compare_names);
-out:
-    closedir(dir);
-    if (err == NM_OK) return NM_OK;
-    nm_names_free(*names, *count);
-    *names = NULL;
-    *count = 0;
-    return err;
-}
-
 nm_err nm_found_list(nm_found **out, size_t *count)
 {
     size_t capacity = 0;
@@ -155,9 +114,16 @@ static nm_err find_stored(nm_found *out, const char *name)
     return err;
 }
 
+/* A name of a model file, whatever its case. */
+static bool is_gguf(const char *name)
+{
+    size_t n = strlen(name);
+    return n >= 5 && !strcasecmp(name + n - 5, ".gguf");
+}
+
 static bool looks_like_path(const char *model)
 {
-    return model[0] == '/' || model[0] == '.' || model[0] == '~' || ends_in(model, ".gguf");
+    return model[0] == '/' || model[0] == '.' || model[0] == '~' || is_gguf(model);
 }
 
 nm_err nm_model_find(nm_found *out, const char *model)

@@ -1,6 +1,7 @@
 /* Whole files and folders. */
 #include "os/file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -10,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -25,21 +27,28 @@ static nm_err fail_errno(const char *path, const char *what)
     return nm_fail(code, "%s: %s: %s", path, what, strerror(errno));
 }
 
+nm_err nm_fd_some(int fd, const char *name, void *buffer, size_t room, size_t *got)
+{
+    for (*got = 0;;) {
+        ssize_t n = read(fd, buffer, room);
+        if (n >= 0) {
+            *got = (size_t)n;
+            return NM_OK;
+        }
+        if (errno == EAGAIN) poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, -1);    /* somebody made the pipe non-blocking */
+        else if (errno != EINTR) return fail_errno(name, "cannot be read");
+    }
+}
+
 /* Reads fd to its end into text. Asks for one byte more than is allowed, to know that there is one. */
 static nm_err read_all(int fd, const char *path, size_t most, nm_str *text)
 {
     char piece[16384];
-    for (;;) {
-        ssize_t got = read(fd, piece, sizeof piece);
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0 && errno == EAGAIN) {       /* somebody made the pipe non-blocking */
-            poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, -1);
-            continue;
-        }
-        if (got < 0) return fail_errno(path, "cannot be read");
+    for (size_t got;;) {
+        NM_TRY(nm_fd_some(fd, path, piece, sizeof piece, &got));
         if (got == 0) return nm_str_append(text, "", 0);
-        if ((size_t)got > most - text->length) return nm_fail(NM_BAD_FILE, "%s: larger than %zu bytes, the most that is read here", path, most);
-        NM_TRY(nm_str_append(text, piece, (size_t)got));
+        if (got > most - text->length) return nm_fail(NM_BAD_FILE, "%s: larger than %zu bytes, the most that is read here", path, most);
+        NM_TRY(nm_str_append(text, piece, got));
     }
 }
 
@@ -54,12 +63,18 @@ nm_err nm_fd_read(int fd, const char *name, size_t most, char **data, size_t *si
     return err;
 }
 
+nm_err nm_fd_open(int *fd, const char *path)
+{
+    *fd = open(path, O_RDONLY | O_CLOEXEC);
+    return *fd < 0 ? fail_errno(path, "cannot be opened") : NM_OK;
+}
+
 nm_err nm_file_read(const char *path, size_t most, char **data, size_t *size)
 {
+    int fd;
     *data = NULL;
     *size = 0;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return fail_errno(path, "cannot be opened");
+    NM_TRY(nm_fd_open(&fd, path));
     nm_err err = nm_fd_read(fd, path, most, data, size);
     close(fd);
     return err;
@@ -254,5 +269,47 @@ nm_err nm_folder_open(nm_folder which, char **path)
         nm_free(*path);
         *path = NULL;
     }
+    return err;
+}
+
+/* ---- What a folder holds -------------------------------------------------------------------------------------------------- */
+
+static int compare_names(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+void nm_names_free(char **names, size_t count)
+{
+    for (size_t i = 0; i < count; i++) nm_free(names[i]);
+    nm_free(names);
+}
+
+static bool ends_in(const char *name, const char *suffix)
+{
+    size_t n = strlen(name), m = strlen(suffix);
+    return n >= m && !strcasecmp(name + n - m, suffix);
+}
+
+nm_err nm_folder_names(char ***names, size_t *count, const char *folder, const char *suffix)
+{
+    size_t capacity = 0;
+    nm_err err = NM_OK;
+    *names = NULL;
+    *count = 0;
+    DIR *dir = opendir(folder);
+    if (!dir && (errno == ENOENT || errno == ENOTDIR)) return NM_OK;
+    if (!dir) return nm_fail(NM_FAILED, "%s: the folder cannot be read: %s", folder, strerror(errno));
+    for (struct dirent *e; (e = readdir(dir));) {
+        if (e->d_name[0] == '.' || !ends_in(e->d_name, suffix)) continue;
+        NM_GOTO(NM_GROW(*names, capacity, *count + 1));
+        (*names)[*count] = nm_strndup(e->d_name, strlen(e->d_name));
+        if (!(*names)[*count]) NM_GOTO(nm_fail_memory(strlen(e->d_name)));
+        ++*count;
+    }
+    if (*count) qsort(*names, *count, sizeof **names, compare_names);
+out:
+    closedir(dir);
+    if (err == NM_OK) return NM_OK;
+    nm_names_free(*names, *count);
+    *names = NULL;
+    *count = 0;
     return err;
 }

@@ -13,6 +13,10 @@ nm_err nm_file_read(const char *path, size_t most, char **data, size_t *size);
 /* The same from an open descriptor, from where it stands; name is for messages. Stays open. */
 nm_err nm_fd_read(int fd, const char *name, size_t most, char **data, size_t *size);
 
+/* For reading piece by piece: opens (close(2) ends it), then at least one byte a call; *got 0 is the end. */
+nm_err nm_fd_open(int *fd, const char *path);
+nm_err nm_fd_some(int fd, const char *name, void *buffer, size_t room, size_t *got);
+
 /* A file that comes to be whole or not at all: written under a temporary name (".nomoat-...") in the same folder, flushed to the
  * disk, then renamed. Another program sees the old file or the new one. All zero (nm_new_file none = {0}) is valid for abandon. */
 typedef struct nm_new_file { char *path, *temporary; int fd; } nm_new_file;
@@ -31,6 +35,10 @@ nm_err nm_file_write(const char *path, const void *data, size_t size);
 nm_err nm_folder_make(const char *path, unsigned mode);
 /* Flushes a folder's entries (a rename, a removal) to the disk; what the file system cannot do is no error. */
 nm_err nm_folder_flush(const char *path);
+
+/* Names in a folder that end in suffix ("" = all), in byte order; those that begin with a dot are left out. No such folder: none. */
+nm_err nm_folder_names(char ***names, size_t *count, const char *folder, const char *suffix);
+void nm_names_free(char **names, size_t count);
 
 typedef enum nm_folder { NM_FOLDER_DATA, NM_FOLDER_CACHE, NM_FOLDER_CONFIG, NM_FOLDER_STATE } nm_folder;
 /* The user's folder for nomoat by the XDG rules: $XDG_DATA_HOME/nomoat or ~/.local/share/nomoat and so on; a relative value of the variable

@@ -12,10 +12,29 @@
 
 enum { NONE = -1 };
 
-nm_err nm_encoder_put(nm_encoder *e, int32_t id)
+nm_err nm_encoder_put_at(nm_encoder *e, int32_t id, size_t at)
 {
     NM_TRY(NM_GROW(e->ids, e->ids_capacity, e->n_ids + 1));
+    if (e->want_starts) {
+        NM_TRY(NM_GROW(e->starts, e->starts_capacity, e->n_ids + 1));
+        e->starts[e->n_ids] = (uint32_t)at;
+    }
     e->ids[e->n_ids++] = id;
+    return NM_OK;
+}
+
+nm_err nm_encoder_put(nm_encoder *e, int32_t id, const char *begin)
+{
+    size_t at = e->want_starts ? (size_t)(begin - e->fragment) : 0;
+    if (at < e->n_origin) at = e->origin[at];
+    return nm_encoder_put_at(e, id, e->fragment_at + at);
+}
+
+nm_err nm_encoder_origin(nm_encoder *e, size_t at, size_t count)
+{
+    if (!e->want_starts) return NM_OK;
+    NM_TRY(NM_GROW(e->origin, e->origin_capacity, e->n_origin + count));
+    while (count--) e->origin[e->n_origin++] = (uint32_t)at;
     return NM_OK;
 }
 
@@ -99,7 +118,7 @@ nm_err nm_encoder_merge(nm_encoder *e, nm_missing_fn missing)
     }
     for (uint32_t i = 0; i < e->n_symbols; i = e->symbols[i].next) {
         const nm_symbol *s = &e->symbols[i];
-        NM_TRY(s->id >= 0 ? nm_encoder_put(e, s->id) : missing(e, s));
+        NM_TRY(s->id >= 0 ? nm_encoder_put(e, s->id, e->text + s->start) : missing(e, s));
     }
     e->n_symbols = 0;
     return NM_OK;
@@ -136,7 +155,7 @@ static nm_err encode_piece(void *arg, const char *piece, size_t length)
     if (t->pre->whole_words) {
         int32_t id;
         NM_TRY(whole_word(e, piece, length, &id));
-        if (id != NONE) return nm_encoder_put(e, id);
+        if (id != NONE) return nm_encoder_put(e, id, piece);
     }
     e->text = piece;
     for (size_t i = 0; i < length; i++) {
@@ -152,6 +171,23 @@ static bool is_gap(const nm_tokenizer *t, const char *s, size_t length, int *use
     return nm_utf8_decode(s, length, used) < 0 && t->byte_id[(unsigned char)*s] < 0;
 }
 
+/* Fills e->origin for the NFC of a text. No ASCII character ever joins what stands before it, so the stretches that begin with one are normalised
+ * apart: bytes of a stretch that does not change come from themselves, those of one that does from its first. */
+static nm_err trace_nfc(nm_encoder *e, const char *text, size_t length)
+{
+    nm_str part = {0};
+    nm_err err = NM_OK;
+    for (size_t i = 0, n; i < length && err == NM_OK; i += n) {
+        for (n = 1; i + n < length && (unsigned char)text[i + n] >= 0x80; n++) {}
+        part.length = 0;
+        err = nm_unicode_normalize(&part, text + i, n, NM_NFC);
+        bool same = err == NM_OK && part.length == n && !memcmp(part.data, text + i, n);
+        for (size_t k = 0; k < part.length && err == NM_OK; k++) err = nm_encoder_origin(e, same ? i + k : i, 1);
+    }
+    nm_str_free(&part);
+    return err;
+}
+
 /* Most vocabularies that lack bytes lack those that valid UTF-8 never has; where one comes, U+FFFD takes its place. (Bytes of valid
  * characters that have no token, as some control characters in SmolLM2, leave no trace, as in the reference.) */
 static nm_err replace_gaps(nm_encoder *e, const char **text, size_t *length)
@@ -160,6 +196,7 @@ static nm_err replace_gaps(nm_encoder *e, const char **text, size_t *length)
     size_t i = 0;
     while (i < *length && !is_gap(e->t, *text + i, *length - i, &used)) i += (size_t)used;
     if (i == *length) return NM_OK;
+    if (e->want_starts) return nm_fail(NM_REFUSED, "the text is not valid UTF-8: its tokens cannot be placed");
     e->fitted.length = 0;
     NM_TRY(nm_str_append(&e->fitted, *text, i));
     for (; i < *length; i += (size_t)used) {
@@ -179,10 +216,14 @@ nm_err nm_encode_bytes(nm_encoder *e, const char *text, size_t length)
     if (prefix || normalize) {
         e->normal.length = 0;
         if (prefix) NM_TRY(nm_str_putc(&e->normal, ' '));
+        if (prefix) NM_TRY(nm_encoder_origin(e, 0, 1));
+        if (normalize && e->want_starts) NM_TRY(trace_nfc(e, text, length));
+        for (size_t i = 0; i < length && !normalize && e->want_starts; i++) NM_TRY(nm_encoder_origin(e, i, 1));
         NM_TRY(normalize ? nm_unicode_normalize(&e->normal, text, length, NM_NFC) : nm_str_append(&e->normal, text, length));
         text = e->normal.data;
         length = e->normal.length;
     }
     if (e->t->byte_gaps) NM_TRY(replace_gaps(e, &text, &length));
+    e->fragment = text;
     return nm_pretokenize(pre, text, length, encode_piece, e);
 }

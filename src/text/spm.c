@@ -39,30 +39,38 @@ static nm_err fall_back(nm_encoder *e, const nm_symbol *s)
     bool all = true;
     for (uint32_t i = 0; i < s->length; i++) all = all && t->byte_id[(unsigned char)e->text[s->start + i]] >= 0;
     if (all) {
-        for (uint32_t i = 0; i < s->length; i++) NM_TRY(nm_encoder_put(e, t->byte_id[(unsigned char)e->text[s->start + i]]));
+        for (const char *p = e->text + s->start; p < e->text + s->start + s->length; p++)
+            NM_TRY(nm_encoder_put(e, t->byte_id[(unsigned char)*p], p));
         return NM_OK;
     }
     if (t->unk < 0) return nm_fail(NM_REFUSED, "this model's vocabulary has neither a token for a character of the text nor an unknown token");
-    return e->n_ids && e->ids[e->n_ids - 1] == t->unk ? NM_OK : nm_encoder_put(e, t->unk);
+    return e->n_ids && e->ids[e->n_ids - 1] == t->unk ? NM_OK : nm_encoder_put(e, t->unk, e->text + s->start);
+}
+
+static nm_err put_space(nm_encoder *e, size_t at)
+{
+    NM_TRY(nm_encoder_origin(e, at, strlen(NM_SPM_SPACE)));
+    return nm_str_puts(&e->normal, NM_SPM_SPACE);
 }
 
 /* Spaces become U+2581; one comes before the text if the model wants it. squeeze: runs become one, those at the ends go. */
 static nm_err escape(nm_encoder *e, const char *text, size_t length)
 {
     const nm_tokenizer *t = e->t;
+    size_t i = 0;
     e->normal.length = 0;
     if (t->squeeze_spaces) {
-        while (length && text[0] == ' ') text++, length--;
-        while (length && text[length - 1] == ' ') length--;
+        while (i < length && text[i] == ' ') i++;
+        while (length > i && text[length - 1] == ' ') length--;
     }
-    if (length && t->add_space) NM_TRY(nm_str_puts(&e->normal, NM_SPM_SPACE));
-    for (size_t i = 0; i < length;) {
+    if (i < length && t->add_space) NM_TRY(put_space(e, i));
+    while (i < length) {
         size_t n = 0;
-        while (i + n < length && text[i + n] != ' ') n++;
+        while (i + n < length && text[i + n] != ' ') NM_TRY(nm_encoder_origin(e, i + n++, 1));
         NM_TRY(nm_str_append(&e->normal, text + i, n));
         i += n;
         for (n = 0; i < length && text[i] == ' '; i++, n++)
-            if (!n || !t->squeeze_spaces) NM_TRY(nm_str_puts(&e->normal, NM_SPM_SPACE));
+            if (!n || !t->squeeze_spaces) NM_TRY(put_space(e, i));
     }
     return NM_OK;
 }
@@ -71,7 +79,7 @@ nm_err nm_encode_spm(nm_encoder *e, const char *text, size_t length)
 {
     const nm_tokenizer *t = e->t;
     NM_TRY(escape(e, text, length));
-    e->text = e->normal.data;
+    e->text = e->fragment = e->normal.data;
     for (size_t i = 0; i < e->normal.length;) {
         int used;
         nm_utf8_decode(e->text + i, e->normal.length - i, &used);

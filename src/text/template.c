@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "format/json.h"
 #include "text/template_chars.h"
 
 enum {
@@ -101,24 +100,52 @@ static nm_err render(nm_render *r, const nm_json *vars)
     return r->err = nm_str_append(&r->out, "", 0);
 }
 
-nm_err nm_template_render(const nm_template *tmpl, const char *vars, size_t vars_length, const nm_template_options *options, char **text, size_t *length)
+bool nm_template_marks(const nm_template *tmpl) { return tmpl->marks; }
+
+void nm_rendered_free(nm_rendered *rendered)
+{
+    nm_free(rendered->text);
+    nm_free(rendered->marks);
+    *rendered = (nm_rendered){0};
+}
+
+nm_err nm_template_render_tree(const nm_template *tmpl, const nm_json *vars, const nm_template_options *options, nm_rendered *out)
 {
     nm_render r = {.tmpl = tmpl, .line = 1, .max_steps = RENDER_STEPS, .max_output = RENDER_OUTPUT, .max_depth = RENDER_DEPTH, .now = INT64_MIN};
-    nm_json json;
-    *text = NULL;
-    *length = 0;
+    *out = (nm_rendered){0};
     r.arena.limit = RENDER_MEMORY;
     if (options) {
         r.now = options->now;
         if (options->max_steps) r.max_steps = options->max_steps;
         if (options->max_output) r.max_output = options->max_output;
     }
-    NM_TRY(nm_json_parse(&json, vars, vars_length));
-    if (json.kind != NM_JSON_OBJECT) r.err = nm_fail(NM_USAGE, "bad JSON: the variables of a template are one object, e.g. {\"messages\": []}");
-    else render(&r, &json);
-    if (r.err == NM_OK) *text = nm_str_take(&r.out, length);
+    render(&r, vars);
+    if (r.err == NM_OK) {
+        out->text = nm_str_take(&r.out, &out->length);
+        out->marks = r.marks;
+        out->n_marks = r.n_marks;
+        out->mark_lost = r.mark_lost;
+    } else {
+        nm_free(r.marks);
+    }
     nm_str_free(&r.out);
     nm_arena_free(&r.arena);
-    nm_json_free(&json);
     return r.err;
+}
+
+nm_err nm_template_render(const nm_template *tmpl, const char *vars, size_t vars_length, const nm_template_options *options, char **text, size_t *length)
+{
+    nm_rendered rendered;
+    nm_json json;
+    *text = NULL;
+    *length = 0;
+    NM_TRY(nm_json_parse(&json, vars, vars_length));
+    nm_err err = json.kind == NM_JSON_OBJECT ? nm_template_render_tree(tmpl, &json, options, &rendered)
+                                             : nm_fail(NM_USAGE, "bad JSON: the variables of a template are one object, e.g. {\"messages\": []}");
+    nm_json_free(&json);
+    NM_TRY(err);
+    *text = rendered.text;
+    *length = rendered.length;
+    nm_free(rendered.marks);
+    return NM_OK;
 }

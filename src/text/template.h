@@ -3,8 +3,20 @@
 #ifndef NM_TEXT_TEMPLATE_H
 #define NM_TEXT_TEMPLATE_H
 
+#include "format/json.h"
 #include "nomoat.h"
 #include "text/template_value.h"
+
+/* ---- For training ---------------------------------------------------------------------------------------------------------- */
+
+/* A rendered text, and what its generation blocks wrote, in order. mark_lost: one stands within a macro, a set or a filter block, so that
+ * where its text ends up is not known. */
+typedef struct nm_rendered { char *text; size_t length; nm_mark *marks; size_t n_marks; bool mark_lost; } nm_rendered;
+/* nm_template_render with the variables as a tree, which is only read. *out needs no clean-up after a failure. */
+nm_err nm_template_render_tree(const nm_template *tmpl, const nm_json *vars, const nm_template_options *options, nm_rendered *out);
+void nm_rendered_free(nm_rendered *rendered);
+/* True if the template has a generation block at all. */
+bool nm_template_marks(const nm_template *tmpl);
 
 /* ---- Tokens ------------------------------------------------------------------------------------------------------------- */
 
@@ -116,6 +128,7 @@ struct nm_template {
     nm_node *body;
     nm_scope scope;
     uint16_t n_slots;
+    bool marks;             /* has a generation block */
 };
 
 /* While a template is being opened. */

@@ -901,6 +901,7 @@ static nm_node *parse_call_block(nm_parser *p, uint32_t line)
 static nm_node *parse_generation(nm_parser *p, uint32_t line)
 {
     nm_macro_node *macro = nm_parse_alloc(p, 1, sizeof *macro);
+    p->tmpl->marks = true;
     return macro ? parse_function_body(p, new_node(p, NM_N_GENERATION, line), macro, "endgeneration") : NULL;
 }
 

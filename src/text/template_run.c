@@ -2,6 +2,7 @@
  * bounds, and by the depth of calls, which nm_rt_enter counts in heights. */
 #include <string.h>
 
+#include "base/mem.h"
 #include "text/template.h"
 
 typedef enum flow { FLOW_NEXT, FLOW_BREAK, FLOW_CONTINUE, FLOW_ERROR } flow;
@@ -502,13 +503,29 @@ nm_err nm_macro_call(nm_render *r, const nm_macro *macro, const nm_args *given, 
     return NM_OK;
 }
 
+/* Writes the block's text and remembers where it stands: the tokens that are trained. */
+static nm_err exec_generation(nm_render *r, const nm_macro *body)
+{
+    nm_tv text;
+    nm_args none = {0};
+    NM_TRY(nm_macro_call(r, body, &none, &text));
+    size_t from = r->out.length;
+    NM_TRY(emit_value(r, text));
+    if (r->capture) {
+        r->mark_lost = true;
+        return NM_OK;
+    }
+    NM_TRY(r->err = NM_GROW(r->marks, r->marks_capacity, r->n_marks + 1));
+    r->marks[r->n_marks++] = (nm_mark){from, r->out.length};
+    return NM_OK;
+}
+
 static nm_err exec_call_block(nm_render *r, nm_frame *f, const nm_node *node)
 {
     nm_tv macro, text;
-    nm_args none = {0};
     NM_TRY(new_macro(r, f, node->macro, &macro));
-    if (node->kind == NM_N_CALL_BLOCK) NM_TRY(eval_call(r, f, node->a, macro, &text));
-    else NM_TRY(nm_macro_call(r, macro.macro, &none, &text));
+    if (node->kind == NM_N_GENERATION) return exec_generation(r, macro.macro);
+    NM_TRY(eval_call(r, f, node->a, macro, &text));
     return emit_value(r, text);
 }
 

@@ -56,6 +56,8 @@ struct nm_tv_undefined { const char *what; const char *name; size_t length; };  
 struct nm_cycler { nm_tv *items; size_t n, at; nm_tv separator; bool used; };      /* cycler, and joiner */
 
 typedef struct nm_template nm_template;
+/* Bytes [from, to) of a rendering's text. */
+typedef struct nm_mark { size_t from, to; } nm_mark;
 /* One rendering. err is sticky: once set, everything returns it. */
 typedef struct nm_render {
     const nm_template *tmpl;
@@ -69,6 +71,9 @@ typedef struct nm_render {
     struct nm_sb *capture;  /* where output goes: NULL = out */
     nm_tv variables;        /* dict */
     nm_tv block_text;       /* what the enclosing filter or set block captured */
+    nm_mark *marks;         /* what generation blocks wrote; not in the arena: they outlive the rendering */
+    size_t n_marks, marks_capacity;
+    bool mark_lost;         /* a generation block wrote into a capture: where that went in the text is not known */
     int64_t now;
 } nm_render;
 

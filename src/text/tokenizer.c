@@ -81,9 +81,13 @@ static int32_t added_at(const nm_tokenizer *t, const char *text, size_t length, 
     return found;
 }
 
-static nm_err encode_fragment(nm_encoder *e, const char *text, size_t length)
+/* text stands at byte `at` of the whole. */
+static nm_err encode_fragment(nm_encoder *e, const char *text, size_t length, size_t at)
 {
     if (!length) return NM_OK;
+    e->fragment = text;
+    e->fragment_at = (uint32_t)at;
+    e->n_origin = 0;
     switch (e->t->kind) {
     case NM_VOCAB_BYTES: return nm_encode_bytes(e, text, length);
     case NM_VOCAB_WORDPIECE: return nm_encode_wordpiece(e, text, length);
@@ -122,50 +126,90 @@ static nm_err encode_all(nm_encoder *e, const char *text, size_t length, unsigne
         int32_t id = t->n_added ? added_at(t, text + at, length - at, flags) : -1;
         if (id < 0) { at++; continue; }
         size_t end = t->flags[id] & NM_ADDED_LSTRIP ? trim_end(text + from, at - from) : at - from;
-        NM_TRY(encode_fragment(e, text + from, end));
-        NM_TRY(nm_encoder_put(e, id));
+        NM_TRY(encode_fragment(e, text + from, end, from));
+        NM_TRY(nm_encoder_put_at(e, id, at));
         at += nm_vocab_length(t, id);
         if (t->flags[id] & NM_ADDED_RSTRIP) at = skip_space(text, at, length);
         from = at;
     }
-    return encode_fragment(e, text + from, length - from);
+    return encode_fragment(e, text + from, length - from, from);
+}
+
+/* A prompt that its template begins with BOS has one already. */
+static void drop_second_bos(nm_encoder *e)
+{
+    int32_t bos = e->t->bos;
+    if (e->n_ids < 2 || bos < 0 || e->ids[0] != bos || e->ids[1] != bos) return;
+    e->n_ids--;
+    memmove(e->ids, e->ids + 1, e->n_ids * sizeof *e->ids);
+    if (e->want_starts) memmove(e->starts, e->starts + 1, e->n_ids * sizeof *e->starts);
+}
+
+/* The text with what belongs round it. */
+static nm_err encode_whole(nm_encoder *e, const char *text, size_t length, unsigned flags)
+{
+    const nm_tokenizer *t = e->t;
+    bool prompt = flags & NM_TEXT_PROMPT, begins = prompt || flags & NM_TEXT_BOS, ends = flags & NM_TEXT_BOS && !prompt;
+    if (prompt) flags |= NM_TEXT_SPECIAL;
+    NM_TRY(NM_GROW(e->ids, e->ids_capacity, length / 4 + 4));
+    if (t->bos >= 0 && ((begins && t->add_bos) || flags & NM_TEXT_FORCE_BOS)) NM_TRY(nm_encoder_put_at(e, t->bos, 0));
+    NM_TRY(encode_all(e, text, length, flags));
+    if (t->eos >= 0 && ends && t->add_eos) NM_TRY(nm_encoder_put_at(e, t->eos, length));
+    if (t->sep >= 0 && ends && t->add_sep) NM_TRY(nm_encoder_put_at(e, t->sep, length));
+    if (prompt) drop_second_bos(e);
+    return NM_OK;
+}
+
+static void free_encoder(nm_encoder *e)
+{
+    nm_free(e->symbols);
+    nm_free(e->heap);
+    nm_free(e->origin);
+    nm_str_free(&e->normal);
+    nm_str_free(&e->fitted);
+    nm_str_free(&e->word);
+}
+
+/* starts NULL: not wanted. */
+static nm_err tokenize(const nm_tokenizer *t, const char *text, size_t length, unsigned flags, int32_t **ids, uint32_t **starts, size_t *count,
+                       uint64_t *steps)
+{
+    nm_encoder e = {.t = t, .want_starts = starts != NULL};
+    *ids = NULL;
+    *count = 0;
+    if (length > LONGEST_TEXT) return nm_fail(NM_USAGE, "a text of %zu bytes is too long to encode at once (1 GiB); split it", length);
+    nm_err err = encode_whole(&e, length ? text : "", length, flags);
+    free_encoder(&e);
+    if (err != NM_OK) {
+        nm_free(e.ids);
+        nm_free(e.starts);
+        return err;
+    }
+    *ids = e.ids;
+    *count = e.n_ids;
+    if (starts) *starts = e.starts;
+    if (steps) *steps = e.steps;
+    return NM_OK;
 }
 
 nm_err nm_tokenize_counted(const nm_tokenizer *tokenizer, const char *text, size_t length, unsigned flags, int32_t **ids, size_t *count,
                            uint64_t *steps)
 {
-    const nm_tokenizer *t = tokenizer;
-    nm_encoder e = {.t = t};
-    nm_err err = NM_OK;
-    *ids = NULL;
-    *count = 0;
-    if (length > LONGEST_TEXT) return nm_fail(NM_USAGE, "a text of %zu bytes is too long to encode at once (1 GiB); split it", length);
-    if (!length) text = "";
-    bool ends = flags & NM_TEXT_BOS;
-    NM_GOTO(NM_GROW(e.ids, e.ids_capacity, length / 4 + 4));
-    if (t->bos >= 0 && ((ends && t->add_bos) || flags & NM_TEXT_FORCE_BOS)) NM_GOTO(nm_encoder_put(&e, t->bos));
-    NM_GOTO(encode_all(&e, text, length, flags));
-    if (t->eos >= 0 && ends && t->add_eos) NM_GOTO(nm_encoder_put(&e, t->eos));
-    if (t->sep >= 0 && ends && t->add_sep) NM_GOTO(nm_encoder_put(&e, t->sep));
-out:
-    nm_free(e.symbols);
-    nm_free(e.heap);
-    nm_str_free(&e.normal);
-    nm_str_free(&e.fitted);
-    nm_str_free(&e.word);
-    if (err != NM_OK) {
-        nm_free(e.ids);
-        return err;
-    }
-    *ids = e.ids;
-    *count = e.n_ids;
-    if (steps) *steps = e.steps;
-    return NM_OK;
+    return tokenize(tokenizer, text, length, flags, ids, NULL, count, steps);
+}
+
+nm_err nm_tokenize_starts(const nm_tokenizer *tokenizer, const char *text, size_t length, unsigned flags, int32_t **ids, uint32_t **starts,
+                          size_t *count)
+{
+    *starts = NULL;
+    if (tokenizer->kind == NM_VOCAB_WORDPIECE)
+        return nm_fail(NM_REFUSED, "a WordPiece vocabulary does not keep the places of its tokens: it cannot be trained on answers");
+    return tokenize(tokenizer, text, length, flags, ids, starts, count, NULL);
 }
 
 nm_err nm_tokenize(const nm_tokenizer *tokenizer, const char *text, size_t length, unsigned flags, int32_t **ids, size_t *count)
 {
-    return nm_tokenize_counted(tokenizer, text, length, flags, ids, count, NULL);
+    return tokenize(tokenizer, text, length, flags, ids, NULL, count, NULL);
 }
 
 /* ---- Questions ------------------------------------------------------------------------------------------------------------ */

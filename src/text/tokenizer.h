@@ -10,6 +10,12 @@
 nm_err nm_tokenizer_open(nm_tokenizer **out, const nm_gguf *gguf);
 void nm_tokenizer_close(nm_tokenizer **tokenizer);
 
+/* nm_tokenize that also says where each token begins: starts[i] is a byte of the text (allocated, like *ids); BOS is at 0, EOS at the end. A token whose
+ * first bytes the tokenizer put there itself (the space before a text) begins at the byte behind them; one of several bytes that normal form
+ * melted together begins at their first character. NM_REFUSED for WordPiece, which drops what it cannot place. */
+nm_err nm_tokenize_starts(const nm_tokenizer *tokenizer, const char *text, size_t length, unsigned flags, int32_t **ids, uint32_t **starts,
+                          size_t *count);
+
 /* nm_tokenize that also counts its steps (look-ups, heap moves), for tests that hold it to n log n. steps may be NULL. */
 nm_err nm_tokenize_counted(const nm_tokenizer *tokenizer, const char *text, size_t length, unsigned flags, int32_t **ids, size_t *count,
                            uint64_t *steps);

@@ -82,6 +82,13 @@ typedef struct nm_encoder {
     const char *text;                   /* that symbols point into */
     int32_t *ids;
     size_t n_ids, ids_capacity;
+    bool want_starts;
+    uint32_t *starts;                   /* per id, its first byte in the whole text; kept only if wanted, as is what follows */
+    size_t starts_capacity;
+    uint32_t fragment_at;               /* where the fragment begins in the whole text */
+    const char *fragment;               /* the fragment as it is cut: itself, or its normal form */
+    uint32_t *origin;                   /* where byte i of the normal form comes from in the fragment; n_origin 0: it is unchanged */
+    size_t n_origin, origin_capacity;
     nm_symbol *symbols;
     size_t n_symbols, symbols_capacity;
     nm_candidate *heap;
@@ -91,7 +98,12 @@ typedef struct nm_encoder {
     uint64_t steps;
 } nm_encoder;
 
-nm_err nm_encoder_put(nm_encoder *e, int32_t id);
+/* Appends an id that begins at byte `at` of the whole text. */
+nm_err nm_encoder_put_at(nm_encoder *e, int32_t id, size_t at);
+/* The same for one that begins at a byte of e->fragment. */
+nm_err nm_encoder_put(nm_encoder *e, int32_t id, const char *begin);
+/* The next byte of the normal form comes from byte `at` of the fragment. Does nothing where starts are not wanted. */
+nm_err nm_encoder_origin(nm_encoder *e, size_t at, size_t count);
 /* Merges e->symbols by priority, lowest key first, then leftmost; puts what remains. missing is called for a symbol without id. */
 typedef nm_err (*nm_missing_fn)(nm_encoder *e, const nm_symbol *symbol);
 nm_err nm_encoder_merge(nm_encoder *e, nm_missing_fn missing);

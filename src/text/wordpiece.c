@@ -94,12 +94,12 @@ static nm_err encode_word(nm_encoder *e, const char *word, size_t length, size_t
         size_t taken = 0;
         NM_TRY(longest_piece(e, word + at, length - at, at == 0, &id, &taken));
         if (!taken) break;
-        NM_TRY(nm_encoder_put(e, id));
+        NM_TRY(nm_encoder_put_at(e, id, 0));
         at += taken;
     }
     if (at == length) return NM_OK;
     e->n_ids = before;
-    return nm_encoder_put(e, e->t->unk);
+    return nm_encoder_put_at(e, e->t->unk, 0);
 }
 
 static nm_err encode_words(nm_encoder *e, const char *text, size_t length)

@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "format/json.h"
 #include "nm_config.h"
+#include "text/template.h"
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
@@ -366,12 +367,43 @@ static void test_each_allocation_fails(void **state)
     }
 }
 
+/* ---- What generation blocks wrote ------------------------------------------------------------------------------------------------ */
+
+static void test_generation_marks(void **state)
+{
+    static const char source[] = "{% for m in messages %}<{{ m.role }}>{% if m.role == 'a' %}{% generation %}{{ m.content }}|{% endgeneration %}{% endif %}{% endfor %}";
+    static const char vars[] = "{\"messages\": [{\"role\": \"u\", \"content\": \"q\"}, {\"role\": \"a\", \"content\": \"\u00e9\"}, {\"role\": \"a\", \"content\": \"z\"}]}";
+    nm_template *t;
+    nm_json j;
+    nm_rendered r;
+    (void)state;
+    assert_int_equal(nm_template_open(&t, source, sizeof source - 1, "t"), NM_OK);
+    assert_true(nm_template_marks(t));
+    assert_int_equal(nm_json_parse(&j, vars, sizeof vars - 1), NM_OK);
+    assert_int_equal(nm_template_render_tree(t, &j, NULL, &r), NM_OK);
+    assert_string_equal(r.text, "<u><a>\xc3\xa9|<a>z|");
+    assert_int_equal(r.n_marks, 2);
+    assert_true(r.marks[0].from == 6 && r.marks[0].to == 9 && r.marks[1].from == 12 && r.marks[1].to == 14);
+    assert_false(r.mark_lost);
+    nm_rendered_free(&r);
+    nm_template_close(&t);
+
+    static const char hidden[] = "{% set x %}{% generation %}a{% endgeneration %}{% endset %}{{ x }}";
+    assert_int_equal(nm_template_open(&t, hidden, sizeof hidden - 1, "t"), NM_OK);
+    assert_int_equal(nm_template_render_tree(t, &j, NULL, &r), NM_OK);
+    assert_string_equal(r.text, "a");
+    assert_true(r.mark_lost && !r.n_marks);
+    nm_rendered_free(&r);
+    nm_template_close(&t);
+    nm_json_free(&j);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_recorded_cases), cmocka_unit_test(test_real_templates), cmocka_unit_test(test_errors_name_template_and_line), cmocka_unit_test(test_options),
         cmocka_unit_test(test_deep_and_long_sources), cmocka_unit_test(test_many_names), cmocka_unit_test(test_hostile_renderings), cmocka_unit_test(test_growing_text),
-        cmocka_unit_test(test_each_allocation_fails)
+        cmocka_unit_test(test_generation_marks), cmocka_unit_test(test_each_allocation_fails)
     };
     if (!NM_HAVE_JANSSON) return 0;
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -329,6 +329,79 @@ static void test_llama_cpp_cases(void **state)
     }
 }
 
+/* ---- Where tokens begin --------------------------------------------------------------------------------------------------------- */
+
+/* Each token stands for the text from where it begins to where the next one does. */
+static void expect_starts(const nm_tokenizer *t, const char *text, size_t length, const char *what)
+{
+    int32_t *ids, *plain;
+    uint32_t *starts;
+    size_t n, n_plain;
+    assert_int_equal(nm_tokenize_starts(t, text, length, NM_TEXT_SPECIAL, &ids, &starts, &n), NM_OK);
+    assert_int_equal(nm_tokenize(t, text, length, NM_TEXT_SPECIAL, &plain, &n_plain), NM_OK);
+    assert_int_equal(n, n_plain);
+    assert_memory_equal(ids, plain, n * sizeof *ids);
+    for (size_t i = 0; i < n; i++) {
+        char *got;
+        size_t got_length, from = starts[i], to = i + 1 < n ? starts[i + 1] : length;
+        assert_true(from <= to && to <= length);
+        assert_int_equal(nm_detokenize(t, ids + i, 1, NM_TEXT_SPECIAL, &got, &got_length), NM_OK);
+        if (from < to && (got_length != to - from || memcmp(got, text + from, got_length))) {
+            bool space = got_length + 1 == to - from && text[from] == ' ';      /* the decoder takes a first space for the encoder's */
+            if (!space || memcmp(got, text + from + 1, got_length))
+                fail_msg("%s: token %zu is \"%s\", the text there \"%.*s\"", what, i, got, (int)(to - from), text + from);
+        }
+        nm_free(got);
+    }
+    nm_free(ids);
+    nm_free(plain);
+    nm_free(starts);
+}
+
+static void test_starts(void **state)
+{
+    static const char *const names[] = {"qwen2", "llama-bpe", "gpt-2", "llama-spm", "phi-3", "gemma-4", "deepseek-coder"};
+    static const char *const texts[] = {"Hello, World!  two\n\n three", " lead", "Z\xc3\xbcrich \xf0\x9f\x98\x80 \xe4\xbd\xa0\xe5\xa5\xbd.", "a", "", "   ",
+                                        "<|im_start|>user\nhi<|im_end|>\nok", "1234567 12.5%"};
+    for (size_t v = 0; v < COUNT(names); v++) {
+        nm_tokenizer *t = open_data(names[v]);
+        for (size_t i = 0; i < COUNT(texts); i++) expect_starts(t, texts[i], strlen(texts[i]), names[v]);
+        nm_tokenizer_close(&t);
+    }
+}
+
+/* Normal form melts "e" and an accent into one character: it begins where they do, and what follows is not shifted. */
+static void test_starts_under_nfc(void **state)
+{
+    static const char text[] = "caf\x65\xcc\x81 x";
+    nm_tokenizer *t = open_data("qwen2");
+    int32_t *ids;
+    uint32_t *starts;
+    size_t n;
+    assert_int_equal(nm_tokenize_starts(t, text, sizeof text - 1, 0, &ids, &starts, &n), NM_OK);
+    assert_true(n >= 2);
+    assert_int_equal(starts[0], 0);
+    assert_int_equal(starts[n - 1], 6);     /* " x" */
+    nm_free(ids);
+    nm_free(starts);
+    nm_tokenizer_close(&t);
+}
+
+/* BOS exactly once, whoever puts it, and nothing behind. */
+static void test_prompts(void **state)
+{
+    nm_tokenizer *t = open_data("llama-spm");
+    static const char *const texts[] = {"Hi", "<s>Hi"};
+    for (size_t i = 0; i < COUNT(texts); i++) {
+        size_t n;
+        int32_t *ids = encode(t, texts[i], strlen(texts[i]), NM_TEXT_PROMPT, &n);
+        assert_int_equal(ids[0], nm_token_bos(t));
+        assert_int_equal(n, 2);
+        nm_free(ids);
+    }
+    nm_tokenizer_close(&t);
+}
+
 /* ---- Bytes ------------------------------------------------------------------------------------------------------------------- */
 
 static void any_bytes(const nm_tokenizer *t)
@@ -779,6 +852,7 @@ int main(void)
     (void)golden_nfd;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden_pieces), cmocka_unit_test(test_golden_ids), cmocka_unit_test(test_llama_cpp_cases),
+        cmocka_unit_test(test_starts), cmocka_unit_test(test_starts_under_nfc), cmocka_unit_test(test_prompts),
         cmocka_unit_test(test_any_bytes_come_back), cmocka_unit_test(test_missing_bytes), cmocka_unit_test(test_special_tokens),
         cmocka_unit_test(test_parts_of_turns), cmocka_unit_test(test_phi3_strips), cmocka_unit_test(test_sentencepiece), cmocka_unit_test(test_wordpiece),
         cmocka_unit_test(test_bad_tokens), cmocka_unit_test(test_bad_lengths), cmocka_unit_test(test_bad_merges), cmocka_unit_test(test_bad_ids),
