@@ -56,17 +56,27 @@ static nm_err need_adapter(nm_stacked *s, const nm_found_adapter *f, bool force,
     return NM_OK;
 }
 
+static nm_err fill_adapters(nm_stacked *s, const nm_found_stack *found, bool force, const nm_adapter **adapters, float *scales)
+{
+    for (size_t i = 0; i < found->count; i++) {
+        nm_adapter *a;
+        NM_TRY(need_adapter(s, &found->adapter[i], force, &a));
+        adapters[i] = a;
+        scales[i] = found->adapter[i].scale;
+    }
+    return NM_OK;
+}
+
+nm_err nm_stacked_adapters(nm_stacked *s, const nm_adapter **adapters, float *scales) { return fill_adapters(s, &s->found, true, adapters, scales); }
+
 static nm_err open_stack(nm_stacked *s, const nm_found_stack *found, bool force, nm_stack **out)
 {
-    nm_adapter **adapters = nm_calloc(found->count, sizeof(*adapters));
+    const nm_adapter **adapters = nm_calloc(found->count, sizeof(*adapters));
     float *scales = nm_calloc(found->count, sizeof *scales);
     nm_err err = adapters && scales ? NM_OK : nm_fail_memory(found->count * sizeof *adapters);
     *out = NULL;
-    for (size_t i = 0; err == NM_OK && i < found->count; i++) {
-        scales[i] = found->adapter[i].scale;
-        err = need_adapter(s, &found->adapter[i], force, &adapters[i]);
-    }
-    if (err == NM_OK && found->count) err = nm_stack_open(out, s->model, (const nm_adapter *const *)adapters, scales, found->count);
+    if (err == NM_OK) err = fill_adapters(s, found, force, adapters, scales);
+    if (err == NM_OK && found->count) err = nm_stack_open(out, s->model, adapters, scales, found->count);
     nm_free(adapters);
     nm_free(scales);
     return err;

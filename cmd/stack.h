@@ -28,6 +28,8 @@ nm_err nm_stack_names(nm_found_stack *out, const char *text, const nm_stack_opti
 /* Opens model and adapters, with a note for each adapter whose base could not be told or is quantised in another way. */
 nm_err nm_stacked_open(nm_stacked *out, const char *text, const nm_common *common, const nm_stack_options *options);
 void nm_stacked_close(nm_stacked *stacked);
+/* The adapters in use, in order, and their scales: found.count of each. */
+nm_err nm_stacked_adapters(nm_stacked *stacked, const nm_adapter **adapters, float *scales);
 
 /* Other adapters for the same model, not in use yet. Those that were open before are not read again. */
 typedef struct nm_prepared { nm_found_stack found; nm_stack *stack; } nm_prepared;

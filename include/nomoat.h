@@ -454,6 +454,69 @@ NM_API nm_err nm_order_step_at(nm_order *order, int64_t step, nm_order_step *out
  * attention stays apart. */
 NM_API size_t nm_order_pack(const nm_dataset *dataset, const uint32_t *samples, size_t count, int32_t max_rows);
 
+/* ---- Teaching --------------------------------------------------------------------------------------------------------------- */
+
+/* Trains a LoRA adapter (Hu et al. 2021) on the model as it runs: the same quantised weights, in fp32 on what they stand for. */
+typedef struct nm_trainer nm_trainer;
+typedef enum nm_schedule { NM_SCHEDULE_COSINE, NM_SCHEDULE_LINEAR, NM_SCHEDULE_CONSTANT } nm_schedule;
+
+typedef struct nm_trainer_options {
+    int32_t rank;               /* 0 = 16 */
+    float alpha;                /* 0: the scale is rank-stabilised, 8 / sqrt(rank) (Kalajdzievski 2023); else alpha / rank, or alpha / sqrt(rank) with rslora */
+    bool rslora;
+    const char *targets;        /* maps by the last part of their names, GGUF's ("attn_q") or PEFT's ("q_proj"), between commas; NULL: all linear maps of the layers */
+    const char *init;           /* start from this adapter: its rank, scale and targets hold; NULL */
+    const nm_stack *below;      /* adapters that stay as they are, below the one that is trained; NULL */
+    const char *optimizer;      /* NULL = "adamw" */
+    float lr, lr_ratio;         /* 0 = 2e-4; lr_ratio: the B halves' rate to the A halves' (LoRA+, Hayou et al. 2024), 0 = 1 */
+    float weight_decay;         /* negative = the optimiser's own */
+    float clip;                 /* of the gradient's norm; 0 = none */
+    nm_schedule schedule;
+    int64_t warmup, steps;      /* steps of the whole run, for the schedule */
+    uint64_t seed;
+    int32_t max_length;         /* of a sequence */
+    int32_t batch;              /* sequences of a step; how many go into a pass at once is planned */
+    uint64_t memory;            /* bytes for values of passes and the adapter's numbers; 0 = no limit. Less memory, more recomputation: the same bits */
+} nm_trainer_options;
+
+typedef struct nm_trainer_info {
+    int32_t rank, maps;
+    float scale;
+    uint64_t parameters, bytes;     /* bytes: taken beside the model */
+    int32_t pass_rows;              /* tokens of a pass */
+    const char *recomputed;         /* "nothing", "rows" or "layers" */
+} nm_trainer_info;
+
+NM_API nm_err nm_trainer_open(nm_trainer **out, const nm_model *model, const nm_trainer_options *options);
+NM_API void nm_trainer_close(nm_trainer **trainer);
+NM_API const nm_trainer_info *nm_trainer_describe(const nm_trainer *trainer);
+
+typedef struct nm_train_report {
+    int64_t step;               /* from 1 */
+    double loss, grad_norm;     /* nats per trained token, before the step; before clipping */
+    double anchor;              /* KL to the model before, nats a token of the anchor; 0 without one */
+    float lr;
+    int64_t supervised, tokens;
+    double seconds;
+} nm_train_report;
+/* One step on these samples, together. anchor (may be NULL): general text, all of whose tokens are held to what the model without the adapter says, with
+ * this weight. NM_INTERRUPTED leaves the adapter as it was before the step. */
+NM_API nm_err nm_trainer_step(nm_trainer *trainer, const nm_sample *samples, size_t count, const nm_sample *anchor, float anchor_weight,
+    nm_train_report *report, const volatile sig_atomic_t *cancel);
+/* A copy of the adapter as it stands, to be stacked (nm_stack_open) and run. */
+NM_API nm_err nm_trainer_adapter(const nm_trainer *trainer, nm_adapter **out);
+/* Writes a PEFT folder, whole or not at all: plain LoRA, lora_alpha = scale x rank. base: base_model_name_or_path; provenance: a JSON object, or NULL. */
+NM_API nm_err nm_trainer_save(const nm_trainer *trainer, const char *folder, const char *base, const char *provenance, const char *summary);
+/* Everything that the next step depends on, and a note of the caller's; written whole or not at all. Resuming needs a trainer of the same model, options,
+ * number of steps and arithmetic (NM_REFUSED), and goes on to the same bits. *note: nm_free. */
+NM_API nm_err nm_trainer_checkpoint(const nm_trainer *trainer, const char *path, const char *note);
+NM_API nm_err nm_trainer_resume(nm_trainer *trainer, const char *path, char **note);
+/* General text that ships with the library, of two kinds that share nothing: to hold a model to itself while it learns, and to measure what it forgot. */
+typedef enum nm_general { NM_GENERAL_ANCHOR, NM_GENERAL_METER } nm_general;
+NM_API const char *nm_general_text(nm_general which, size_t *length);   /* static, with a zero behind */
+
+NM_API int64_t nm_trainer_steps(const nm_trainer *trainer);    /* taken so far */
+
 /* ---- Memory ---------------------------------------------------------------------------------------------------------------- */
 
 NM_API void nm_free(void *pointer);     /* frees what a function of this header said it allocated */

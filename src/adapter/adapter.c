@@ -149,20 +149,29 @@ static nm_err describe(nm_adapter *a, const nm_lora *l, const char *path)
     return NM_OK;
 }
 
+static nm_err make(nm_adapter **out, const nm_model *model, nm_lora *l, const char *path, bool force)
+{
+    *out = NULL;
+    if (!model->info.has_weights) return nm_fail(NM_USAGE, "%s: opened for its metadata only", model->name);
+    nm_adapter *a = nm_calloc(1, sizeof *a);
+    if (!a) return nm_fail_memory(sizeof *a);
+    a->model = model;
+    nm_err err = describe(a, l, path);
+    if (err == NM_OK) err = build(a, l, force);
+    if (err != NM_OK) nm_adapter_close(&a);
+    *out = a;
+    return err;
+}
+
+nm_err nm_adapter_make(nm_adapter **out, const nm_model *model, nm_lora *lora) { return make(out, model, lora, lora->path, false); }
+
 nm_err nm_adapter_open(nm_adapter **out, const nm_model *model, const char *path, bool force)
 {
     nm_lora l;
     *out = NULL;
-    if (!model->info.has_weights) return nm_fail(NM_USAGE, "%s: opened for its metadata only", model->name);
     NM_TRY(nm_lora_read(&l, path));
-    nm_adapter *a = nm_calloc(1, sizeof *a);
-    nm_err err = a ? NM_OK : nm_fail_memory(sizeof *a);
-    if (a) a->model = model;
-    if (err == NM_OK) err = describe(a, &l, path);
-    if (err == NM_OK) err = build(a, &l, force);
+    nm_err err = make(out, model, &l, path, force);
     nm_lora_free(&l);
-    if (err != NM_OK) nm_adapter_close(&a);
-    *out = a;
     return err;
 }
 

@@ -52,6 +52,9 @@ nm_err nm_lora_to_hf(nm_lora *lora, const nm_config *config);
 nm_err nm_name_to_gguf(char **out, const nm_config *config, const char *hf);
 nm_err nm_name_to_hf(char **out, const nm_config *config, const char *gguf);
 
+/* An adapter from pairs in memory, which keep the caller's; they take GGUF's names. */
+nm_err nm_adapter_make(nm_adapter **out, const nm_model *model, nm_lora *lora);
+
 /* True if a key of PEFT's rank_pattern or alpha_pattern means this module (pattern.c). NM_REFUSED for a regular expression beyond what is read. */
 nm_err nm_peft_pattern(const char *pattern, const char *module, bool *matches);
 

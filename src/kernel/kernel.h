@@ -19,7 +19,7 @@
 #include "nomoat.h"
 #include "quant/quant.h"
 
-enum { NM_PANEL = 16, NM_PAGE = 64 };   /* output rows of a panel; positions of a KV page */
+enum { NM_PANEL = 16, NM_PAGE = 64, NM_UNPACK_INPUTS = 256 };   /* output rows of a panel; positions of a KV page; see unpack_rows */
 
 /* ---- Weights in panels ------------------------------------------------------------------------------------------------- */
 
@@ -108,6 +108,22 @@ size_t nm_attention_scratch(int d_k, int d_v);
 /* Merges state b (m, l, o of a later block) into state a by the rule above; an empty b changes nothing. */
 void nm_attention_merge(float *m, float *l, float *o, float m_b, float l_b, const float *o_b, int d_v);
 
+/* ---- Backward ------------------------------------------------------------------------------------------------------------------- */
+
+/* c[i][j] = chain over k ascending of fma(a[i][k], b[k][j], c), from what c holds if `add`, else from 0. a by strides, so that either
+ * operand of a product may be read transposed; b and c by rows. Everything that backward multiplies goes through this one kernel: gradients of
+ * inputs (b: unpacked weights), of weights (k: rows of the batch, so that a step's samples are one left fold), and attention's. */
+typedef struct nm_gemm_job {
+    int64_t m, n, k;
+    const float *a;
+    size_t a_row, a_k;          /* a[i * a_row + k * a_k] */
+    const float *b;
+    size_t ldb;
+    float *c;
+    size_t ldc;
+    bool add;
+} nm_gemm_job;
+
 /* ---- The table --------------------------------------------------------------------------------------------------------------- */
 
 typedef struct nm_kernels {
@@ -134,6 +150,30 @@ typedef struct nm_kernels {
     /* Rotates n_rot/2 pairs of one head in place: pairs (i, i + n_rot/2) if neox, else (2i, 2i+1), by cos[i], sin[i]:
      * a' = fma(a, c, -(b * s)), b' = fma(b, c, a * s) */
     void (*rope)(float *x, const float *cos, const float *sin, int n_rot, bool neox);
+
+    /* ---- What backward needs beside them */
+    void (*gemm)(const nm_gemm_job *);
+    /* Inputs [k0, k0 + count) of panel p as rows: out[r * ldo + i], exact fp32, rows beyond n zero of either sign. k0 is a multiple of NM_UNPACK_INPUTS, and so
+     * is count, or it reaches the row's end. scratch: nm_linear_scratch. */
+    void (*unpack_rows)(const nm_panels *w, int64_t p, int64_t k0, int64_t count, float *out, size_t ldo, void *scratch);
+    /* y = e^(x - m) / l with m = max x, l = the 16-lane sum; y may be x. */
+    void (*softmax)(const float *x, int64_t n, float *y, float *m, float *l);
+    /* y = (p * (dp - d)) * scale: the gradient of the scores behind a softmax; y may be dp. */
+    void (*softmax_back)(const float *p, const float *dp, float d, float scale, int64_t n, float *y);
+    float (*dot)(const float *a, const float *b, int64_t n);    /* 16 virtual lanes of fma, and the tree */
+    /* Gradients of an input from those of the output, `add` adding to what dx holds. Norms: g = dy * w, r as in the forward,
+     *   RMS norm    dx = fma(g, r, -(x * ((dot(g, x) * r) * r * r / n)))
+     *   layer norm  h = (x - mean) * r;  dx = r * ((g - sum(g) / n) - h * (dot(g, h) / n)) */
+    void (*rms_norm_back)(const float *x, const float *w, const float *dy, float eps, int64_t n, float *dx, bool add);
+    void (*layer_norm_back)(const float *x, const float *w, const float *dy, float eps, int64_t n, float *dx, bool add);
+    /* mean (0 for RMS norm) and r of a row, and the weight's gradient over some of its columns: dw = fma(dy, (x - mean) * r, dw) */
+    void (*norm_facts)(const float *x, float eps, bool layer, int64_t n, float *mean, float *r);
+    void (*norm_back_weight)(const float *x, float mean, float r, const float *dy, int64_t n, float *dw);
+    /* dx = dy * f'(x); dx may be dy */
+    void (*silu_back)(const float *x, const float *dy, int64_t n, float *dx);
+    void (*gelu_tanh_back)(const float *x, const float *dy, int64_t n, float *dx);
+    void (*gelu_erf_back)(const float *x, const float *dy, int64_t n, float *dx);
+    void (*softcap_back)(const float *y, const float *dy, float cap, int64_t n, float *dx);     /* from the output y */
 } nm_kernels;
 
 /* The table in use. Valid after the first call; the mask (nm_set_kernels) changes it in place. */

@@ -236,6 +236,106 @@ static void wide(nm_exec *e, const nm_step *s, int thread, int threads)
     else run_tiles(e, s, thread, &w);
 }
 
-static size_t scratch(const nm_shape *c, const nm_step *s, int64_t max_rows) { return work_bytes(ARGS.d_k, ARGS.d_v); }
+/* ---- Backward --------------------------------------------------------------------------------------------------------------------------------------
+ * Of whole sequences: a sequence's keys are the rows of the pass. A thread takes one KV head of one sequence, and walks its query heads, and tiles of
+ * TILE rows of each, in ascending order, with the scores of one tile against all keys in scratch: never a T x T matrix. For a tile
+ *   P = softmax(S) over the keys that each row sees, 0 elsewhere;  D = dot(dO, O);  dS = (P * (dO V' - D)) * scale, times the cap's slope
+ *   dQ = dS K;  dK += dS' Q;  dV += P' dO          chains over keys; over query heads, then rows. */
 
-const nm_op nm_op_attention = {.name = "attention", .shape = shape, .row = store_row, .wide = wide, .scratch = scratch, .shared = shared, .saves = 7};
+typedef struct back { float *s, *dp, *capped, *vt; int64_t ld; } back;      /* [TILE][ld], [TILE][ld], [ld], V turned [d_v][ld] */
+
+static int64_t round_page(int64_t n) { return (n + NM_PAGE - 1) / NM_PAGE * NM_PAGE; }
+static size_t back_bytes(int d_v, int64_t rows) { return (size_t)(2 * TILE + 1 + d_v) * (size_t)round_page(rows) * sizeof(float); }
+
+static back back_at(uint8_t *scratch, int64_t keys)
+{
+    back b = {.s = (float *)scratch, .ld = round_page(keys)};
+    b.dp = b.s + TILE * b.ld;
+    b.capped = b.dp + TILE * b.ld;
+    b.vt = b.capped + b.ld;
+    return b;
+}
+
+/* Scores of a tile's rows against keys [0, keys): from the pages, as the forward reads them. */
+static void scores_back(const nm_exec *e, const nm_step *s, const nm_seq *seq, int32_t head, int64_t r0, int64_t rows, int64_t keys, const back *b)
+{
+    int32_t q = nm_in(e->operand, s, 0), head_kv = head / (ARGS.heads / ARGS.heads_kv);
+    for (int64_t page = 0; page * NM_PAGE < keys; page++)
+        e->kernel->gemm(&(nm_gemm_job){.m = rows, .n = NM_PAGE, .k = ARGS.d_k, .a = nm_at(e, q, r0) + head * ARGS.d_k, .a_row = nm_ld(e->value, q), .a_k = 1,
+            .b = (const float *)(const void *)head_of(e, s, seq, page, head_kv), .ldb = NM_PAGE, .c = b->s + page * NM_PAGE, .ldc = (size_t)b->ld});
+    for (int64_t i = 0; i < rows; i++) {
+        e->kernel->scale(b->s + i * b->ld, ARGS.scale, keys, b->s + i * b->ld);
+        if (ARGS.cap > 0) e->kernel->softcap(b->s + i * b->ld, ARGS.cap, keys, b->s + i * b->ld);
+    }
+}
+
+/* Scores and dO V' of row i of the tile become P and dS in their places. */
+static void row_back(const nm_exec *e, const nm_step *s, int32_t head, int64_t r, int64_t keys, const back *b, int64_t i)
+{
+    int32_t position = e->row[r].position, from = ARGS.window && position >= ARGS.window ? position - ARGS.window + 1 : 0, n = position + 1 - from;
+    float *p = b->s + i * b->ld, *dp = b->dp + i * b->ld, m, l;
+    int64_t o = (int64_t)head * ARGS.d_v;
+    float d = e->kernel->dot(nm_grad_out(e, s, 0, r) + o, nm_at_out(e, s, 0, r) + o, ARGS.d_v);
+    if (ARGS.cap > 0) memcpy(b->capped, p + from, (size_t)n * sizeof *p);
+    e->kernel->softmax(p + from, n, p + from, &m, &l);
+    e->kernel->softmax_back(p + from, dp + from, d, ARGS.scale, n, dp + from);
+    if (ARGS.cap > 0) e->kernel->softcap_back(b->capped, dp + from, ARGS.cap, n, dp + from);
+    for (int k = 0; k < 2; k++) {
+        float *row = k ? dp : p;
+        memset(row, 0, (size_t)from * sizeof *row);
+        memset(row + from + n, 0, (size_t)(keys - from - n) * sizeof *row);
+    }
+}
+
+/* One tile of rows of one query head. */
+static void tile_back(const nm_exec *e, const nm_step *s, const nm_seq *seq, int32_t head, int64_t r0, int64_t rows, const back *b)
+{
+    int32_t in[3], out = nm_out(e->operand, s, 0), head_kv = head / (ARGS.heads / ARGS.heads_kv);
+    int64_t first = seq->row, keys = r0 - first + rows, q = (int64_t)head * ARGS.d_k, k = (int64_t)head_kv * ARGS.d_k, v = (int64_t)head_kv * ARGS.d_v;
+    for (int i = 0; i < 3; i++) in[i] = nm_in(e->operand, s, i);
+    const float *d_o = nm_grad(e, out, r0) + (int64_t)head * ARGS.d_v;
+    scores_back(e, s, seq, head, r0, rows, keys, b);
+    e->kernel->gemm(&(nm_gemm_job){.m = rows, .n = keys, .k = ARGS.d_v, .a = d_o, .a_row = nm_ld(e->value, out), .a_k = 1, .b = b->vt, .ldb = (size_t)b->ld,
+        .c = b->dp, .ldc = (size_t)b->ld});
+    for (int64_t i = 0; i < rows; i++) row_back(e, s, head, r0 + i, keys, b, i);
+    if (nm_wants(e, s, 0)) e->kernel->gemm(&(nm_gemm_job){.m = rows, .n = ARGS.d_k, .k = keys, .a = b->dp, .a_row = (size_t)b->ld, .a_k = 1,
+        .b = nm_at(e, in[1], first) + k, .ldb = nm_ld(e->value, in[1]), .c = nm_grad(e, in[0], r0) + q, .ldc = nm_ld(e->value, in[0]), .add = nm_adds(e, s, 0)});
+    if (nm_wants(e, s, 1)) e->kernel->gemm(&(nm_gemm_job){.m = keys, .n = ARGS.d_k, .k = rows, .a = b->dp, .a_row = 1, .a_k = (size_t)b->ld,
+        .b = nm_at(e, in[0], r0) + q, .ldb = nm_ld(e->value, in[0]), .c = nm_grad(e, in[1], first) + k, .ldc = nm_ld(e->value, in[1]), .add = true});
+    if (nm_wants(e, s, 2)) e->kernel->gemm(&(nm_gemm_job){.m = keys, .n = ARGS.d_v, .k = rows, .a = b->s, .a_row = 1, .a_k = (size_t)b->ld,
+        .b = d_o, .ldb = nm_ld(e->value, out), .c = nm_grad(e, in[2], first) + v, .ldc = nm_ld(e->value, in[2]), .add = true});
+}
+
+/* One KV head of one sequence. */
+static void sequence_back(const nm_exec *e, const nm_step *s, const nm_seq *seq, int32_t head_kv, uint8_t *scratch)
+{
+    int32_t group = ARGS.heads / ARGS.heads_kv;
+    int64_t k = (int64_t)head_kv * ARGS.d_k, v = (int64_t)head_kv * ARGS.d_v;
+    back b = back_at(scratch, seq->rows);
+    for (int64_t r = 0; r < seq->rows; r++) {
+        const float *value = nm_at_in(e, s, 2, seq->row + r) + v;
+        for (int32_t d = 0; d < ARGS.d_v; d++) b.vt[d * b.ld + r] = value[d];
+        if (nm_wants(e, s, 1) && !nm_adds(e, s, 1)) memset(nm_grad_in(e, s, 1, seq->row + r) + k, 0, (size_t)ARGS.d_k * sizeof(float));
+        if (nm_wants(e, s, 2) && !nm_adds(e, s, 2)) memset(nm_grad_in(e, s, 2, seq->row + r) + v, 0, (size_t)ARGS.d_v * sizeof(float));
+    }
+    for (int32_t head = head_kv * group; head < (head_kv + 1) * group; head++)
+        for (int64_t r = 0; r < seq->rows; r += TILE)
+            tile_back(e, s, seq, head, seq->row + r, seq->rows - r < TILE ? seq->rows - r : TILE, &b);
+}
+
+static void back_wide(nm_exec *e, const nm_step *s, int thread, int threads)
+{
+    int64_t items = (int64_t)e->seqs * ARGS.heads_kv, item;
+    uint8_t *scratch_of = e->scratch + (size_t)thread * e->scratch_bytes;
+    while ((item = atomic_fetch_add_explicit(nm_back_ticket(e, s, 0), 1, memory_order_relaxed)) < items)
+        sequence_back(e, s, &e->seq[item / ARGS.heads_kv], (int32_t)(item % ARGS.heads_kv), scratch_of);
+}
+
+static size_t scratch(const nm_shape *c, const nm_step *s, int64_t max_rows)
+{
+    size_t forward = work_bytes(ARGS.d_k, ARGS.d_v), backward = c->trained ? back_bytes(ARGS.d_v, max_rows) : 0;
+    return forward > backward ? forward : backward;
+}
+
+const nm_op nm_op_attention = {.name = "attention", .shape = shape, .row = store_row, .wide = wide, .scratch = scratch, .shared = shared,
+    .back_wide = back_wide, .saves = 15, .again = 1};

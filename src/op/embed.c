@@ -43,4 +43,16 @@ static void row(const nm_exec *e, const nm_step *s, int64_t r, int64_t c0, int64
     if (s->args.embed.scale != 1.0f) e->kernel->scale(y, s->args.embed.scale, w->k, y);
 }
 
-const nm_op nm_op_embed = {.name = "embed", .shape = shape, .row = row};
+/* Rows of one token meet in one row of the gradient: the first thread adds them in order. */
+static void back_wide(nm_exec *e, const nm_step *s, int thread, int threads)
+{
+    const nm_weight *w = nm_step_weight(e, s, 0);
+    float *dw = nm_weight_grad(e, s, 0);
+    if (thread || !dw) return;
+    for (int64_t r = 0; r < e->rows[NM_ROWS_BATCH]; r++) {
+        float *to = dw + (s->args.embed.positions ? e->row[r].position : e->row[r].token) * w->k;
+        e->kernel->add_scaled(to, nm_grad_out(e, s, 0, r), s->args.embed.scale, w->k, to);
+    }
+}
+
+const nm_op nm_op_embed = {.name = "embed", .shape = shape, .row = row, .back_wide = back_wide};

@@ -1,7 +1,10 @@
 /* A linear map with the slots of the stack (law 6): y = x W' + b, then for each slot in stack order y = fma(s, (x A') B', y) on the
  * unquantised x; scale 0 is skipped, so it equals the base to the bit.
- * inputs: x; outputs: y; weights: W [n, k], bias [n] (optional).
- * Work is split by panels of outputs, handed out by ticket because cores are uneven; K is never split. */
+ * inputs: x; outputs: y; weights: W [n, k], bias [n] (optional). In training the adapter that is being trained is the last slot.
+ * Work is split by panels of outputs, handed out by ticket because cores are uneven; K is never split.
+ *
+ * Adjoint, in fp32 on exactly dequantised weights: dx = dy W as one chain over the outputs ascending, then for each slot in stack order
+ * dx = fma(s, (dy B) A, dx). For the trained slot t = s x A' and u = s dy B; da and db are left folds over the rows: da += u' x, db += dy' t. */
 #include "base/pool.h"
 #include "op/op.h"
 
@@ -32,12 +35,22 @@ static size_t slot_scratch(int64_t n, int64_t k, int64_t rank)
     return ((inner > outer ? inner : outer) + 63) & ~(size_t)63;
 }
 
+/* What training takes of a thread's scratch: a block of unpacked weights beside the unpacker's own, and a block of slots' outputs. */
+enum { BACK_OUTPUTS = 64, BACK_INPUTS = NM_UNPACK_INPUTS, BACK_ROWS = 256 };
+
+static size_t train_scratch(const nm_shape *c, const nm_weight *w)
+{
+    size_t block = BACK_OUTPUTS * BACK_INPUTS + BACK_ROWS * BACK_INPUTS, slot = SLOT_ROWS * (size_t)(c->train_rank + w->n);
+    return nm_linear_scratch(&w->panels, 1) + (block > slot ? block : slot) * sizeof(float);
+}
+
 static size_t scratch(const nm_shape *c, const nm_step *s, int64_t max_rows)
 {
     const nm_weight *w = &c->weight[nm_weight_of(c->operand, s, 0)];
     size_t base = nm_linear_scratch(&w->panels, max_rows);
     size_t slots = c->max_rank ? slot_scratch(w->n, w->k, c->max_rank) + SLOT_ROWS * (size_t)(c->max_rank + w->n) * sizeof(float) : 0;
-    return base > slots ? base : slots;
+    size_t most = base > slots ? base : slots, train = c->trained ? train_scratch(c, w) : 0;
+    return most > train ? most : train;
 }
 
 /* Panels of one ticket: small enough that the last one does not keep the others waiting for long, large enough that what a kernel does
@@ -75,20 +88,55 @@ static void add_slots(const nm_exec *e, const nm_step *s, const nm_stack *stack,
     }
 }
 
+/* Adds the slot that is being trained to rows [r0, r1), at most SLOT_ROWS of them. */
+static void add_trained(const nm_exec *e, const nm_step *s, const nm_train_slot *slot, int64_t r0, int64_t r1, float *own)
+{
+    const nm_weight *w = nm_step_weight(e, s, 0);
+    int32_t x = nm_in(e->operand, s, 0), y = nm_out(e->operand, s, 0);
+    float *t = own, *u = t + SLOT_ROWS * slot->rank;
+    e->kernel->gemm(&(nm_gemm_job){.m = r1 - r0, .n = slot->rank, .k = w->k, .a = nm_at(e, x, r0), .a_row = nm_ld(e->value, x), .a_k = 1,
+        .b = slot->a_t, .ldb = (size_t)slot->rank, .c = t, .ldc = (size_t)slot->rank});
+    e->kernel->gemm(&(nm_gemm_job){.m = r1 - r0, .n = w->n, .k = slot->rank, .a = t, .a_row = (size_t)slot->rank, .a_k = 1,
+        .b = slot->b_t, .ldb = (size_t)w->n, .c = u, .ldc = (size_t)w->n});
+    for (int64_t r = r0; r < r1; r++) {
+        float *out = nm_at(e, y, r);
+        e->kernel->add_scaled(out, u + (r - r0) * w->n, slot->scale, w->n, out);
+    }
+}
+
+static const nm_train_slot *trained_slot(const nm_exec *e, const nm_step *s)
+{
+    const nm_train_slot *slot = e->train && e->train->slot ? &e->train->slot[nm_step_weight(e, s, 0)->id] : NULL;
+    return slot && slot->rank && slot->scale != 0 ? slot : NULL;
+}
+
 static const nm_stack *stack_of(const nm_exec *e, nm_rows kind, int64_t r)
 {
     return e->row[kind == NM_ROWS_OUT ? e->out_row[r] : r].stack;
 }
 
-static void stacks(const nm_exec *e, const nm_step *s, int thread, int threads)
+static nm_rows rows_kind(const nm_exec *e, const nm_step *s) { return nm_owner(e->value, nm_in(e->operand, s, 0))->rows; }
+
+/* The end of the run of rows from r on, at most `most` of them and before `to`, that have one stack. */
+static int64_t same_stack(const nm_exec *e, nm_rows kind, int64_t r, int64_t to, int64_t most)
 {
-    nm_rows kind = nm_owner(e->value, nm_in(e->operand, s, 0))->rows;
+    int64_t end = r + 1;
+    while (end < to && end - r < most && stack_of(e, kind, end) == stack_of(e, kind, r)) end++;
+    return end;
+}
+
+static void slots(const nm_exec *e, const nm_step *s, int thread, int threads)
+{
+    nm_rows kind = rows_kind(e, s);
+    const nm_train_slot *trained = trained_slot(e, s);
+    uint8_t *own = e->scratch + (size_t)thread * e->scratch_bytes;
     int64_t from, to;
     nm_share(e->rows[kind], 1, thread, threads, &from, &to);
     for (int64_t r = from, end; r < to; r = end) {
         const nm_stack *stack = stack_of(e, kind, r);
-        for (end = r + 1; end < to && end - r < SLOT_ROWS && stack_of(e, kind, end) == stack;) end++;
-        if (stack) add_slots(e, s, stack, r, end, e->scratch + (size_t)thread * e->scratch_bytes);
+        end = same_stack(e, kind, r, to, SLOT_ROWS);
+        if (stack) add_slots(e, s, stack, r, end, own);
+        if (trained) add_trained(e, s, trained, r, end, (float *)own);
     }
 }
 
@@ -111,9 +159,168 @@ static void wide(nm_exec *e, const nm_step *s, int thread, int threads)
         if (int8) e->kernel->linear_q8(&job);
         else e->kernel->linear_f32(&job);
     }
-    if (!e->stacked) return;
+    if (!e->stacked && !trained_slot(e, s)) return;
     nm_pool_barrier();
-    stacks(e, s, thread, threads);
+    slots(e, s, thread, threads);
 }
 
-const nm_op nm_op_linear = {.name = "linear", .shape = shape, .reads_int8 = reads_int8, .wide = wide, .scratch = scratch, .saves = 1};
+/* ---- Backward ---------------------------------------------------------------------------------------------------------------------------------- */
+
+/* A block of memory that threads share: per row, the trained slot's t and u, and for each slot of the row's stack g = dy B. */
+typedef struct slot_rows { float *t, *u, *g; size_t ld; } slot_rows;
+
+static size_t shared(const nm_shape *c, const nm_step *s, int64_t max_rows, int64_t context)
+{
+    return c->trained ? (size_t)max_rows * (size_t)(2 * c->train_rank + c->max_rank) * sizeof(float) : 0;
+}
+
+static slot_rows slot_rows_at(const nm_exec *e, const nm_step *s, int32_t rank)
+{
+    size_t rows = (size_t)e->rows[rows_kind(e, s)];
+    slot_rows x = {.t = (float *)e->shared};
+    x.u = x.t + rows * (size_t)rank;
+    x.g = x.u + rows * (size_t)rank;
+    x.ld = rows ? (e->shared_bytes / sizeof(float) - 2 * rows * (size_t)rank) / rows : 0;
+    return x;
+}
+
+/* x[rows][k0, k0 + count) (+)= y W: the chain over W's outputs ascending, a block of them unpacked at a time. own: this thread's scratch. */
+static void product_back(const nm_exec *e, const nm_panels *w, const float *y, size_t ldy, int64_t rows, int64_t k0, int64_t count, float *x, size_t ldx,
+    bool add, float *own)
+{
+    float *block = own;
+    void *unpacker = block + BACK_OUTPUTS * BACK_INPUTS + BACK_ROWS * BACK_INPUTS;
+    for (int64_t n = 0; n < w->n; n += BACK_OUTPUTS) {
+        int64_t outputs = w->n - n < BACK_OUTPUTS ? w->n - n : BACK_OUTPUTS;
+        for (int64_t p = 0; p * NM_PANEL < outputs; p++)
+            e->kernel->unpack_rows(w, n / NM_PANEL + p, k0, count, block + p * NM_PANEL * BACK_INPUTS, BACK_INPUTS, unpacker);
+        e->kernel->gemm(&(nm_gemm_job){.m = rows, .n = count, .k = outputs, .a = y + n, .a_row = ldy, .a_k = 1, .b = block, .ldb = BACK_INPUTS,
+            .c = x, .ldc = ldx, .add = add || n > 0});
+    }
+}
+
+/* Phase one, rows shared out: t = s x A', u = s dy B of the trained slot; g = dy B of the stack's. */
+static void slot_back(const nm_exec *e, const nm_step *s, const nm_train_slot *slot, const slot_rows *z, int64_t r0, int64_t r1)
+{
+    const nm_weight *w = nm_step_weight(e, s, 0);
+    int32_t x = nm_in(e->operand, s, 0), y = nm_out(e->operand, s, 0);
+    int64_t rank = slot->rank, count = (r1 - r0) * rank;
+    float *t = z->t + r0 * rank, *u = z->u + r0 * rank;
+    e->kernel->gemm(&(nm_gemm_job){.m = r1 - r0, .n = rank, .k = w->k, .a = nm_at(e, x, r0), .a_row = nm_ld(e->value, x), .a_k = 1,
+        .b = slot->a_t, .ldb = (size_t)rank, .c = t, .ldc = (size_t)rank});
+    e->kernel->gemm(&(nm_gemm_job){.m = r1 - r0, .n = rank, .k = w->n, .a = nm_grad(e, y, r0), .a_row = nm_ld(e->value, y), .a_k = 1,
+        .b = slot->b, .ldb = (size_t)rank, .c = u, .ldc = (size_t)rank});
+    e->kernel->scale(t, slot->scale, count, t);
+    e->kernel->scale(u, slot->scale, count, u);
+}
+
+static void stack_back(const nm_exec *e, const nm_step *s, const slot_rows *z, int64_t from, int64_t to, float *own)
+{
+    const nm_weight *w = nm_step_weight(e, s, 0);
+    nm_rows kind = rows_kind(e, s);
+    int32_t y = nm_out(e->operand, s, 0);
+    for (int64_t r = from, end; r < to; r = end) {
+        const nm_stack *stack = stack_of(e, kind, r);
+        float *g = z->g + (size_t)r * z->ld;
+        end = same_stack(e, kind, r, to, BACK_ROWS);
+        for (int32_t i = stack ? stack->first[w->id] : 0; stack && i < stack->first[w->id + 1]; g += stack->slot[i++].b.k)
+            if (stack->slot[i].scale != 0)
+                product_back(e, &stack->slot[i].b, nm_grad(e, y, r), nm_ld(e->value, y), end - r, 0, stack->slot[i].b.k, g, z->ld, false, own);
+    }
+}
+
+/* Inputs [k0, k0 + count) of the rows' stacks into dx. */
+static void add_stack_back(const nm_exec *e, const nm_step *s, const slot_rows *z, int64_t from, int64_t to, int64_t k0, int64_t count, float *own)
+{
+    const nm_weight *w = nm_step_weight(e, s, 0);
+    nm_rows kind = rows_kind(e, s);
+    float *block = own + BACK_OUTPUTS * BACK_INPUTS;
+    for (int64_t r = from, end; r < to; r = end) {
+        const nm_stack *stack = stack_of(e, kind, r);
+        const float *g = z->g + (size_t)r * z->ld;
+        end = same_stack(e, kind, r, to, BACK_ROWS);
+        for (int32_t i = stack ? stack->first[w->id] : 0; stack && i < stack->first[w->id + 1]; g += stack->slot[i++].b.k) {
+            const nm_slot *slot = &stack->slot[i];
+            if (slot->scale == 0) continue;
+            product_back(e, &slot->a, g, z->ld, end - r, k0, count, block, BACK_INPUTS, false, own);
+            for (int64_t row = r; row < end; row++) {
+                float *dx = nm_grad_in(e, s, 0, row) + k0;
+                e->kernel->add_scaled(dx, block + (row - r) * BACK_INPUTS, slot->scale, count, dx);
+            }
+        }
+    }
+}
+
+/* Phase two: a ticket is BACK_ROWS rows of BACK_INPUTS inputs of dx. */
+static void back_inputs(const nm_exec *e, const nm_step *s, const nm_train_slot *slot, const slot_rows *z, float *own)
+{
+    const nm_weight *w = nm_step_weight(e, s, 0);
+    int32_t x = nm_in(e->operand, s, 0), y = nm_out(e->operand, s, 0);
+    int64_t rows = e->rows[rows_kind(e, s)], blocks = (rows + BACK_ROWS - 1) / BACK_ROWS, columns = (w->k + BACK_INPUTS - 1) / BACK_INPUTS, ticket;
+    while ((ticket = atomic_fetch_add_explicit(nm_back_ticket(e, s, 0), 1, memory_order_relaxed)) < blocks * columns) {
+        int64_t r = ticket % blocks * BACK_ROWS, k0 = ticket / blocks * BACK_INPUTS;
+        int64_t count = rows - r < BACK_ROWS ? rows - r : BACK_ROWS, inputs = w->k - k0 < BACK_INPUTS ? w->k - k0 : BACK_INPUTS;
+        float *dx = nm_grad(e, x, r) + k0;
+        size_t ld = nm_ld(e->value, x);
+        product_back(e, &w->panels, nm_grad(e, y, r), nm_ld(e->value, y), count, k0, inputs, dx, ld, nm_adds(e, s, 0), own);
+        if (e->stacked) add_stack_back(e, s, z, r, r + count, k0, inputs, own);
+        if (slot) e->kernel->gemm(&(nm_gemm_job){.m = count, .n = inputs, .k = slot->rank, .a = z->u + r * slot->rank, .a_row = (size_t)slot->rank, .a_k = 1,
+            .b = slot->a + k0, .ldb = (size_t)w->k, .c = dx, .ldc = ld, .add = true});
+    }
+}
+
+/* c[m][columns c0 ..] += a' b over the rows of the batch. */
+static void fold(const nm_exec *e, const float *a, size_t lda, int64_t m, const float *b, size_t ldb, int64_t rows, int64_t n, float *c, size_t ldc)
+{
+    e->kernel->gemm(&(nm_gemm_job){.m = m, .n = n, .k = rows, .a = a, .a_row = 1, .a_k = lda, .b = b, .ldb = ldb, .c = c, .ldc = ldc, .add = true});
+}
+
+/* Phase three: gradients of the slot, a ticket BACK_INPUTS columns of da, then of db. */
+static void back_slot(const nm_exec *e, const nm_step *s, const nm_train_slot *slot, const slot_rows *z)
+{
+    const nm_weight *w = nm_step_weight(e, s, 0);
+    int32_t x = nm_in(e->operand, s, 0), y = nm_out(e->operand, s, 0);
+    int64_t rows = e->rows[rows_kind(e, s)], of_a = (w->k + BACK_INPUTS - 1) / BACK_INPUTS, of_b = (w->n + BACK_INPUTS - 1) / BACK_INPUTS, ticket;
+    while ((ticket = atomic_fetch_add_explicit(nm_back_ticket(e, s, 1), 1, memory_order_relaxed)) < of_a + of_b) {
+        bool in_a = ticket < of_a;
+        int64_t c = (in_a ? ticket : ticket - of_a) * BACK_INPUTS, all = in_a ? w->k : w->n, n = all - c < BACK_INPUTS ? all - c : BACK_INPUTS;
+        int32_t v = in_a ? x : y;
+        fold(e, in_a ? z->u : z->t, (size_t)slot->rank, slot->rank, (in_a ? nm_at(e, v, 0) : nm_grad(e, v, 0)) + c, nm_ld(e->value, v), rows, n,
+            (in_a ? slot->da : slot->db_t) + c, (size_t)all);
+    }
+}
+
+/* Gradients of the map and its bias as a whole: a ticket is a panel's worth of outputs. */
+static void back_weight(const nm_exec *e, const nm_step *s)
+{
+    const nm_weight *w = nm_step_weight(e, s, 0);
+    int32_t x = nm_in(e->operand, s, 0), y = nm_out(e->operand, s, 0);
+    float *dw = nm_weight_grad(e, s, 0), *db = nm_weight_grad(e, s, 1);
+    int64_t rows = e->rows[rows_kind(e, s)], ticket;
+    if (!dw && !db) return;
+    while ((ticket = atomic_fetch_add_explicit(nm_back_ticket(e, s, 2), 1, memory_order_relaxed)) * NM_PANEL < w->n) {
+        int64_t n = ticket * NM_PANEL, outputs = w->n - n < NM_PANEL ? w->n - n : NM_PANEL;
+        if (dw) fold(e, nm_grad(e, y, 0) + n, nm_ld(e->value, y), outputs, nm_at(e, x, 0), nm_ld(e->value, x), rows, w->k, dw + n * w->k, (size_t)w->k);
+        for (int64_t r = 0; db && r < rows; r++) e->kernel->add_scaled(db + n, nm_grad(e, y, r) + n, 1, outputs, db + n);
+    }
+}
+
+static void back_wide(nm_exec *e, const nm_step *s, int thread, int threads)
+{
+    const nm_train_slot *slot = trained_slot(e, s);
+    slot_rows z = slot_rows_at(e, s, slot ? slot->rank : 0);
+    float *own = (float *)(e->scratch + (size_t)thread * e->scratch_bytes);
+    int64_t from, to;
+    if (slot || e->stacked) {
+        nm_share(e->rows[rows_kind(e, s)], SLOT_ROWS, thread, threads, &from, &to);
+        if (slot && from < to) slot_back(e, s, slot, &z, from, to);
+        if (e->stacked && nm_wants(e, s, 0)) stack_back(e, s, &z, from, to, own);
+        nm_pool_barrier();
+    }
+    if (nm_wants(e, s, 0)) back_inputs(e, s, slot, &z, own);
+    if (slot) back_slot(e, s, slot, &z);
+    back_weight(e, s);
+}
+
+const nm_op nm_op_linear = {.name = "linear", .shape = shape, .reads_int8 = reads_int8, .wide = wide, .scratch = scratch, .shared = shared,
+    .back_wide = back_wide, .saves_trained = 1};

@@ -26,10 +26,11 @@ typedef struct nm_value {
     int32_t parent;             /* a view on `dim` columns of another value from `column` on; -1 = owns its memory */
     int64_t column;
     bool quantized;             /* an int8 copy is planned beside it, for the linear maps that read it */
-    bool keep;                  /* lives to the end of the program (what backward will read) */
+    bool keep;                  /* lives to the end of the forward program */
     int32_t first, last;        /* regions of the schedule between which it lives */
     int32_t q_first, q_last;    /* the same for its int8 copy */
-    size_t offset, q_offset;    /* bytes in the run's memory */
+    int32_t g_first, g_last;    /* and for its gradient */
+    size_t offset, q_offset, g_offset;      /* bytes in the run's memory */
 } nm_value;
 
 typedef enum nm_activation { NM_ACT_SILU, NM_ACT_GELU_TANH, NM_ACT_GELU_ERF } nm_activation;
@@ -77,6 +78,31 @@ typedef struct nm_weight {
     const float *vector;
 } nm_weight;
 
+/* ---- Training ---------------------------------------------------------------------------------------------------------------- */
+
+/* What is trained of a weight, by its id. */
+enum { NM_TRAIN_SLOT = 1, NM_TRAIN_WHOLE = 2 };
+
+/* The adapter that is being trained on one weight, as the last slot of its map: y = fma(scale, (x A') B', y). Each half lies twice, so that every
+ * product reads rows; gradients are left folds over the rows of a step, in order. rank 0: none. */
+typedef struct nm_train_slot {
+    int32_t rank;
+    float scale;
+    const float *a, *a_t;       /* [rank][k], [k][rank] */
+    const float *b, *b_t;       /* [n][rank], [rank][n] */
+    float *da, *db_t;           /* [rank][k], [rank][n] */
+} nm_train_slot;
+typedef struct nm_train {
+    const nm_train_slot *slot;  /* by weight id */
+    float *const *grad;         /* by weight id: [n][k], or [n] of a vector; NULL = not asked for. The whole may be NULL */
+} nm_train;
+
+/* What a step's backward owes, by input: bit i of `wants`: the gradient of input i is asked for; of `adds`: it holds something already, to which
+ * this step adds (else it is set). */
+typedef struct nm_owed { uint8_t wants, adds; } nm_owed;
+
+enum { NM_BACK_TICKETS = 3 };   /* counters of a step's backward */
+
 typedef struct nm_row {         /* one row of work */
     int32_t token, position;
     int32_t seq;                /* index into nm_exec.seq */
@@ -103,7 +129,14 @@ typedef struct nm_exec {
     const nm_seq *seq;
     int32_t seqs;
     bool stacked;               /* some row has a stack */
-    atomic_int *ticket;
+    atomic_int *ticket;         /* one a step; a plan for training has NM_BACK_TICKETS more of each behind them */
+    int32_t tickets;            /* steps that have one */
+    const nm_step *step;        /* the program's */
+    const nm_owed *owed;        /* by step; NULL outside of training */
+    const nm_train *train;
+    /* The gradient of a row's logits from the logits, written to `gradient`; row: of NM_ROWS_OUT. On any thread. */
+    void (*loss)(void *arg, int64_t row, const float *logits, int64_t n, float *gradient);
+    void *loss_arg;
     /* Asked by thread 0 between regions and inside long steps; true = stop. NULL = never. */
     bool (*stop)(void *arg);
     void *stop_arg;
@@ -127,7 +160,11 @@ typedef struct nm_shape {       /* what a shape check may see */
     const nm_kv_layout *kv;
     nm_compute compute;
     int32_t max_rank;           /* of slots to make room for; 0 = no stacks */
+    const uint8_t *trained;     /* NM_TRAIN_* by weight id; NULL outside of training */
+    int32_t train_rank;         /* the largest rank that is trained */
 } nm_shape;
+
+static inline int nm_trained(const nm_shape *c, int32_t weight) { return c->trained ? c->trained[weight] : 0; }
 
 /* An op runs in up to two phases. `row` handles columns [c0, c1) of one row and touches only what belongs to that row; consecutive row
  * phases are fused, row by row, without barriers. `wide` runs on all threads together, takes its work by ticket or share, and may use
@@ -142,10 +179,15 @@ typedef struct nm_op {
     void (*wide)(nm_exec *, const nm_step *, int thread, int threads);
     size_t (*scratch)(const nm_shape *, const nm_step *, int64_t max_rows);         /* bytes per thread */
     size_t (*shared)(const nm_shape *, const nm_step *, int64_t max_rows, int64_t context);
-    /* The adjoint: reads the gradients of the outputs and the values it saved, adds to those of the inputs. NULL: a program built for
-     * training refuses the op by name. */
-    void (*backward)(nm_exec *, const nm_step *, int thread, int threads);
+    /* The adjoint, in the same two phases: reads the gradients of the outputs, which it may destroy, and what it saves of the forward; sets
+     * the gradients of inputs, or adds to them, as nm_owed says. A wide phase also folds the rows into the gradients of weights. Both NULL and not
+     * `constant`: a program that is built for training refuses the op by name. */
+    void (*back_row)(const nm_exec *, const nm_step *, int64_t row);
+    void (*back_wide)(nm_exec *, const nm_step *, int thread, int threads);
+    bool constant;              /* no gradient flows through it */
     uint32_t saves;             /* bit i: backward reads operand i (inputs, then outputs) */
+    uint32_t saves_trained;     /* and these where a weight of the step is trained */
+    uint32_t again;             /* inputs that `wide` reads, where it runs again for backward without `row`; 0: all, and both phases run */
 } nm_op;
 
 extern const nm_op *const nm_ops[NM_OP_COUNT];
@@ -164,6 +206,29 @@ static inline float *nm_at(const nm_exec *e, int32_t v, int64_t row)
 }
 static inline float *nm_at_in(const nm_exec *e, const nm_step *s, int i, int64_t row) { return nm_at(e, nm_in(e->operand, s, i), row); }
 static inline float *nm_at_out(const nm_exec *e, const nm_step *s, int i, int64_t row) { return nm_at(e, nm_out(e->operand, s, i), row); }
+/* The same places of gradients. */
+static inline float *nm_grad(const nm_exec *e, int32_t v, int64_t row)
+{
+    const nm_value *own = nm_owner(e->value, v);
+    return (float *)(e->memory + own->g_offset) + row * own->dim + e->value[v].column;
+}
+static inline float *nm_grad_in(const nm_exec *e, const nm_step *s, int i, int64_t row) { return nm_grad(e, nm_in(e->operand, s, i), row); }
+static inline float *nm_grad_out(const nm_exec *e, const nm_step *s, int i, int64_t row) { return nm_grad(e, nm_out(e->operand, s, i), row); }
+static inline bool nm_wants(const nm_exec *e, const nm_step *s, int i) { return e->owed[s - e->step].wants >> i & 1; }
+static inline bool nm_adds(const nm_exec *e, const nm_step *s, int i) { return e->owed[s - e->step].adds >> i & 1; }
+/* Where the gradient of a step's weight as a whole is folded; NULL = not asked for. */
+static inline float *nm_weight_grad(const nm_exec *e, const nm_step *s, int i)
+{
+    return s->n_weight > i && e->train->grad ? e->train->grad[nm_weight_of(e->operand, s, i)] : NULL;
+}
+static inline atomic_int *nm_back_ticket(const nm_exec *e, const nm_step *s, int i) { return &e->ticket[e->tickets + NM_BACK_TICKETS * s->ticket + i]; }
+/* gradient of input i += g, or = g; n columns. */
+static inline void nm_grad_put(const nm_exec *e, const nm_step *s, int i, int64_t row, int64_t c0, const float *g, int64_t n)
+{
+    float *to = nm_grad_in(e, s, i, row) + c0;
+    if (nm_adds(e, s, i)) e->kernel->add_scaled(to, g, 1, n, to);
+    else e->kernel->scale(g, 1, n, to);
+}
 static inline nm_qrows nm_at_q(const nm_exec *e, int32_t v)
 {
     const nm_value *own = &e->value[v];

@@ -20,7 +20,8 @@ static int32_t new_value(nm_builder *b, nm_rows rows, int64_t dim)
         return NM_NONE;
     }
     if (failed(b, NM_GROW(p->value, p->value_capacity, p->values + 1))) return NM_NONE;
-    p->value[p->values] = (nm_value){.rows = rows, .dim = dim, .parent = NM_NONE, .first = -1, .last = -1, .q_first = -1, .q_last = -1};
+    p->value[p->values] = (nm_value){.rows = rows, .dim = dim, .parent = NM_NONE, .first = -1, .last = -1, .q_first = -1, .q_last = -1,
+        .g_first = -1, .g_last = -1};
     return (int32_t)p->values++;
 }
 
@@ -183,7 +184,8 @@ nm_err nm_program_check(const nm_program *p, nm_mode mode, const nm_weight *weig
     for (size_t i = 0; i < p->steps; i++) {
         const nm_op *op = nm_ops[p->step[i].op];
         NM_TRY(op->shape(&shape, &p->step[i]));
-        if (mode == NM_MODE_TRAIN && !op->backward) return nm_fail(NM_REFUSED, "layer %d: %s cannot be trained through yet", (int)p->step[i].layer, op->name);
+        if (mode == NM_MODE_TRAIN && !op->back_row && !op->back_wide && !op->constant)
+            return nm_fail(NM_REFUSED, "layer %d: %s cannot be trained through yet", (int)p->step[i].layer, op->name);
     }
     return NM_OK;
 }

@@ -96,13 +96,29 @@ nm_err nm_program_dump(const nm_program *program, const nm_weight *weight, nm_st
 
 /* ---- Planning --------------------------------------------------------------------------------------------------------------- */
 
-typedef struct nm_task { int32_t step, value; } nm_task;    /* a phase of a step; or, step < 0, the int8 copy of a value */
+typedef enum nm_task_kind {
+    NM_TASK_FORWARD,            /* a phase of a step */
+    NM_TASK_QUANTIZE,           /* the int8 copy of a value */
+    NM_TASK_ZERO,               /* a value's gradient becomes 0 */
+    NM_TASK_LOSS,               /* the gradient of the result, from the run's loss */
+    NM_TASK_BACK                /* a phase of a step's adjoint */
+} nm_task_kind;
+typedef struct nm_task { nm_task_kind kind; int32_t step, value; } nm_task;     /* step, or -1 and the value */
 typedef struct nm_region {      /* what runs between two barriers */
     int32_t task, tasks;
     bool wide;                  /* wide phases, side by side; else row phases, fused row by row */
     bool columns;               /* row phases that may be split by columns too */
+    bool back;                  /* of the backward walk: values are where back_value says */
     nm_rows rows;
 } nm_region;
+
+/* What is trained, and how much of the forward is computed again for backward instead of being kept. */
+typedef enum nm_remake { NM_REMAKE_NOTHING, NM_REMAKE_ROWS, NM_REMAKE_LAYERS } nm_remake;
+typedef struct nm_train_plan {
+    const uint8_t *trained;     /* NM_TRAIN_* by weight id */
+    int32_t rank;               /* the largest trained rank */
+    nm_remake remake;           /* ROWS: what row phases make of values that are kept anyway; LAYERS: all but what crosses layers */
+} nm_train_plan;
 
 typedef struct nm_plan {
     const nm_program *program;
@@ -113,12 +129,19 @@ typedef struct nm_plan {
     nm_region *region;
     size_t regions, region_capacity;
     int32_t head;               /* first region of the head */
+    int32_t loss, back;         /* training: regions [head, loss) are the head, [loss, back) the loss and the head's backward; from back on, the body's */
+    nm_value *back_value;       /* values as the backward walk finds them: those that are made again lie elsewhere; NULL outside of training */
+    nm_owed *owed;              /* by step */
     int64_t max_rows[2];
     size_t memory_bytes, scratch_bytes, shared_bytes;   /* values; per thread; shared inside a step */
 } nm_plan;
 
 nm_err nm_plan_make(nm_plan *plan, const nm_program *program, const nm_weight *weight, nm_compute compute, int64_t max_rows, int64_t max_out,
     int64_t context, int32_t max_rank);
+/* The same for training in fp32, the backward walk behind the forward one. max_rank: the sum of the ranks of the stack below. NM_REFUSED where an op
+ * has no adjoint. */
+nm_err nm_plan_make_training(nm_plan *plan, const nm_program *program, const nm_weight *weight, const nm_train_plan *train, int64_t max_rows,
+    int64_t max_out, int32_t max_rank);
 void nm_plan_free(nm_plan *plan);
 
 /* Placement of values with lifetimes: offsets such that no two that live at the same time overlap; returns the bytes in all.
@@ -131,10 +154,17 @@ nm_err nm_place(nm_extent *extent, size_t count, size_t *total);
 /* A run walks regions [from, to) of the plan and may be interrupted (exec.stop) between two of them or inside one, and resumed to the same bits. */
 typedef struct nm_walk {
     nm_exec exec;
+    nm_exec back;               /* the same as the backward walk sees it; made from exec */
     const nm_plan *plan;
     int32_t at, end;            /* next region, one past the last */
+    size_t scratch_total;       /* bytes of exec.scratch */
 } nm_walk;
 
+/* Takes the memory that the plan asks for, and fills in what of exec the plan and the weights decide. weight: by id; both outlive the walk. */
+nm_err nm_walk_open(nm_walk *walk, const nm_plan *plan, const nm_weight *weight);
+void nm_walk_close(nm_walk *walk);
+/* Scratch follows the number of threads, which may change between runs: call before each. */
+nm_err nm_walk_fit(nm_walk *walk);
 /* Runs until the end or until stop() says so; *done tells which. */
 nm_err nm_walk_some(nm_walk *walk, bool *done);
 

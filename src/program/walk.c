@@ -1,5 +1,8 @@
 /* Running a plan: every thread walks the same regions and meets the others between them. */
+#include <string.h>
+
 #include "base/err.h"
+#include "base/mem.h"
 #include "base/pool.h"
 #include "program/program.h"
 
@@ -12,15 +15,23 @@ static void quantize(const nm_exec *e, int32_t v, int64_t row, int64_t c0, int64
         q.sum + (size_t)row * 2 * q.lds + c0 / 16);
 }
 
+static const nm_exec *exec_of(const nm_walk *w, const nm_region *r) { return r->back ? &w->back : &w->exec; }
+
 static void run_row(const nm_walk *w, const nm_region *r, int64_t row, int64_t c0, int64_t c1)
 {
     const nm_plan *p = w->plan;
+    const nm_exec *e = exec_of(w, r);
     for (int32_t t = r->task; t < r->task + r->tasks; t++) {
         const nm_task *task = &p->task[t];
         const nm_step *s = task->step < 0 ? NULL : &p->program->step[task->step];
         int64_t dim = p->value[s ? nm_out(p->program->operand, s, 0) : task->value].dim, end = c1 < 0 ? dim : c1;
-        if (s) nm_ops[s->op]->row(&w->exec, s, row, c0, end);
-        else quantize(&w->exec, task->value, row, c0, end);
+        switch (task->kind) {
+        case NM_TASK_FORWARD: nm_ops[s->op]->row(e, s, row, c0, end); break;
+        case NM_TASK_QUANTIZE: quantize(e, task->value, row, c0, end); break;
+        case NM_TASK_ZERO: memset(nm_grad(e, task->value, row), 0, (size_t)dim * sizeof(float)); break;
+        case NM_TASK_LOSS: e->loss(e->loss_arg, row, nm_at(e, task->value, row), dim, nm_grad(e, task->value, row)); break;
+        case NM_TASK_BACK: nm_ops[s->op]->back_row(e, s, row); break;
+        }
     }
 }
 
@@ -41,9 +52,11 @@ static void run_rows(const nm_walk *w, const nm_region *r, int thread, int threa
 
 static void run_wide(nm_walk *w, const nm_region *r, int thread, int threads)
 {
+    nm_exec *e = r->back ? &w->back : &w->exec;
     for (int32_t t = r->task; t < r->task + r->tasks; t++) {
-        const nm_step *s = &w->plan->program->step[w->plan->task[t].step];
-        nm_ops[s->op]->wide(&w->exec, s, thread, threads);
+        const nm_task *task = &w->plan->task[t];
+        const nm_step *s = &w->plan->program->step[task->step];
+        (task->kind == NM_TASK_BACK ? nm_ops[s->op]->back_wide : nm_ops[s->op]->wide)(e, s, thread, threads);
     }
 }
 
@@ -70,10 +83,14 @@ static void walk_thread(void *arg, int thread, int threads)
     }
 }
 
-/* Work of these regions is handed out from the start. */
+/* Work of these regions is handed out from the start. The backward walk runs forward phases too: all begin anew. */
 static void reset_tickets(nm_walk *w)
 {
     const nm_plan *p = w->plan;
+    if (p->owed) {
+        for (int32_t t = 0; t < (1 + NM_BACK_TICKETS) * p->program->tickets; t++) atomic_store_explicit(&w->exec.ticket[t], 0, memory_order_relaxed);
+        return;
+    }
     for (int32_t t = p->region[w->at].task; t < p->region[w->end - 1].task + p->region[w->end - 1].tasks; t++)
         if (p->task[t].step >= 0) atomic_store_explicit(&w->exec.ticket[p->program->step[p->task[t].step].ticket], 0, memory_order_relaxed);
 }
@@ -84,9 +101,57 @@ nm_err nm_walk_some(nm_walk *w, bool *done)
     if (*done) return NM_OK;
     atomic_store(&w->exec.stopped, 0);
     reset_tickets(w);
+    w->back = w->exec;
+    w->back.value = w->plan->back_value;
+    w->back.stop = NULL;        /* its regions add to gradients: one that was left half done could not run again */
     NM_TRY(nm_pool_run(walk_thread, w));
     int stopped = atomic_load(&w->exec.stopped);
     w->at = stopped > 0 ? stopped : stopped < 0 ? -stopped - 1 : w->end;
     *done = w->at == w->end;
     return NM_OK;
+}
+
+/* ---- Memory -------------------------------------------------------------------------------------------------------------------- */
+
+nm_err nm_walk_open(nm_walk *w, const nm_plan *plan, const nm_weight *weight)
+{
+    nm_exec *e = &w->exec;
+    size_t tickets = (size_t)plan->program->tickets;
+    *w = (nm_walk){.plan = plan};
+    e->compute = plan->compute;
+    e->value = plan->value;
+    e->operand = plan->program->operand;
+    e->step = plan->program->step;
+    e->owed = plan->owed;
+    e->weight = weight;
+    e->tickets = (int32_t)tickets;
+    e->scratch_bytes = plan->scratch_bytes;
+    e->shared_bytes = plan->shared_bytes;
+    memcpy(e->max_rows, plan->max_rows, sizeof e->max_rows);
+    if (!(e->memory = nm_alloc_sparse(plan->memory_bytes))) return nm_fail_memory(plan->memory_bytes);
+    if (!(e->shared = nm_alloc_sparse(plan->shared_bytes))) return nm_fail_memory(plan->shared_bytes);
+    if (!(e->ticket = nm_calloc(tickets * (plan->owed ? 1 + NM_BACK_TICKETS : 1), sizeof *e->ticket))) return nm_fail_memory(tickets * sizeof *e->ticket);
+    return nm_walk_fit(w);
+}
+
+nm_err nm_walk_fit(nm_walk *w)
+{
+    size_t bytes = w->plan->scratch_bytes * (size_t)nm_threads();
+    if (w->exec.scratch && w->scratch_total == bytes) return NM_OK;
+    uint8_t *scratch = nm_alloc_sparse(bytes);
+    if (!scratch) return nm_fail_memory(bytes);
+    nm_free_aligned(w->exec.scratch, w->scratch_total);
+    w->exec.scratch = scratch;
+    w->scratch_total = bytes;
+    return NM_OK;
+}
+
+void nm_walk_close(nm_walk *w)
+{
+    if (!w->plan) return;
+    nm_free_aligned(w->exec.memory, w->plan->memory_bytes);
+    nm_free_aligned(w->exec.shared, w->plan->shared_bytes);
+    nm_free_aligned(w->exec.scratch, w->scratch_total);
+    nm_free(w->exec.ticket);
+    *w = (nm_walk){0};
 }

@@ -51,7 +51,7 @@ wait_for() {    # wait_for COMMAND...: until it succeeds, for a minute at most
     done
 }
 busy() {        # busy PID: it has computed for two seconds; long enough to be past opening a tiny model, however slow the machine
-    awk -v tick="$(getconf CLK_TCK)" '{ sub(/^.*\) /, ""); exit $12 + $13 < 2 * tick }' "/proc/$1/stat"
+    awk -v tick="$(getconf CLK_TCK)" '{ sub(/^.*\) /, ""); exit $12 + $13 < 2 * tick }' "/proc/$1/stat" 2>/dev/null
 }
 finish() {
     echo "1..$n"

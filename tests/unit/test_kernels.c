@@ -695,6 +695,7 @@ static void norms_are_norms(void **state)
     }
 }
 
+#include "../kernels/back.h"
 #include "../kernels/bench.h"
 
 int main(int argc, char **argv)
@@ -715,6 +716,11 @@ int main(int argc, char **argv)
         cmocka_unit_test(rotations),
         cmocka_unit_test(accuracy),
         cmocka_unit_test(norms_are_norms),
+        cmocka_unit_test(products),
+        cmocka_unit_test(rows_of_panels),
+        cmocka_unit_test(elementwise_back),
+        cmocka_unit_test(slopes),
+        cmocka_unit_test(norm_slopes),
     };
     return cmocka_run_group_tests(tests, find_tiers, NULL);
 }

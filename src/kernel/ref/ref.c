@@ -6,7 +6,7 @@
 #include "kernel/layout.h"
 #include "kernel/v16_c.h"
 #include "kernel/v16_math.h"
-#include "kernel/elementwise.h"
+#include "kernel/elementwise_back.h"
 
 /* ---- Linear maps ----------------------------------------------------------------------------------------------------------------- */
 
@@ -273,6 +273,30 @@ static void store_v_q8_0(void *page, int d_v, int slot, const float *v)
     for (int d = 0; d < d_v; d += 32) scale[d / 32] = quantize_kv(v + d, d_v - d < 32 ? d_v - d : 32, to + slot * d_v + d);
 }
 
+/* ---- Backward ---------------------------------------------------------------------------------------------------------------------------------- */
+
+static void gemm(const nm_gemm_job *g)
+{
+    for (int64_t i = 0; i < g->m; i++)
+        for (int64_t j = 0; j < g->n; j++) {
+            float *c = g->c + (size_t)i * g->ldc + j, s = g->add ? *c : 0;
+            for (int64_t k = 0; k < g->k; k++) s = fmaf(g->a[(size_t)i * g->a_row + (size_t)k * g->a_k], g->b[(size_t)k * g->ldb + (size_t)j], s);
+            *c = s;
+        }
+}
+
+static void unpack_rows(const nm_panels *w, int64_t p, int64_t k0, int64_t count, float *out, size_t ldo, void *scratch)
+{
+    float *f = scratch;             /* [NM_UNPACK_INPUTS][16] */
+    for (int64_t k = 0; k < count; k += NM_UNPACK_INPUTS) {
+        int64_t n = count - k < NM_UNPACK_INPUTS ? count - k : NM_UNPACK_INPUTS;
+        memset(f, 0, (size_t)n * NM_PANEL * sizeof *f);
+        panel_floats(w, p, k0 + k, n, f);
+        for (int r = 0; r < NM_PANEL; r++)
+            for (int64_t i = 0; i < n; i++) out[(size_t)r * ldo + (size_t)(k + i)] = f[i * NM_PANEL + r];
+    }
+}
+
 void nm_kernels_ref(nm_kernels *table)
 {
     table->tier = "c";
@@ -288,5 +312,8 @@ void nm_kernels_ref(nm_kernels *table)
     table->kv_store_v[NM_KV_F16] = store_v_f16;
     table->kv_store_v[NM_KV_F32] = store_v_f32;
     table->kv_store_v[NM_KV_Q8_0] = store_v_q8_0;
+    table->gemm = gemm;
+    table->unpack_rows = unpack_rows;
     fill_elementwise(table);
+    fill_elementwise_back(table);
 }

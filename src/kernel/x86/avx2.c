@@ -1,7 +1,7 @@
 /* AVX2 with FMA and F16C, all but the int8 linear maps (avx2_q8.c): fp32 linear maps, attention, norms and activations, quantising rows. */
 #include "kernel/x86/blocks256.h"
 #include "kernel/v16_math.h"
-#include "kernel/elementwise.h"
+#include "kernel/elementwise_back.h"
 
 #define TILE_KEYS 1
 #include "kernel/x86/attention.h"
@@ -17,6 +17,9 @@ static void unpack_chunk(const nm_panels *w, int64_t p, int64_t b0, int64_t bloc
 
 enum { F32_ROWS = 6, F32_PANELS = 1 };
 #include "kernel/x86/linear_f32.h"
+
+enum { GEMM_VECTORS = 1, GEMM_NARROW = 6 };
+#include "kernel/x86/gemm.h"
 
 V16_INLINE __m256i magnitude8(const float *x)
 {
@@ -74,6 +77,8 @@ static void quantize_row(const float *x, int64_t k, int8_t *q, float *scale, int
 void nm_kernels_avx2(nm_kernels *table)
 {
     fill_elementwise(table);
+    fill_elementwise_back(table);
+    fill_gemm(table);
     fill_attention(table);
     table->linear_f32 = linear_f32;
     table->linear_q8 = nm_linear_q8_avx2;

@@ -1,7 +1,7 @@
 /* AVX-512 without VNNI: everything in fp32, and quantising activations. Int8 linear maps stay with AVX2 below VNNI. */
 #include "kernel/x86/blocks512.h"
 #include "kernel/v16_math.h"
-#include "kernel/elementwise.h"
+#include "kernel/elementwise_back.h"
 
 #define TILE_KEYS 4
 #include "kernel/x86/attention.h"
@@ -17,6 +17,9 @@ static void unpack_chunk(const nm_panels *w, int64_t p, int64_t b0, int64_t bloc
 
 enum { F32_ROWS = 6, F32_PANELS = 4 };
 #include "kernel/x86/linear_f32.h"
+
+enum { GEMM_VECTORS = 4, GEMM_NARROW = 12 };
+#include "kernel/x86/gemm.h"
 
 /* One block of 32: see kernel/ref/ref.c for the rule. */
 static void quantize_block(const float *x, int8_t *q, float *scale, int16_t *sum)
@@ -54,6 +57,8 @@ static void quantize_row(const float *x, int64_t k, int8_t *q, float *scale, int
 void nm_kernels_avx512(nm_kernels *table)
 {
     fill_elementwise(table);
+    fill_elementwise_back(table);
+    fill_gemm(table);
     fill_attention(table);
     table->linear_f32 = linear_f32;
     table->quantize_row = quantize_row;

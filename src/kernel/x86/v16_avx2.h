@@ -100,6 +100,36 @@ V16_INLINE float v_max_of(v16 x)
     return _mm_cvtss_f32(_mm_max_ss(s2, _mm_movehdup_ps(s2)));
 }
 
+/* Up to eight lines of 8 values, 16 apart, turned: out[r * ldo + i], i < n. */
+V16_INLINE void transpose8(const float *in, int n, float *out, size_t ldo)
+{
+    __m256 x[8], y[8];
+    _Pragma("GCC unroll 8") for (int i = 0; i < 8; i++) x[i] = i < n ? _mm256_loadu_ps(in + 16 * i) : _mm256_setzero_ps();
+    _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
+        y[2 * i] = _mm256_unpacklo_ps(x[2 * i], x[2 * i + 1]);
+        y[2 * i + 1] = _mm256_unpackhi_ps(x[2 * i], x[2 * i + 1]);
+    }
+    _Pragma("GCC unroll 2") for (int i = 0; i < 2; i++) {
+        x[4 * i] = _mm256_shuffle_ps(y[4 * i], y[4 * i + 2], 0x44);
+        x[4 * i + 1] = _mm256_shuffle_ps(y[4 * i], y[4 * i + 2], 0xee);
+        x[4 * i + 2] = _mm256_shuffle_ps(y[4 * i + 1], y[4 * i + 3], 0x44);
+        x[4 * i + 3] = _mm256_shuffle_ps(y[4 * i + 1], y[4 * i + 3], 0xee);
+    }
+    _Pragma("GCC unroll 4") for (int c = 0; c < 4; c++) {
+        _mm256_maskstore_ps(out + (size_t)c * ldo, lanes8(n), _mm256_permute2f128_ps(x[c], x[4 + c], 0x20));
+        _mm256_maskstore_ps(out + (size_t)(4 + c) * ldo, lanes8(n), _mm256_permute2f128_ps(x[c], x[4 + c], 0x31));
+    }
+}
+/* A square of 16 x 16 turned: out[r * ldo + i] = in[16 * i + r] for i < n; rows are written n wide. */
+V16_INLINE void v_transpose(const float *in, int n, float *out, size_t ldo)
+{
+    transpose8(in, n, out, ldo);
+    transpose8(in + 8, n, out + 8 * ldo, ldo);
+    if (n <= 8) return;
+    transpose8(in + 16 * 8, n - 8, out + 8, ldo);
+    transpose8(in + 16 * 8 + 8, n - 8, out + 8 * ldo + 8, ldo);
+}
+
 /* ---- More than the reference needs: converting loads and a broadcast, for the templates of this folder ---- */
 
 V16_INLINE v16 v_load_half(const uint16_t *p)

@@ -72,6 +72,31 @@ V16_INLINE float v_max_of(v16 x)
     return _mm_cvtss_f32(_mm_max_ss(s2, _mm_movehdup_ps(s2)));
 }
 
+/* A square of 16 x 16 turned: out[r * ldo + i] = in[16 * i + r] for i < n; rows are written n wide. */
+V16_INLINE void v_transpose(const float *in, int n, float *out, size_t ldo)
+{
+    __m512 x[16], y[16];
+    _Pragma("GCC unroll 16") for (int i = 0; i < 16; i++) x[i] = i < n ? _mm512_loadu_ps(in + 16 * i) : _mm512_setzero_ps();
+    _Pragma("GCC unroll 8") for (int i = 0; i < 8; i++) {       /* pairs of lines: 2 x 2 in each 128 bits */
+        y[2 * i] = _mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]);
+        y[2 * i + 1] = _mm512_unpackhi_ps(x[2 * i], x[2 * i + 1]);
+    }
+    _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {       /* fours of lines: x[4 i + c] has column 4 b + c in its 128 bits b */
+        x[4 * i] = _mm512_shuffle_ps(y[4 * i], y[4 * i + 2], 0x44);
+        x[4 * i + 1] = _mm512_shuffle_ps(y[4 * i], y[4 * i + 2], 0xee);
+        x[4 * i + 2] = _mm512_shuffle_ps(y[4 * i + 1], y[4 * i + 3], 0x44);
+        x[4 * i + 3] = _mm512_shuffle_ps(y[4 * i + 1], y[4 * i + 3], 0xee);
+    }
+    _Pragma("GCC unroll 4") for (int c = 0; c < 4; c++) {       /* and the 128 bits of four such to their rows */
+        __m512 a = _mm512_shuffle_f32x4(x[c], x[4 + c], 0x44), b = _mm512_shuffle_f32x4(x[8 + c], x[12 + c], 0x44);
+        __m512 d = _mm512_shuffle_f32x4(x[c], x[4 + c], 0xee), e = _mm512_shuffle_f32x4(x[8 + c], x[12 + c], 0xee);
+        v_store_n(out + (size_t)c * ldo, _mm512_shuffle_f32x4(a, b, 0x88), n);
+        v_store_n(out + (size_t)(4 + c) * ldo, _mm512_shuffle_f32x4(a, b, 0xdd), n);
+        v_store_n(out + (size_t)(8 + c) * ldo, _mm512_shuffle_f32x4(d, e, 0x88), n);
+        v_store_n(out + (size_t)(12 + c) * ldo, _mm512_shuffle_f32x4(d, e, 0xdd), n);
+    }
+}
+
 /* ---- More than the reference needs: converting loads and stores, for the templates of this folder ---- */
 
 V16_INLINE v16 v_load_half(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }

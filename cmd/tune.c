@@ -1,0 +1,80 @@
+/* nomoat tune: the settings of a training run. */
+#include "tune.h"
+
+#include "commands.h"
+#include "common.h"
+
+#define TO(member) offsetof(nm_tune_settings, member)
+#define MANY 1000000000
+
+static const nm_option options[] = {
+    {"-o --output", "NAME|./FOLDER", "where the adapter goes: a name in the store, or a folder", TO(output), NM_OPTION_TEXT, 0, 0},
+    {"--val", "FILE|0.05", "data for validation, or the share of the rows kept for it (0.05; 0 = none)", TO(validation), NM_OPTION_TEXT, 0, 0},
+    {"--map", "NAME=COLUMN,...", "other names of columns: instruction=q,output=a", TO(map), NM_OPTION_TEXT, 0, 0},
+    {"--format", "alpaca|vicuna|raw", "a fixed format in place of the model's template", TO(format), NM_OPTION_TEXT, 0, 0},
+    {"--template --chat-template", "FILE", "a chat template in place of the model's", TO(template_path), NM_OPTION_TEXT, 0, 0},
+    {"--train-on", "assistant|last|all", "what is trained: all answers, the last, or every token (assistant)", TO(train_on), NM_OPTION_CHOICE, 0, 0},
+    {"--max-length --cutoff-len --max-seq-length", "N", "tokens of a sequence; longer ones are cut, and said (512)", TO(max_length), NM_OPTION_INT, 8, 1 << 20},
+    {"--skip-bad", NULL, "count bad rows and go on", TO(skip_bad), NM_OPTION_FLAG, 0, 0},
+    {"--show-mask", "N", "show N sequences with what is trained of them, and stop", TO(show_mask), NM_OPTION_INT, 1, MANY},
+    {"--batches", "FILE", "ready batches as JSON, used as they are", TO(batches), NM_OPTION_TEXT, 0, 0},
+    {"-r --rank --lora-r", "N", "rank of the adapter (16)", TO(rank), NM_OPTION_INT, 1, 1 << 14},
+    {"--alpha --lora-alpha", "A", "scale the adapter by A / rank (default: rank-stabilised, 8 / sqrt(rank))", TO(alpha), NM_OPTION_REAL, 0, 1e6},
+    {"--rslora", NULL, "with --alpha: by A / sqrt(rank)", TO(rslora), NM_OPTION_FLAG, 0, 0},
+    {"--targets --target-modules", "LIST", "maps to train: q_proj,v_proj or attn_q,attn_v (all linear maps of the layers)", TO(targets), NM_OPTION_TEXT, 0, 0},
+    {"--init", "FOLDER", "start from this adapter: its rank, scale and maps", TO(init), NM_OPTION_TEXT, 0, 0},
+    {"--lr --learning-rate", "RATE", "the largest learning rate (4e-4)", TO(lr), NM_OPTION_REAL, 1e-12, 1e3},
+    {"--loraplus", "RATIO", "rate of the B halves to that of the A halves (1)", TO(lr_ratio), NM_OPTION_REAL, 1e-3, 1e4},
+    {"--schedule", "cosine|linear|constant", "how the rate goes on after the warm-up (cosine)", TO(schedule), NM_OPTION_CHOICE, 0, 0},
+    {"--warmup", "STEPS|SHARE", "steps of warm-up, or their share of all below 1 (0.05)", TO(warmup), NM_OPTION_REAL, 0, MANY},
+    {"--optimizer --optim", "NAME", "optimiser (adamw)", TO(optimizer), NM_OPTION_TEXT, 0, 0},
+    {"--weight-decay", "D", "decay of the weights (the optimiser's)", TO(weight_decay), NM_OPTION_REAL, 0, 1e3},
+    {"--clip", "NORM", "largest norm of a step's gradient (1; 0 = any)", TO(clip), NM_OPTION_REAL, 0, 1e9},
+    {"--epochs --num-train-epochs", "N", "times over the data (3)", TO(epochs), NM_OPTION_REAL, 1e-6, 1e6},
+    {"--max-steps", "N", "stop after N steps", TO(max_steps), NM_OPTION_INT, 1, MANY},
+    {"--batch --batch-size", "N", "sequences of a step; how many are computed together is planned (8)", TO(batch), NM_OPTION_INT, 1, 1 << 16},
+    {"-s --seed", "N", "seed of the order and of the adapter's start (0)", TO(seed), NM_OPTION_SEED, 0, 0},
+    {"--anchor", "WEIGHT", "hold the model to itself on general text, with this weight (1)", TO(anchor), NM_OPTION_REAL, 0, 1e6},
+    {"--no-anchor", NULL, "do not", TO(no_anchor), NM_OPTION_FLAG, 0, 0},
+    {"--anchor-data", "FILE", "the general text (what ships with nomoat)", TO(anchor_data), NM_OPTION_TEXT, 0, 0},
+    {"--patience", "N", "stop when validation has not improved N times (3; 0 = never)", TO(patience), NM_OPTION_INT, 0, MANY},
+    {"--save-every", "STEPS", "steps between validations and checkpoints (a tenth of all)", TO(save_every), NM_OPTION_INT, 1, MANY},
+    {"--resume", NULL, "go on with the run that was interrupted, to the same bits", TO(resume), NM_OPTION_FLAG, 0, 0},
+    {"--memory", "SIZE", "most memory beside the model, as 2G: less is slower, to the same bits", TO(memory), NM_OPTION_TEXT, 0, 0},
+    {"--plan", NULL, "measure this machine, say what the run would take, and stop", TO(plan), NM_OPTION_FLAG, 0, 0},
+    {"--log", "FILE", "a JSON object for each step", TO(log), NM_OPTION_TEXT, 0, 0},
+    {"--base-id", "ID", "what the adapter calls its base (the model's name)", TO(base_id), NM_OPTION_TEXT, 0, 0},
+    NM_STACK_OPTIONS(nm_tune_settings, stack),
+    {0}
+};
+
+static const nm_tune_settings defaults = {.validation = "0.05", .max_length = 512, .rank = 16, .lr = 4e-4, .lr_ratio = 1, .warmup = 0.05, .weight_decay = -1,
+    .clip = 1, .epochs = 3, .batch = 8, .patience = 3, .save_every = 0, .anchor = 1};
+
+static int run(void *arg, int count, char **operands)
+{
+    const nm_tune_settings *set = arg;
+    nm_stacked stacked;
+    if (!set->output && !set->plan && !set->show_mask) return nm_fail(NM_USAGE, "where does the adapter go? Give -o NAME, or -o ./FOLDER");
+    if (count < 2 && !set->batches) return nm_fail(NM_USAGE, "no data: nomoat tune MODEL DATA... -o NAME");
+    NM_TRY(nm_stacked_open(&stacked, operands[0], &set->common, &set->stack));
+    nm_interrupts_catch();
+    nm_err err = nm_tune_run(set, &stacked, operands + 1, (size_t)count - 1);
+    nm_stacked_close(&stacked);
+    return err;
+}
+
+const nm_command nm_command_tune = {
+    .name = "tune", .operands = "MODEL{+ADAPTER} DATA[:WEIGHT]...", .summary = "teach the model with LoRA, on the very weights that run",
+    .details = "Trains an adapter on conversations, questions and answers, or text, and writes it as a PEFT folder that run, score and others use as "
+               "MODEL+NAME. The quantised weights stay as they are and are not copied.\n\n"
+               "DATA is JSON, JSON Lines, CSV (gzip of these), text, or a folder of such; each row becomes a conversation in the model's own template, and only "
+               "its answers are trained (--show-mask shows them). Every row counts once an epoch, or as often as its WEIGHT says.\n\n"
+               "Ctrl-C saves and stops; --resume goes on and ends in the same bits. A share of the rows is kept for validation, in the arithmetic that will serve; "
+               "the best adapter so far is what the folder holds.",
+    .examples = (const nm_example[]){{"nomoat tune mine talks.jsonl -o style", "three epochs with what suits most"},
+                                     {"nomoat tune mine talks.jsonl --plan", "how long, how much memory"},
+                                     {"nomoat tune mine a.jsonl b.csv:2 -o ./out -r 32 --epochs 1 --log out.jsonl", "two sources, one counted twice"},
+                                     {"nomoat run mine+style 'Hello'", "use it"}, {0}},
+    .options = options, .settings_size = sizeof(nm_tune_settings), .defaults = &defaults, .least_operands = 1, .most_operands = -1, .run = run,
+};

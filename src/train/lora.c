@@ -1,0 +1,162 @@
+/* Parameters of the adapter in training. Work is handed out by map, and each map is one thread's: nothing depends on their number. */
+#include "train/lora.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/pool.h"
+#include "base/rng.h"
+
+static size_t numbers_of(const nm_train_map *m) { return (size_t)m->rank * (size_t)(m->n + m->k); }
+
+/* ---- Opening ---------------------------------------------------------------------------------------------------------------------- */
+
+static nm_err list_maps(nm_train_lora *l, const int32_t *wanted, const nm_optim *optim)
+{
+    size_t capacity = 0;
+    for (size_t i = 0; i < l->model->weights; i++) {
+        const nm_weight *w = &l->model->weight[i];
+        if (!wanted[i] || !w->k) continue;
+        if (wanted[i] < 0 || wanted[i] > w->n || wanted[i] > w->k) return nm_fail(NM_USAGE, "%s: a rank of %d makes no sense for %lld x %lld", w->name, (int)wanted[i], (long long)w->k, (long long)w->n);
+        NM_TRY(NM_GROW(l->map, capacity, l->maps + 1));
+        nm_train_map *m = &l->map[l->maps++];
+        *m = (nm_train_map){.weight = (int32_t)i, .rank = wanted[i], .n = w->n, .k = w->k, .at = l->numbers, .state = l->states};
+        l->numbers += numbers_of(m);
+        l->states += optim->state(m->rank, m->k) + optim->state(m->rank, m->n);
+        l->trained[i] |= NM_TRAIN_SLOT;
+        if (m->rank > l->max_rank) l->max_rank = m->rank;
+    }
+    return l->maps ? NM_OK : nm_fail(NM_USAGE, "nothing to train: no map was chosen");
+}
+
+static nm_err allocate(nm_train_lora *l)
+{
+    size_t bytes = l->numbers * sizeof(float);
+    l->p = nm_alloc_aligned(bytes);
+    l->g = nm_alloc_aligned(bytes);
+    l->half = nm_alloc_aligned(bytes);
+    l->state = nm_alloc_aligned(l->states * sizeof(float));
+    return l->p && l->g && l->half && l->state ? NM_OK : nm_fail_memory(3 * bytes + l->states * sizeof(float));
+}
+
+static void start(nm_train_lora *l, float scale, uint64_t seed)
+{
+    for (size_t i = 0; i < l->maps; i++) {
+        const nm_train_map *m = &l->map[i];
+        size_t a = (size_t)m->rank * (size_t)m->k;
+        float *p = l->p + m->at, *half = l->half + m->at, *g = l->g + m->at;
+        double bound = 1 / sqrt((double)m->k);
+        for (size_t j = 0; j < a; j++) p[j] = (float)((2 * nm_rng_unit(seed, (uint64_t)m->weight, j) - 1) * bound);
+        l->slot[m->weight] = (nm_train_slot){.rank = m->rank, .scale = scale, .a = p, .a_t = half, .b = half + a, .b_t = p + a, .da = g, .db_t = g + a};
+    }
+}
+
+static nm_err open_lora(nm_train_lora *l, const int32_t *wanted, float scale, const nm_optim *optim, uint64_t seed)
+{
+    l->slot = nm_calloc(l->model->weights, sizeof *l->slot);
+    l->trained = nm_calloc(l->model->weights, 1);
+    if (!l->slot || !l->trained) return nm_fail_memory(l->model->weights * sizeof *l->slot);
+    NM_TRY(list_maps(l, wanted, optim));
+    NM_TRY(allocate(l));
+    start(l, scale, seed);
+    return nm_train_lora_derive(l);
+}
+
+nm_err nm_train_lora_open(nm_train_lora *l, const nm_model *model, const int32_t *wanted, float scale, const nm_optim *optim, uint64_t seed)
+{
+    *l = (nm_train_lora){.model = model};
+    nm_err err = open_lora(l, wanted, scale, optim, seed);
+    if (err != NM_OK) nm_train_lora_close(l);
+    return err;
+}
+
+void nm_train_lora_close(nm_train_lora *l)
+{
+    size_t bytes = l->numbers * sizeof(float);
+    nm_free_aligned(l->p, bytes);
+    nm_free_aligned(l->g, bytes);
+    nm_free_aligned(l->half, bytes);
+    nm_free_aligned(l->state, l->states * sizeof(float));
+    nm_free(l->map);
+    nm_free(l->slot);
+    nm_free(l->trained);
+    *l = (nm_train_lora){0};
+}
+
+/* ---- Work by map ------------------------------------------------------------------------------------------------------------------- */
+
+typedef struct by_map {
+    nm_train_lora *lora;
+    atomic_int_fast64_t ticket;
+    void (*work)(struct by_map *, size_t map);
+    const nm_optim *optim;
+    const nm_optim_settings *set;
+    int64_t step;
+    float lr, lr_b, clip;
+    double *squares;            /* by map */
+} by_map;
+
+static void run_maps(void *arg, int thread, int threads)
+{
+    by_map *b = arg;
+    for (int64_t i; (i = atomic_fetch_add(&b->ticket, 1)) < (int64_t)b->lora->maps;) b->work(b, (size_t)i);
+}
+
+static void turn(const float *in, int64_t rows, int64_t columns, float *out)
+{
+    for (int64_t c = 0; c < columns; c++) for (int64_t r = 0; r < rows; r++) out[c * rows + r] = in[r * columns + c];
+}
+
+static void derive_map(by_map *b, size_t i)
+{
+    const nm_train_map *m = &b->lora->map[i];
+    size_t a = (size_t)m->rank * (size_t)m->k;
+    turn(b->lora->p + m->at, m->rank, m->k, b->lora->half + m->at);
+    turn(b->lora->p + m->at + a, m->rank, m->n, b->lora->half + m->at + a);
+}
+
+nm_err nm_train_lora_derive(nm_train_lora *l) { return nm_pool_run(run_maps, &(by_map){.lora = l, .work = derive_map}); }
+
+static void square_map(by_map *b, size_t i)
+{
+    const nm_train_map *m = &b->lora->map[i];
+    const float *g = b->lora->g + m->at;
+    double s = 0;
+    for (size_t j = 0; j < numbers_of(m); j++) s += (double)g[j] * (double)g[j];
+    b->squares[i] = s;
+}
+
+nm_err nm_train_lora_norm(const nm_train_lora *l, double *norm)
+{
+    by_map b = {.lora = (nm_train_lora *)l, .work = square_map, .squares = nm_calloc(l->maps, sizeof(double))};
+    if (!b.squares) return nm_fail_memory(l->maps * sizeof(double));
+    nm_err err = nm_pool_run(run_maps, &b);
+    double s = 0;
+    for (size_t i = 0; i < l->maps; i++) s += b.squares[i];
+    *norm = sqrt(s);
+    nm_free(b.squares);
+    return err;
+}
+
+static void update_map(by_map *b, size_t i)
+{
+    const nm_train_map *m = &b->lora->map[i];
+    float *g = b->lora->g + m->at;
+    size_t a = (size_t)m->rank * (size_t)m->k, state = b->optim->state(m->rank, m->k);
+    for (size_t j = 0; b->clip != 1 && j < numbers_of(m); j++) g[j] *= b->clip;
+    nm_optim_job job = {.set = b->set, .step = b->step, .lr = b->lr, .rows = m->rank, .columns = m->k, .p = b->lora->p + m->at, .g = g, .state = b->lora->state + m->state};
+    b->optim->update(&job);
+    job.lr = b->lr_b;
+    job.columns = m->n;
+    job.p += a;
+    job.g += a;
+    job.state += state;
+    b->optim->update(&job);
+    derive_map(b, i);
+}
+
+nm_err nm_train_lora_update(nm_train_lora *l, const nm_optim *optim, const nm_optim_settings *set, int64_t step, float lr, float lr_b, float clip)
+{
+    return nm_pool_run(run_maps, &(by_map){.lora = l, .work = update_map, .optim = optim, .set = set, .step = step, .lr = lr, .lr_b = lr_b, .clip = clip});
+}

@@ -1,0 +1,251 @@
+/* The trainer: what a run of training owns beside the model (law 1): the adapter's numbers, the passes, the step. What it may take of memory decides how many
+ * tokens go into a pass and what is computed again (law 5); the bits do not depend on it. */
+#include <math.h>
+#include <string.h>
+
+#include "adapter/lora.h"
+#include "base/hash.h"
+#include "base/mem.h"
+#include "os/clock.h"
+#include "train/schedule.h"
+#include "train/trainer.h"
+
+enum {
+    DEFAULT_RANK = 16,
+    PASS_ROWS = 512,            /* tokens of a pass, where sequences are not longer: more gains little */
+    LOGIT_BYTES = 64 << 20,     /* most for the logits of a chunk of supervised rows and their gradients */
+    MOST_OUT = 128
+};
+static const float STABLE_ALPHA = 8, DEFAULT_LR = 2e-4f;
+
+/* ---- What is trained ---------------------------------------------------------------------------------------------------------------- */
+
+/* PEFT's names of the maps that most models have; others are found by GGUF's. */
+static const char *const aliases[][2] = {{"q_proj", "attn_q"}, {"k_proj", "attn_k"}, {"v_proj", "attn_v"}, {"o_proj", "attn_output"}, {"gate_proj", "ffn_gate"},
+    {"up_proj", "ffn_up"}, {"down_proj", "ffn_down"}, {"query_key_value", "attn_qkv"}, {"c_attn", "attn_qkv"}, {"lm_head", "output"}};
+
+static bool is_named(const nm_weight *w, const char *target, size_t n)
+{
+    const char *last = w->name;
+    for (size_t i = 0; i < sizeof aliases / sizeof *aliases; i++)
+        if (strlen(aliases[i][0]) == n && !memcmp(aliases[i][0], target, n)) {
+            target = aliases[i][1];
+            n = strlen(target);
+        }
+    if (!strncmp(last, "blk.", 4) && strchr(last + 4, '.')) last = strchr(last + 4, '.') + 1;
+    return !strncmp(last, target, n) && !strcmp(last + n, ".weight");
+}
+
+/* Gives the maps that one target means their rank; false if there is none. */
+static bool choose(const nm_model *m, const char *target, size_t n, int32_t rank, int32_t *wanted)
+{
+    bool any = false;
+    for (size_t i = 0; i < m->program.steps; i++) {
+        const nm_step *s = &m->program.step[i];
+        if (s->op != NM_OP_LINEAR) continue;
+        int32_t id = nm_weight_of(m->program.operand, s, 0);
+        if (target ? !is_named(&m->weight[id], target, n) : s->layer < 0) continue;
+        wanted[id] = rank;
+        any = true;
+    }
+    return any;
+}
+
+static nm_err choose_targets(const nm_model *m, const char *targets, int32_t rank, int32_t *wanted)
+{
+    if (!targets || !strcmp(targets, "all-linear")) {
+        choose(m, NULL, 0, rank, wanted);
+        return NM_OK;
+    }
+    for (const char *at = targets; *at;) {
+        size_t n = strcspn(at, ",");
+        if (n && !choose(m, at, n, rank, wanted))
+            return nm_fail(NM_USAGE, "%.*s: the model has no such map: attn_q or q_proj, ffn_up or up_proj ...: 'nomoat show --tensors' lists them", (int)n, at);
+        at += n + (at[n] == ',');
+    }
+    return NM_OK;
+}
+
+/* ---- Starting from an adapter --------------------------------------------------------------------------------------------------------- */
+
+static int32_t map_named(const nm_trainer *t, const char *name)
+{
+    size_t n = strlen(name);
+    for (size_t i = 0; i < t->model->program.steps; i++) {
+        const nm_step *s = &t->model->program.step[i];
+        if (s->op != NM_OP_LINEAR) continue;
+        int32_t id = nm_weight_of(t->model->program.operand, s, 0);
+        if (!strncmp(t->model->weight[id].name, name, n) && !strcmp(t->model->weight[id].name + n, ".weight")) return id;
+    }
+    return -1;
+}
+
+static nm_err read_init(nm_trainer *t, const char *path, nm_lora *init, int32_t *wanted, float *scale)
+{
+    NM_TRY(nm_lora_read(init, path));
+    NM_TRY(nm_lora_to_gguf(init, &t->model->config));
+    *scale = init->pairs ? init->pair[0].scale : 0;
+    for (size_t i = 0; i < init->pairs; i++) {
+        const nm_pair *p = &init->pair[i];
+        int32_t id = p->embedding ? -1 : map_named(t, p->name);
+        if (id < 0) return nm_fail(NM_BAD_FILE, "%s: %.120s: the model has no such map to train", path, p->name);
+        if (t->model->weight[id].n != p->out || t->model->weight[id].k != p->in) return nm_fail(NM_BAD_FILE, "%s: %.120s: shapes differ from the model's", path, p->name);
+        if (p->scale != *scale) return nm_fail(NM_REFUSED, "%s: maps of different scales cannot be trained on", path);
+        wanted[id] = (int32_t)p->rank;
+    }
+    return NM_OK;
+}
+
+static nm_err copy_init(nm_trainer *t, const nm_lora *init)
+{
+    for (size_t i = 0; i < init->pairs; i++) {
+        const nm_pair *p = &init->pair[i];
+        const nm_train_slot *slot = &t->lora.slot[map_named(t, p->name)];
+        memcpy((float *)slot->a, p->a, (size_t)(p->rank * p->in) * sizeof(float));
+        for (int64_t n = 0; n < p->out; n++) for (int64_t k = 0; k < p->rank; k++) ((float *)slot->b_t)[k * p->out + n] = p->b[n * p->rank + k];
+    }
+    return nm_train_lora_derive(&t->lora);
+}
+
+/* ---- Opening ---------------------------------------------------------------------------------------------------------------------------- */
+
+static float scale_of(const nm_trainer_options *o)
+{
+    double root = sqrt((double)o->rank);
+    if (o->alpha == 0) return (float)((double)STABLE_ALPHA / root);
+    return (float)((double)o->alpha / (o->rslora ? root : (double)o->rank));
+}
+
+static nm_err complete(nm_trainer *t, const nm_trainer_options *given)
+{
+    nm_trainer_options *o = &t->options;
+    *o = *given;
+    if (!o->rank) o->rank = DEFAULT_RANK;
+    if (!(o->lr > 0)) o->lr = DEFAULT_LR;
+    if (!(o->lr_ratio > 0)) o->lr_ratio = 1;
+    if (o->rank < 1 || o->max_length < 2 || o->batch < 1 || o->steps < 1 || o->warmup < 0) return nm_fail(NM_USAGE, "rank, length, batch and steps must be positive");
+    if (!isfinite(o->lr) || !isfinite(o->alpha) || !isfinite(o->lr_ratio) || !isfinite(o->clip)) return nm_fail(NM_USAGE, "a rate that is no number makes no sense");
+    NM_TRY(nm_optim_find(o->optimizer ? o->optimizer : "adamw", &t->optim));
+    t->set = t->optim->defaults;
+    if (o->weight_decay >= 0) t->set.weight_decay = o->weight_decay;
+    return NM_OK;
+}
+
+static nm_err open_lora(nm_trainer *t)
+{
+    nm_lora init = {0};
+    int32_t *wanted = nm_calloc(t->model->weights, sizeof *wanted);
+    nm_err err = wanted ? NM_OK : nm_fail_memory(t->model->weights * sizeof *wanted);
+    float scale = scale_of(&t->options);
+    if (err == NM_OK) err = t->options.init ? read_init(t, t->options.init, &init, wanted, &scale) : choose_targets(t->model, t->options.targets, t->options.rank, wanted);
+    if (err == NM_OK) err = nm_train_lora_open(&t->lora, t->model, wanted, scale, t->optim, t->options.seed);
+    if (err == NM_OK && t->options.init) err = copy_init(t, &init);
+    nm_lora_free(&init);
+    nm_free(wanted);
+    t->scale = scale;
+    return err;
+}
+
+/* Passes from the fastest to the one that takes least memory. */
+static nm_err open_pass(nm_trainer *t)
+{
+    const nm_trainer_options *o = &t->options;
+    int64_t all = (int64_t)o->batch * o->max_length, most = o->max_length > PASS_ROWS ? o->max_length : PASS_ROWS;
+    int32_t rows = (int32_t)(all < most ? all : most);
+    int64_t out = LOGIT_BYTES / (2 * (int64_t)sizeof(float) * t->model->config.n_vocab);
+    const struct { nm_remake remake; int32_t rows; } way[] = {{NM_REMAKE_ROWS, rows}, {NM_REMAKE_ROWS, o->max_length}, {NM_REMAKE_LAYERS, rows},
+        {NM_REMAKE_LAYERS, o->max_length}};
+    uint64_t own = nm_trainer_bytes(t), need = 0;
+    for (size_t i = 0; i < sizeof way / sizeof *way; i++) {
+        nm_train_options p = {.trained = t->lora.trained, .rank = t->lora.max_rank, .remake = way[i].remake, .stack = o->below, .max_rows = way[i].rows,
+            .max_length = o->max_length, .max_sequences = o->batch, .max_out = (int32_t)(out < 8 ? 8 : out > MOST_OUT ? MOST_OUT : out)};
+        NM_TRY(nm_pass_open(&t->pass, t->model, &p));
+        need = own + nm_pass_bytes(t->pass);
+        if (!o->memory || need <= o->memory) return NM_OK;
+        nm_pass_close(&t->pass);
+    }
+    return nm_fail(NM_NO_MEMORY, "training takes at least %llu MB beside the model, and %llu MB are allowed: shorten --max-length, lower --rank, or allow more",
+        (unsigned long long)(need / 1000000), (unsigned long long)(o->memory / 1000000));
+}
+
+static void describe(nm_trainer *t)
+{
+    static const char *const words[] = {"nothing", "rows", "layers"};
+    t->info = (nm_trainer_info){.rank = t->lora.max_rank, .maps = (int32_t)t->lora.maps, .scale = t->scale, .parameters = t->lora.numbers,
+        .bytes = nm_trainer_bytes(t) + nm_pass_bytes(t->pass), .pass_rows = nm_pass_options(t->pass)->max_rows,
+        .recomputed = words[nm_pass_options(t->pass)->remake]};
+}
+
+nm_err nm_trainer_open(nm_trainer **out, const nm_model *model, const nm_trainer_options *options)
+{
+    *out = NULL;
+    if (!model->info.has_weights) return nm_fail(NM_USAGE, "%s: opened for its metadata only", model->name);
+    if (options->below && options->below->owner != model) return nm_fail(NM_USAGE, "the stack belongs to another model");
+    nm_trainer *t = nm_calloc(1, sizeof *t);
+    if (!t) return nm_fail_memory(sizeof *t);
+    t->model = model;
+    nm_err err = complete(t, options);
+    if (err == NM_OK) err = open_lora(t);
+    if (err == NM_OK) err = open_pass(t);
+    if (err == NM_OK && !(t->sequence = nm_calloc((size_t)t->options.batch, sizeof *t->sequence))) err = nm_fail_memory(sizeof *t->sequence);
+    if (err == NM_OK && !(t->weight = nm_calloc((size_t)t->options.batch * (size_t)t->options.max_length, sizeof *t->weight))) err = nm_fail_memory(sizeof *t->weight);
+    if (err == NM_OK) describe(t);
+    else nm_trainer_close(&t);
+    *out = t;
+    return err;
+}
+
+void nm_trainer_close(nm_trainer **trainer)
+{
+    nm_trainer *t = *trainer;
+    *trainer = NULL;
+    if (!t) return;
+    nm_pass_close(&t->pass);
+    nm_train_lora_close(&t->lora);
+    nm_free(t->sequence);
+    nm_free(t->weight);
+    nm_free(t);
+}
+
+const nm_trainer_info *nm_trainer_describe(const nm_trainer *t) { return &t->info; }
+int64_t nm_trainer_steps(const nm_trainer *t) { return t->steps; }
+uint64_t nm_trainer_bytes(const nm_trainer *t) { return (3 * t->lora.numbers + t->lora.states) * sizeof(float); }
+
+/* ---- Steps ------------------------------------------------------------------------------------------------------------------------------ */
+
+static nm_err take_sample(nm_trainer *t, const nm_sample *sample, float *weight, bool all, nm_sequence *out)
+{
+    if (sample->count > t->options.max_length) return nm_fail(NM_USAGE, "a sequence of %d tokens is longer than %d", (int)sample->count, (int)t->options.max_length);
+    for (int32_t i = 0; i < sample->count; i++) weight[i] = all || sample->mask[i] ? 1 : 0;
+    *out = (nm_sequence){sample->ids, weight, sample->count};
+    return NM_OK;
+}
+
+static nm_err gradients(nm_trainer *t, const nm_sample *samples, size_t count, const nm_sample *anchor, float anchor_weight, nm_step_report *r, double *kl,
+    const volatile sig_atomic_t *cancel)
+{
+    float *weight = t->weight;
+    if (count < 1 || count > (size_t)t->options.batch) return nm_fail(NM_USAGE, "a step of %zu sequences, and the trainer was made for %d", count, (int)t->options.batch);
+    for (size_t i = 0; i < count; weight += samples[i++].count) NM_TRY(take_sample(t, &samples[i], weight, false, &t->sequence[i]));
+    NM_TRY(nm_step_gradients(t->pass, &t->lora, t->sequence, (int32_t)count, r, cancel));
+    if (!anchor || anchor->count < 2 || anchor_weight == 0) return NM_OK;
+    NM_TRY(take_sample(t, anchor, t->weight, true, &t->sequence[0]));
+    NM_TRY(nm_step_anchor(t->pass, &t->lora, &t->sequence[0], anchor_weight, r, kl, cancel));
+    return NM_OK;
+}
+
+nm_err nm_trainer_step(nm_trainer *t, const nm_sample *samples, size_t count, const nm_sample *anchor, float anchor_weight, nm_train_report *report,
+    const volatile sig_atomic_t *cancel)
+{
+    const nm_trainer_options *o = &t->options;
+    uint64_t from = nm_clock_ns();
+    nm_step_report r = {0};
+    double kl = 0;
+    NM_TRY(gradients(t, samples, count, anchor, anchor_weight, &r, &kl, cancel));
+    float lr = nm_schedule_rate(o->schedule, o->lr, o->warmup, o->steps, t->steps + 1);
+    NM_TRY(nm_train_lora_update(&t->lora, t->optim, &t->set, t->steps + 1, lr, lr * o->lr_ratio, nm_clip_factor(r.grad_norm, o->clip)));
+    t->steps++;
+    *report = (nm_train_report){.step = t->steps, .loss = r.loss, .grad_norm = r.grad_norm, .anchor = kl, .lr = lr, .supervised = (int64_t)r.supervised,
+        .tokens = r.tokens, .seconds = (double)(nm_clock_ns() - from) * 1e-9};
+    return NM_OK;
+}

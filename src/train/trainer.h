@@ -1,0 +1,24 @@
+/* Owns the inside of a trainer. What callers see is in nomoat.h ("Teaching"). */
+#ifndef NM_TRAIN_TRAINER_H
+#define NM_TRAIN_TRAINER_H
+
+#include "train/step.h"
+
+struct nm_trainer {
+    const nm_model *model;
+    nm_trainer_options options;
+    nm_trainer_info info;
+    const nm_optim *optim;
+    nm_optim_settings set;
+    nm_train_lora lora;
+    float scale;
+    nm_pass *pass;
+    int64_t steps;              /* taken */
+    nm_sequence *sequence;      /* [batch] */
+    float *weight;              /* [batch x max_length] */
+};
+
+/* Of the adapter's numbers, gradients and the optimiser's state. */
+uint64_t nm_trainer_bytes(const nm_trainer *trainer);
+
+#endif

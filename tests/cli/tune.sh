@@ -1,0 +1,83 @@
+#!/bin/sh
+# tune with a tiny model of random weights: what it makes runs, a run that is killed ends in the same bits, and faults are said.
+# shellcheck disable=SC2317,SC1091,SC2154  # functions are called through check
+. "$(dirname "$0")/common.sh"
+model=${NOMOAT_TEST_DATA:-}/tiny/llama.gguf
+if [ ! -f "$model" ]; then
+    skip 'tune' NOMOAT_TEST_DATA
+    finish
+fi
+run() { "$NOMOAT" "$@" >"$work/out" 2>"$work/err" </dev/null; }
+has() { grep -q -- "$1" "$work/out"; }
+value() { sed -n "s/.*\"$1\": \\([^,}]*\\).*/\\1/p" "$work/out"; }
+awk 'BEGIN { for (i = 0; i < 60; i++) printf "{\"prompt\": \"What is %d?\", \"completion\": \"It is the number %d.\"}\n", i, i }' >"$work/data.jsonl"
+tune() { "$NOMOAT" tune "$model" "$work/data.jsonl" --format alpaca --epochs 2 --batch 4 --max-length 128 -r 4 -s 7 "$@" >"$work/out" 2>"$work/err" </dev/null; }
+
+check 'a run' tune -o "$work/a" --log "$work/log.jsonl" --val 0.1
+check 'names what it made' has "^$work/a\$"
+check 'makes a PEFT folder' test -s "$work/a/adapter_model.safetensors" -a -s "$work/a/adapter_config.json"
+check 'leaves no checkpoint behind' test ! -e "$work/a/checkpoint.safetensors"
+logged() { grep -q '^{"step": 1, "loss": [0-9.]*, "grad_norm": [0-9.]*, "lr": [0-9.e-]*, "supervised_tokens": [0-9]*, "tokens": [0-9]*, "seconds": [0-9.]*, "anchor": [0-9.e-]*}$' "$work/log.jsonl" && grep -q '"val_loss": [0-9.]*, "forgetting": [0-9.e-]*}$' "$work/log.jsonl"; }
+check 'logs every step' logged
+less() { awk '{ match($0, /"loss": [0-9.]*/); l = substr($0, RSTART + 8, RLENGTH - 8) + 0; if (NR == 1) first = l } END { exit !(l < first) }' "$work/log.jsonl"; }
+check 'and learns' less
+check 'run uses it' run run "$model+$work/a" --raw hello -n 4 --temp 0
+check 'a name goes to the store' tune -o mine --max-steps 2 --val 0
+check 'and is used by it' run run "$model+mine" --raw hello -n 4
+check 'on top of a stack' run tune "$model+mine=0.5" "$work/data.jsonl" --format alpaca --max-steps 2 -o "$work/top" --val 0
+check 'as JSON' tune -o "$work/b" --max-steps 2 --json --val 0
+check 'has its keys' has '^{"adapter": ".*/b", "steps": 2, "loss": [0-9.]*, "val_loss": null, "forgetting": [0-9.e-]*, "seconds": [0-9.]*}$'
+
+# ---- the same bits
+same() { cmp -s "$work/a/adapter_model.safetensors" "$1/adapter_model.safetensors"; }
+again() { tune -o "$work/c" --val 0.1 -t 1 && same "$work/c"; }
+check 'one thread, the same adapter' again
+little() { tune -o "$work/d" --val 0.1 --memory 30M && same "$work/d"; }
+check 'less memory, the same adapter' little
+killed() {
+    for pause in 0.05 0.1 0.15 0.2 0.25 0.3 0.4 0.5; do
+        flag=''
+        [ ! -e "$work/e/checkpoint.safetensors" ] || flag=--resume
+        "$NOMOAT" tune "$model" "$work/data.jsonl" --format alpaca --epochs 2 --batch 4 --max-length 128 -r 4 -s 7 -o "$work/e" --val 0.1 --save-every 2 $flag \
+            >/dev/null 2>"$work/err" </dev/null &
+        pid=$!
+        sleep "$pause"
+        kill -KILL "$pid" 2>/dev/null
+        wait "$pid"
+    done 2>/dev/null
+    flag=''
+    [ ! -e "$work/e/checkpoint.safetensors" ] || flag=--resume
+    # shellcheck disable=SC2086
+    tune -o "$work/e" --val 0.1 --save-every 2 $flag && tune -o "$work/f" --val 0.1 --save-every 2 && cmp -s "$work/e/adapter_model.safetensors" "$work/f/adapter_model.safetensors"
+}
+check 'killed and resumed, the same adapter' killed
+stopped() {
+    "$NOMOAT" tune "$model" "$work/data.jsonl" --format alpaca --epochs 400 --batch 4 -r 4 -o "$work/g" --val 0 >"$work/out" 2>"$work/err" </dev/null &
+    pid=$!
+    wait_for busy "$pid" || return 1
+    kill -INT "$pid"
+    wait "$pid"
+    [ $? -eq 130 ] && says '--resume goes on' && [ -s "$work/g/checkpoint.safetensors" ]
+}
+check 'Ctrl-C saves and says how to go on' stopped
+check 'other settings do not go on' ends_with 6 tune "$model" "$work/data.jsonl" --format alpaca --epochs 400 --batch 4 -r 8 -o "$work/g" --val 0 --resume -q
+check 'a run in the way is not overwritten' ends_with 6 tune "$model" "$work/data.jsonl" --format alpaca --epochs 400 --batch 4 -r 4 -o "$work/g" --val 0 -q
+
+# ---- before work
+check 'a plan' tune --plan --json
+check 'has its keys' has '^{"steps": [0-9]*, "tokens": [0-9]*, "tokens_per_second": [0-9.]*, "seconds": [0-9.]*, "bytes": [0-9]*}$'
+check 'masks' tune --show-mask 1
+check 'show what is trained' has '\[\[It is the number'
+
+# ---- faults
+check 'no output' ends_with 2 tune "$model" "$work/data.jsonl"
+check 'no data' ends_with 2 tune "$model" -o "$work/x"
+check 'no such data' ends_with 3 tune "$model" "$work/missing.jsonl" -o "$work/x"
+printf '{"prompt": "a"}\n' >"$work/bad.jsonl"
+check 'a bad row' ends_with 4 tune "$model" "$work/bad.jsonl" --format alpaca -o "$work/x"
+check 'is named' says 'bad.jsonl:1'
+check 'no such map' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --targets nothing -q
+check 'no such optimiser' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --optimizer none -q
+check 'too little memory' ends_with 5 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --memory 1k -q
+check 'a rank beyond the maps' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" -r 4096 -q
+finish

@@ -1,0 +1,187 @@
+/* The kernels of backward: part of test_kernels.c. Each tier against the reference to the bit, and the reference against finite differences. */
+#ifndef NM_TEST_BACK_H
+#define NM_TEST_BACK_H
+
+/* ---- The product ---- */
+
+static void products(void **state)
+{
+    for (int trial = 0; trial < (SANITIZED ? 60 : 500); trial++) {
+        int64_t m = 1 + random_below(trial % 2 ? 20 : 60), n = 1 + random_below(trial % 3 ? 40 : 160), k = random_below(trial % 5 ? 40 : 300);
+        bool turned = random_below(2), add = random_below(2);
+        guard a = guard_open((size_t)(m * k) * 4, 4, 1), b = guard_open((size_t)(k * n) * 4, 4, 1), c[2];
+        fill_random(a.p, m * k, 1);
+        fill_random(b.p, k * n, 1);
+        if (k && trial % 50 == 0) ((float *)a.p)[0] = NAN;
+        float *start = malloc((size_t)(m * n) * 4);
+        fill_random(start, m * n, 1);
+        for (int t = 0; t < tiers; t++) {
+            for (int j = 0; j < 2; j++) {
+                c[j] = guard_open((size_t)(m * n) * 4, 4, trial & 1);
+                memcpy(c[j].p, start, (size_t)(m * n) * 4);
+                nm_gemm_job job = {.m = m, .n = n, .k = k, .a = a.p, .a_row = turned ? 1 : (size_t)k, .a_k = turned ? (size_t)m : 1,
+                                   .b = b.p, .ldb = (size_t)n, .c = c[j].p, .ldc = (size_t)n, .add = add};
+                (j ? &tier[t].k : &reference)->gemm(&job);
+            }
+            expect_same((float *)c[0].p, (float *)c[1].p, m * n, "%s gemm %d x %d x %d%s%s", tier[t].name, (int)m, (int)n, (int)k,
+                        turned ? " turned" : "", add ? " adding" : "");
+            guard_close(&c[0]);
+            guard_close(&c[1]);
+        }
+        free(start);
+        guard_close(&a);
+        guard_close(&b);
+    }
+}
+
+static void compare_rows(const weight *w, const nm_panels *panels, int64_t p, int64_t k0, int64_t count)
+{
+    const nm_type *type = w->rows.type;
+    float *row = malloc((size_t)w->rows.k * 4);
+    guard scratch = guard_open((nm_linear_scratch(panels, 1) + 63) & ~(size_t)63, 64, 1);
+    for (int t = -1; t < tiers; t++) {
+        guard out = guard_open((size_t)(NM_PANEL * count) * 4, 4, 1);
+        (t < 0 ? &reference : &tier[t].k)->unpack_rows(panels, p, k0, count, out.p, (size_t)count, scratch.p);
+        for (int64_t r = 0; r < NM_PANEL; r++) {
+            bool real = NM_PANEL * p + r < w->rows.n;
+            if (real) type->to_float(w->rows.rows + (size_t)(NM_PANEL * p + r) * w->rows.row_bytes, w->rows.k, row);
+            else for (int64_t i = 0; i < count; i++) row[k0 + i] = ((float *)out.p)[r * count + i] == 0 ? ((float *)out.p)[r * count + i] : 1;
+            expect_same(row + k0, (float *)out.p + r * count, count, "%s %s unpacked to rows, %s, panel %d row %d inputs %d + %d",
+                        t < 0 ? "c" : tier[t].name, type->name, panels->data ? "packed" : "rows", (int)p, (int)r, (int)k0, (int)count);
+        }
+        guard_close(&out);
+    }
+    guard_close(&scratch);
+    free(row);
+}
+
+static void rows_of_panels(void **state)
+{
+    for (int i = 0; nm_type_at(i); i++) {
+        const nm_type *type = nm_type_at(i);
+        if (!holds_weights(type)) continue;
+        for (int trial = 0; trial < (SANITIZED ? 1 : 4); trial++) {
+            int64_t n = 1 + random_below(40), k = inputs_for(type, quantised(type) ? 32 * (1 + random_below(30)) : 1 + random_below(700));
+            weight w = make_weight(type, n, k, ORDINARY);
+            int64_t p = random_below((int)w.rows.panels), chunks = (k + NM_UNPACK_INPUTS - 1) / NM_UNPACK_INPUTS, k0 = random_below((int)chunks) * NM_UNPACK_INPUTS;
+            int64_t most = k - k0, count = most > NM_UNPACK_INPUTS && random_below(2) ? NM_UNPACK_INPUTS : most;
+            compare_rows(&w, &w.rows, p, k0, count);
+            if (w.packed.data) compare_rows(&w, &w.packed, p, k0, count);
+            free_weight(&w);
+        }
+    }
+}
+
+/* ---- Elementwise ---- */
+
+static void run_back(const nm_kernels *k, int f, const float *a, const float *b, const float *c, int n, float *y)
+{
+    float m = 0, l = 0;
+    memcpy(y, c, (size_t)n * 4);
+    switch (f) {
+    case 0: k->silu_back(a, b, n, y); break;
+    case 1: k->gelu_tanh_back(a, b, n, y); break;
+    case 2: k->gelu_erf_back(a, b, n, y); break;
+    case 3: k->softcap_back(a, b, 30, n, y); break;
+    case 4: k->softmax(a, n, y, &m, &l); y[0] += m + l; break;
+    case 5: k->softmax_back(a, b, 0.3f, 0.7f, n, y); break;
+    case 6: y[0] = k->dot(a, b, n); break;
+    case 7: k->rms_norm_back(a, b, c, 1e-5f, n, y, false); break;
+    case 8: k->rms_norm_back(a, NULL, b, 1e-5f, n, y, true); break;
+    case 9: k->layer_norm_back(a, b, c, 1e-5f, n, y, false); break;
+    case 10: k->layer_norm_back(a, NULL, b, 1e-5f, n, y, true); break;
+    case 11: k->norm_facts(a, 1e-5f, n % 2, n, &m, &l); k->norm_back_weight(a, m, l, b, n, y); break;
+    }
+}
+
+static void elementwise_back(void **state)
+{
+    static const char *const names[] = {"silu_back", "gelu_tanh_back", "gelu_erf_back", "softcap_back", "softmax", "softmax_back", "dot", "rms_norm_back",
+        "rms_norm_back adding", "layer_norm_back", "layer_norm_back adding", "norm_back_weight"};
+    for (int trial = 0; trial < (SANITIZED ? 60 : 400); trial++) {
+        int n = 1 + random_below(100);
+        guard in[3], out[2];
+        for (int i = 0; i < 3; i++) {
+            in[i] = guard_open((size_t)n * 4, 4, trial & 1);
+            for (int j = 0; j < n; j++) ((float *)in[i].p)[j] = wide_float();
+            if (trial % 3) fill_random(in[i].p, n, 3);
+        }
+        for (int t = 0; t < tiers; t++)
+            for (int f = 0; f < (int)(sizeof names / sizeof *names); f++) {
+                for (int j = 0; j < 2; j++) {
+                    out[j] = guard_open((size_t)n * 4, 4, trial & 1);
+                    run_back(j ? &tier[t].k : &reference, f, in[0].p, in[1].p, in[2].p, n, out[j].p);
+                }
+                expect_same((float *)out[0].p, (float *)out[1].p, n, "%s %s n %d", tier[t].name, names[f], n);
+                guard_close(&out[0]);
+                guard_close(&out[1]);
+            }
+        for (int i = 0; i < 3; i++) guard_close(&in[i]);
+    }
+}
+
+/* Slopes in double, from the functions' definitions. */
+static double slope_of(int f, double x)
+{
+    double e = 1e-5, y[2];
+    for (int i = 0; i < 2; i++) {
+        double v = x + (i ? e : -e);
+        y[i] = f == 0 ? v / (1 + exp(-v)) : f == 1 ? 0.5 * v * (1 + tanh(0.7978845608028654 * (v + 0.044715 * v * v * v)))
+             : f == 2 ? 0.5 * v * (1 + erf(v / sqrt(2))) : 30 * tanh(v / 30);
+    }
+    return (y[1] - y[0]) / (2 * e);
+}
+
+static void slopes(void **state)
+{
+    enum { N = 512 };
+    float x[N], dy[N], y[N], dx[N];
+    fill_random(x, N, 8);
+    fill_random(dy, N, 1);
+    reference.softcap(x, 30, N, y);
+    for (int f = 0; f < 4; f++) {
+        if (f == 0) reference.silu_back(x, dy, N, dx);
+        if (f == 1) reference.gelu_tanh_back(x, dy, N, dx);
+        if (f == 2) reference.gelu_erf_back(x, dy, N, dx);
+        if (f == 3) reference.softcap_back(y, dy, 30, N, dx);
+        for (int i = 0; i < N; i++) assert_true(fabs(dx[i] - dy[i] * slope_of(f, x[i])) < 2e-6 * (1 + fabs(dy[i])));
+    }
+}
+
+/* y = norm(x) w, in double; gives sum(dy * y). */
+static double norm_loss(const double *x, const float *w, const float *dy, int n, bool layer)
+{
+    double mean = 0, squares = 0, loss = 0;
+    for (int i = 0; layer && i < n; i++) mean += x[i] / n;
+    for (int i = 0; i < n; i++) squares += (x[i] - mean) * (x[i] - mean) / n;
+    for (int i = 0; i < n; i++) loss += dy[i] * (x[i] - mean) / sqrt(squares + 1e-5) * w[i];
+    return loss;
+}
+
+static void norm_slopes(void **state)
+{
+    for (int n = 1; n <= 77; n += 19)
+        for (int layer = 0; layer < 2; layer++) {
+            float x[77], w[77], dy[77], dx[77], dw[77] = {0}, mean, r;
+            double wide[77], e = 1e-5;
+            fill_random(x, n, 3);
+            fill_random(w, n, 1);
+            fill_random(dy, n, 1);
+            if (layer) reference.layer_norm_back(x, w, dy, 1e-5f, n, dx, false);
+            else reference.rms_norm_back(x, w, dy, 1e-5f, n, dx, false);
+            reference.norm_facts(x, 1e-5f, layer, n, &mean, &r);
+            reference.norm_back_weight(x, mean, r, dy, n, dw);
+            for (int i = 0; i < n; i++) wide[i] = x[i];
+            for (int i = 0; i < n; i++) {
+                wide[i] = x[i] + e;
+                double up = norm_loss(wide, w, dy, n, layer);
+                wide[i] = x[i] - e;
+                double down = norm_loss(wide, w, dy, n, layer);
+                wide[i] = x[i];
+                assert_true(n == 1 || fabs(dx[i] - (up - down) / (2 * e)) < 1e-5);
+                assert_true(fabs(dw[i] - dy[i] * (x[i] - mean) * r) < 1e-5);
+            }
+        }
+}
+
+#endif
