@@ -157,7 +157,7 @@ static nm_err on_logits(void *arg, int32_t index, const float *logits, int32_t n
     work *w = arg;
     (void)index, (void)n_vocab;
     nm_err err = nm_sampler_draw(w->sampler, logits, &w->token);
-    return err == NM_FAILED ? nm_fail_in(err, w->talk->found.name) : err;
+    return err == NM_FAILED ? nm_fail_in(err, w->talk->stacked.found.model.name) : err;
 }
 
 static nm_err feed(work *w, const int32_t *ids, size_t n, nm_want want)

@@ -755,7 +755,7 @@ static nm_err load_with(const void *file, size_t size, const nm_model_options *o
     nm_model *model;
     nm_session *session = NULL;
     if (nm_model_open_memory(&model, file, size, NAME, options) != NM_OK) fail_msg("%s", nm_error_text());
-    nm_err err = nm_session_load(&session, model, path);
+    nm_err err = nm_session_load(&session, model, NULL, path);
     nm_session_close(&session);
     nm_model_close(&model);
     return err;
