@@ -353,7 +353,8 @@ static nm_err print_merged(const settings *set, const nm_merge_report *r)
     if (!set->common.json) {
         NM_TRY(nm_out_printf("%s: %d maps changed; requantising moved the written weights by %.3f %%", set->out, (int)r->n_maps, r->relative_error * 100));
         if (isnan(r->error_to_change)) return nm_out_puts("\n");
-        return nm_out_printf(", %.2f times as far as the adapters do%s\n", r->error_to_change, r->error_to_change > 1 && !set->type ? ": take a finer --type, or the stack as it is" : "");
+        const char *advice = r->error_to_change > 1 && !set->type ? ": take a finer --type, or the stack as it is" : "";
+        return nm_out_printf(", %.2f times as far as the adapters do%s\n", r->error_to_change, advice);
     }
     nm_err err = nm_str_putc(&s, '{');
     if (err == NM_OK) err = nm_json_text(&s, "path", set->out);
