@@ -18,7 +18,8 @@ static nm_err list_maps(nm_train_lora *l, const int32_t *wanted, const nm_optim 
     for (size_t i = 0; i < l->model->weights; i++) {
         const nm_weight *w = &l->model->weight[i];
         if (!wanted[i] || !w->k) continue;
-        if (wanted[i] < 0 || wanted[i] > w->n || wanted[i] > w->k) return nm_fail(NM_USAGE, "%s: a rank of %d makes no sense for %lld x %lld", w->name, (int)wanted[i], (long long)w->k, (long long)w->n);
+        if (wanted[i] < 0 || wanted[i] > w->n || wanted[i] > w->k)
+            return nm_fail(NM_USAGE, "%s: a rank of %d makes no sense for %lld x %lld", w->name, (int)wanted[i], (long long)w->k, (long long)w->n);
         NM_TRY(NM_GROW(l->map, capacity, l->maps + 1));
         nm_train_map *m = &l->map[l->maps++];
         *m = (nm_train_map){.weight = (int32_t)i, .rank = wanted[i], .n = w->n, .k = w->k, .at = l->numbers, .state = l->states};
