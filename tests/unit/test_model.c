@@ -441,6 +441,18 @@ static void test_windows_gemma(void **state)
     long_same(&d, 1, global, true);
 }
 
+/* The first Mistral: every layer has it. */
+static void test_window_of_llama(void **state)
+{
+    float plain[64];
+    random_model d = with_keys("llama");
+    run_long(&d, 1, plain);
+    EXTRA(0, "llama.attention.sliding_window", 'i', 256);
+    long_same(&d, 1, plain, true);
+    EXTRA(0, "llama.attention.sliding_window", 'i', 8);
+    long_same(&d, 1, plain, false);
+}
+
 /* Everywhere else a window that would matter is refused by its key. */
 static void test_windows_unknown(void **state)
 {
@@ -448,7 +460,7 @@ static void test_windows_unknown(void **state)
     float plain[64];
     for (size_t a = 0; a < COUNT(rm_archs); a++) {
         const char *name = rm_archs[a].name;
-        if (!strncmp(name, "gemma", 5) || !strcmp(name, "olmo2")) continue;
+        if (!strncmp(name, "gemma", 5) || !strcmp(name, "olmo2") || !strcmp(name, "llama")) continue;
         random_model d = with_keys(name);
         run_long(&d, 1, plain);
         snprintf(key, sizeof key, "%s.attention.sliding_window", name);
@@ -1046,7 +1058,7 @@ int main(void)
         cmocka_unit_test(test_architectures), cmocka_unit_test(test_metadata_only), cmocka_unit_test(test_exact_metadata),
         cmocka_unit_test(test_whole), cmocka_unit_test(test_whole_split), cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_sizes_that_do_not_fit), cmocka_unit_test(test_floats), cmocka_unit_test(test_scaling), cmocka_unit_test(test_windows_olmo), cmocka_unit_test(test_windows_gemma),
-        cmocka_unit_test(test_windows_unknown), cmocka_unit_test(test_granite_unrotated), cmocka_unit_test(test_yarn), cmocka_unit_test(test_sizes_per_layer),
+        cmocka_unit_test(test_window_of_llama), cmocka_unit_test(test_windows_unknown), cmocka_unit_test(test_granite_unrotated), cmocka_unit_test(test_yarn), cmocka_unit_test(test_sizes_per_layer),
         cmocka_unit_test(test_missing),
         cmocka_unit_test(test_misshapen), cmocka_unit_test(test_unread), cmocka_unit_test(test_biases), cmocka_unit_test(test_parallel_residual),
         cmocka_unit_test(test_factors), cmocka_unit_test(test_vocabulary), cmocka_unit_test(test_fingerprint), cmocka_unit_test(test_not_finite),
