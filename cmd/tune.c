@@ -9,7 +9,7 @@
 
 static const nm_option options[] = {
     {"-o --output", "NAME|./FOLDER", "where the adapter goes: a name in the store, or a folder", TO(output), NM_OPTION_TEXT, 0, 0},
-    {"--val", "FILE|0.05", "data for validation, or the share of the rows kept for it (0.05; 0 = none)", TO(validation), NM_OPTION_TEXT, 0, 0},
+    {"--val", "FILE|0.05", "data for validation, or the share of the rows kept for it (0.05 where that makes 20 sequences; 0 = none)", TO(validation), NM_OPTION_TEXT, 0, 0},
     {"--map", "NAME=COLUMN,...", "other names of columns: instruction=q,output=a", TO(map), NM_OPTION_TEXT, 0, 0},
     {"--format", "alpaca|vicuna|raw", "a fixed format in place of the model's template", TO(format), NM_OPTION_TEXT, 0, 0},
     {"--template --chat-template", "FILE", "a chat template in place of the model's", TO(template_path), NM_OPTION_TEXT, 0, 0},
@@ -23,14 +23,14 @@ static const nm_option options[] = {
     {"--rslora", NULL, "with --alpha: by A / sqrt(rank)", TO(rslora), NM_OPTION_FLAG, 0, 0},
     {"--targets --target-modules", "LIST", "maps to train: q_proj,v_proj or attn_q,attn_v (all linear maps of the layers)", TO(targets), NM_OPTION_TEXT, 0, 0},
     {"--init", "FOLDER", "start from this adapter: its rank, scale and maps", TO(init), NM_OPTION_TEXT, 0, 0},
-    {"--lr --learning-rate", "RATE", "the largest learning rate (4e-4)", TO(lr), NM_OPTION_REAL, 1e-12, 1e3},
+    {"--lr --learning-rate", "RATE", "the largest learning rate (0.576 / width of the model: 1e-3 for 576)", TO(lr), NM_OPTION_REAL, 1e-12, 1e3},
     {"--loraplus", "RATIO", "rate of the B halves to that of the A halves (1)", TO(lr_ratio), NM_OPTION_REAL, 1e-3, 1e4},
     {"--schedule", "cosine|linear|constant", "how the rate goes on after the warm-up (cosine)", TO(schedule), NM_OPTION_CHOICE, 0, 0},
     {"--warmup", "STEPS|SHARE", "steps of warm-up, or their share of all below 1 (0.05)", TO(warmup), NM_OPTION_REAL, 0, MANY},
     {"--optimizer --optim", "NAME", "optimiser (adamw)", TO(optimizer), NM_OPTION_TEXT, 0, 0},
     {"--weight-decay", "D", "decay of the weights (the optimiser's)", TO(weight_decay), NM_OPTION_REAL, 0, 1e3},
     {"--clip", "NORM", "largest norm of a step's gradient (1; 0 = any)", TO(clip), NM_OPTION_REAL, 0, 1e9},
-    {"--epochs --num-train-epochs", "N", "times over the data (3)", TO(epochs), NM_OPTION_REAL, 1e-6, 1e6},
+    {"--epochs --num-train-epochs", "N", "times over the data (3; more, up to 10, where that makes fewer than 100 steps)", TO(epochs), NM_OPTION_REAL, 1e-6, 1e6},
     {"--max-steps", "N", "stop after N steps", TO(max_steps), NM_OPTION_INT, 1, MANY},
     {"--batch --batch-size", "N", "sequences of a step; how many are computed together is planned (8)", TO(batch), NM_OPTION_INT, 1, 1 << 16},
     {"-s --seed", "N", "seed of the order and of the adapter's start (0)", TO(seed), NM_OPTION_SEED, 0, 0},
@@ -48,8 +48,8 @@ static const nm_option options[] = {
     {0}
 };
 
-static const nm_tune_settings defaults = {.validation = "0.05", .max_length = 512, .rank = 16, .lr = 4e-4, .lr_ratio = 1, .warmup = 0.05, .weight_decay = -1,
-    .clip = 1, .epochs = 3, .batch = 8, .patience = 3, .save_every = 0, .anchor = 1};
+static const nm_tune_settings defaults = {.max_length = 512, .rank = 16, .lr = NM_UNSET_REAL, .lr_ratio = 1, .warmup = 0.05, .weight_decay = -1,
+    .clip = 1, .epochs = NM_UNSET_REAL, .batch = 8, .patience = 3, .save_every = 0, .anchor = 1};
 
 static int run(void *arg, int count, char **operands)
 {

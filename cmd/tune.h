@@ -12,7 +12,7 @@ typedef struct nm_tune_settings {
     /* data */
     const char *validation, *map, *format, *template_path, *batches;
     int32_t train_on, max_length, show_mask;
-    bool skip_bad, in_order;
+    bool skip_bad;
     /* what is trained */
     int32_t rank;
     double alpha;
