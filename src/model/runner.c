@@ -13,13 +13,10 @@ struct nm_runner {
     nm_plan plan;
     int32_t max_rank;               /* of slots that the plan has room for */
     nm_walk walk;
-    int threads;                    /* that scratch is made for */
-    size_t scratch_total;
     nm_row *row;
     int32_t *out_row;
     nm_seq *seq;
     struct part { nm_item *item; int32_t from, count; } *part;     /* an item's tokens in this pass; as seq */
-    atomic_int *ticket;
     int32_t parts, outs;
     const volatile sig_atomic_t *cancel;
 };
@@ -28,72 +25,38 @@ struct nm_runner {
 
 static nm_err allocate(nm_runner *r, size_t rows)
 {
-    size_t tickets = (size_t)r->model->program.tickets;
     r->row = nm_calloc(rows, sizeof *r->row);
     r->out_row = nm_calloc(rows, sizeof *r->out_row);
     r->seq = nm_calloc(rows, sizeof *r->seq);
     r->part = nm_calloc(rows, sizeof *r->part);
-    r->ticket = nm_calloc(tickets, sizeof *r->ticket);
-    return r->row && r->out_row && r->seq && r->part && r->ticket ? NM_OK : nm_fail_memory(rows * sizeof *r->row);
+    return r->row && r->out_row && r->seq && r->part ? NM_OK : nm_fail_memory(rows * sizeof *r->row);
 }
 
-/* Scratch follows the number of threads, which may change between runs. */
-static nm_err fit_threads(nm_runner *r)
+static void free_plan(nm_runner *r)
 {
-    nm_exec *e = &r->walk.exec;
-    if (r->threads == nm_threads()) return NM_OK;
-    size_t bytes = r->plan.scratch_bytes * (size_t)nm_threads();
-    uint8_t *scratch = nm_alloc_sparse(bytes);
-    if (!scratch) return nm_fail_memory(bytes);
-    nm_free_aligned(e->scratch, r->scratch_total);
-    e->scratch = scratch;
-    r->scratch_total = bytes;
-    r->threads = nm_threads();
-    return NM_OK;
-}
-
-static void free_plan_memory(nm_runner *r)
-{
-    nm_exec *e = &r->walk.exec;
-    nm_free_aligned(e->memory, r->plan.memory_bytes);
-    nm_free_aligned(e->shared, r->plan.shared_bytes);
-    nm_free_aligned(e->scratch, r->scratch_total);
-    e->memory = e->shared = e->scratch = NULL;
-    r->scratch_total = 0;
-    r->threads = 0;
+    nm_walk_close(&r->walk);
     nm_plan_free(&r->plan);
 }
 
-/* Takes over a plan, and memory for it. On failure the runner keeps what it has. */
-static nm_err adopt_plan(nm_runner *r, nm_plan *plan, int32_t max_rank)
-{
-    nm_exec *e = &r->walk.exec;
-    uint8_t *memory = nm_alloc_sparse(plan->memory_bytes), *shared = nm_alloc_sparse(plan->shared_bytes);
-    if (!memory || !shared) {
-        size_t bytes = plan->memory_bytes + plan->shared_bytes;
-        nm_free_aligned(memory, plan->memory_bytes);
-        nm_free_aligned(shared, plan->shared_bytes);
-        nm_plan_free(plan);
-        return nm_fail_memory(bytes);
-    }
-    free_plan_memory(r);
-    r->plan = *plan;
-    r->max_rank = max_rank;
-    e->memory = memory;
-    e->shared = shared;
-    e->value = r->plan.value;
-    e->scratch_bytes = r->plan.scratch_bytes;
-    e->shared_bytes = r->plan.shared_bytes;
-    memcpy(e->max_rows, r->plan.max_rows, sizeof e->max_rows);
-    return NM_OK;
-}
-
+/* Plans, and takes the memory for it. On failure the runner keeps what it has. */
 static nm_err make_plan(nm_runner *r, nm_compute compute, int64_t max_rows, int64_t max_logits, int32_t max_rank)
 {
     const nm_model *m = r->model;
     nm_plan plan;
+    nm_walk walk;
     NM_TRY(nm_plan_make(&plan, &m->program, m->weight, compute, max_rows, max_logits, m->config.n_context, max_rank));
-    return adopt_plan(r, &plan, max_rank);
+    nm_err err = nm_walk_open(&walk, &plan, m->weight);
+    if (err != NM_OK) {
+        nm_walk_close(&walk);
+        nm_plan_free(&plan);
+        return err;
+    }
+    free_plan(r);
+    r->plan = plan;
+    r->walk = walk;
+    r->walk.plan = &r->plan;
+    r->max_rank = max_rank;
+    return NM_OK;
 }
 
 /* Plans anew where a session's stack has a larger rank than the plan has room for; in steps, so that similar stacks do not plan again. */
@@ -124,15 +87,6 @@ nm_err nm_runner_open(nm_runner **out, const nm_model *model, const nm_runner_op
     r->model = model;
     nm_err err = make_plan(r, o.compute, o.max_rows, o.max_logits, 0);
     if (err == NM_OK) err = allocate(r, (size_t)o.max_rows);
-    if (err == NM_OK) err = fit_threads(r);
-    nm_exec *e = &r->walk.exec;
-    e->compute = o.compute;
-    e->operand = model->program.operand;
-    e->weight = model->weight;
-    e->row = r->row;
-    e->seq = r->seq;
-    e->ticket = r->ticket;
-    r->walk.plan = &r->plan;
     if (err != NM_OK) nm_runner_close(&r);
     *out = r;
     return err;
@@ -143,16 +97,15 @@ void nm_runner_close(nm_runner **runner)
     nm_runner *r = *runner;
     *runner = NULL;
     if (!r) return;
-    free_plan_memory(r);
+    free_plan(r);
     nm_free(r->row);
     nm_free(r->out_row);
     nm_free(r->seq);
     nm_free(r->part);
-    nm_free(r->ticket);
     nm_free(r);
 }
 
-uint64_t nm_runner_bytes(const nm_runner *r) { return r->plan.memory_bytes + r->plan.shared_bytes + r->scratch_total; }
+uint64_t nm_runner_bytes(const nm_runner *r) { return r->plan.memory_bytes + r->plan.shared_bytes + r->walk.scratch_total; }
 
 /* ---- Checks --------------------------------------------------------------------------------------------------------------------------- */
 
@@ -267,6 +220,8 @@ static nm_err run_pass(nm_runner *r, int64_t rows)
     nm_exec *e = &r->walk.exec;
     e->kernel = nm_kernels_get();
     e->kv = &r->part[0].item->session->layout;
+    e->row = r->row;
+    e->seq = r->seq;
     e->rows[NM_ROWS_BATCH] = rows;
     e->rows[NM_ROWS_OUT] = 0;
     e->seqs = r->parts;
@@ -279,7 +234,7 @@ nm_err nm_run(nm_runner *r, nm_item *items, size_t count, const volatile sig_ato
 {
     NM_TRY(check_items(r, items, count));
     NM_TRY(fit_stacks(r, items, count));
-    NM_TRY(fit_threads(r));
+    NM_TRY(nm_walk_fit(&r->walk));
     r->cancel = cancel;
     size_t item = 0;
     int32_t from = 0;

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Stacks on the command line and the adapter commands, with adapters that PEFT made on tiny models.
 #   NOMOAT=build/nomoat NOMOAT_TEST_DATA=FOLDER tests/cli/adapter.sh     TAP on stdout
+# shellcheck disable=SC2317,SC1091,SC2154  # functions are called through check
 . "$(dirname "$0")/common.sh"
 run() { "$NOMOAT" "$@" >"$work/out" 2>"$work/err" </dev/null; }
 has() { grep -q -- "$1" "$work/out"; }

@@ -82,6 +82,8 @@ static void start(terminal *t, char **command)
     if (other < 0 || ioctl(other, TIOCSWINSZ, &size)) exit(GAVE_UP);
     t->pid = fork();
     if (t->pid == 0) {
+        static const int inherited[] = {SIGINT, SIGQUIT, SIGHUP, SIGTERM};     /* a harness in the background ignores some of them */
+        for (size_t i = 0; i < sizeof inherited / sizeof *inherited; i++) signal(inherited[i], SIG_DFL);
         setsid();
         ioctl(other, TIOCSCTTY, 0);
         for (int fd = 0; fd < 3; fd++) dup2(other, fd);
