@@ -24,6 +24,8 @@
 
 enum { PATIENCE_MS = 60000, SCREEN_MOST = 1 << 20, GAVE_UP = 99 };
 
+static char screen[SCREEN_MOST];
+
 typedef struct terminal { int fd; pid_t pid; char *screen; size_t length, seen; bool ended; } terminal;
 
 static int64_t now_ms(void)
@@ -95,12 +97,11 @@ static void start(terminal *t, char **command)
 
 int main(int argc, char **argv)
 {
-    terminal t = {0};
+    terminal t = {.screen = screen};
     struct termios mode;
     int at = 1, status;
     while (at < argc && strcmp(argv[at], "--")) at++;
-    t.screen = malloc(SCREEN_MOST);
-    if (at + 1 >= argc || !t.screen) return 2;
+    if (at + 1 >= argc) return 2;
     start(&t, argv + at + 1);
     for (int i = 1; i < at; i++) {
         if (argv[i][0] == '?') expect(&t, argv[i] + 1);
