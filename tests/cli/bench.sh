@@ -1,24 +1,7 @@
 #!/bin/sh
 # nomoat bench: refusals and their codes; on a tiny model the keys of --json and sane figures. NOMOAT is the program.
-# shellcheck disable=SC2317  # functions are called through check
-set -u
-n=0
-bad=0
-check() {       # check NAME COMMAND...: ok if the command succeeds
-    name=$1
-    shift
-    n=$((n + 1))
-    if "$@"; then echo "ok $n - $name"; else echo "not ok $n - $name"; bad=1; fi
-}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-
-ends_with() {   # ends_with CODE ARGUMENTS...: exit code, nothing on stdout, one line on stderr
-    code=$1
-    shift
-    "$NOMOAT" "$@" >"$work/out" 2>"$work/err" </dev/null
-    [ $? -eq "$code" ] && [ ! -s "$work/out" ] && [ "$(wc -l <"$work/err")" -eq 1 ]
-}
+# shellcheck disable=SC2317,SC1091,SC2154  # functions are called through check
+. "$(dirname "$0")/common.sh"
 
 check 'a missing model is exit 3' ends_with 3 bench "$work/none.gguf"
 check '--tune is refused' ends_with 6 bench "$work/none.gguf" --tune
@@ -64,8 +47,6 @@ if [ -f "$model" ]; then
     (ulimit -v 4000000; ends_with 5 bench "$model" --depth 16777216 --kv f32 --batch 256)
     check 'a depth beyond memory is told before anything runs' test $? -eq 0
 else
-    n=$((n + 1))
-    echo "ok $n # SKIP bench on a tiny model (NOMOAT_TEST_DATA)"
+    skip 'bench on a tiny model' NOMOAT_TEST_DATA
 fi
-echo "1..$n"
-exit "$bad"
+finish
