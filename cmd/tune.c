@@ -37,6 +37,7 @@ static const nm_option options[] = {
     {"--anchor", "WEIGHT", "hold the model to itself on general text, with this weight (1)", TO(anchor), NM_OPTION_REAL, 0, 1e6},
     {"--no-anchor", NULL, "do not", TO(no_anchor), NM_OPTION_FLAG, 0, 0},
     {"--anchor-data", "FILE", "the general text (what ships with nomoat)", TO(anchor_data), NM_OPTION_TEXT, 0, 0},
+    {"--meter", "TOKENS", "general text that the meter of forgetting reads at the end, an eighth of it on the way (8192; 0 = none)", TO(meter), NM_OPTION_INT, 0, MANY},
     {"--patience", "N", "stop when validation has not improved N times (3; 0 = never)", TO(patience), NM_OPTION_INT, 0, MANY},
     {"--save-every", "STEPS", "steps between validations and checkpoints (a tenth of all)", TO(save_every), NM_OPTION_INT, 1, MANY},
     {"--resume", NULL, "go on with the run that was interrupted, to the same bits", TO(resume), NM_OPTION_FLAG, 0, 0},
@@ -49,7 +50,7 @@ static const nm_option options[] = {
 };
 
 static const nm_tune_settings defaults = {.max_length = 512, .rank = 16, .lr = NM_UNSET_REAL, .lr_ratio = 1, .warmup = 0.05, .weight_decay = -1,
-    .clip = 1, .epochs = NM_UNSET_REAL, .batch = 8, .patience = 3, .save_every = 0, .anchor = 1};
+    .clip = 1, .epochs = NM_UNSET_REAL, .batch = 8, .patience = 3, .meter = 8192, .anchor = 1};
 
 static int run(void *arg, int count, char **operands)
 {

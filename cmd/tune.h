@@ -21,7 +21,7 @@ typedef struct nm_tune_settings {
     /* how */
     const char *optimizer;
     double lr, lr_ratio, weight_decay, clip, epochs, warmup;
-    int32_t schedule, batch, max_steps, save_every, patience;
+    int32_t schedule, batch, max_steps, save_every, patience, meter;
     nm_seed seed;
     const char *memory;
     double anchor;

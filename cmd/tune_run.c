@@ -14,7 +14,7 @@
 #include "tune.h"
 
 enum { ANCHOR_TOKENS = 128, TEMPLATE_MOST = 1 << 20, TEXT_MOST = 64 << 20, EVALUATIONS = 10, PLAN_SECONDS = 4,
-    FORGET_TOKENS = 8192, FORGET_FEW = 1024 /* at the end; while training */, EPOCHS = 3, MOST_EPOCHS = 10, ENOUGH_STEPS = 100,
+    EPOCHS = 3, MOST_EPOCHS = 10, ENOUGH_STEPS = 100,
     LEAST_VALIDATION = 20 };
 static const char SHARE[] = "0.05";       /* of the rows, for validation */
 
@@ -268,7 +268,7 @@ static void close_present(present *p)
     nm_adapter_close(&p->made);
 }
 
-/* Loss on the validation data, -1 where there is none; and what was forgotten, -1 where the model has no tokenizer. */
+/* Loss on the validation data, and what was forgotten; -1 where there is none to measure. */
 static nm_err validate(tune *t, double *loss, double *forgetting)
 {
     present p = {0};
@@ -276,8 +276,9 @@ static nm_err validate(tune *t, double *loss, double *forgetting)
     *loss = *forgetting = -1;
     nm_err err = open_present(t, &p);
     if (err == NM_OK && nm_dataset_count(t->data, NM_SPLIT_VALIDATION)) err = score_samples(t, p.stack, loss);
-    if (err == NM_OK && nm_model_tokenizer(t->stacked->model) && !t->set->batches)
-        err = nm_forgetting(t->stacked->model, t->stacked->stack, p.stack, &t->set->common, last ? FORGET_TOKENS : FORGET_FEW, forgetting);
+    size_t tokens = (size_t)t->set->meter / (last ? 1 : 8);
+    if (err == NM_OK && tokens && nm_model_tokenizer(t->stacked->model) && !t->set->batches)
+        err = nm_forgetting(t->stacked->model, t->stacked->stack, p.stack, &t->set->common, tokens, forgetting);
     close_present(&p);
     return err;
 }

@@ -10,8 +10,8 @@ fi
 run() { "$NOMOAT" "$@" >"$work/out" 2>"$work/err" </dev/null; }
 has() { grep -q -- "$1" "$work/out"; }
 value() { sed -n "s/.*\"$1\": \\([^,}]*\\).*/\\1/p" "$work/out"; }
-awk 'BEGIN { for (i = 0; i < 60; i++) printf "{\"prompt\": \"What is %d?\", \"completion\": \"It is the number %d.\"}\n", i, i }' >"$work/data.jsonl"
-tune() { "$NOMOAT" tune "$model" "$work/data.jsonl" --format alpaca --epochs 2 --batch 4 --max-length 128 -r 4 -s 7 "$@" >"$work/out" 2>"$work/err" </dev/null; }
+awk 'BEGIN { for (i = 0; i < 24; i++) printf "{\"prompt\": \"What is %d?\", \"completion\": \"It is the number %d.\"}\n", i, i }' >"$work/data.jsonl"
+tune() { "$NOMOAT" tune "$model" "$work/data.jsonl" --format alpaca --epochs 2 --batch 4 --max-length 128 -r 4 -s 7 --meter 64 "$@" >"$work/out" 2>"$work/err" </dev/null; }
 
 check 'a run' tune -o "$work/a" --log "$work/log.jsonl" --val 0.1
 check 'names what it made' has "^$work/a\$"
@@ -24,7 +24,7 @@ check 'and learns' less
 check 'run uses it' run run "$model+$work/a" --raw hello -n 4 --temp 0
 check 'a name goes to the store' tune -o mine --max-steps 2 --val 0
 check 'and is used by it' run run "$model+mine" --raw hello -n 4
-check 'on top of a stack' run tune "$model+mine=0.5" "$work/data.jsonl" --format alpaca --max-steps 2 -o "$work/top" --val 0
+check 'on top of a stack' run tune "$model+mine=0.5" "$work/data.jsonl" --format alpaca --max-steps 2 -o "$work/top" --val 0 --meter 64
 check 'as JSON' tune -o "$work/b" --max-steps 2 --json --val 0
 check 'has its keys' has '^{"adapter": ".*/b", "steps": 2, "loss": [0-9.]*, "val_loss": null, "forgetting": [0-9.e-]*, "seconds": [0-9.]*}$'
 
@@ -38,7 +38,7 @@ killed() {
     for pause in 0.05 0.1 0.15 0.2 0.25 0.3 0.4 0.5; do
         flag=''
         [ ! -e "$work/e/checkpoint.safetensors" ] || flag=--resume
-        "$NOMOAT" tune "$model" "$work/data.jsonl" --format alpaca --epochs 2 --batch 4 --max-length 128 -r 4 -s 7 -o "$work/e" --val 0.1 --save-every 2 $flag \
+        "$NOMOAT" tune "$model" "$work/data.jsonl" --format alpaca --epochs 2 --batch 4 --max-length 128 -r 4 -s 7 --meter 64 -o "$work/e" --val 0.1 --save-every 2 $flag \
             >/dev/null 2>"$work/err" </dev/null &
         pid=$!
         sleep "$pause"
@@ -52,7 +52,7 @@ killed() {
 }
 check 'killed and resumed, the same adapter' killed
 stopped() {
-    "$NOMOAT" tune "$model" "$work/data.jsonl" --format alpaca --epochs 400 --batch 4 -r 4 -o "$work/g" --val 0 >"$work/out" 2>"$work/err" </dev/null &
+    "$NOMOAT" tune "$model" "$work/data.jsonl" --format alpaca --epochs 2000 --batch 4 -r 4 -o "$work/g" --val 0 >"$work/out" 2>"$work/err" </dev/null &
     pid=$!
     wait_for busy "$pid" || return 1
     kill -INT "$pid"
@@ -60,8 +60,8 @@ stopped() {
     [ $? -eq 130 ] && says '--resume goes on' && [ -s "$work/g/checkpoint.safetensors" ]
 }
 check 'Ctrl-C saves and says how to go on' stopped
-check 'other settings do not go on' ends_with 6 tune "$model" "$work/data.jsonl" --format alpaca --epochs 400 --batch 4 -r 8 -o "$work/g" --val 0 --resume -q
-check 'a run in the way is not overwritten' ends_with 6 tune "$model" "$work/data.jsonl" --format alpaca --epochs 400 --batch 4 -r 4 -o "$work/g" --val 0 -q
+check 'other settings do not go on' ends_with 6 tune "$model" "$work/data.jsonl" --format alpaca --epochs 2000 --batch 4 -r 8 -o "$work/g" --val 0 --resume -q
+check 'a run in the way is not overwritten' ends_with 6 tune "$model" "$work/data.jsonl" --format alpaca --epochs 2000 --batch 4 -r 4 -o "$work/g" --val 0 -q
 
 # ---- before work
 check 'a plan' tune --plan --json
