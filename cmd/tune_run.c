@@ -160,6 +160,7 @@ static nm_err open_trainer(tune *t)
         .clip = (float)set->clip, .schedule = (nm_schedule)set->schedule, .steps = t->steps, .seed = set->seed.value};
     NM_TRY(find_largest(t, &batch, &o.max_length));
     NM_TRY(parse_bytes(set->memory, &o.memory));
+    o.anchor = t->anchor ? ANCHOR_TOKENS : 0;
     o.batch = (int32_t)batch;
     o.warmup = set->warmup < 1 ? (int64_t)ceil(set->warmup * (double)t->steps) : (int64_t)set->warmup;
     NM_TRY(nm_trainer_open(&t->trainer, t->stacked->model, &o));

@@ -475,6 +475,7 @@ typedef struct nm_trainer_options {
     int64_t warmup, steps;      /* steps of the whole run, for the schedule */
     uint64_t seed;
     int32_t max_length;         /* of a sequence */
+    int32_t anchor;             /* tokens of an anchor; 0 = none will be given */
     int32_t batch;              /* sequences of a step; how many go into a pass at once is planned */
     uint64_t memory;            /* bytes for values of passes and the adapter's numbers; 0 = no limit. Less memory, more recomputation: the same bits */
 } nm_trainer_options;

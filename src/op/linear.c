@@ -224,8 +224,9 @@ static void stack_back(const nm_exec *e, const nm_step *s, const slot_rows *z, i
         float *g = z->g + (size_t)r * z->ld;
         end = same_stack(e, kind, r, to, BACK_ROWS);
         for (int32_t i = stack ? stack->first[w->id] : 0; stack && i < stack->first[w->id + 1]; g += stack->slot[i++].b.k)
-            if (stack->slot[i].scale != 0)
-                product_back(e, &stack->slot[i].b, nm_grad(e, y, r), nm_ld(e->value, y), end - r, 0, stack->slot[i].b.k, g, z->ld, false, own);
+            for (int64_t k0 = 0, rank = stack->slot[i].b.k; stack->slot[i].scale != 0 && k0 < rank; k0 += BACK_INPUTS)
+                product_back(e, &stack->slot[i].b, nm_grad(e, y, r), nm_ld(e->value, y), end - r, k0, rank - k0 < BACK_INPUTS ? rank - k0 : BACK_INPUTS,
+                    g + k0, z->ld, false, own);
     }
 }
 

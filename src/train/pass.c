@@ -21,7 +21,7 @@ struct nm_pass {
     int32_t outs;
     int32_t first;              /* of the chunk in work */
     float scale;
-    float *before;              /* the anchor's logits without what is trained: [outs][vocabulary]; made when first wanted */
+    float *before;              /* the anchor's logits without what is trained: [max_anchor][vocabulary] */
     size_t before_bytes;
     const volatile sig_atomic_t *cancel;
 };
@@ -38,6 +38,8 @@ static nm_err allocate(nm_pass *p)
     p->target = nm_calloc(rows, sizeof *p->target);
     p->weight = nm_calloc(rows, sizeof *p->weight);
     p->nll = nm_calloc(rows, sizeof *p->nll);
+    p->before_bytes = (size_t)p->options.max_anchor * (size_t)p->model->config.n_vocab * sizeof *p->before;
+    if (p->before_bytes && !(p->before = nm_alloc_sparse(p->before_bytes))) return nm_fail_memory(p->before_bytes);
     return p->session && p->row && p->seq && p->out_row && p->target && p->weight && p->nll ? NM_OK : nm_fail_memory(rows * sizeof *p->row);
 }
 
@@ -78,7 +80,8 @@ nm_err nm_pass_open(nm_pass **out, const nm_model *model, const nm_train_options
 {
     *out = NULL;
     if (!model->info.has_weights) return nm_fail(NM_USAGE, "%s: opened for its metadata only", model->name);
-    if (options->max_rows < 1 || options->max_sequences < 1 || options->max_out < 1) return nm_fail(NM_USAGE, "a training pass without rows makes no sense");
+    if (options->max_rows < 1 || options->max_sequences < 1 || options->max_out < 1 || options->max_anchor < 0)
+        return nm_fail(NM_USAGE, "a training pass without rows makes no sense");
     nm_pass *p = nm_calloc(1, sizeof *p);
     if (!p) return nm_fail_memory(sizeof *p);
     p->model = model;
@@ -109,7 +112,7 @@ void nm_pass_close(nm_pass **pass)
     nm_free(p);
 }
 
-uint64_t nm_pass_bytes(const nm_pass *p) { return p->plan.memory_bytes + p->plan.shared_bytes + p->walk.scratch_total; }
+uint64_t nm_pass_bytes(const nm_pass *p) { return p->plan.memory_bytes + p->plan.shared_bytes + p->walk.scratch_total + p->before_bytes; }
 
 const nm_train_options *nm_pass_options(const nm_pass *p) { return &p->options; }
 
@@ -248,15 +251,9 @@ static void anchor_row(void *arg, int64_t row, const float *logits, int64_t n, f
 /* Logits of all rows without what is trained. */
 static nm_err keep_before(nm_pass *p, const nm_sequence *sequence, const nm_train *none, const volatile sig_atomic_t *cancel)
 {
-    size_t row = (size_t)p->model->config.n_vocab * sizeof(float), bytes;
+    size_t row = (size_t)p->model->config.n_vocab * sizeof(float);
     NM_TRY(start(p, sequence, 1, 0, none, cancel));
-    bytes = (size_t)p->outs * row;
-    if (p->before_bytes < bytes) {
-        nm_free_aligned(p->before, p->before_bytes);
-        p->before_bytes = 0;
-        if (!(p->before = nm_alloc_sparse(bytes))) return nm_fail_memory(bytes);
-        p->before_bytes = bytes;
-    }
+    if (p->outs > p->options.max_anchor) return nm_fail(NM_USAGE, "an anchor of %d rows, and there is room for %d", (int)p->outs, (int)p->options.max_anchor);
     NM_TRY(walk(p, 0, p->plan.head));
     for (p->first = 0; p->first < p->outs; p->first += p->options.max_out) {
         choose_chunk(p);

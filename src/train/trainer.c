@@ -123,7 +123,8 @@ static nm_err complete(nm_trainer *t, const nm_trainer_options *given)
     if (!o->rank) o->rank = DEFAULT_RANK;
     if (!(o->lr > 0)) o->lr = DEFAULT_LR;
     if (!(o->lr_ratio > 0)) o->lr_ratio = 1;
-    if (o->rank < 1 || o->max_length < 2 || o->batch < 1 || o->steps < 1 || o->warmup < 0) return nm_fail(NM_USAGE, "rank, length, batch and steps must be positive");
+    if (o->rank < 1 || o->max_length < 2 || o->batch < 1 || o->steps < 1 || o->warmup < 0 || o->anchor < 0 || o->anchor > o->max_length)
+        return nm_fail(NM_USAGE, "rank, length, batch and steps must be positive, and the anchor no longer than a sequence");
     if (!isfinite(o->lr) || !isfinite(o->alpha) || !isfinite(o->lr_ratio) || !isfinite(o->clip)) return nm_fail(NM_USAGE, "a rate that is no number makes no sense");
     NM_TRY(nm_optim_find(o->optimizer ? o->optimizer : "adamw", &t->optim));
     t->set = t->optim->defaults;
@@ -158,7 +159,7 @@ static nm_err open_pass(nm_trainer *t)
     uint64_t own = nm_trainer_bytes(t), need = 0;
     for (size_t i = 0; i < sizeof way / sizeof *way; i++) {
         nm_train_options p = {.trained = t->lora.trained, .rank = t->lora.max_rank, .remake = way[i].remake, .stack = o->below, .max_rows = way[i].rows,
-            .max_length = o->max_length, .max_sequences = o->batch, .max_out = (int32_t)(out < 8 ? 8 : out > MOST_OUT ? MOST_OUT : out)};
+            .max_length = o->max_length, .max_anchor = o->anchor, .max_sequences = o->batch, .max_out = (int32_t)(out < 8 ? 8 : out > MOST_OUT ? MOST_OUT : out)};
         NM_TRY(nm_pass_open(&t->pass, t->model, &p));
         need = own + nm_pass_bytes(t->pass);
         if (!o->memory || need <= o->memory) return NM_OK;
