@@ -358,7 +358,7 @@ static nm_err bench_model(bench *b, const char *name)
 static int run(void *arg, int count, char **operands)
 {
     bench b = {.set = arg};
-    if (b.set->tune) return nm_fail(NM_REFUSED, "bench --tune: this version does not train yet; leave --tune out");
+    if (b.set->tune) return nm_fail(NM_REFUSED, "bench --tune is not there yet: 'nomoat tune MODEL DATA --plan' measures training on your own data");
     if (!b.set->prompt && !b.set->generate) return nm_fail(NM_USAGE, "bench: nothing to measure: give -p or -n a number above 0");
     NM_TRY(read_list(b.depths, &b.n_depths, b.set->depth, "--depth", 0, MOST_DEPTH));
     NM_TRY(read_list(b.batches, &b.n_batches, b.set->batch, "--batch", 1, MOST_BATCH));
