@@ -1,0 +1,166 @@
+/* What a run of `nomoat tune` needs before its first step: data, the anchor, the order, the trainer, the folder. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common.h"
+#include "os/file.h"
+#include "tune.h"
+
+enum { TEMPLATE_MOST = 1 << 20, TEXT_MOST = 64 << 20, EVALUATIONS = 10, EPOCHS = 3, MOST_EPOCHS = 10, ENOUGH_STEPS = 100, LEAST_VALIDATION = 20 };
+static const char SHARE[] = "0.05";       /* of the rows, for validation */
+
+/* The default rate falls with the width of the model, as the largest stable one does (Yang et al. 2022): 1e-3 for 576 columns, 1.4e-4 for 4,096. */
+static const double RATE_TIMES_WIDTH = 0.576;
+
+static nm_err parse_bytes(const char *text, uint64_t *out)
+{
+    char *end;
+    double v = text ? strtod(text, &end) : 0;
+    *out = 0;
+    if (!text) return NM_OK;
+    const char *units = "kmgt", *unit = *end ? strchr(units, *end | 32) : NULL;
+    if (unit) {
+        for (const char *u = units; u <= unit; u++) v *= 1000;
+        end++;
+    }
+    if (*end == 'B' || *end == 'b') end++;
+    if (!(v > 0) || v > 1e15 || *end) return nm_fail(NM_USAGE, "--memory %s: give a size such as 2G or 800M", text);
+    *out = (uint64_t)v;
+    return NM_OK;
+}
+
+nm_err nm_tune_open_data(nm_tune *t, char **sources, size_t count)
+{
+    const nm_tune_settings *set = t->set;
+    const nm_model *model = t->stacked->model;
+    if (set->batches) return nm_dataset_open_batches(&t->data, set->batches, nm_model_describe(model)->n_vocab);
+    char *text = NULL;
+    size_t length;
+    if (set->template_path) NM_TRY(nm_file_read(set->template_path, TEMPLATE_MOST, &text, &length));
+    const char *validation = !set->validation ? SHARE : strcmp(set->validation, "0") ? set->validation : NULL;
+    nm_dataset_options o = {.sources = (const char *const *)sources, .n_sources = count, .validation = validation, .map = set->map, .format = set->format,
+        .template_text = text, .train_on = (nm_train_on)set->train_on, .max_length = set->max_length, .skip_bad = set->skip_bad, .seed = set->seed.value};
+    nm_err err = nm_dataset_open(&t->data, model, &o);
+    if (err == NM_OK && !set->validation && nm_dataset_count(t->data, NM_SPLIT_VALIDATION) < LEAST_VALIDATION) {
+        /* A handful of rows would say nothing, and be missed where there are few. */
+        nm_dataset_close(&t->data);
+        o.validation = NULL;
+        err = nm_dataset_open(&t->data, model, &o);
+    }
+    nm_free(text);
+    return err;
+}
+
+/* What the user should know of the data before an evening is spent on it. */
+void nm_tune_tell_data(const nm_tune *t)
+{
+    const nm_dataset_stats *s = nm_dataset_describe(t->data);
+    nm_note("%llu rows: %llu sequences, %llu tokens, %llu of them trained; %zu sequences for validation", (unsigned long long)s->rows,
+        (unsigned long long)s->samples, (unsigned long long)s->tokens, (unsigned long long)s->trained, nm_dataset_count(t->data, NM_SPLIT_VALIDATION));
+    if (s->bad_rows) nm_note("%llu bad rows were left out; the first: %s", (unsigned long long)s->bad_rows, s->first_bad ? s->first_bad : "");
+    if (s->long_rows) nm_note("%llu sequences are longer than %d tokens and were cut; %llu of them lost part of an answer: --max-length %d keeps all",
+        (unsigned long long)s->long_rows, t->set->max_length, (unsigned long long)s->cut_answers, s->longest);
+    if (s->split_rows) nm_note("%llu rows became a sequence for each answer: the template rewrites earlier turns", (unsigned long long)s->split_rows);
+    if (s->duplicates) nm_note("%llu validation sequences are also trained: %s", (unsigned long long)s->duplicates, s->first_duplicate ? s->first_duplicate : "");
+}
+
+/* General text for the anchor: the user's, or what ships with the program. */
+nm_err nm_tune_open_anchor(nm_tune *t)
+{
+    const nm_tokenizer *tokenizer = nm_model_tokenizer(t->stacked->model);
+    const char *file = t->set->anchor_data, *text;
+    char *own = NULL;
+    size_t length;
+    if (t->set->no_anchor || t->set->batches || t->set->anchor == 0) return NM_OK;
+    if (!tokenizer) return nm_fail(NM_REFUSED, "the model has no tokenizer, which the anchor needs: give --no-anchor");
+    if (file) NM_TRY(nm_file_read(file, TEXT_MOST, &own, &length));
+    text = own ? own : nm_general_text(NM_GENERAL_ANCHOR, &length);
+    nm_err err = nm_tokenize(tokenizer, text, length, 0, &t->anchor, &t->anchors);
+    nm_free(own);
+    if (err == NM_OK && t->anchors < NM_ANCHOR_TOKENS) err = nm_fail(NM_USAGE, "%s: too short: %d tokens of general text at least", file, NM_ANCHOR_TOKENS);
+    return err;
+}
+
+/* Three epochs, or on little data as many as make enough steps. */
+static double default_epochs(const nm_tune *t)
+{
+    double steps = ceil((double)nm_dataset_count(t->data, NM_SPLIT_TRAIN) / t->set->batch), enough = ceil(ENOUGH_STEPS / fmax(steps, 1));
+    return fmin(fmax(EPOCHS, enough), MOST_EPOCHS);
+}
+
+nm_err nm_tune_open_order(nm_tune *t)
+{
+    const nm_tune_settings *set = t->set;
+    nm_order_options o = {.batch = set->batch, .epochs = isnan(set->epochs) ? default_epochs(t) : set->epochs, .max_steps = set->max_steps,
+        .seed = set->seed.value};
+    NM_TRY(nm_order_open(&t->order, t->data, &o));
+    t->steps = nm_order_steps(t->order);
+    if (set->batches && set->max_steps && t->steps > set->max_steps) t->steps = set->max_steps;
+    t->every = set->save_every ? set->save_every : (t->steps + EVALUATIONS - 1) / EVALUATIONS;
+    return t->steps > 0 ? NM_OK : nm_fail(NM_USAGE, "no steps to train");
+}
+
+/* The largest step and sequence of the whole order: what memory is planned for. */
+static nm_err find_largest(nm_tune *t, size_t *batch, int32_t *length)
+{
+    *batch = 1;
+    *length = t->anchor ? NM_ANCHOR_TOKENS : 2;
+    for (int64_t i = 0; i < t->steps; i++) {
+        nm_order_step step;
+        NM_TRY(nm_order_step_at(t->order, i, &step));
+        if (step.count > *batch) *batch = step.count;
+    }
+    for (size_t i = 0; i < nm_dataset_count(t->data, NM_SPLIT_TRAIN); i++) {
+        nm_sample s = nm_dataset_sample(t->data, NM_SPLIT_TRAIN, i);
+        if (s.count > *length) *length = s.count;
+    }
+    return NM_OK;
+}
+
+nm_err nm_tune_open_trainer(nm_tune *t)
+{
+    const nm_tune_settings *set = t->set;
+    size_t batch;
+    t->lr = isnan(set->lr) ? RATE_TIMES_WIDTH / nm_model_describe(t->stacked->model)->n_embd : set->lr;
+    nm_trainer_options o = {.rank = set->rank, .alpha = (float)set->alpha, .rslora = set->rslora, .targets = set->targets, .init = set->init,
+        .below = t->stacked->stack, .optimizer = set->optimizer, .lr = (float)t->lr, .lr_ratio = (float)set->lr_ratio, .weight_decay = (float)set->weight_decay,
+        .clip = (float)set->clip, .schedule = (nm_schedule)set->schedule, .steps = t->steps, .seed = set->seed.value};
+    NM_TRY(find_largest(t, &batch, &o.max_length));
+    NM_TRY(parse_bytes(set->memory, &o.memory));
+    o.anchor = t->anchor ? NM_ANCHOR_TOKENS : 0;
+    o.batch = (int32_t)batch;
+    o.warmup = set->warmup < 1 ? (int64_t)ceil(set->warmup * (double)t->steps) : (int64_t)set->warmup;
+    NM_TRY(nm_trainer_open(&t->trainer, t->stacked->model, &o));
+    t->sample = nm_calloc(batch, sizeof *t->sample);
+    return t->sample ? NM_OK : nm_fail_memory(batch * sizeof *t->sample);
+}
+
+void nm_tune_tell_trainer(const nm_tune *t)
+{
+    char bytes[32];
+    const nm_trainer_info *i = nm_trainer_describe(t->trainer);
+    nm_note("rank %d on %d maps, %.1f million numbers, scale %g; %lld steps, rate %.2g; %s beside the model, %d tokens a pass, computed again: %s", i->rank,
+        i->maps, (double)i->parameters * 1e-6, (double)i->scale, (long long)t->steps, t->lr, nm_bytes_text(i->bytes, bytes), i->pass_rows, i->recomputed);
+}
+
+/* NAME goes to the store of adapters; what has a slash is a folder. */
+nm_err nm_tune_find_folder(nm_tune *t)
+{
+    const char *name = t->set->output;
+    char *store = NULL;
+    size_t n;
+    if (!name) return NM_OK;
+    if (!*name || !strcmp(name, ".") || !strcmp(name, "..")) return nm_fail(NM_USAGE, "-o '%s' names no adapter", name);
+    if (!strchr(name, '/')) NM_TRY(nm_adapter_folder(&store));
+    n = strlen(name) + (store ? strlen(store) : 0) + 2;
+    t->folder = nm_malloc(n);
+    t->state = nm_malloc(n + 32);
+    if (t->folder && t->state) {
+        snprintf(t->folder, n, "%s%s%s", store ? store : "", store ? "/" : "", name);
+        snprintf(t->state, n + 32, "%s/checkpoint.safetensors", t->folder);
+    }
+    nm_free(store);
+    if (!t->folder || !t->state) return nm_fail_memory(n);
+    return nm_folder_make(t->folder, 0777);
+}
