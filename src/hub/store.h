@@ -32,7 +32,8 @@ typedef struct nm_found_adapter {
     char *base;         /* what it calls its base; "" if it does not say */
     nm_place place;
     uint64_t bytes;
-    float scale;        /* in a stack; else 1 */
+    float scale;        /* in a stack; else 1. Of a range the lower end */
+    float scale_to;     /* its higher end; as scale where one number was given */
 } nm_found_adapter;
 void nm_found_adapter_free(nm_found_adapter *adapter);
 void nm_found_adapters_free(nm_found_adapter *list, size_t count);
@@ -43,9 +44,15 @@ nm_err nm_adapter_list(nm_found_adapter **list, size_t *count);
 /* Where the store of adapters is; it need not exist. *path is allocated (nm_free). */
 nm_err nm_adapter_folder(char **path);
 
-typedef struct nm_found_stack { nm_found model; nm_found_adapter *adapter; size_t count, capacity; } nm_found_stack;
-/* MODEL[:TAG]{+ADAPTER[=SCALE]}; "ADAPTER:0.8" is a scale, too, unless an adapter has that name. Paths may hold '+': the longest that exists wins. */
-nm_err nm_stack_find(nm_found_stack *out, const char *text);
+typedef struct nm_found_stack {
+    nm_found model;
+    nm_found_adapter *adapter;
+    size_t count, capacity;
+    bool ranges;        /* a scale may be LOW..HIGH; elsewhere that is NM_USAGE */
+} nm_found_stack;
+/* MODEL[:TAG]{+ADAPTER[=SCALE]}; "ADAPTER:0.8" is a scale, too, unless an adapter has that name. Paths may hold '+': the longest that exists wins.
+ * ranges: takes ADAPTER=LOW..HIGH, too. */
+nm_err nm_stack_find(nm_found_stack *out, const char *text, bool ranges);
 /* "ADAPTER[=SCALE]{+ADAPTER[=SCALE]}" on top of it; and one adapter, with or without a scale in its text. */
 nm_err nm_found_stack_add(nm_found_stack *stack, const char *adapters);
 nm_err nm_found_stack_push(nm_found_stack *stack, const char *adapter, bool scaled);
