@@ -396,9 +396,9 @@ out:
 
 const nm_command nm_command_effect = {
     .name = "effect", .operands = "MODEL+ADAPTER=LOW..HIGH PROMPT", .summary = "what an adapter changes, token by token, as its scale goes up",
-    .details = "Answers the prompt (always with the likeliest token) at several scales from LOW to HIGH and marks what differs from the answer at scale 0. Then takes the answer at HIGH "
-               "and shows for each of its tokens how the adapter moved its log-probability, how far all probabilities moved there (KL from the base, in nats), and what each would rather "
-               "have said.\n\n"
+    .details = "Answers the prompt (always with the likeliest token) at several scales from LOW to HIGH and marks what differs from the answer at scale 0. "
+               "Then takes the answer at HIGH and shows for each of its tokens how the adapter moved its log-probability, how far all probabilities moved "
+               "there (KL from the base, in nats), and what each would rather have said.\n\n"
                "Other adapters in the stack stay as they are and belong to the base. Several may have a range; their scales go up together. '-' as PROMPT reads standard input.",
     .examples = (const nm_example[]){
         {"nomoat effect tiny+style=0..1.5 'Why is the sky blue?'", "seven answers, and the last one token by token"},

@@ -237,7 +237,8 @@ static nm_err find_scaled(nm_found_adapter *out, char *text, bool ranges)
     float from = 1, to = 1;
     char *equals = strrchr(text, '='), *colon = strrchr(text, ':');
     if (exists(text)) return found_path(out, text);
-    if (equals && !read_scales(equals + 1, &from, &to)) return nm_fail(NM_USAGE, "%s: '%s' is no scale: give a number, as in %.*s=0.8", text, equals + 1, (int)(equals - text), text);
+    if (equals && !read_scales(equals + 1, &from, &to))
+        return nm_fail(NM_USAGE, "%s: '%s' is no scale: give a number, as in %.*s=0.8", text, equals + 1, (int)(equals - text), text);
     if (!equals && colon && read_scales(colon + 1, &from, &to)) {
         NM_TRY(find_stored(out, text));
         if (out->path) return NM_OK;
