@@ -147,16 +147,17 @@ nm_err nm_adapter_list(nm_found_adapter **list, size_t *count)
     return err;
 }
 
-/* The stored adapter of that name: spelt so, else the only one that differs in letter case alone. None: out->path stays NULL. */
-static nm_err find_stored(nm_found_adapter *out, const char *name)
+nm_err nm_adapter_stored(nm_found_adapter *out, const char *name)
 {
     nm_found_adapter *list;
-    size_t count, at = SIZE_MAX;
+    size_t count, at = SIZE_MAX, n = strlen(name);
     int alike = 0;
+    *out = (nm_found_adapter){0};
+    if (n > 7 && !strcmp(name + n - 7, ":latest")) n -= 7;
     NM_TRY(nm_adapter_list(&list, &count));
     for (size_t i = 0; i < count; i++) {
-        bool exact = !strcmp(list[i].name, name);
-        if (!exact && strcasecmp(list[i].name, name)) continue;
+        if (strlen(list[i].name) != n || strncasecmp(list[i].name, name, n)) continue;
+        bool exact = !strncmp(list[i].name, name, n);
         at = i;
         alike = exact ? 1 : alike + 1;
         if (exact) break;
@@ -189,18 +190,12 @@ static nm_err found_path(nm_found_adapter *out, const char *path)
 
 nm_err nm_adapter_find(nm_found_adapter *out, const char *name)
 {
-    size_t n = strlen(name);
-    char *plain;
     *out = (nm_found_adapter){0};
-    if (!n) return nm_fail(NM_USAGE, "an adapter's name is empty: give a folder, a file or a name that 'nomoat list' shows");
+    if (!*name) return nm_fail(NM_USAGE, "an adapter's name is empty: give a folder, a file or a name that 'nomoat list' shows");
     if (exists(name)) return found_path(out, name);
-    if (n > 7 && !strcmp(name + n - 7, ":latest")) n -= 7;
-    NM_TRY(nm_format(&plain, "%.*s", (int)n, name));
-    nm_err err = find_stored(out, plain);
-    nm_free(plain);
-    if (err == NM_OK && !out->path)
-        err = nm_fail(NM_NOT_FOUND, "%s: no file and no adapter of that name: 'nomoat adapter list' shows the names", name);
-    return err;
+    NM_TRY(nm_adapter_stored(out, name));
+    if (out->path) return NM_OK;
+    return nm_fail(NM_NOT_FOUND, "%s: no file and no adapter of that name: 'nomoat adapter list' shows the names", name);
 }
 
 /* A decimal number that takes the whole text: no hexadecimal, no "inf". */
@@ -240,7 +235,7 @@ static nm_err find_scaled(nm_found_adapter *out, char *text, bool ranges)
     if (equals && !read_scales(equals + 1, &from, &to))
         return nm_fail(NM_USAGE, "%s: '%s' is no scale: give a number, as in %.*s=0.8", text, equals + 1, (int)(equals - text), text);
     if (!equals && colon && read_scales(colon + 1, &from, &to)) {
-        NM_TRY(find_stored(out, text));
+        NM_TRY(nm_adapter_stored(out, text));
         if (out->path) return NM_OK;
         equals = colon;
     }

@@ -89,4 +89,13 @@ nm_err nm_store_verify(const nm_found *stored, nm_progress_fn progress, void *ar
 /* Where the store is; it need not exist. *path is allocated (nm_free). */
 nm_err nm_store_folder(char **path);
 
+/* Whether a path is an adapter rather than a model: a folder with adapter_config.json, a .safetensors file beside one, or a GGUF file whose
+ * general.type is "adapter". */
+bool nm_adapter_is(const char *path);
+/* Takes such an adapter into the store of adapters; name NULL: from the folder's or the GGUF file's name. NM_USAGE: a bad name; NM_REFUSED:
+ * the name is taken; NM_NOT_FOUND: weights or configuration are missing. What is in the files is not looked at. */
+nm_err nm_adapter_import(nm_found_adapter *out, nm_stored_as *as, const char *path, const char *name, const nm_import_options *options);
+/* NM_NOT_FOUND. The name may differ in letter case. */
+nm_err nm_adapter_remove(const char *name, nm_wait_fn wait);
+
 #endif
