@@ -77,7 +77,7 @@ check 'JSON and a page at once' has '^{"model"'
 # A terminal.
 on_terminal -- "$NOMOAT" effect "$model+style=0..2" --raw -n 6 --steps 2 Hello
 check 'colour on a terminal' shown "$(printf '\033\\[1m')base"
-NO_COLOR=1 on_terminal -- "$NOMOAT" effect "$model+style=0..2" --raw -n 6 --steps 2 Hello
+NO_COLOR=1 on_terminal -- "$NOMOAT" effect "$model+style=0..2" -q --raw -n 6 --steps 2 Hello
 check 'but not with NO_COLOR' sh -c "! grep -q '$(printf '\033')' '$work/screen'"
 
 real=${NOMOAT_TEST_MODELS:-/nowhere}/smollm2-135m-instruct-q4_1.gguf
