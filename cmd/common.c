@@ -57,9 +57,9 @@ static nm_err suggest(nm_err err, const char *model)
     return err;
 }
 
-nm_err nm_find_stack(nm_found_stack *out, const char *text)
+nm_err nm_find_stack(nm_found_stack *out, const char *text, bool ranges)
 {
-    nm_err err = nm_stack_find(out, text);
+    nm_err err = nm_stack_find(out, text, ranges);
     struct stat st;
     if (err == NM_OK && out->model.place == NM_PLACE_PATH && !stat(out->model.path, &st) && S_ISDIR(st.st_mode) && nm_store_check(text) == NM_OK) {
         nm_found_stack_free(out);
@@ -82,7 +82,7 @@ nm_err nm_open_model(nm_model **out, nm_found *found, const char *model, const n
 {
     nm_found_stack all;
     *out = NULL;
-    NM_TRY(nm_find_stack(&all, model));
+    NM_TRY(nm_find_stack(&all, model, false));
     nm_err err = nm_open_found(out, &all.model, common, metadata_only);
     if (found && err == NM_OK) {
         *found = all.model;

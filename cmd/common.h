@@ -18,7 +18,7 @@ nm_err nm_common_apply(const nm_common *common);
 /* An nm_skipped_fn: a note. */
 void nm_note_skipped(const char *why);
 /* nm_stack_find, where a model's name that is not found brings the nearest one that is. */
-nm_err nm_find_stack(nm_found_stack *out, const char *text);
+nm_err nm_find_stack(nm_found_stack *out, const char *text, bool ranges);
 nm_err nm_open_found(nm_model **out, const nm_found *found, const nm_common *common, bool metadata_only);
 /* Finds and opens the model of MODEL{+ADAPTER}, for commands to which adapters make no difference. found may be NULL, else nm_found_free. */
 nm_err nm_open_model(nm_model **out, nm_found *found, const char *model, const nm_common *common, bool metadata_only);

@@ -32,8 +32,7 @@ void nm_measure_close(nm_measure *m)
 
 typedef struct work { const nm_model *model; const int32_t *ids; size_t count, from, first; double *nll; nm_last_fn on_last; void *arg; } work;
 
-/* log of the sum of e^logit, in double; NAN if a logit is. */
-static double log_sum(const float *logits, int32_t n)
+double nm_log_sum(const float *logits, int32_t n)
 {
     float most = logits[0];
     double sum = 0;
@@ -53,7 +52,7 @@ static nm_err on_logits(void *arg, int32_t index, const float *logits, int32_t n
     if (at < w->first || at + 1 >= w->count) return NM_OK;
     int32_t next = w->ids[at + 1];
     if (next < 0 || next >= n) return nm_fail(NM_USAGE, "token %zu is %d, and the vocabulary has %d", at + 1, next, n);
-    double sum = log_sum(logits, n);
+    double sum = nm_log_sum(logits, n);
     if (isnan(sum))
         return nm_fail(NM_FAILED, "%s: the logits behind token %zu hold a NaN: the model's weights or the computation are broken",
                        nm_model_describe(w->model)->name, at);

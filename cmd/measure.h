@@ -16,4 +16,7 @@ void nm_measure_close(nm_measure *measure);
 typedef void (*nm_last_fn)(void *arg, const float *logits, int32_t n_vocab);
 nm_err nm_measure_run(nm_measure *measure, const int32_t *ids, size_t count, size_t first, double *nll, nm_last_fn on_last, void *arg);
 
+/* log of the sum of e^logit, in double; NAN if a logit is. */
+double nm_log_sum(const float *logits, int32_t n);
+
 #endif

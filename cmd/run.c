@@ -162,25 +162,11 @@ static nm_err print_answer(const nm_answer *a, bool json)
     return nm_term_is(STDOUT_FILENO) && open_line ? nm_out_puts("\n") : NM_OK;     /* a file or pipe gets the exact text */
 }
 
-static nm_err system_and_user(nm_talk *talk, const nm_run_settings *set, const nm_str *text, int32_t **ids, size_t *n)
-{
-    nm_message messages[2] = {{0}};
-    size_t count = 0;
-    if (set->system) messages[count++] = (nm_message){"system", (char *)set->system, strlen(set->system)};
-    messages[count++] = (nm_message){"user", text->data ? text->data : (char *)"", text->length};
-    return nm_talk_prompt(talk, set, messages, count, ids, n);
-}
-
-/* Without a template the text is continued; a newline that ends a file or pipe is not part of a question. */
+/* A newline that ends a file or pipe is not part of a question. */
 static nm_err prompt_ids(nm_talk *talk, const nm_run_settings *set, prompt *p, int32_t **ids, size_t *n)
 {
-    if (talk->tmpl) {
-        if (!p->words && p->text.length && p->text.data[p->text.length - 1] == '\n') p->text.length--;
-        return system_and_user(talk, set, &p->text, ids, n);
-    }
-    if (set->system) return nm_fail(NM_USAGE, "--system needs a chat template: give --template FILE, or put the text into the prompt");
-    if (!set->raw) nm_note("%s has no chat template: the text is continued, as with --raw", talk->stacked.found.model.name);
-    return nm_talk_raw_prompt(talk, p->text.data ? p->text.data : "", p->text.length, ids, n);
+    if (talk->tmpl && !p->words && p->text.length && p->text.data[p->text.length - 1] == '\n') p->text.length--;
+    return nm_talk_question(talk, set, p->text.data ? p->text.data : "", p->text.length, ids, n);
 }
 
 static nm_err one_answer(nm_talk *talk, const nm_run_settings *set, prompt *p)

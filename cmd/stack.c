@@ -20,7 +20,7 @@ static nm_err push_options(nm_found_stack *found, const nm_stack_options *o)
 
 nm_err nm_stack_names(nm_found_stack *out, const char *text, const nm_stack_options *options)
 {
-    NM_TRY(nm_find_stack(out, text));
+    NM_TRY(nm_find_stack(out, text, options && options->ranges));
     nm_err err = options ? push_options(out, options) : NM_OK;
     if (err != NM_OK) nm_found_stack_free(out);
     return err;

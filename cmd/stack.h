@@ -7,7 +7,8 @@
 #include "hub/store.h"
 #include "nomoat.h"
 
-typedef struct nm_stack_options { nm_list lora, lora_scaled; bool force; } nm_stack_options;
+/* ranges: a scale may be LOW..HIGH; the stack is then opened with LOW. */
+typedef struct nm_stack_options { nm_list lora, lora_scaled; bool force, ranges; } nm_stack_options;
 
 /* Rows for a table of options; `member` is the nm_stack_options in the settings. */
 #define NM_STACK_OPTIONS(settings, member) \

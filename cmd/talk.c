@@ -255,3 +255,17 @@ nm_err nm_talk_raw_prompt(nm_talk *talk, const char *text, size_t length, int32_
     talk->thinks = nm_think_ends_open(text, length);
     return nm_prompt_tokens(talk->model, text, length, ids, n_ids);
 }
+
+nm_err nm_talk_question(nm_talk *talk, const nm_run_settings *set, const char *text, size_t length, int32_t **ids, size_t *n_ids)
+{
+    nm_message messages[2] = {{0}};
+    size_t count = 0;
+    if (talk->tmpl) {
+        if (set->system) messages[count++] = (nm_message){"system", (char *)set->system, strlen(set->system)};
+        messages[count++] = (nm_message){"user", (char *)text, length};
+        return nm_talk_prompt(talk, set, messages, count, ids, n_ids);
+    }
+    if (set->system) return nm_fail(NM_USAGE, "--system needs a chat template: give --template FILE, or put the text into the prompt");
+    if (!set->raw) nm_note("%s has no chat template: the text is continued, as with --raw", talk->stacked.found.model.name);
+    return nm_talk_raw_prompt(talk, text, length, ids, n_ids);
+}

@@ -53,6 +53,8 @@ nm_err nm_talk_default_vars(nm_vars *vars, const nm_tokenizer *tokenizer);
 nm_err nm_talk_messages_json(nm_str *s, const nm_message *messages, size_t count);
 /* The tokens of a conversation, up to where the answer is to begin. *ids: nm_free. */
 nm_err nm_talk_prompt(nm_talk *talk, const nm_run_settings *set, const nm_message *messages, size_t count, int32_t **ids, size_t *n_ids);
+/* The tokens of one question, with the settings' system message; without a template those of the text, which is then continued. */
+nm_err nm_talk_question(nm_talk *talk, const nm_run_settings *set, const char *text, size_t length, int32_t **ids, size_t *n_ids);
 /* The tokens of plain text to be continued. */
 nm_err nm_talk_raw_prompt(nm_talk *talk, const char *text, size_t length, int32_t **ids, size_t *n_ids);
 

@@ -277,11 +277,22 @@ static nm_err refuse_experts(const nm_config *c, const nm_gguf *g)
     return experts ? nm_fail(NM_REFUSED, "a mixture of %lld experts: not supported yet", (long long)experts) : NM_OK;
 }
 
+/* An adapter's file names its base's architecture, and would be found to lack one key of it after the other. */
+static nm_err refuse_adapter(const nm_gguf *g)
+{
+    const char *type = "";
+    size_t length = 0;
+    NM_TRY(nm_gguf_opt_string(g, "general.type", &type, &length));
+    if (length != 7 || memcmp(type, "adapter", 7)) return NM_OK;
+    return nm_fail(NM_REFUSED, "%s: an adapter, not a model: put it on its model, as MODEL+%s", nm_gguf_name(g), nm_gguf_name(g));
+}
+
 nm_err nm_config_read(nm_config *c, const nm_gguf *g)
 {
     const char *name;
     size_t length;
     *c = (nm_config){.embedding_scale = 1, .residual_scale = 1, .logit_scale = 1};
+    NM_TRY(refuse_adapter(g));
     NM_TRY(nm_gguf_get_string(g, "general.architecture", &name, &length));
     NM_TRY(nm_arch_find(name, length, &c->arch));
     NM_TRY(refuse_experts(c, g));

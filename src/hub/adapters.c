@@ -110,7 +110,7 @@ static nm_err describe(nm_found_adapter *a, const char *store, const char *entry
     size_t count = 0, n = strlen(entry);
     struct stat st;
     bool gguf = n > 5 && !strcasecmp(entry + n - 5, ".gguf");
-    *a = (nm_found_adapter){.place = NM_PLACE_STORE, .scale = 1};
+    *a = (nm_found_adapter){.place = NM_PLACE_STORE, .scale = 1, .scale_to = 1};
     NM_TRY(nm_format(&path, "%s/%s/adapter_config.json", store, entry));
     bool peft = !stat(path, &st);
     path[strlen(path) - strlen("/adapter_config.json")] = 0;
@@ -147,16 +147,17 @@ nm_err nm_adapter_list(nm_found_adapter **list, size_t *count)
     return err;
 }
 
-/* The stored adapter of that name: spelt so, else the only one that differs in letter case alone. None: out->path stays NULL. */
-static nm_err find_stored(nm_found_adapter *out, const char *name)
+nm_err nm_adapter_stored(nm_found_adapter *out, const char *name)
 {
     nm_found_adapter *list;
-    size_t count, at = SIZE_MAX;
+    size_t count, at = SIZE_MAX, n = strlen(name);
     int alike = 0;
+    *out = (nm_found_adapter){0};
+    if (n > 7 && !strcmp(name + n - 7, ":latest")) n -= 7;
     NM_TRY(nm_adapter_list(&list, &count));
     for (size_t i = 0; i < count; i++) {
-        bool exact = !strcmp(list[i].name, name);
-        if (!exact && strcasecmp(list[i].name, name)) continue;
+        if (strlen(list[i].name) != n || strncasecmp(list[i].name, name, n)) continue;
+        bool exact = !strncmp(list[i].name, name, n);
         at = i;
         alike = exact ? 1 : alike + 1;
         if (exact) break;
@@ -179,7 +180,7 @@ static bool exists(const char *path)
 
 static nm_err found_path(nm_found_adapter *out, const char *path)
 {
-    *out = (nm_found_adapter){.place = NM_PLACE_PATH, .scale = 1};
+    *out = (nm_found_adapter){.place = NM_PLACE_PATH, .scale = 1, .scale_to = 1};
     nm_err err = nm_format(&out->name, "%s", path);
     if (err == NM_OK) err = nm_format(&out->path, "%s", path);
     if (err == NM_OK) err = look(out);
@@ -189,44 +190,60 @@ static nm_err found_path(nm_found_adapter *out, const char *path)
 
 nm_err nm_adapter_find(nm_found_adapter *out, const char *name)
 {
-    size_t n = strlen(name);
-    char *plain;
     *out = (nm_found_adapter){0};
-    if (!n) return nm_fail(NM_USAGE, "an adapter's name is empty: give a folder, a file or a name that 'nomoat list' shows");
+    if (!*name) return nm_fail(NM_USAGE, "an adapter's name is empty: give a folder, a file or a name that 'nomoat list' shows");
     if (exists(name)) return found_path(out, name);
-    if (n > 7 && !strcmp(name + n - 7, ":latest")) n -= 7;
-    NM_TRY(nm_format(&plain, "%.*s", (int)n, name));
-    nm_err err = find_stored(out, plain);
-    nm_free(plain);
-    if (err == NM_OK && !out->path)
-        err = nm_fail(NM_NOT_FOUND, "%s: no file and no adapter of that name: 'nomoat adapter list' shows the names", name);
-    return err;
+    NM_TRY(nm_adapter_stored(out, name));
+    if (out->path) return NM_OK;
+    return nm_fail(NM_NOT_FOUND, "%s: no file and no adapter of that name: 'nomoat adapter list' shows the names", name);
 }
 
 /* A decimal number that takes the whole text: no hexadecimal, no "inf". */
-static bool read_scale(const char *text, float *scale)
+static bool read_number(const char *text, size_t length, float *number)
 {
-    char *end;
-    if (!*text || text[strspn(text, "+-.0123456789eE")]) return false;
-    *scale = strtof(text, &end);
-    return end != text && !*end && isfinite(*scale);
+    char copy[64], *end;
+    if (!length || length >= sizeof copy || strspn(text, "+-.0123456789eE") < length) return false;
+    memcpy(copy, text, length);
+    copy[length] = 0;
+    *number = strtof(copy, &end);
+    return end != copy && !*end && isfinite(*number);
+}
+
+/* SCALE, or LOW..HIGH. */
+static bool read_scales(const char *text, float *from, float *to)
+{
+    const char *dots = strstr(text, "..");
+    if (dots) return read_number(text, (size_t)(dots - text), from) && read_number(dots + 2, strlen(dots + 2), to);
+    if (!read_number(text, strlen(text), from)) return false;
+    *to = *from;
+    return true;
+}
+
+static nm_err check_range(const char *name, float from, float to, bool ranges)
+{
+    if (from == to) return NM_OK;
+    if (!ranges) return nm_fail(NM_USAGE, "%s=%g..%g: one scale is needed here; 'nomoat effect' shows what a range of them does", name, (double)from, (double)to);
+    return from < to ? NM_OK : nm_fail(NM_USAGE, "%s=%g..%g: a range goes up: give %s=%g..%g", name, (double)from, (double)to, name, (double)to, (double)from);
 }
 
 /* "NAME", "NAME=0.8" or "NAME:0.8" in text, which may be changed. What exists as it stands wins. */
-static nm_err find_scaled(nm_found_adapter *out, char *text)
+static nm_err find_scaled(nm_found_adapter *out, char *text, bool ranges)
 {
-    float scale = 1;
+    float from = 1, to = 1;
     char *equals = strrchr(text, '='), *colon = strrchr(text, ':');
     if (exists(text)) return found_path(out, text);
-    if (equals && !read_scale(equals + 1, &scale)) return nm_fail(NM_USAGE, "%s: '%s' is no scale: give a number, as in %.*s=0.8", text, equals + 1, (int)(equals - text), text);
-    if (!equals && colon && read_scale(colon + 1, &scale)) {
-        NM_TRY(find_stored(out, text));
+    if (equals && !read_scales(equals + 1, &from, &to))
+        return nm_fail(NM_USAGE, "%s: '%s' is no scale: give a number, as in %.*s=0.8", text, equals + 1, (int)(equals - text), text);
+    if (!equals && colon && read_scales(colon + 1, &from, &to)) {
+        NM_TRY(nm_adapter_stored(out, text));
         if (out->path) return NM_OK;
         equals = colon;
     }
     if (equals) *equals = 0;
+    NM_TRY(check_range(text, from, to, ranges));
     NM_TRY(nm_adapter_find(out, text));
-    out->scale = scale;
+    out->scale = from;
+    out->scale_to = to;
     return NM_OK;
 }
 
@@ -238,11 +255,8 @@ nm_err nm_found_stack_push(nm_found_stack *s, const char *adapter, bool scaled)
     NM_TRY(NM_GROW(s->adapter, s->capacity, s->count + 1));
     NM_TRY(nm_format(&copy, "%s", adapter));
     s->adapter[s->count] = (nm_found_adapter){0};
-    nm_err err = scaled ? find_scaled(&s->adapter[s->count], copy) : nm_adapter_find(&s->adapter[s->count], copy);
-    if (err == NM_OK) {
-        if (!scaled) s->adapter[s->count].scale = 1;
-        s->count++;
-    }
+    nm_err err = scaled ? find_scaled(&s->adapter[s->count], copy, s->ranges) : nm_adapter_find(&s->adapter[s->count], copy);
+    if (err == NM_OK) s->count++;
     nm_free(copy);
     return err;
 }
@@ -251,11 +265,11 @@ nm_err nm_found_stack_push(nm_found_stack *s, const char *adapter, bool scaled)
 static bool is_path(char *text, size_t length, bool scale)
 {
     char kept = text[length], *equals;
-    float unused;
+    float from, to;
     text[length] = 0;
     bool found = exists(text);
     equals = strrchr(text, '=') ? strrchr(text, '=') : strrchr(text, ':');
-    if (!found && scale && equals && read_scale(equals + 1, &unused)) {
+    if (!found && scale && equals && read_scales(equals + 1, &from, &to)) {
         char sign = *equals;
         *equals = 0;
         found = exists(text);
@@ -290,10 +304,10 @@ nm_err nm_found_stack_add(nm_found_stack *s, const char *adapters)
     return err;
 }
 
-nm_err nm_stack_find(nm_found_stack *out, const char *text)
+nm_err nm_stack_find(nm_found_stack *out, const char *text, bool ranges)
 {
     char *copy;
-    *out = (nm_found_stack){0};
+    *out = (nm_found_stack){.ranges = ranges};
     NM_TRY(nm_format(&copy, "%s", text));
     size_t n = first_part(copy, false);
     const char *rest = copy[n] ? copy + n + 1 : NULL;

@@ -1,18 +1,11 @@
 /* The store on disk: list, import, remove, verify. Its layout is in store.h. */
 #include "hub/hub.h"
 
-#include <ctype.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <ftw.h>
-#include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/err.h"
@@ -20,7 +13,7 @@
 #include "base/str.h"
 #include "os/file.h"
 
-enum { SUMS_MAX = 1 << 20, NAME_LONGEST = 128, PIECE = 1 << 20 };
+enum { SUMS_MAX = 1 << 20 };
 static const char sums_name[] = "SHA256SUMS";
 
 nm_err nm_store_folder(char **path)
@@ -30,55 +23,6 @@ nm_err nm_store_folder(char **path)
     nm_err err = nm_format(path, "%s/models", data);
     nm_free(data);
     return err;
-}
-
-/* ---- Names ------------------------------------------------------------------------------------------------------- */
-
-/* Letters, digits and "._-:" with a letter or digit in front: no slash, no '+' (stacks), nothing hidden. */
-static nm_err check_name(const char *name)
-{
-    size_t n = strlen(name);
-    bool good = n > 0 && n <= NAME_LONGEST && isalnum((unsigned char)name[0]);
-    for (size_t i = 0; good && i < n; i++) good = isalnum((unsigned char)name[i]) || strchr("._-:", name[i]);
-    if (good) return NM_OK;
-    return nm_fail(NM_USAGE, "'%s' cannot be a model's name: use up to %d letters, digits and . _ - : beginning with a letter or digit",
-                   name, NAME_LONGEST);
-}
-
-/* "NAME:latest" is NAME. */
-static nm_err plain_name(char **out, const char *name)
-{
-    size_t n = strlen(name);
-    if (n > 7 && !strcmp(name + n - 7, ":latest")) n -= 7;
-    *out = nm_strndup(name, n);
-    if (!*out) return nm_fail_memory(n);
-    nm_err err = check_name(*out);
-    if (err != NM_OK) {
-        nm_free(*out);
-        *out = NULL;
-    }
-    return err;
-}
-
-/* A name made from a file's: without folder, split number and ".gguf"; what a name may not hold becomes '-'. "model" if nothing is left. */
-static nm_err name_from_file(char **out, const char *file)
-{
-    const char *base = strrchr(file, '/');
-    int number, count;
-    size_t n;
-    base = base ? base + 1 : file;
-    if (!nm_split_name(base, &number, &count, &n)) {
-        n = strlen(base);
-        if (n > 5 && !strcasecmp(base + n - 5, ".gguf")) n -= 5;
-    }
-    while (n && !isalnum((unsigned char)*base)) base++, n--;
-    if (n > NAME_LONGEST) n = NAME_LONGEST;
-    char *name = n ? nm_strndup(base, n) : nm_strndup("model", 5);
-    if (!name) return nm_fail_memory(n);
-    for (char *c = name; *c; c++)
-        if (!isalnum((unsigned char)*c) && !strchr("._-", *c)) *c = '-';
-    *out = name;
-    return NM_OK;
 }
 
 /* ---- Listing ----------------------------------------------------------------------------------------------------- */
@@ -203,117 +147,6 @@ nm_err nm_store_find(nm_found *out, const char *name)
     return err;
 }
 
-/* ---- Changing the store: under a lock, in a temporary folder, by one rename -------------------------------------- */
-
-typedef struct work {
-    char *store, *temporary;    /* temporary: store/.tmp-PID */
-    int lock;
-} work;
-
-static int delete_entry(const char *path, const struct stat *st, int kind, struct FTW *at)
-{
-    (void)st, (void)kind, (void)at;
-    remove(path);
-    return 0;
-}
-
-/* Deletes a folder with all that lies in it: a file manager or a killed process may have left hidden files and folders there. Links are
- * not followed. What cannot be deleted stays, and is tried again by the next change. */
-static void delete_folder(const char *folder) { nftw(folder, delete_entry, 16, FTW_DEPTH | FTW_PHYS); }
-
-static void work_end(work *w)
-{
-    if (w->temporary) delete_folder(w->temporary);
-    if (w->lock >= 0) close(w->lock);
-    nm_free(w->temporary);
-    nm_free(w->store);
-    *w = (work){.lock = -1};
-}
-
-static nm_err take_lock(work *w, const char *path, nm_wait_fn wait)
-{
-    const struct timespec pause = {.tv_nsec = 50000000};
-    w->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    while (w->lock < 0 || flock(w->lock, wait ? LOCK_EX | LOCK_NB : LOCK_EX)) {
-        if (w->lock < 0 || (errno != EWOULDBLOCK && errno != EINTR))
-            return nm_fail(NM_FAILED, "%s: the store cannot be locked: %s", path, strerror(errno));
-        if (wait && wait()) return nm_fail(NM_INTERRUPTED, "interrupted while waiting for the store");
-        if (wait) nanosleep(&pause, NULL);
-    }
-    return NM_OK;
-}
-
-/* One temporary name for all is enough under the lock, and what an ended process left there goes away with it. */
-static nm_err work_begin(work *w, nm_wait_fn wait)
-{
-    char *path = NULL;
-    nm_err err = NM_OK;
-    *w = (work){.lock = -1};
-    NM_GOTO(nm_store_folder(&w->store));
-    NM_GOTO(nm_folder_make(w->store, 0700));
-    NM_GOTO(nm_format(&path, "%s/.lock", w->store));
-    NM_GOTO(take_lock(w, path, wait));
-    NM_GOTO(nm_format(&w->temporary, "%s/.tmp", w->store));
-    delete_folder(w->temporary);
-    if (mkdir(w->temporary, 0700)) NM_GOTO(nm_fail(NM_FAILED, "%s: cannot be made: %s", w->temporary, strerror(errno)));
-out:
-    nm_free(path);
-    if (err != NM_OK) work_end(w);
-    return err;
-}
-
-static nm_err copy_bytes(int from, int to, const char *path, uint64_t *done, uint64_t total, const nm_import_options *o)
-{
-    char *piece = nm_malloc(PIECE);
-    nm_err err = piece ? NM_OK : nm_fail_memory(PIECE);
-    while (err == NM_OK) {
-        ssize_t got = read(from, piece, PIECE), put = 0;
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0) err = nm_fail(NM_FAILED, "%s: cannot be read: %s", path, strerror(errno));
-        if (got <= 0) break;
-        for (ssize_t n; put < got; put += n) {
-            n = write(to, piece + put, (size_t)(got - put));
-            if (n < 0 && errno == EINTR) n = 0;
-            if (n < 0) break;
-        }
-        if (put < got) err = nm_fail(NM_FAILED, "%s: its copy cannot be written: %s", path, strerror(errno));
-        *done += (uint64_t)got;
-        if (err == NM_OK && o->progress && o->progress(o->progress_arg, *done, total))
-            err = nm_fail(NM_INTERRUPTED, "%s: copying was interrupted", path);
-    }
-    if (err == NM_OK && fsync(to)) err = nm_fail(NM_FAILED, "%s: its copy cannot be written: %s", path, strerror(errno));
-    nm_free(piece);
-    return err;
-}
-
-/* Brings the file at `from` to `to`, as cheaply as the file system can. */
-static nm_err bring(const char *from, const char *to, nm_stored_as *as, uint64_t *done, uint64_t total, const nm_import_options *o)
-{
-    int in = open(from, O_RDONLY | O_CLOEXEC), out = -1;
-    nm_err err = NM_OK;
-    if (in < 0) return nm_fail(errno == ENOENT ? NM_NOT_FOUND : NM_FAILED, "%s: cannot be opened: %s", from, strerror(errno));
-    *as = NM_STORED_CLONE;
-    out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-    if (out < 0) NM_GOTO(nm_fail(NM_FAILED, "%s: cannot be made: %s", to, strerror(errno)));
-#ifdef FICLONE
-    if (!o->copy && !ioctl(out, FICLONE, in)) {
-        if (fsync(out)) err = nm_fail(NM_FAILED, "%s: its clone cannot be written: %s", from, strerror(errno));
-        goto out;
-    }
-#endif
-    *as = NM_STORED_LINK;
-    if (!o->copy && !unlink(to) && !link(from, to)) goto out;
-    *as = NM_STORED_COPY;
-    close(out);
-    out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (out < 0) NM_GOTO(nm_fail(NM_FAILED, "%s: cannot be made: %s", to, strerror(errno)));
-    err = copy_bytes(in, out, from, done, total, o);
-out:
-    close(in);
-    if (out >= 0) close(out);
-    return err;
-}
-
 /* The model's files: one, or the parts of a split, as real paths (links followed) and the names they go by. */
 typedef struct sources { char **paths, **names; size_t count; uint64_t bytes; } sources;
 
@@ -394,7 +227,7 @@ nm_err nm_store_source(char **file, const char *path)
 }
 
 /* Brings and hashes all files into the temporary folder, SHA256SUMS last. */
-static nm_err fill(const work *w, const sources *s, nm_stored_as *as, const nm_import_options *o)
+static nm_err fill(const nm_change *w, const sources *s, nm_stored_as *as, const nm_import_options *o)
 {
     nm_str sums = {0};
     char *to = NULL, hex[65];
@@ -403,7 +236,7 @@ static nm_err fill(const work *w, const sources *s, nm_stored_as *as, const nm_i
     for (size_t i = 0; i < s->count; i++) {
         nm_free(to);
         NM_GOTO(nm_format(&to, "%s/%s", w->temporary, s->names[i]));
-        NM_GOTO(bring(s->paths[i], to, as, &done, total, o));
+        NM_GOTO(nm_change_bring(s->paths[i], to, as, &done, total, o));
         if (i == 0 && *as != NM_STORED_COPY) total = s->bytes;     /* nothing is copied, all is hashed */
         NM_GOTO(nm_hash_file(hex, to, &done, total, o->progress, o->progress_arg));
         if (hex[0]) NM_GOTO(nm_str_printf(&sums, "%s  %s\n", hex, s->names[i]));
@@ -420,54 +253,26 @@ out:
     return err;
 }
 
-/* The rename by which the model appears; replacing swaps the two folders, and work_end deletes the old one. */
-static nm_err appear(const work *w, const char *name, bool replace)
-{
-    char *final;
-    nm_err err = NM_OK;
-    NM_TRY(nm_format(&final, "%s/%s", w->store, name));
-    bool done = !renameat2(AT_FDCWD, w->temporary, AT_FDCWD, final, RENAME_NOREPLACE);
-    if (!done && (errno == EINVAL || errno == ENOSYS) && access(final, F_OK)) done = !rename(w->temporary, final);
-    if (!done && errno == EEXIST && replace) done = !renameat2(AT_FDCWD, w->temporary, AT_FDCWD, final, RENAME_EXCHANGE);
-    if (!done && errno == EEXIST)
-        err = nm_fail(NM_REFUSED, "%s: the store has a model of that name: 'nomoat rm %s' first, or --force, or another --name", name,
-                      name);
-    else if (!done) err = nm_fail(NM_FAILED, "%s: cannot be put into the store: %s", final, strerror(errno));
-    else err = nm_folder_flush(w->store);
-    nm_free(final);
-    return err;
-}
-
-/* Refuses a taken name before anything is copied. */
-static nm_err check_free(const work *w, const char *name, bool replace)
-{
-    char *final;
-    NM_TRY(nm_format(&final, "%s/%s", w->store, name));
-    bool taken = !access(final, F_OK);
-    nm_free(final);
-    if (!taken || replace) return NM_OK;
-    return nm_fail(NM_REFUSED, "%s: the store has a model of that name: 'nomoat rm %s' first, or --force, or another --name", name, name);
-}
-
 nm_err nm_store_import(nm_found *out, nm_stored_as *as, const char *path, const char *name, const nm_import_options *options)
 {
     static const nm_import_options none;
     const nm_import_options *o = options ? options : &none;
-    char *file = NULL, *stem = NULL, *final = NULL;
+    char *file = NULL, *stem = NULL, *final = NULL, *folder;
     sources s = {0};
-    work w = {.lock = -1};
+    nm_change w = nm_no_change;
     nm_err err = NM_OK;
     *out = (nm_found){0};
     NM_GOTO(nm_store_source(&file, path));
-    NM_GOTO(name_from_file(&stem, file));
+    NM_GOTO(nm_name_from_file(&stem, file));
     NM_GOTO(find_sources(&s, file, stem));
-    NM_GOTO(plain_name(&final, name ? name : stem));
-    NM_GOTO(work_begin(&w, o->wait));
-    err = check_free(&w, final, o->replace);
+    NM_GOTO(nm_store_plain_name(&final, name ? name : stem));
+    NM_GOTO(nm_store_folder(&folder));
+    NM_GOTO(nm_change_begin(&w, folder, o->wait));
+    err = nm_change_free(&w, final, "a model", o->replace);
     if (err == NM_OK) err = fill(&w, &s, as, o);
-    if (err == NM_OK) err = appear(&w, final, o->replace);
+    if (err == NM_OK) err = nm_change_appear(&w, final, "a model", o->replace);
     if (err == NM_OK) err = describe(out, w.store, final);
-    work_end(&w);
+    nm_change_end(&w);
 out:
     nm_free(file);
     nm_free(stem);
@@ -488,7 +293,7 @@ nm_err nm_store_check(const char *name)
     nm_err err = NM_OK;
     if (strchr(name, '/') && nm_hf_find(&cached, name) == NM_OK && cached.path)
         NM_GOTO(nm_fail(NM_REFUSED, "%s: lies in the Hugging Face cache, which nomoat only reads: delete %s there", name, cached.path));
-    NM_GOTO(plain_name(&plain, name));
+    NM_GOTO(nm_store_plain_name(&plain, name));
     NM_GOTO(nm_store_folder(&store));
     NM_GOTO(resolve(&entry, store, plain));
     if (!entry) err = not_stored(plain);
@@ -502,20 +307,14 @@ out:
 
 nm_err nm_store_remove(const char *name, nm_wait_fn wait)
 {
-    char *plain, *entry = NULL, *final = NULL;
-    work w = {.lock = -1};
-    nm_err err = NM_OK;
-    NM_TRY(plain_name(&plain, name));
-    err = work_begin(&w, wait);
+    char *plain, *entry = NULL, *folder;
+    nm_change w = nm_no_change;
+    NM_TRY(nm_store_plain_name(&plain, name));
+    nm_err err = nm_store_folder(&folder);
+    if (err == NM_OK) err = nm_change_begin(&w, folder, wait);
     if (err == NM_OK) err = resolve(&entry, w.store, plain);
-    if (err == NM_OK) err = nm_format(&final, "%s/%s", w.store, entry ? entry : plain);
-    if (err == NM_OK && rename(final, w.temporary)) {   /* the temporary folder is empty: renaming over it is allowed */
-        if (errno == ENOENT) err = not_stored(plain);
-        else err = nm_fail(NM_FAILED, "%s: cannot be removed: %s", final, strerror(errno));
-    }
-    if (err == NM_OK) err = nm_folder_flush(w.store);
-    work_end(&w);
-    nm_free(final);
+    if (err == NM_OK) err = entry ? nm_change_remove(&w, entry) : not_stored(plain);
+    nm_change_end(&w);
     nm_free(entry);
     nm_free(plain);
     return err;

@@ -32,7 +32,8 @@ typedef struct nm_found_adapter {
     char *base;         /* what it calls its base; "" if it does not say */
     nm_place place;
     uint64_t bytes;
-    float scale;        /* in a stack; else 1 */
+    float scale;        /* in a stack; else 1. Of a range the lower end */
+    float scale_to;     /* its higher end; as scale where one number was given */
 } nm_found_adapter;
 void nm_found_adapter_free(nm_found_adapter *adapter);
 void nm_found_adapters_free(nm_found_adapter *list, size_t count);
@@ -43,9 +44,15 @@ nm_err nm_adapter_list(nm_found_adapter **list, size_t *count);
 /* Where the store of adapters is; it need not exist. *path is allocated (nm_free). */
 nm_err nm_adapter_folder(char **path);
 
-typedef struct nm_found_stack { nm_found model; nm_found_adapter *adapter; size_t count, capacity; } nm_found_stack;
-/* MODEL[:TAG]{+ADAPTER[=SCALE]}; "ADAPTER:0.8" is a scale, too, unless an adapter has that name. Paths may hold '+': the longest that exists wins. */
-nm_err nm_stack_find(nm_found_stack *out, const char *text);
+typedef struct nm_found_stack {
+    nm_found model;
+    nm_found_adapter *adapter;
+    size_t count, capacity;
+    bool ranges;        /* a scale may be LOW..HIGH; elsewhere that is NM_USAGE */
+} nm_found_stack;
+/* MODEL[:TAG]{+ADAPTER[=SCALE]}; "ADAPTER:0.8" is a scale, too, unless an adapter has that name. Paths may hold '+': the longest that exists wins.
+ * ranges: takes ADAPTER=LOW..HIGH, too. */
+nm_err nm_stack_find(nm_found_stack *out, const char *text, bool ranges);
 /* "ADAPTER[=SCALE]{+ADAPTER[=SCALE]}" on top of it; and one adapter, with or without a scale in its text. */
 nm_err nm_found_stack_add(nm_found_stack *stack, const char *adapters);
 nm_err nm_found_stack_push(nm_found_stack *stack, const char *adapter, bool scaled);
@@ -81,5 +88,14 @@ nm_err nm_store_remove(const char *name, nm_wait_fn wait);      /* wait may be N
 nm_err nm_store_verify(const nm_found *stored, nm_progress_fn progress, void *arg);
 /* Where the store is; it need not exist. *path is allocated (nm_free). */
 nm_err nm_store_folder(char **path);
+
+/* Whether a path is an adapter rather than a model: a folder with adapter_config.json, a .safetensors file beside one, or a GGUF file whose
+ * general.type is "adapter". */
+bool nm_adapter_is(const char *path);
+/* Takes such an adapter into the store of adapters; name NULL: from the folder's or the GGUF file's name. NM_USAGE: a bad name; NM_REFUSED:
+ * the name is taken; NM_NOT_FOUND: weights or configuration are missing. What is in the files is not looked at. */
+nm_err nm_adapter_import(nm_found_adapter *out, nm_stored_as *as, const char *path, const char *name, const nm_import_options *options);
+/* NM_NOT_FOUND. The name may differ in letter case. */
+nm_err nm_adapter_remove(const char *name, nm_wait_fn wait);
 
 #endif

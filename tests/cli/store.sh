@@ -97,4 +97,61 @@ check 'and says where it lies' says 'Hugging Face cache'
 check 'another file is not there' ends_with 3 show org/small:Q8_0
 run list
 check 'list shows it' has 'org/small .* hf-cache'
+
+# Adapters: PEFT folders, their weights alone, GGUF files.
+made=$(cd "$(dirname "$0")/../data/adapter" && pwd)
+adapters=$HOME/.local/share/nomoat/adapters
+other=$NOMOAT_TEST_DATA/tiny/llama3.gguf
+cp -r "$made/llama3" "$work/My Style"
+mkdir "$work/My Style/checkpoint"
+echo secret >"$work/My Style/optimizer.pt"
+check 'import of a PEFT folder' run import "$work/My Style"
+check 'tells what it is' has '^My-Style: adapter, .*; made for tiny/llama3$'
+check 'names it after the folder' test -f "$adapters/My-Style/adapter_model.safetensors" -a -f "$adapters/My-Style/adapter_config.json"
+check 'and takes what belongs to an adapter' test ! -e "$adapters/My-Style/optimizer.pt" -a ! -e "$adapters/My-Style/checkpoint"
+check 'list shows it with its base' sh -c "'$NOMOAT' list | grep -q '^My-Style .* tiny/llama3\$'"
+scores() { echo '{"ids": [1, 2, 3]}' | "$NOMOAT" score "$1" --json >"$work/out" 2>"$work/err"; }
+check 'it works at once' scores "$other+my-style=0.5"
+check 'the same name again is refused' ends_with 6 import "$work/My Style"
+check 'unless forced' run import "$work/My Style" --force
+check 'its weights alone, by a name' run import "$work/My Style/adapter_model.safetensors" --name style --copy --json
+check 'as JSON' has '"name": "style", .*"stored": "copy", "base": "tiny/llama3"'
+run adapter export style -o "$work/style.gguf" --base "$other"
+check 'a GGUF adapter' run import "$work/style.gguf" --name ggstyle
+check 'lies in a folder of its own' test -f "$adapters/ggstyle/ggstyle.gguf"
+check 'and works at once' scores "$other+ggstyle"
+relative() { (cd "$work/My Style" && run import . --force); }
+check 'a folder called .' relative
+check 'has its real name' has '^My-Style: '
+cp "$work/style.gguf" "$adapters/flat.gguf"
+check 'a name that a file has is refused' ends_with 6 import "$work/My Style" --name flat
+for name in ../up a/b .hid style:0.8 a+b; do check "a bad name: $name" ends_with 2 import "$work/My Style" --name "$name"; done
+mkdir "$work/half"
+cp "$made/llama3/adapter_config.json" "$work/half"
+check 'weights are missing' ends_with 3 import "$work/half" --name half
+head -c 700 "$made/llama3/adapter_model.safetensors" >"$work/half/adapter_model.safetensors"
+check 'weights are cut' ends_with 4 import "$work/half"
+check 'are named' says 'half/adapter_model.safetensors'
+cp "$made/llama3/adapter_model.safetensors" "$work/half"
+echo '{"peft_type": "IA3"}' >"$work/half/adapter_config.json"
+check 'another kind of adapter' ends_with 6 import "$work/half"
+check 'nothing of them is left' test ! -e "$adapters/half" -a ! -e "$adapters/.tmp"
+check 'an adapter is no model' ends_with 6 run "$work/style.gguf" hi
+check 'rm takes adapters, too' prints '{"removed": ["STYLE", "flat"]}' rm STYLE flat --json
+check 'from the disk' test ! -e "$adapters/style" -a ! -e "$adapters/flat.gguf"
+check 'and leaves the original' test -f "$work/My Style/adapter_model.safetensors"
+check 'a missing one' ends_with 3 rm +nothing
+run import "$work/Tiny Llama.gguf" --name my-style --force
+check 'a model and an adapter of one name' ends_with 2 rm my-style
+check 'are told apart' says '+my-style for the adapter, my-style:latest for the model'
+check 'the model' run rm my-style:latest
+check 'leaves the adapter' test -d "$adapters/My-Style"
+check 'the adapter' run rm +my-style
+check 'is gone' test ! -e "$adapters/My-Style"
+mkdir "$work/tricky"
+cp "$made/llama3/adapter_model.safetensors" "$work/tricky"
+sed 's|"tiny/llama3"|"../../\\u001b[31m\\nx\\"y"|' "$made/llama3/adapter_config.json" >"$work/tricky/adapter_config.json"
+run import "$work/tricky"
+tricky() { [ "$(wc -l <"$work/out")" -eq 1 ] && has 'x1b\[31m' && ! grep -q "$(printf '\033')" "$work/out" "$work/err"; }
+check "a base's name with control characters stays one safe line" tricky
 finish

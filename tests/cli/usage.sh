@@ -10,7 +10,7 @@ out
 check 'alone it tells the commands' has '^  run  '
 out --version
 check 'the version' has '^nomoat [0-9]'
-for command in run show list import rm tokenize detokenize template score perplexity bench doctor completion man; do
+for command in run show list import rm tokenize detokenize template score perplexity bench tune adapter merge effect doctor completion man; do
     out help $command
     check "help $command has examples" has '^Examples:'
     cp "$work/out" "$work/help"

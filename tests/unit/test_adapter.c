@@ -1072,6 +1072,86 @@ static void test_methods(void **state)
     }
 }
 
+/* ---- As PEFT's add_weighted_adapter does (tests/make_combine_oracle.py) ---------------------------------------------------------------------- */
+
+static void take_list(const nm_json *list, float *out, size_t count)
+{
+    assert_int_equal(list->array.count, count);
+    for (size_t i = 0; i < count; i++) out[i] = (float)number(&list->array.items[i]);
+}
+
+/* One of the two given adapters, as a folder. */
+static const char *save_given(const nm_json *record, const char *which, int64_t in, int64_t out)
+{
+    const nm_json *given = item(record, which);
+    int64_t rank = item(given, "rank")->integer;
+    char config[128];
+    made m = {0};
+    add(&m, "m.lora_A.weight", rank, in);
+    add(&m, "m.lora_B.weight", out, rank);
+    take_list(item(given, "a"), m.values[0], (size_t)(rank * in));
+    take_list(item(given, "b"), m.values[1], (size_t)(out * rank));
+    snprintf(config, sizeof config, "{\"peft_type\": \"LORA\", \"r\": %d, \"lora_alpha\": %g}", (int)rank, number(item(given, "alpha")));
+    const char *path = save(&m, which, config, NULL, 0);
+    free_made(&m);
+    return path;
+}
+
+static double worst_of(const float *got, const nm_json *list, size_t count, double scale)
+{
+    double worst = 0;
+    assert_int_equal(list->array.count, count);
+    for (size_t i = 0; i < count; i++) worst = fmax(worst, fabs((double)got[i] * scale - number(&list->array.items[i])));
+    return worst;
+}
+
+/* Halves where PEFT adds halves; else the product, as halves of the same product differ. */
+static double worst_case(const nm_pair *p, const nm_json *c)
+{
+    float delta[256];
+    if (nm_json_get(c, "a")) return fmax(worst_of(p->a, item(c, "a"), (size_t)(p->rank * p->in), (double)p->scale), worst_of(p->b, item(c, "b"), (size_t)(p->out * p->rank), 1));
+    for (int64_t i = 0; i < p->out; i++)
+        for (int64_t k = 0; k < p->in; k++) {
+            double sum = 0;
+            for (int64_t r = 0; r < p->rank; r++) sum += (double)p->b[i * p->rank + r] * (double)p->a[r * p->in + k];
+            delta[i * p->in + k] = (float)sum;
+        }
+    return worst_of(delta, item(c, "delta"), (size_t)(p->in * p->out), (double)p->scale);
+}
+
+static void test_methods_as_peft(void **state)
+{
+    (void)state;
+    char path[4096], *text;
+    size_t size;
+    nm_json record;
+    const char *slash = strrchr(__FILE__, '/');
+    snprintf(path, sizeof path, "%.*s/../data/adapter/combine.json", slash ? (int)(slash - __FILE__) : 1, slash ? __FILE__ : ".");
+    assert_int_equal(nm_file_read(path, 1 << 20, &text, &size), NM_OK);
+    assert_int_equal(nm_json_parse(&record, text, size), NM_OK);
+    int64_t in = item(&record, "in")->integer, out = item(&record, "out")->integer;
+    char first[256], second[256];       /* in_folder's strings do not last */
+    snprintf(first, sizeof first, "%s", save_given(&record, "first", in, out));
+    snprintf(second, sizeof second, "%s", save_given(&record, "second", in, out));
+    const nm_json *cases = item(&record, "cases");
+    for (size_t i = 0; i < cases->array.count; i++) {
+        const nm_json *c = &cases->array.items[i], *weights = item(c, "weights");
+        char method[16];
+        snprintf(method, sizeof method, "%.*s", (int)item(c, "method")->string.length, item(c, "method")->string.bytes);
+        nm_combine_options o = {.density = (float)number(item(c, "density")), .rank = (int32_t)item(c, "rank")->integer};
+        o.method = !strcmp(method, "linear") ? NM_COMBINE_LINEAR : !strcmp(method, "ties") ? NM_COMBINE_TIES : NM_COMBINE_EXACT;
+        combine(first, (float)number(&weights->array.items[0]), second, (float)number(&weights->array.items[1]), o, in_folder("as peft"));
+        nm_lora l;
+        assert_int_equal(nm_lora_read(&l, in_folder("as peft")), NM_OK);
+        double worst = worst_case(l.pair, c);
+        print_message("%s case %d: apart by %.1e\n", method, (int)i, worst);
+        assert_true(worst < 1e-5);
+        nm_lora_free(&l);
+    }
+    nm_json_free(&record);
+    nm_free(text);
+}
+
 typedef struct seen { int count; double first, relative; } seen;
 
 static nm_err see(void *arg, const nm_map_change *c)
@@ -1175,7 +1255,7 @@ int main(void)
         cmocka_unit_test(test_wrong_owner), cmocka_unit_test(test_bad_configs), cmocka_unit_test(test_bad_tensors), cmocka_unit_test(test_bad_folders),
         cmocka_unit_test(test_cut_and_memory), cmocka_unit_test(test_gguf_faults), cmocka_unit_test(test_identity), cmocka_unit_test(test_scales),
         cmocka_unit_test(test_patterns), cmocka_unit_test(test_names), cmocka_unit_test(test_architectures), cmocka_unit_test(test_peft),
-        cmocka_unit_test(test_combine), cmocka_unit_test(test_methods), cmocka_unit_test(test_diff), cmocka_unit_test(test_requantised),
+        cmocka_unit_test(test_combine), cmocka_unit_test(test_methods), cmocka_unit_test(test_methods_as_peft), cmocka_unit_test(test_diff), cmocka_unit_test(test_requantised),
         cmocka_unit_test(test_writing_memory)};
     return cmocka_run_group_tests_name("adapter", tests, open_faulty, close_faulty);
 }
