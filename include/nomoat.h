@@ -486,6 +486,7 @@ typedef struct nm_trainer_options {
 typedef struct nm_trainer_info {
     int32_t rank, maps;
     float scale;
+    bool dora;
     uint64_t parameters, bytes;     /* bytes: taken beside the model */
     int32_t pass_rows;              /* tokens of a pass */
     const char *recomputed;         /* "nothing", "rows" or "layers" */
