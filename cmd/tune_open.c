@@ -141,7 +141,8 @@ void nm_tune_tell_trainer(const nm_tune *t)
     char bytes[32];
     const nm_trainer_info *i = nm_trainer_describe(t->trainer);
     nm_note("%srank %d on %d maps, %.1f million numbers, scale %g; %lld steps, rate %.2g; %s beside the model, %d tokens a pass, computed again: %s",
-        i->dora ? "DoRA of " : "", i->rank, i->maps, (double)i->parameters * 1e-6, (double)i->scale, (long long)t->steps, t->lr, nm_bytes_text(i->bytes, bytes), i->pass_rows, i->recomputed);
+        i->dora ? "DoRA of " : "", i->rank, i->maps, (double)i->parameters * 1e-6, (double)i->scale, (long long)t->steps, t->lr,
+        nm_bytes_text(i->bytes, bytes), i->pass_rows, i->recomputed);
 }
 
 /* NAME goes to the store of adapters; what has a slash is a folder. */
