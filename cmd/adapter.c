@@ -100,6 +100,7 @@ static nm_err show_json(nm_str *s, const nm_found_adapter *f, const nm_adapter_f
     NM_TRY(nm_json_key(s, "max_scale"));
     NM_TRY(nm_json_float(s, (double)a->max_scale));
     NM_TRY(nm_json_whole(s, "parameters", a->n_parameters));
+    NM_TRY(nm_str_printf(s, ", \"dora\": %s", a->dora ? "true" : "false"));
     return nm_str_putc(s, '}');
 }
 
@@ -109,7 +110,7 @@ static nm_err show_text(const nm_found_adapter *f, const nm_adapter_facts *a)
     NM_TRY(nm_out_name(f->name));
     NM_TRY(nm_out_puts("\nfile          "));
     NM_TRY(nm_out_name(f->path));
-    NM_TRY(nm_out_printf("\nformat        %s\nbase          ", a->format));
+    NM_TRY(nm_out_printf("\nformat        %s%s\nbase          ", a->format, a->dora ? ", DoRA" : ""));
     NM_TRY(nm_out_name(*a->base ? a->base : "(not told)"));
     NM_TRY(nm_out_printf("\nidentity      %s%s\n", a->sketched ? "a sketch of its base's weights, " : "none: loads as unverified", a->base_type));
     NM_TRY(nm_out_printf("maps          %d\n", (int)a->n_maps));

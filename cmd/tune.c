@@ -21,6 +21,7 @@ static const nm_option options[] = {
     {"-r --rank --lora-r", "N", "rank of the adapter (16)", TO(rank), NM_OPTION_INT, 1, 1 << 14},
     {"--alpha --lora-alpha", "A", "scale the adapter by A / rank (default: rank-stabilised, 8 / sqrt(rank))", TO(alpha), NM_OPTION_REAL, 0, 1e6},
     {"--rslora", NULL, "with --alpha: by A / sqrt(rank)", TO(rslora), NM_OPTION_FLAG, 0, 0},
+    {"--dora", NULL, "also learn the length of each row (DoRA): a little slower, more of LoRA's numbers are put to use", TO(dora), NM_OPTION_FLAG, 0, 0},
     {"--targets --target-modules", "LIST", "maps to train: q_proj,v_proj or attn_q,attn_v (all linear maps of the layers)", TO(targets), NM_OPTION_TEXT, 0, 0},
     {"--init", "FOLDER", "start from this adapter: its rank, scale and maps", TO(init), NM_OPTION_TEXT, 0, 0},
     {"--lr --learning-rate", "RATE", "the largest learning rate (0.576 / width of the model: 1e-3 for 576)", TO(lr), NM_OPTION_REAL, 1e-12, 1e3},

@@ -18,7 +18,7 @@ typedef struct nm_tune_settings {
     /* what is trained */
     int32_t rank;
     double alpha;
-    bool rslora;
+    bool rslora, dora;
     const char *targets, *init;
     /* how */
     const char *optimizer;

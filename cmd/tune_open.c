@@ -123,8 +123,8 @@ nm_err nm_tune_open_trainer(nm_tune *t)
     const nm_tune_settings *set = t->set;
     size_t batch;
     t->lr = isnan(set->lr) ? RATE_TIMES_WIDTH / nm_model_describe(t->stacked->model)->n_embd : set->lr;
-    nm_trainer_options o = {.rank = set->rank, .alpha = (float)set->alpha, .rslora = set->rslora, .targets = set->targets, .init = set->init,
-        .below = t->stacked->stack, .optimizer = set->optimizer, .lr = (float)t->lr, .lr_ratio = (float)set->lr_ratio, .weight_decay = (float)set->weight_decay,
+    nm_trainer_options o = {.rank = set->rank, .alpha = (float)set->alpha, .rslora = set->rslora, .dora = set->dora, .targets = set->targets,
+        .init = set->init, .below = t->stacked->stack, .optimizer = set->optimizer, .lr = (float)t->lr, .lr_ratio = (float)set->lr_ratio, .weight_decay = (float)set->weight_decay,
         .clip = (float)set->clip, .schedule = (nm_schedule)set->schedule, .steps = t->steps, .seed = set->seed.value};
     NM_TRY(find_largest(t, &batch, &o.max_length));
     NM_TRY(parse_bytes(set->memory, &o.memory));
@@ -140,8 +140,9 @@ void nm_tune_tell_trainer(const nm_tune *t)
 {
     char bytes[32];
     const nm_trainer_info *i = nm_trainer_describe(t->trainer);
-    nm_note("rank %d on %d maps, %.1f million numbers, scale %g; %lld steps, rate %.2g; %s beside the model, %d tokens a pass, computed again: %s", i->rank,
-        i->maps, (double)i->parameters * 1e-6, (double)i->scale, (long long)t->steps, t->lr, nm_bytes_text(i->bytes, bytes), i->pass_rows, i->recomputed);
+    nm_note("%srank %d on %d maps, %.1f million numbers, scale %g; %lld steps, rate %.2g; %s beside the model, %d tokens a pass, computed again: %s",
+        i->dora ? "DoRA of " : "", i->rank, i->maps, (double)i->parameters * 1e-6, (double)i->scale, (long long)t->steps, t->lr,
+        nm_bytes_text(i->bytes, bytes), i->pass_rows, i->recomputed);
 }
 
 /* NAME goes to the store of adapters; what has a slash is a folder. */

@@ -207,7 +207,8 @@ NM_API void nm_adapter_close(nm_adapter **adapter);
 NM_API const nm_adapter_info *nm_adapter_describe(const nm_adapter *adapter);   /* owned by the adapter */
 
 /* Puts adapters on each other, in this order; any may stand in it more than once. They are computed beside the base, never merged: output =
- * base + sum of scale x adapter's own scale x (x A') B'. A scale of 0 gives the base's bits. Takes well below a millisecond. The adapters
+ * base + sum of scale x adapter's own scale x (x A') B'. One of DoRA's kind (Liu et al. 2024) then sets the length of each row of what there is to its
+ * magnitude, as PEFT does; NM_BAD_FILE for a row that has no length. A scale of 0 gives the base's bits. Takes well below a millisecond. The adapters
  * must outlive the stack, and the stack the sessions that were opened with it. */
 NM_API nm_err nm_stack_open(nm_stack **out, const nm_model *model, const nm_adapter *const *adapters, const float *scales, size_t count);
 NM_API void nm_stack_close(nm_stack **stack);
@@ -217,6 +218,7 @@ typedef struct nm_adapter_facts {
     const char *format;         /* "peft" or "gguf"; static */
     char base[256], base_type[16];
     bool sketched;              /* it tells the weights of its base */
+    bool dora;                  /* DoRA: it also sets the length of each row */
     int32_t n_maps, min_rank, max_rank;
     float min_scale, max_scale;     /* of its own, alpha / rank and the like */
     uint64_t n_parameters;
@@ -464,6 +466,7 @@ typedef struct nm_trainer_options {
     int32_t rank;               /* 0 = 16 */
     float alpha;                /* 0: the scale is rank-stabilised, 8 / sqrt(rank) (Kalajdzievski 2023); else alpha / rank, or alpha / sqrt(rank) with rslora */
     bool rslora;
+    bool dora;                  /* also learn the length of each row (DoRA, Liu et al. 2024) */
     const char *targets;        /* maps by the last part of their names, GGUF's ("attn_q") or PEFT's ("q_proj"), between commas; NULL: all linear maps of the layers */
     const char *init;           /* start from this adapter: its rank, scale and targets hold; NULL */
     const nm_stack *below;      /* adapters that stay as they are, below the one that is trained; NULL */
@@ -483,6 +486,7 @@ typedef struct nm_trainer_options {
 typedef struct nm_trainer_info {
     int32_t rank, maps;
     float scale;
+    bool dora;
     uint64_t parameters, bytes;     /* bytes: taken beside the model */
     int32_t pass_rows;              /* tokens of a pass */
     const char *recomputed;         /* "nothing", "rows" or "layers" */
@@ -506,7 +510,7 @@ NM_API nm_err nm_trainer_step(nm_trainer *trainer, const nm_sample *samples, siz
     nm_train_report *report, const volatile sig_atomic_t *cancel);
 /* A copy of the adapter as it stands, to be stacked (nm_stack_open) and run. */
 NM_API nm_err nm_trainer_adapter(const nm_trainer *trainer, nm_adapter **out);
-/* Writes a PEFT folder, whole or not at all: plain LoRA, lora_alpha = scale x rank. base: base_model_name_or_path; provenance: a JSON object, or NULL. */
+/* Writes a PEFT folder, whole or not at all: plain LoRA or DoRA, lora_alpha = scale x rank. base: base_model_name_or_path; provenance: a JSON object, or NULL. */
 NM_API nm_err nm_trainer_save(const nm_trainer *trainer, const char *folder, const char *base, const char *provenance, const char *summary);
 /* Everything that the next step depends on, and a note of the caller's; written whole or not at all. Resuming needs a trainer of the same model, options,
  * number of steps and arithmetic (NM_REFUSED), and goes on to the same bits. *note: nm_free. */

@@ -4,7 +4,8 @@
     python tests/check_adapter_peft.py build/nomoat DATA/tiny
 
 For each tiny model: PEFT's own adapter (tests/data/adapter) is exported to GGUF and back, combined with itself at 0.7 and -0.2, and compressed to
-rank 4; each result is loaded by PEFT (no warning about keys may come) and by nomoat. Needs torch, transformers, peft.
+rank 4; DoRA adapters (tests/data/dora) are written again, and trained on for some steps; each result is loaded by PEFT (no warning about keys may come)
+and by nomoat. Needs torch, transformers, peft.
 """
 import json, os, subprocess, sys, tempfile, warnings
 import torch
@@ -45,6 +46,21 @@ def main(program, tiny):
                 error, bad = compare(program, gguf, hf, path(folder))
                 worst = max(worst, error)
                 print(f"{name:9} {folder:6} logits differ by {error:.1e} {bad or ''}", flush=True)
+    dora = os.path.join(os.path.dirname(HERE), "dora")
+    for name in sorted(n for n in os.listdir(dora) if os.path.isdir(os.path.join(dora, n))):
+        gguf, hf, own = os.path.join(tiny, name + ".gguf"), os.path.join(tiny, "hf", name), os.path.join(dora, name)
+        with tempfile.TemporaryDirectory() as work:
+            path = lambda n: os.path.join(work, n)
+            with open(path("data.jsonl"), "w") as f:
+                f.writelines(json.dumps({"prompt": f"What is {i}?", "completion": f"It is {i}."}) + "\n" for i in range(16))
+            tune = ["tune", gguf, path("data.jsonl"), "--format", "alpaca", "--max-steps", "3", "--lr", "0.01", "--val", "0", "--meter", "0"]
+            nomoat(program, "adapter", "export", own, "-o", path("again"), "--base", gguf)
+            nomoat(program, *tune, "--dora", "-r", "3", "-o", path("new"))
+            nomoat(program, *tune, "--init", own, "-o", path("on"))
+            for folder in ("again", "new", "on"):
+                error, bad = compare(program, gguf, hf, path(folder))
+                worst = max(worst, error)
+                print(f"{name:9} DoRA {folder:6} logits differ by {error:.1e} {bad or ''}", flush=True)
     sys.exit(worst > 1e-4)
 
 

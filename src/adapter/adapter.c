@@ -5,12 +5,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "adapter/dora.h"
 #include "adapter/lora.h"
 #include "base/err.h"
 #include "base/hash.h"
 #include "base/mem.h"
+#include "base/pool.h"
 
-typedef struct changed { int32_t weight; nm_slot slot; } changed;     /* a map of the model that an adapter changes */
+typedef struct changed {        /* a map of the model that an adapter changes */
+    int32_t weight;
+    nm_slot slot;
+    float *m;                   /* DoRA's magnitudes [n], or NULL */
+    nm_dora_sums sums;          /* in one block of memory, which is sums.w */
+} changed;
 
 struct nm_adapter {
     const nm_model *model;
@@ -92,6 +99,78 @@ static nm_slot make_slot(const nm_pair *p, uint8_t **memory)
     return s;
 }
 
+/* ---- Lengths of rows (DoRA) ------------------------------------------------------------------------------------------------------------------ */
+
+typedef struct lengths { nm_adapter *adapter; const nm_lora *lora; atomic_int_fast64_t ticket; uint8_t *scratch; size_t each; } lengths;
+
+static void find_lengths(void *arg, int thread, int threads)
+{
+    lengths *j = arg;
+    for (int64_t i; (i = atomic_fetch_add(&j->ticket, 1)) < (int64_t)j->lora->pairs;) {
+        const nm_pair *p = &j->lora->pair[i];
+        const changed *c = &j->adapter->map[i];
+        if (!p->m) continue;
+        nm_dora_map map = {.w = &j->adapter->model->weight[c->weight].panels, .rank = p->rank, .a = p->a, .b = p->b};
+        nm_dora_sum(&map, &c->sums, j->scratch + (size_t)thread * j->each);
+    }
+}
+
+/* Magnitudes and sums of the pairs that have them; maps stand in the pairs' order still. A map is one thread's. */
+static nm_err make_lengths(nm_adapter *a, const nm_lora *l)
+{
+    lengths j = {.adapter = a, .lora = l};
+    bool any = false;
+    for (size_t i = 0; i < l->pairs; i++) {
+        const nm_pair *p = &l->pair[i];
+        changed *c = &a->map[i];
+        size_t n = (size_t)p->out, scratch = (nm_dora_scratch(&a->model->weight[c->weight].panels) + 63) & ~(size_t)63;
+        if (!p->m) continue;
+        c->m = nm_calloc(n, sizeof *c->m);
+        c->sums.w = nm_calloc(3 * n, sizeof *c->sums.w);
+        if (!c->m || !c->sums.w) return nm_fail_memory(4 * n * sizeof *c->sums.w);
+        c->sums.wb = c->sums.w + n;
+        c->sums.bb = c->sums.wb + n;
+        memcpy(c->m, p->m, n * sizeof *c->m);
+        if (scratch > j.each) j.each = scratch;
+        any = true;
+    }
+    if (!any) return NM_OK;
+    size_t bytes = j.each * (size_t)nm_threads();
+    if (!(j.scratch = nm_alloc_aligned(bytes))) return nm_fail_memory(bytes);
+    nm_err err = nm_pool_run(find_lengths, &j);
+    nm_free_aligned(j.scratch, bytes);
+    return err;
+}
+
+/* Lengths of a map's rows where the sums do not tell them: from its half maps. */
+static nm_err lengths_directly(const nm_panels *w, const nm_slot *s, float *length)
+{
+    int64_t rank = s->a.n;
+    size_t scratch = nm_dora_scratch(w);
+    float *a = nm_calloc((size_t)rank, (size_t)w->k * sizeof *a), *b = nm_calloc((size_t)rank, (size_t)w->n * sizeof *b);
+    void *own = nm_alloc_aligned(scratch);
+    nm_err err = a && b && own ? NM_OK : nm_fail_memory((size_t)rank * (size_t)(w->k + w->n) * sizeof *a);
+    for (int64_t r = 0; err == NM_OK && r < rank; r++) nm_panels_row(&s->a, r, a + r * w->k);
+    for (int64_t n = 0; err == NM_OK && n < w->n; n++) nm_panels_row(&s->b, n, b + n * rank);
+    if (err == NM_OK) nm_dora_lengths(&(nm_dora_map){.w = w, .rank = rank, .a = a, .b = b}, s->scale, length, own);
+    nm_free(a);
+    nm_free(b);
+    nm_free_aligned(own, scratch);
+    return err;
+}
+
+/* gain[n] = m / |W + s B A|, for the slot's scale. */
+static nm_err make_gain(const nm_adapter *a, const changed *c, const nm_slot *s, float *gain)
+{
+    const nm_weight *w = &a->model->weight[c->weight];
+    if (nm_dora_lengths_of(&c->sums, s->scale, w->n, gain)) NM_TRY(lengths_directly(&w->panels, s, gain));
+    bool bad = false;
+    for (int64_t n = 0; n < w->n; n++) bad |= !(gain[n] > 0 && gain[n] < INFINITY);
+    if (bad) return nm_fail(NM_BAD_FILE, "%s: %s: a row of the base with the adapter has no length, and DoRA divides by it: the adapter does not fit this base", a->path, w->name);
+    for (int64_t n = 0; n < w->n; n++) gain[n] = c->m[n] / gain[n];
+    return NM_OK;
+}
+
 /* ---- Opening -------------------------------------------------------------------------------------------------------------------------------- */
 
 static int by_weight(const void *a, const void *b) { return ((const changed *)a)->weight - ((const changed *)b)->weight; }
@@ -115,9 +194,10 @@ static nm_err make_slots(nm_adapter *a, const nm_lora *l)
     for (size_t i = 0; i < l->pairs; i++) {
         const nm_pair *p = &l->pair[i];
         a->map[i].slot = make_slot(p, &at);
-        a->info.n_parameters += (uint64_t)(p->rank * (p->in + p->out));
+        a->info.n_parameters += (uint64_t)(p->rank * (p->in + p->out) + (p->m ? p->out : 0));
         if (p->rank > a->info.max_rank) a->info.max_rank = (int32_t)p->rank;
     }
+    NM_TRY(make_lengths(a, l));
     qsort(a->map, l->pairs, sizeof *a->map, by_weight);
     return NM_OK;
 }
@@ -180,6 +260,10 @@ void nm_adapter_close(nm_adapter **adapter)
     nm_adapter *a = *adapter;
     *adapter = NULL;
     if (!a) return;
+    for (int32_t i = 0; a->map && i < a->info.n_maps; i++) {
+        nm_free(a->map[i].m);
+        nm_free(a->map[i].sums.w);
+    }
     nm_free_aligned(a->memory, a->info.bytes);
     nm_free(a->map);
     nm_free(a->path);
@@ -195,7 +279,10 @@ typedef struct owned_stack {    /* what a stack's pointers point to */
     nm_stack stack;             /* first: an nm_stack is one of these */
     int32_t *first;
     nm_slot *slot;
+    float *gain;                /* of all slots that have one */
 } owned_stack;
+
+typedef struct origin { const nm_adapter *adapter; const changed *map; } origin;      /* of a slot */
 
 static nm_err check_adapters(const nm_model *model, const nm_adapter *const *adapters, const float *scales, size_t count, size_t *slots)
 {
@@ -210,7 +297,7 @@ static nm_err check_adapters(const nm_model *model, const nm_adapter *const *ada
 
 /* Slots by weight, and for each weight in the order of the adapters. first[w + 1] counts w's slots, then w's end; while they are filled
  * it is where the next one goes. */
-static void fill(owned_stack *s, const nm_model *model, const nm_adapter *const *adapters, const float *scales, size_t count)
+static void fill(owned_stack *s, const nm_model *model, const nm_adapter *const *adapters, const float *scales, size_t count, origin *from)
 {
     for (size_t i = 0; i < count; i++)
         for (int32_t k = 0; k < adapters[i]->info.n_maps; k++) s->first[adapters[i]->map[k].weight + 1]++;
@@ -220,7 +307,26 @@ static void fill(owned_stack *s, const nm_model *model, const nm_adapter *const 
             nm_slot *slot = &s->slot[--s->first[adapters[i]->map[k].weight + 1]];
             *slot = adapters[i]->map[k].slot;
             slot->scale *= scales[i];
+            from[slot - s->slot] = (origin){adapters[i], &adapters[i]->map[k]};
         }
+}
+
+/* Gains of the slots of DoRA's kind. Those whose scale is 0 are skipped in running, and have none. */
+static nm_err fill_gains(owned_stack *s, const origin *from, size_t slots)
+{
+    size_t room = 0;
+    for (size_t i = 0; i < slots; i++) if (from[i].map->m) room += (size_t)s->slot[i].b.n;
+    if (!room) return NM_OK;
+    float *at = s->gain = nm_malloc(room * sizeof *s->gain);
+    if (!at) return nm_fail_memory(room * sizeof *at);
+    for (size_t i = 0; i < slots; i++) {
+        if (!from[i].map->m || s->slot[i].scale == 0) continue;
+        NM_TRY(make_gain(from[i].adapter, from[i].map, &s->slot[i], at));
+        s->slot[i].gain = at;
+        at += s->slot[i].b.n;
+        s->stack.gains = true;
+    }
+    return NM_OK;
 }
 
 static uint64_t identity_of(const nm_adapter *const *adapters, const float *scales, size_t count)
@@ -233,6 +339,23 @@ static uint64_t identity_of(const nm_adapter *const *adapters, const float *scal
     return h;
 }
 
+static nm_err build_stack(owned_stack *s, const nm_model *model, const nm_adapter *const *adapters, const float *scales, size_t count, size_t slots)
+{
+    origin *from = nm_calloc(slots, sizeof *from);
+    s->first = nm_calloc(model->weights + 2, sizeof *s->first);
+    s->slot = nm_calloc(slots, sizeof *s->slot);
+    nm_err err = from && s->first && s->slot ? NM_OK : nm_fail_memory(slots * sizeof *s->slot);
+    if (err == NM_OK) {
+        fill(s, model, adapters, scales, count, from);
+        s->stack = (nm_stack){.first = s->first + 1, .slot = s->slot, .owner = model, .identity = identity_of(adapters, scales, count)};
+        err = fill_gains(s, from, slots);
+    }
+    for (size_t i = 0; i < count; i++)
+        if (adapters[i]->info.max_rank > s->stack.max_rank) s->stack.max_rank = adapters[i]->info.max_rank;
+    nm_free(from);
+    return err;
+}
+
 nm_err nm_stack_open(nm_stack **out, const nm_model *model, const nm_adapter *const *adapters, const float *scales, size_t count)
 {
     size_t slots;
@@ -240,19 +363,11 @@ nm_err nm_stack_open(nm_stack **out, const nm_model *model, const nm_adapter *co
     NM_TRY(check_adapters(model, adapters, scales, count, &slots));
     owned_stack *s = nm_calloc(1, sizeof *s);
     if (!s) return nm_fail_memory(sizeof *s);
+    nm_err err = build_stack(s, model, adapters, scales, count, slots);
     nm_stack *made = &s->stack;
-    s->first = nm_calloc(model->weights + 2, sizeof *s->first);
-    s->slot = nm_calloc(slots, sizeof *s->slot);
-    if (!s->first || !s->slot) {
-        nm_stack_close(&made);
-        return nm_fail_memory(slots * sizeof *s->slot);
-    }
-    fill(s, model, adapters, scales, count);
-    *made = (nm_stack){.first = s->first + 1, .slot = s->slot, .owner = model, .identity = identity_of(adapters, scales, count)};
-    for (size_t i = 0; i < count; i++)
-        if (adapters[i]->info.max_rank > made->max_rank) made->max_rank = adapters[i]->info.max_rank;
+    if (err != NM_OK) nm_stack_close(&made);
     *out = made;
-    return NM_OK;
+    return err;
 }
 
 void nm_stack_close(nm_stack **stack)
@@ -262,5 +377,6 @@ void nm_stack_close(nm_stack **stack)
     if (!s) return;
     nm_free(s->first);
     nm_free(s->slot);
+    nm_free(s->gain);
     nm_free(s);
 }

@@ -239,6 +239,7 @@ static nm_err read_all(work *w, const char *const *paths)
 {
     for (size_t i = 0; i < w->count; i++) {
         NM_TRY(nm_lora_read(&w->in[i], paths[i]));
+        NM_TRY(nm_lora_need_plain(&w->in[i], "a sum of such is no adapter: stack them, MODEL+A+B, or merge them into the model"));
         NM_TRY(bring(&w->in[i], w->o->gguf ? NM_NAMES_GGUF : NM_NAMES_HF, w->o->base));
     }
     return NM_OK;

@@ -17,13 +17,14 @@ nm_err nm_adapter_inspect(nm_adapter_facts *out, const char *path)
     snprintf(out->base, sizeof out->base, "%s", l.base);
     snprintf(out->base_type, sizeof out->base_type, "%s", l.identity.type);
     out->sketched = l.identity.known;
+    out->dora = l.pairs && l.pair->m;
     out->n_maps = (int32_t)l.pairs;
     out->min_rank = INT32_MAX;
     out->min_scale = INFINITY;
     out->max_scale = -INFINITY;
     for (size_t i = 0; i < l.pairs; i++) {
         const nm_pair *p = &l.pair[i];
-        out->n_parameters += (uint64_t)(p->rank * (p->in + p->out));
+        out->n_parameters += (uint64_t)(p->rank * (p->in + p->out) + (p->m ? p->out : 0));
         if (p->rank < out->min_rank) out->min_rank = (int32_t)p->rank;
         if (p->rank > out->max_rank) out->max_rank = (int32_t)p->rank;
         out->min_scale = fminf(out->min_scale, p->scale);
@@ -109,6 +110,8 @@ nm_err nm_adapter_diff(const char *a, const char *b, const nm_model *base, nm_ch
     nm_err err = row ? NM_OK : nm_fail_memory((size_t)widest(base) * sizeof *row);
     if (err == NM_OK) err = nm_lora_read(&first, a);
     if (err == NM_OK && b) err = nm_lora_read(&second, b);
+    if (err == NM_OK) err = nm_lora_need_plain(&first, "B A alone does not tell what it changes");
+    if (err == NM_OK) err = nm_lora_need_plain(&second, "B A alone does not tell what it changes");
     if (err == NM_OK && base) err = nm_lora_to_gguf(&first, &base->config);
     if (err == NM_OK && base && b) err = nm_lora_to_gguf(&second, &base->config);
     if (err == NM_OK && b && first.naming != second.naming) err = nm_fail(NM_USAGE, "%s and %s are of different formats: give --base MODEL", a, b);

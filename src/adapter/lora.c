@@ -16,6 +16,7 @@ static void free_pair(nm_pair *p)
     nm_free(p->name);
     nm_free(p->a);
     nm_free(p->b);
+    nm_free(p->m);
     *p = (nm_pair){0};
 }
 
@@ -52,6 +53,19 @@ nm_err nm_lora_add(nm_lora *l, const char *name, const char *what, bool embeddin
     }
     l->pair[l->pairs] = p;
     *pair = &l->pair[l->pairs++];
+    return NM_OK;
+}
+
+nm_err nm_pair_add_magnitudes(nm_pair *p)
+{
+    p->m = nm_calloc((size_t)p->out, sizeof *p->m);
+    return p->m ? NM_OK : nm_fail_memory((size_t)p->out * sizeof *p->m);
+}
+
+nm_err nm_lora_need_plain(const nm_lora *l, const char *why)
+{
+    for (size_t i = 0; i < l->pairs; i++)
+        if (l->pair[i].m) return nm_fail(NM_REFUSED, "%s: %.120s is DoRA, which also sets the length of each row: %s", l->path, l->pair[i].name, why);
     return NM_OK;
 }
 
@@ -95,6 +109,7 @@ uint64_t nm_lora_hash(const nm_lora *l)
         h = nm_hash(h, &p->scale, sizeof p->scale);
         h = nm_hash(h, p->a, (size_t)(p->rank * p->in) * sizeof *p->a);
         h = nm_hash(h, p->b, (size_t)(p->rank * p->out) * sizeof *p->b);
+        if (p->m) h = nm_hash(h, p->m, (size_t)p->out * sizeof *p->m);
     }
     return h;
 }

@@ -1,6 +1,6 @@
 /* Owns adapters as data: pairs of half maps with the names that their file uses, read from PEFT and GGUF files, translated between Hugging
  * Face's names and rows and GGUF's, written again. Knows the architecture's configuration where names need it, and no weights: those are
- * adapter.c's. Refuses what is no plain LoRA by name (NM_REFUSED): other kinds would run and give wrong answers. */
+ * adapter.c's. Refuses what is neither plain LoRA nor DoRA of linear maps by name (NM_REFUSED): other kinds would run and give wrong answers. */
 #ifndef NM_ADAPTER_LORA_H
 #define NM_ADAPTER_LORA_H
 
@@ -18,6 +18,7 @@ typedef struct nm_pair {
     int64_t in, out, rank;
     float *a;                       /* [rank][in]; of an embedding [in][rank] */
     float *b;                       /* [out][rank] */
+    float *m;                       /* DoRA's magnitudes [out], or NULL */
     float scale;
 } nm_pair;
 
@@ -40,6 +41,9 @@ void nm_lora_free(nm_lora *lora);
 /* A new pair with room for its halves (zero); name is copied. Checks sizes: NM_BAD_FILE naming `what`. */
 nm_err nm_lora_add(nm_lora *lora, const char *name, const char *what, bool embedding, int64_t in, int64_t out, int64_t rank, nm_pair **pair);
 /* Sorts by name; NM_BAD_FILE for two pairs of one name. */
+nm_err nm_pair_add_magnitudes(nm_pair *pair);     /* makes room for them (zero) */
+/* NM_REFUSED, naming a map and saying what cannot be done with it, if one is DoRA's. */
+nm_err nm_lora_need_plain(const nm_lora *lora, const char *why);
 nm_err nm_lora_sort(nm_lora *lora);
 const nm_pair *nm_lora_find(const nm_lora *lora, const char *name);     /* NULL if absent; after nm_lora_sort */
 /* Of names, shapes, values and scales: the same for the same adapter in either format, once both have GGUF's names. */

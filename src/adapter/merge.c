@@ -1,4 +1,4 @@
-/* Merging a stack into a model: a whole GGUF file whose changed tensors are W + sum of scale x B A, quantised again, and whose other tensors are
+/* Merging a stack into a model: a whole GGUF file whose changed tensors are W + sum of scale x B A (of DoRA the row so far x gain), quantised again, and whose other tensors are
  * the base's bytes. What quantisation loses is measured: beside the change it may be large, which is why stacks are computed beside the base. */
 #include <math.h>
 #include <stdlib.h>
@@ -60,6 +60,7 @@ static void add_slot(const nm_slot *s, bool embedding, int64_t row, float *out, 
         nm_panels_row(&s->a, r, right);
         for (int64_t c = 0; c < k; c++) out[c] += s->scale * left[r] * right[c];
     }
+    for (int64_t c = 0; s->gain && c < k; c++) out[c] *= s->gain[row];
 }
 
 static void merge_row(const work *w, int64_t i, float *scratch)

@@ -8,7 +8,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 
-/* GGUF's converters reorder the rows of some maps, and so of B:
+/* GGUF's converters reorder the rows of some maps, and so of B and of magnitudes:
  *   Q, K   where rotation pairs neighbours (no NeoX pairs), row (head, half, j) comes to (head, j, half)
  *   FUSED  groups (q of the group's heads, k, v) come to all q, all k, all v */
 typedef enum rows { ROWS_SAME, ROWS_Q, ROWS_K, ROWS_FUSED } rows;
@@ -166,19 +166,26 @@ static bool divides(const nm_config *c, rows kind, int64_t out)
     return out % heads == 0;
 }
 
+/* n rows of `columns` floats. */
+static nm_err reorder_rows(const nm_config *c, rows kind, float **values, int64_t n, int64_t columns, bool to_gguf)
+{
+    size_t row_bytes = (size_t)columns * sizeof **values;
+    float *out = nm_calloc((size_t)n, row_bytes);
+    if (!out) return nm_fail_memory((size_t)n * row_bytes);
+    for (int64_t row = 0; row < n; row++) {
+        int64_t other = gguf_row(c, kind, n, row), from = to_gguf ? row : other, to = to_gguf ? other : row;
+        memcpy(out + to * columns, *values + from * columns, row_bytes);
+    }
+    nm_free(*values);
+    *values = out;
+    return NM_OK;
+}
+
 static nm_err reorder(const nm_config *c, rows kind, nm_pair *p, bool to_gguf)
 {
-    size_t row_bytes = (size_t)p->rank * sizeof *p->b;
     if (kind == ROWS_SAME || !divides(c, kind, p->out)) return NM_OK;
-    float *b = nm_calloc((size_t)p->out, row_bytes);
-    if (!b) return nm_fail_memory((size_t)p->out * row_bytes);
-    for (int64_t row = 0; row < p->out; row++) {
-        int64_t other = gguf_row(c, kind, p->out, row), from = to_gguf ? row : other, to = to_gguf ? other : row;
-        memcpy(b + to * p->rank, p->b + from * p->rank, row_bytes);
-    }
-    nm_free(p->b);
-    p->b = b;
-    return NM_OK;
+    NM_TRY(reorder_rows(c, kind, &p->b, p->out, p->rank, to_gguf));
+    return p->m ? reorder_rows(c, kind, &p->m, p->out, 1, to_gguf) : NM_OK;
 }
 
 /* ---- Whole adapters ------------------------------------------------------------------------------------------------------------------------ */

@@ -1,6 +1,7 @@
 /* LoRA adapters as PEFT writes them: adapter_config.json says rank, alpha and what kind of adapter this is, adapter_model.safetensors holds
  * base_model.model.MODULE.lora_A.weight [r, in] and .lora_B.weight [out, r], of embeddings lora_embedding_A [r, in] and
- * lora_embedding_B [out, r]. fan_in_fan_out concerns merging into transposed weights alone: halves look the same. */
+ * lora_embedding_B [out, r]; of DoRA also .lora_magnitude_vector [out]. fan_in_fan_out concerns merging into transposed weights alone: halves look the
+ * same. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +19,7 @@ typedef struct peft_config {
     nm_json json;
     int64_t rank;
     double alpha;
-    bool rank_stabilised;
+    bool rank_stabilised, dora;
 } peft_config;
 
 /* ---- The configuration -------------------------------------------------------------------------------------------------------------------- */
@@ -46,9 +47,9 @@ static const char *text_of(const nm_json *object, const char *key)
     return v && v->kind == NM_JSON_STRING ? v->string.bytes : NULL;
 }
 
-/* What makes an adapter more than y += scale (x A') B'. */
+/* What makes an adapter more than y += scale (x A') B', with DoRA's gains or without. */
 static const struct { const char *key, *what; } beyond_lora[] = {
-    {"use_dora", "DoRA also learns the length of each row"}, {"modules_to_save", "it replaces whole modules of the base"},
+    {"modules_to_save", "it replaces whole modules of the base"},
     {"lora_bias", "B has a bias"}, {"use_qalora", "QA-LoRA pools its inputs"}, {"use_bdlora", "its halves are block-diagonal"},
     {"layer_replication", "it repeats layers of the base"}, {"trainable_token_indices", "it replaces rows of the embedding"},
     {"target_parameters", "it changes parameters that are no modules"}, {"alora_invocation_tokens", "it is switched on by tokens"},
@@ -64,7 +65,7 @@ static nm_err check_kind(const peft_config *c)
     if (bias && strcmp(bias, "none")) return nm_fail(NM_REFUSED, "%s: bias is \"%.40s\": only adapters without biases can be run", c->path, bias);
     for (size_t i = 0; i < sizeof beyond_lora / sizeof *beyond_lora; i++)
         if (is_set(nm_json_get(&c->json, beyond_lora[i].key)))
-            return nm_fail(NM_REFUSED, "%s: %s is set (%s): only plain LoRA can be run", c->path, beyond_lora[i].key, beyond_lora[i].what);
+            return nm_fail(NM_REFUSED, "%s: %s is set (%s): only plain LoRA and DoRA can be run", c->path, beyond_lora[i].key, beyond_lora[i].what);
     return NM_OK;
 }
 
@@ -85,6 +86,7 @@ static nm_err read_numbers(peft_config *c)
     c->rank = DEFAULT_RANK;
     c->alpha = DEFAULT_ALPHA;
     c->rank_stabilised = is_set(nm_json_get(&c->json, "use_rslora"));
+    c->dora = is_set(nm_json_get(&c->json, "use_dora"));
     if (r && (r->kind != NM_JSON_INT || r->integer < 1 || r->integer > NM_MOST_RANK))
         return nm_fail(NM_BAD_FILE, "%s: \"r\" is no whole number from 1 to %d", c->path, NM_MOST_RANK);
     if (alpha && (!is_number(alpha) || !isfinite(number(alpha)))) return nm_fail(NM_BAD_FILE, "%s: \"lora_alpha\" is no number", c->path);
@@ -139,18 +141,20 @@ static nm_err module_scale(const peft_config *c, const char *module, int64_t ran
 
 /* ---- Weights ------------------------------------------------------------------------------------------------------------------------------ */
 
-typedef struct half { const nm_safe_tensor *tensor; bool b, embedding; char module[MODULE_MOST]; } half;
+typedef enum part { PART_A, PART_B, PART_M } part;
+typedef struct half { const nm_safe_tensor *tensor; part part; bool embedding; char module[MODULE_MOST]; } half;
 
-static const struct { const char *name; bool b, embedding; } halves[] = {
-    {".lora_A", false, false}, {".lora_B", true, false}, {".lora_embedding_A", false, true}, {".lora_embedding_B", true, true}};
+static const struct { const char *name; part part; bool embedding; } halves[] = {
+    {".lora_A", PART_A, false}, {".lora_B", PART_B, false}, {".lora_embedding_A", PART_A, true}, {".lora_embedding_B", PART_B, true},
+    {".lora_magnitude_vector", PART_M, false}};
 
 static nm_err refuse_tensor(const nm_safetensors *f, const char *name)
 {
-    const char *why = strstr(name, "lora_magnitude_vector") ? "belongs to DoRA" : strstr(name, ".bias") ? "is a bias" : "is a whole weight of the base";
-    return nm_fail(NM_REFUSED, "%s: tensor %.160s %s: only plain LoRA can be run", nm_safetensors_name(f), name, why);
+    const char *why = strstr(name, ".bias") ? "is a bias" : "is a whole weight of the base";
+    return nm_fail(NM_REFUSED, "%s: tensor %.160s %s: only plain LoRA and DoRA can be run", nm_safetensors_name(f), name, why);
 }
 
-/* "base_model.model.MODULE.lora_A.weight", perhaps with the adapter's name "default" before ".weight". */
+/* "base_model.model.MODULE.lora_A.weight", perhaps with the adapter's name "default" before ".weight"; magnitudes have a ".weight" or not. */
 static nm_err read_name(const nm_safetensors *f, const nm_safe_tensor *t, half *h)
 {
     static const char prefix[] = "base_model.model.";
@@ -161,9 +165,9 @@ static nm_err read_name(const nm_safetensors *f, const nm_safe_tensor *t, half *
         const char *rest = dot + n;
         if (strncmp(dot, halves[i].name, n)) continue;
         if (!strncmp(rest, ".default", 8)) rest += 8;
-        if (strcmp(rest, ".weight") && !(*rest == 0 && halves[i].embedding)) continue;
+        if (strcmp(rest, ".weight") && !(*rest == 0 && (halves[i].embedding || halves[i].part == PART_M))) continue;
         if (!length || length >= MODULE_MOST) break;
-        h->b = halves[i].b;
+        h->part = halves[i].part;
         h->embedding = halves[i].embedding;
         memcpy(h->module, module, length);
         h->module[length] = 0;
@@ -176,7 +180,7 @@ static int by_module(const void *a, const void *b)
 {
     const half *x = a, *y = b;
     int order = strcmp(x->module, y->module);
-    return order ? order : x->b - y->b;
+    return order ? order : (int)x->part - (int)y->part;
 }
 
 static nm_err take(const nm_safetensors *f, const nm_safe_tensor *t, float *out)
@@ -214,14 +218,31 @@ static nm_err add_pair(nm_lora *l, const nm_safetensors *f, const peft_config *c
     return take(f, y, p->b);
 }
 
-/* Sorted by module, the two halves of each stand side by side. */
+/* The magnitudes of the pair added last. h: where they stand if they are there. */
+static nm_err add_magnitudes(nm_lora *l, const nm_safetensors *f, const peft_config *c, const half *h, const char *module)
+{
+    nm_pair *p = &l->pair[l->pairs - 1];
+    if (c->dora && p->embedding) return nm_fail(NM_REFUSED, "%s: %.120s: DoRA of an embedding cannot be run: train it without", l->path, module);
+    if (!c->dora) return h ? nm_fail(NM_REFUSED, "%s: tensor %.160s belongs to DoRA, and use_dora is not set", l->path, h->tensor->name) : NM_OK;
+    if (!h) return nm_fail(NM_BAD_FILE, "%s: %.120s: use_dora is set, and its lora_magnitude_vector is missing", l->path, module);
+    const nm_safe_tensor *t = h->tensor;
+    if (t->rank != 1 || t->dim[0] != p->out)
+        return nm_fail(NM_BAD_FILE, "%s: tensor %.160s holds %lld values where the map has %lld outputs", l->path, t->name, (long long)t->values, (long long)p->out);
+    NM_TRY(nm_pair_add_magnitudes(p));
+    return take(f, t, p->m);
+}
+
+/* Sorted by module, the two halves of each stand side by side, and its magnitudes behind them. */
 static nm_err add_pairs(nm_lora *l, const nm_safetensors *f, const peft_config *c, half *h, size_t count)
 {
     qsort(h, count, sizeof *h, by_module);
-    for (size_t i = 0; i < count; i += 2) {
-        bool pair = i + 1 < count && !strcmp(h[i].module, h[i + 1].module) && h[i].embedding == h[i + 1].embedding && !h[i].b && h[i + 1].b;
+    for (size_t i = 0; i < count;) {
+        bool pair = i + 1 < count && !strcmp(h[i].module, h[i + 1].module) && h[i].embedding == h[i + 1].embedding && h[i].part == PART_A && h[i + 1].part == PART_B;
         if (!pair) return nm_fail(NM_BAD_FILE, "%s: tensor %.160s has no other half", nm_safetensors_name(f), h[i].tensor->name);
+        bool more = i + 2 < count && !strcmp(h[i].module, h[i + 2].module) && h[i + 2].part == PART_M;
         NM_TRY(add_pair(l, f, c, &h[i], &h[i + 1]));
+        NM_TRY(add_magnitudes(l, f, c, more ? &h[i + 2] : NULL, h[i].module));
+        i += more ? 3 : 2;
     }
     return nm_lora_sort(l);
 }

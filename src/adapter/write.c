@@ -111,7 +111,9 @@ static nm_err put_config(nm_str *s, const nm_lora *l, const nm_adapter_card *car
     NM_TRY(nm_str_printf(s, "  \"modules_to_save\": null,\n  \"peft_type\": \"LORA\",\n  \"r\": %lld,\n", (long long)l->pair->rank));
     NM_TRY(put_pattern(s, l, "rank_pattern", false));
     NM_TRY(put_targets(s, l));
-    return nm_str_puts(s, "  \"task_type\": \"CAUSAL_LM\",\n  \"use_rslora\": false\n}\n");
+    NM_TRY(nm_str_puts(s, "  \"task_type\": \"CAUSAL_LM\",\n"));
+    if (l->pair->m) NM_TRY(nm_str_puts(s, "  \"use_dora\": true,\n"));
+    return nm_str_puts(s, "  \"use_rslora\": false\n}\n");
 }
 
 /* ---- README.md, nomoat.json ------------------------------------------------------------------------------------------------------------------ */
@@ -121,7 +123,8 @@ static nm_err put_readme(nm_str *s, const nm_lora *l, const nm_adapter_card *car
     const char *base = base_of(l, card);
     NM_TRY(nm_str_puts(s, "---\nbase_model: "));
     NM_TRY(nm_str_json(s, base, strlen(base)));
-    NM_TRY(nm_str_puts(s, "\nlibrary_name: peft\ntags:\n- lora\n---\n\n# A LoRA adapter\n\n"));
+    NM_TRY(nm_str_puts(s, "\nlibrary_name: peft\ntags:\n- lora\n---\n\n"));
+    NM_TRY(nm_str_puts(s, l->pair->m ? "# A DoRA adapter\n\n" : "# A LoRA adapter\n\n"));
     if (card->summary) NM_TRY(nm_str_printf(s, "%s\n\n", card->summary));
     NM_TRY(nm_str_printf(s, "Changes %zu maps of its base, rank %lld, scale %g. Written by nomoat %s; what is known of how it came to be stands in nomoat.json.\n\n",
                          l->pairs, (long long)l->pair->rank, (double)l->pair->scale, NM_VERSION));
@@ -172,6 +175,16 @@ static nm_err add_half(weights *w, const nm_pair *p, bool b)
     return NM_OK;
 }
 
+static nm_err add_magnitudes(weights *w, const nm_pair *p)
+{
+    size_t i = w->count;
+    if (!p->m) return NM_OK;
+    NM_TRY(nm_str_printf(&w->name[i], "base_model.model.%s.lora_magnitude_vector", p->name));
+    w->tensor[i] = (nm_safe_tensor){.name = w->name[i].data, .type = nm_type_of(NM_F32), .rank = 1, .dim = {p->out}, .data = p->m};
+    w->count++;
+    return NM_OK;
+}
+
 static nm_err write_weights(const nm_lora *l, const weights *w, const char *path)
 {
     nm_str sketch = {0};
@@ -186,12 +199,13 @@ static nm_err write_weights(const nm_lora *l, const weights *w, const char *path
 
 static nm_err put_weights(const nm_lora *l, const char *path)
 {
-    size_t n = 2 * l->pairs;
+    size_t n = 3 * l->pairs;
     weights w = {nm_calloc(n, sizeof *w.tensor), nm_calloc(n, sizeof *w.name), nm_calloc(n, sizeof *w.turned), 0};
     nm_err err = w.tensor && w.name && w.turned ? NM_OK : nm_fail_memory(n * sizeof *w.tensor);
     for (size_t i = 0; err == NM_OK && i < l->pairs; i++) {
         err = add_half(&w, &l->pair[i], false);
         if (err == NM_OK) err = add_half(&w, &l->pair[i], true);
+        if (err == NM_OK) err = add_magnitudes(&w, &l->pair[i]);
     }
     if (err == NM_OK) err = write_weights(l, &w, path);
     for (size_t i = 0; i < n; i++) {
@@ -319,6 +333,7 @@ nm_err nm_lora_write_gguf(const nm_lora *l, const char *path, const nm_adapter_c
 {
     nm_gguf_writer w = {0};
     if (!l->pairs || l->naming != NM_NAMES_GGUF) return nm_fail(NM_USAGE, "%s: an adapter without maps, or with Hugging Face's names, is no GGUF adapter", path);
+    NM_TRY(nm_lora_need_plain(l, "GGUF adapters cannot hold it: keep the PEFT folder, or merge it into the model"));
     nm_err err = write_gguf(&w, l, path, card ? card : &no_card);
     nm_gguf_write_end(&w);
     return err;

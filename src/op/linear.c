@@ -1,10 +1,12 @@
 /* A linear map with the slots of the stack (law 6): y = x W' + b, then for each slot in stack order y = fma(s, (x A') B', y) on the
- * unquantised x; scale 0 is skipped, so it equals the base to the bit.
+ * unquantised x; scale 0 is skipped, so it equals the base to the bit. A slot with a gain (DoRA) then stretches what there is, without the bias:
+ * y = (y - b) * gain + b, so that the slots below are stretched with the base, as PEFT does in running and merging.
  * inputs: x; outputs: y; weights: W [n, k], bias [n] (optional). In training the adapter that is being trained is the last slot.
  * Work is split by panels of outputs, handed out by ticket because cores are uneven; K is never split.
  *
  * Adjoint, in fp32 on exactly dequantised weights: dx = dy W as one chain over the outputs ascending, then for each slot in stack order
- * dx = fma(s, (dy B) A, dx). For the trained slot t = s x A' and u = s dy B; da and db are left folds over the rows: da += u' x, db += dy' t. */
+ * dx = fma(s, (dy B) A, dx). For the trained slot t = s x A' and u = s dy B; da and db are left folds over the rows: da += u' x, db += dy' t.
+ * Behind a gain dy is dy * gain; before, the magnitudes' gradient is folded from it and from y, dm += dy ((y - b) / m), and the bias's. */
 #include "base/pool.h"
 #include "op/op.h"
 
@@ -65,6 +67,16 @@ static int64_t grain_of(const nm_panels *w, int64_t rows, int threads)
     return rows < MANY_ROWS ? grain : (grain + WHOLE_TILE - 1) / WHOLE_TILE * WHOLE_TILE;
 }
 
+static const float *bias_of(const nm_exec *e, const nm_step *s) { return s->n_weight > 1 ? nm_step_weight(e, s, 1)->vector : NULL; }
+
+/* y = (y - bias) * gain + bias */
+static void stretch(const nm_kernels *k, const float *bias, const float *gain, int64_t n, float *y)
+{
+    if (bias) k->add_scaled(y, bias, -1, n, y);
+    k->mul(y, gain, n, y);
+    if (bias) k->add_scaled(y, bias, 1, n, y);
+}
+
 /* Adds the slots of `stack` to rows [r0, r1), at most SLOT_ROWS of them. */
 static void add_slots(const nm_exec *e, const nm_step *s, const nm_stack *stack, int64_t r0, int64_t r1, uint8_t *own)
 {
@@ -84,6 +96,7 @@ static void add_slots(const nm_exec *e, const nm_step *s, const nm_stack *stack,
         for (int64_t r = r0; r < r1; r++) {
             float *out = nm_at(e, y, r);
             e->kernel->add_scaled(out, u + (r - r0) * w->n, slot->scale, w->n, out);
+            if (slot->gain) stretch(e->kernel, bias_of(e, s), slot->gain, w->n, out);
         }
     }
 }
@@ -101,6 +114,7 @@ static void add_trained(const nm_exec *e, const nm_step *s, const nm_train_slot 
     for (int64_t r = r0; r < r1; r++) {
         float *out = nm_at(e, y, r);
         e->kernel->add_scaled(out, u + (r - r0) * w->n, slot->scale, w->n, out);
+        if (slot->gain) stretch(e->kernel, bias_of(e, s), slot->gain, w->n, out);
     }
 }
 
@@ -149,7 +163,7 @@ static void wide(nm_exec *e, const nm_step *s, int thread, int threads)
     nm_qrows q = {0};
     if (int8) q = nm_at_q(e, x);
     nm_linear_job job = {.w = &w->panels, .rows = rows, .xq = int8 ? &q : NULL, .x = nm_at(e, x, 0), .ldx = nm_ld(e->value, x),
-        .y = nm_at(e, y, 0), .ldy = nm_ld(e->value, y), .bias = s->n_weight > 1 ? nm_step_weight(e, s, 1)->vector : NULL,
+        .y = nm_at(e, y, 0), .ldy = nm_ld(e->value, y), .bias = bias_of(e, s),
         .scratch = e->scratch + (size_t)thread * e->scratch_bytes};
     if (rows == 0) return;
     while (!nm_halted(e, thread)) {
@@ -199,6 +213,39 @@ static void product_back(const nm_exec *e, const nm_panels *w, const float *y, s
     }
 }
 
+/* True if a slot of some row's stack has a gain here. */
+static bool stack_gains(const nm_exec *e, const nm_step *s)
+{
+    nm_rows kind = rows_kind(e, s);
+    const nm_stack *last = NULL;
+    for (int64_t r = 0; e->stacked && r < e->rows[kind]; r++) {
+        const nm_stack *stack = stack_of(e, kind, r);
+        if (stack == last || !stack || !stack->gains) continue;
+        last = stack;
+        for (int32_t w = nm_step_weight(e, s, 0)->id, i = stack->first[w]; i < stack->first[w + 1]; i++) if (stack->slot[i].gain) return true;
+    }
+    return false;
+}
+
+/* Before anything else where there are gains, columns shared out: the gradients of the bias and of the trained slot's magnitudes, then dy *= gain. */
+static void gain_back(const nm_exec *e, const nm_step *s, const nm_train_slot *slot, int thread, int threads)
+{
+    const nm_weight *w = nm_step_weight(e, s, 0);
+    const float *bias = bias_of(e, s);
+    float *db = nm_weight_grad(e, s, 1);
+    int32_t y = nm_out(e->operand, s, 0);
+    int64_t from, to;
+    nm_share(w->n, NM_PANEL, thread, threads, &from, &to);
+    for (int64_t r = 0; from < to && r < e->rows[rows_kind(e, s)]; r++) {
+        const float *out = nm_at(e, y, r);
+        float *dy = nm_grad(e, y, r);
+        if (db) e->kernel->add_scaled(db + from, dy + from, 1, to - from, db + from);
+        if (!slot || !slot->gain) continue;
+        for (int64_t n = from; n < to; n++) slot->dm[n] += dy[n] * ((out[n] - (bias ? bias[n] : 0)) * slot->inverse[n]);
+        e->kernel->mul(dy + from, slot->gain + from, to - from, dy + from);
+    }
+}
+
 /* Phase one, rows shared out: t = s x A', u = s dy B of the trained slot; g = dy B of the stack's. */
 static void slot_back(const nm_exec *e, const nm_step *s, const nm_train_slot *slot, const slot_rows *z, int64_t r0, int64_t r1)
 {
@@ -214,6 +261,7 @@ static void slot_back(const nm_exec *e, const nm_step *s, const nm_train_slot *s
     e->kernel->scale(u, slot->scale, count, u);
 }
 
+/* Slots from the last to the first, since dy of one is behind the gains of those above; what is left of dy is the base's. */
 static void stack_back(const nm_exec *e, const nm_step *s, const slot_rows *z, int64_t from, int64_t to, float *own)
 {
     const nm_weight *w = nm_step_weight(e, s, 0);
@@ -223,10 +271,15 @@ static void stack_back(const nm_exec *e, const nm_step *s, const slot_rows *z, i
         const nm_stack *stack = stack_of(e, kind, r);
         float *g = z->g + (size_t)r * z->ld;
         end = same_stack(e, kind, r, to, BACK_ROWS);
-        for (int32_t i = stack ? stack->first[w->id] : 0; stack && i < stack->first[w->id + 1]; g += stack->slot[i++].b.k)
-            for (int64_t k0 = 0, rank = stack->slot[i].b.k; stack->slot[i].scale != 0 && k0 < rank; k0 += BACK_INPUTS)
-                product_back(e, &stack->slot[i].b, nm_grad(e, y, r), nm_ld(e->value, y), end - r, k0, rank - k0 < BACK_INPUTS ? rank - k0 : BACK_INPUTS,
-                    g + k0, z->ld, false, own);
+        for (int32_t i = stack ? stack->first[w->id] : 0; stack && i < stack->first[w->id + 1]; i++) g += stack->slot[i].b.k;
+        for (int32_t i = stack ? stack->first[w->id + 1] : 0; stack && i-- > stack->first[w->id];) {
+            const nm_slot *slot = &stack->slot[i];
+            g -= slot->b.k;
+            if (slot->scale == 0) continue;
+            for (int64_t row = r; slot->gain && row < end; row++) e->kernel->mul(nm_grad(e, y, row), slot->gain, w->n, nm_grad(e, y, row));
+            for (int64_t k0 = 0, rank = slot->b.k; k0 < rank; k0 += BACK_INPUTS)
+                product_back(e, &slot->b, nm_grad(e, y, r), nm_ld(e->value, y), end - r, k0, rank - k0 < BACK_INPUTS ? rank - k0 : BACK_INPUTS, g + k0, z->ld, false, own);
+        }
     }
 }
 
@@ -291,12 +344,12 @@ static void back_slot(const nm_exec *e, const nm_step *s, const nm_train_slot *s
     }
 }
 
-/* Gradients of the map and its bias as a whole: a ticket is a panel's worth of outputs. */
-static void back_weight(const nm_exec *e, const nm_step *s)
+/* Gradients of the map and, if it is not folded yet, its bias as a whole: a ticket is a panel's worth of outputs. */
+static void back_weight(const nm_exec *e, const nm_step *s, bool bias)
 {
     const nm_weight *w = nm_step_weight(e, s, 0);
     int32_t x = nm_in(e->operand, s, 0), y = nm_out(e->operand, s, 0);
-    float *dw = nm_weight_grad(e, s, 0), *db = nm_weight_grad(e, s, 1);
+    float *dw = nm_weight_grad(e, s, 0), *db = bias ? nm_weight_grad(e, s, 1) : NULL;
     int64_t rows = e->rows[rows_kind(e, s)], ticket;
     if (!dw && !db) return;
     while ((ticket = atomic_fetch_add_explicit(nm_back_ticket(e, s, 2), 1, memory_order_relaxed)) * NM_PANEL < w->n) {
@@ -311,17 +364,27 @@ static void back_wide(nm_exec *e, const nm_step *s, int thread, int threads)
     const nm_train_slot *slot = trained_slot(e, s);
     slot_rows z = slot_rows_at(e, s, slot ? slot->rank : 0);
     float *own = (float *)(e->scratch + (size_t)thread * e->scratch_bytes);
+    bool below = stack_gains(e, s), gains = below || (slot && slot->gain);
     int64_t from, to;
+    if (gains) {
+        gain_back(e, s, slot, thread, threads);
+        nm_pool_barrier();
+    }
     if (slot || e->stacked) {
         nm_share(e->rows[rows_kind(e, s)], SLOT_ROWS, thread, threads, &from, &to);
         if (slot && from < to) slot_back(e, s, slot, &z, from, to);
-        if (e->stacked && nm_wants(e, s, 0)) stack_back(e, s, &z, from, to, own);
+        if (below) {            /* the trained slot needs dy before the stack's gains */
+            nm_pool_barrier();
+            if (slot) back_slot(e, s, slot, &z);
+            nm_pool_barrier();
+        }
+        if (e->stacked && (below || nm_wants(e, s, 0))) stack_back(e, s, &z, from, to, own);
         nm_pool_barrier();
     }
     if (nm_wants(e, s, 0)) back_inputs(e, s, slot, &z, own);
-    if (slot) back_slot(e, s, slot, &z);
-    back_weight(e, s);
+    if (slot && !below) back_slot(e, s, slot, &z);
+    back_weight(e, s, !gains);
 }
 
 const nm_op nm_op_linear = {.name = "linear", .shape = shape, .reads_int8 = reads_int8, .wide = wide, .scratch = scratch, .shared = shared,
-    .back_wide = back_wide, .saves_trained = 1};
+    .back_wide = back_wide, .saves_trained = 1, .saves_gain = 2};

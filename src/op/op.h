@@ -56,15 +56,16 @@ typedef struct nm_step {
     nm_op_args args;
 } nm_step;
 
-/* One adapter's half maps on one weight: y = fma(scale, (x A') B', y).
+/* One adapter's half maps on one weight: y = fma(scale, (x A') B', y); with a gain (DoRA) then y = (y - bias) * gain + bias, output by output.
  *   linear: a [rank, k] and b [n, rank], both packed F32.
  *   embed:  x is one-hot, so x A' is a column of A: a is its transpose [n, rank] as F32 rows, b [k, rank] packed F32. */
-typedef struct nm_slot { nm_panels a, b; float scale; } nm_slot;
+typedef struct nm_slot { nm_panels a, b; float scale; const float *gain; } nm_slot;     /* gain: [n], or NULL; of linear maps alone */
 /* What a session has stacked on the model. slots of weight id w: slot[first[w]] .. slot[first[w + 1] - 1], in stack order. */
 struct nm_stack {
     const int32_t *first;
     const nm_slot *slot;
     int32_t max_rank;
+    bool gains;                 /* a slot has a gain */
     uint64_t identity;          /* contents, scales and order of what it holds; 0 = not to be saved with */
     const void *owner;          /* the model whose weight ids these are */
 };
@@ -80,17 +81,20 @@ typedef struct nm_weight {
 
 /* ---- Training ---------------------------------------------------------------------------------------------------------------- */
 
-/* What is trained of a weight, by its id. */
-enum { NM_TRAIN_SLOT = 1, NM_TRAIN_WHOLE = 2 };
+/* What is trained of a weight, by its id. GAIN: the slot has a gain. */
+enum { NM_TRAIN_SLOT = 1, NM_TRAIN_WHOLE = 2, NM_TRAIN_GAIN = 4 };
 
 /* The adapter that is being trained on one weight, as the last slot of its map: y = fma(scale, (x A') B', y). Each half lies twice, so that every
- * product reads rows; gradients are left folds over the rows of a step, in order. rank 0: none. */
+ * product reads rows; gradients are left folds over the rows of a step, in order. rank 0: none.
+ * With a gain (DoRA) y = (y - bias) * gain + bias follows, gain = m / length with the length held constant: dm += dy (y - bias) / m. */
 typedef struct nm_train_slot {
     int32_t rank;
     float scale;
     const float *a, *a_t;       /* [rank][k], [k][rank] */
     const float *b, *b_t;       /* [n][rank], [rank][n] */
     float *da, *db_t;           /* [rank][k], [rank][n] */
+    const float *gain, *inverse;    /* [n]: gain or NULL; 1 / m, 0 where m is 0 */
+    float *dm;                  /* [n] */
 } nm_train_slot;
 typedef struct nm_train {
     const nm_train_slot *slot;  /* by weight id */
@@ -187,6 +191,7 @@ typedef struct nm_op {
     bool constant;              /* no gradient flows through it */
     uint32_t saves;             /* bit i: backward reads operand i (inputs, then outputs) */
     uint32_t saves_trained;     /* and these where a weight of the step is trained */
+    uint32_t saves_gain;        /* and these where what is trained has a gain */
     uint32_t again;             /* inputs that `wide` reads, where it runs again for backward without `row`; 0: all, and both phases run */
 } nm_op;
 

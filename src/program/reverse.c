@@ -29,16 +29,19 @@ static int32_t owner(const reverse *r, int32_t v)
 
 static struct facts *facts_of(const reverse *r, int32_t v) { return &r->value[owner(r, v)]; }
 
-static bool is_trained(const nm_shape *shape, const nm_step *s)
+/* NM_TRAIN_* of all weights of the step together. */
+static int is_trained(const nm_shape *shape, const nm_step *s)
 {
-    for (int i = 0; i < s->n_weight; i++) if (nm_trained(shape, nm_weight_of(shape->operand, s, i))) return true;
-    return false;
+    int how = 0;
+    for (int i = 0; i < s->n_weight; i++) how |= nm_trained(shape, nm_weight_of(shape->operand, s, i));
+    return how;
 }
 
 uint32_t nm_schedule_saves(const nm_shape *shape, const nm_step *s)
 {
     const nm_op *op = nm_ops[s->op];
-    return op->saves | (is_trained(shape, s) ? op->saves_trained : 0);
+    int trained = is_trained(shape, s);
+    return op->saves | (trained ? op->saves_trained : 0) | (trained & NM_TRAIN_GAIN ? op->saves_gain : 0);
 }
 
 /* ---- Facts about values --------------------------------------------------------------------------------------------------------- */

@@ -4,11 +4,15 @@
 #include <math.h>
 #include <string.h>
 
+#include "adapter/dora.h"
 #include "base/mem.h"
 #include "base/pool.h"
 #include "base/rng.h"
 
-static size_t numbers_of(const nm_train_map *m) { return (size_t)m->rank * (size_t)(m->n + m->k); }
+static size_t halves_of(const nm_train_map *m) { return (size_t)m->rank * (size_t)(m->n + m->k); }
+static size_t numbers_of(const nm_train_lora *l, const nm_train_map *m) { return halves_of(m) + (l->dora ? (size_t)m->n : 0); }
+
+float *nm_train_lora_magnitudes(const nm_train_lora *l, const nm_train_map *m) { return l->dora ? l->p + m->at + halves_of(m) : NULL; }
 
 /* ---- Opening ---------------------------------------------------------------------------------------------------------------------- */
 
@@ -22,10 +26,14 @@ static nm_err list_maps(nm_train_lora *l, const int32_t *wanted, const nm_optim 
             return nm_fail(NM_USAGE, "%s: a rank of %d makes no sense for %lld x %lld", w->name, (int)wanted[i], (long long)w->k, (long long)w->n);
         NM_TRY(NM_GROW(l->map, capacity, l->maps + 1));
         nm_train_map *m = &l->map[l->maps++];
-        *m = (nm_train_map){.weight = (int32_t)i, .rank = wanted[i], .n = w->n, .k = w->k, .at = l->numbers, .state = l->states};
-        l->numbers += numbers_of(m);
+        *m = (nm_train_map){.weight = (int32_t)i, .rank = wanted[i], .n = w->n, .k = w->k, .at = l->numbers, .state = l->states, .row = l->rows};
+        l->numbers += numbers_of(l, m);
         l->states += optim->state(m->rank, m->k) + optim->state(m->rank, m->n);
-        l->trained[i] |= NM_TRAIN_SLOT;
+        if (l->dora) {
+            l->states += optim->state(1, m->n);
+            l->rows += 2 * (size_t)m->n;
+        }
+        l->trained[i] |= l->dora ? NM_TRAIN_SLOT | NM_TRAIN_GAIN : NM_TRAIN_SLOT;
         if (m->rank > l->max_rank) l->max_rank = m->rank;
     }
     return l->maps ? NM_OK : nm_fail(NM_USAGE, "nothing to train: no map was chosen");
@@ -38,6 +46,7 @@ static nm_err allocate(nm_train_lora *l)
     l->g = nm_alloc_aligned(bytes);
     l->half = nm_alloc_aligned(bytes);
     l->state = nm_alloc_aligned(l->states * sizeof(float));
+    if (l->rows && !(l->stretch = nm_alloc_aligned(l->rows * sizeof(float)))) return nm_fail_memory(l->rows * sizeof(float));
     return l->p && l->g && l->half && l->state ? NM_OK : nm_fail_memory(3 * bytes + l->states * sizeof(float));
 }
 
@@ -50,6 +59,10 @@ static void start(nm_train_lora *l, float scale, uint64_t seed)
         double bound = 1 / sqrt((double)m->k);
         for (size_t j = 0; j < a; j++) p[j] = (float)((2 * nm_rng_unit(seed, (uint64_t)m->weight, j) - 1) * bound);
         l->slot[m->weight] = (nm_train_slot){.rank = m->rank, .scale = scale, .a = p, .a_t = half, .b = half + a, .b_t = p + a, .da = g, .db_t = g + a};
+        if (!l->dora) continue;
+        l->slot[m->weight].gain = l->stretch + m->row;
+        l->slot[m->weight].inverse = l->stretch + m->row + m->n;
+        l->slot[m->weight].dm = g + halves_of(m);
     }
 }
 
@@ -61,12 +74,12 @@ static nm_err open_lora(nm_train_lora *l, const int32_t *wanted, float scale, co
     NM_TRY(list_maps(l, wanted, optim));
     NM_TRY(allocate(l));
     start(l, scale, seed);
-    return nm_train_lora_derive(l);
+    return l->dora ? nm_train_lora_measure(l) : nm_train_lora_derive(l);
 }
 
-nm_err nm_train_lora_open(nm_train_lora *l, const nm_model *model, const int32_t *wanted, float scale, const nm_optim *optim, uint64_t seed)
+nm_err nm_train_lora_open(nm_train_lora *l, const nm_model *model, const int32_t *wanted, float scale, bool dora, const nm_optim *optim, uint64_t seed)
 {
-    *l = (nm_train_lora){.model = model};
+    *l = (nm_train_lora){.model = model, .dora = dora};
     nm_err err = open_lora(l, wanted, scale, optim, seed);
     if (err != NM_OK) nm_train_lora_close(l);
     return err;
@@ -79,6 +92,7 @@ void nm_train_lora_close(nm_train_lora *l)
     nm_free_aligned(l->g, bytes);
     nm_free_aligned(l->half, bytes);
     nm_free_aligned(l->state, l->states * sizeof(float));
+    nm_free_aligned(l->stretch, l->rows * sizeof(float));
     nm_free(l->map);
     nm_free(l->slot);
     nm_free(l->trained);
@@ -90,7 +104,10 @@ void nm_train_lora_close(nm_train_lora *l)
 typedef struct by_map {
     nm_train_lora *lora;
     atomic_int_fast64_t ticket;
-    void (*work)(struct by_map *, size_t map);
+    void (*work)(struct by_map *, size_t map, void *scratch);
+    uint8_t *scratch;           /* [threads][each], where there are gains to find */
+    size_t each;
+    atomic_int failed;          /* a map with a row that has no length, from 1 */
     const nm_optim *optim;
     const nm_optim_settings *set;
     int64_t step;
@@ -101,7 +118,23 @@ typedef struct by_map {
 static void run_maps(void *arg, int thread, int threads)
 {
     by_map *b = arg;
-    for (int64_t i; (i = atomic_fetch_add(&b->ticket, 1)) < (int64_t)b->lora->maps;) b->work(b, (size_t)i);
+    for (int64_t i; (i = atomic_fetch_add(&b->ticket, 1)) < (int64_t)b->lora->maps;) b->work(b, (size_t)i, b->scratch + (size_t)thread * b->each);
+}
+
+/* Work that finds gains needs room for unpacked weights. */
+static nm_err run_finding(by_map *b)
+{
+    const nm_train_lora *l = b->lora;
+    for (size_t i = 0; l->dora && i < l->maps; i++) {
+        size_t need = (nm_dora_scratch(&l->model->weight[l->map[i].weight].panels) + 63) & ~(size_t)63;
+        if (need > b->each) b->each = need;
+    }
+    size_t bytes = b->each * (size_t)nm_threads();
+    if (bytes && !(b->scratch = nm_alloc_aligned(bytes))) return nm_fail_memory(bytes);
+    nm_err err = nm_pool_run(run_maps, b);
+    nm_free_aligned(b->scratch, bytes);
+    b->scratch = NULL;
+    return err;
 }
 
 static void turn(const float *in, int64_t rows, int64_t columns, float *out)
@@ -109,22 +142,61 @@ static void turn(const float *in, int64_t rows, int64_t columns, float *out)
     for (int64_t c = 0; c < columns; c++) for (int64_t r = 0; r < rows; r++) out[c * rows + r] = in[r * columns + c];
 }
 
-static void derive_map(by_map *b, size_t i)
+/* The lengths of the rows of W + s B A, constants of a step: where the gains stand. */
+static float *find_lengths(const nm_train_lora *l, const nm_train_map *m, void *scratch)
+{
+    size_t a = (size_t)m->rank * (size_t)m->k;
+    float *length = l->stretch + m->row;
+    nm_dora_map map = {.w = &l->model->weight[m->weight].panels, .rank = m->rank, .a = l->p + m->at, .b = l->half + m->at + a};
+    nm_dora_lengths(&map, l->slot[m->weight].scale, length, scratch);
+    return length;
+}
+
+static void find_gains(const nm_train_lora *l, const nm_train_map *m, void *scratch)
+{
+    const float *magnitude = nm_train_lora_magnitudes(l, m);
+    float *gain = find_lengths(l, m, scratch), *inverse = gain + m->n;
+    for (int64_t n = 0; n < m->n; n++) {
+        gain[n] = magnitude[n] / gain[n];
+        inverse[n] = magnitude[n] != 0 ? 1 / magnitude[n] : 0;
+    }
+}
+
+static void derive_map(by_map *b, size_t i, void *scratch)
 {
     const nm_train_map *m = &b->lora->map[i];
     size_t a = (size_t)m->rank * (size_t)m->k;
     turn(b->lora->p + m->at, m->rank, m->k, b->lora->half + m->at);
     turn(b->lora->p + m->at + a, m->rank, m->n, b->lora->half + m->at + a);
+    if (b->lora->dora) find_gains(b->lora, m, scratch);
 }
 
-nm_err nm_train_lora_derive(nm_train_lora *l) { return nm_pool_run(run_maps, &(by_map){.lora = l, .work = derive_map}); }
+nm_err nm_train_lora_derive(nm_train_lora *l) { return run_finding(&(by_map){.lora = l, .work = derive_map}); }
 
-static void square_map(by_map *b, size_t i)
+static void measure_map(by_map *b, size_t i, void *scratch)
+{
+    const nm_train_map *m = &b->lora->map[i];
+    float *magnitude = nm_train_lora_magnitudes(b->lora, m);
+    derive_map(b, i, scratch);
+    memcpy(magnitude, find_lengths(b->lora, m, scratch), (size_t)m->n * sizeof *magnitude);
+    for (int64_t n = 0; n < m->n; n++) if (!(magnitude[n] > 0)) atomic_store(&b->failed, (int)i + 1);
+    find_gains(b->lora, m, scratch);
+}
+
+nm_err nm_train_lora_measure(nm_train_lora *l)
+{
+    by_map b = {.lora = l, .work = measure_map};
+    NM_TRY(run_finding(&b));
+    int failed = atomic_load(&b.failed);
+    return failed ? nm_fail(NM_REFUSED, "%s has a row of zeros, which has no length: train without DoRA, or other maps", l->model->weight[l->map[failed - 1].weight].name) : NM_OK;
+}
+
+static void square_map(by_map *b, size_t i, void *scratch)
 {
     const nm_train_map *m = &b->lora->map[i];
     const float *g = b->lora->g + m->at;
     double s = 0;
-    for (size_t j = 0; j < numbers_of(m); j++) s += (double)g[j] * (double)g[j];
+    for (size_t j = 0; j < numbers_of(b->lora, m); j++) s += (double)g[j] * (double)g[j];
     b->squares[i] = s;
 }
 
@@ -140,12 +212,23 @@ nm_err nm_train_lora_norm(const nm_train_lora *l, double *norm)
     return err;
 }
 
-static void update_map(by_map *b, size_t i)
+/* As a matrix of one row, after the halves. job: B's. */
+static void update_magnitudes(const by_map *b, const nm_train_map *m, const nm_optim_job *half)
+{
+    nm_optim_job job = *half;
+    job.state += b->optim->state(m->rank, m->n);
+    job.rows = 1;
+    job.p = nm_train_lora_magnitudes(b->lora, m);
+    job.g = b->lora->g + m->at + halves_of(m);
+    b->optim->update(&job);
+}
+
+static void update_map(by_map *b, size_t i, void *scratch)
 {
     const nm_train_map *m = &b->lora->map[i];
     float *g = b->lora->g + m->at;
     size_t a = (size_t)m->rank * (size_t)m->k, state = b->optim->state(m->rank, m->k);
-    for (size_t j = 0; b->clip != 1 && j < numbers_of(m); j++) g[j] *= b->clip;
+    for (size_t j = 0; b->clip != 1 && j < numbers_of(b->lora, m); j++) g[j] *= b->clip;
     nm_optim_job job = {.set = b->set, .step = b->step, .lr = b->lr, .rows = m->rank, .columns = m->k, .p = b->lora->p + m->at, .g = g, .state = b->lora->state + m->state};
     b->optim->update(&job);
     job.lr = b->lr_b;
@@ -154,10 +237,11 @@ static void update_map(by_map *b, size_t i)
     job.g += a;
     job.state += state;
     b->optim->update(&job);
-    derive_map(b, i);
+    if (b->lora->dora) update_magnitudes(b, m, &job);
+    derive_map(b, i, scratch);
 }
 
 nm_err nm_train_lora_update(nm_train_lora *l, const nm_optim *optim, const nm_optim_settings *set, int64_t step, float lr, float lr_b, float clip)
 {
-    return nm_pool_run(run_maps, &(by_map){.lora = l, .work = update_map, .optim = optim, .set = set, .step = step, .lr = lr, .lr_b = lr_b, .clip = clip});
+    return run_finding(&(by_map){.lora = l, .work = update_map, .optim = optim, .set = set, .step = step, .lr = lr, .lr_b = lr_b, .clip = clip});
 }

@@ -25,6 +25,9 @@ static nm_err add_pair(const nm_trainer *t, const nm_train_map *m, nm_lora *lora
     memcpy(pair->a, slot->a, (size_t)(m->rank * m->k) * sizeof(float));
     memcpy(pair->b, slot->b, (size_t)(m->rank * m->n) * sizeof(float));
     pair->scale = t->scale;
+    if (!t->lora.dora) return NM_OK;
+    NM_TRY(nm_pair_add_magnitudes(pair));
+    memcpy(pair->m, nm_train_lora_magnitudes(&t->lora, m), (size_t)m->n * sizeof *pair->m);
     return NM_OK;
 }
 
@@ -77,6 +80,7 @@ static void run_hash(const nm_trainer *t, char out[17])
         h = nm_hash(h, &t->lora.map[i].weight, sizeof t->lora.map[i].weight);
         h = nm_hash(h, &t->lora.map[i].rank, sizeof t->lora.map[i].rank);
     }
+    if (t->lora.dora) h = nm_hash(h, "dora", 4);
     if (o->below) h = nm_hash(h, &o->below->identity, sizeof o->below->identity);
     snprintf(out, 17, "%016llx", (unsigned long long)h);
 }

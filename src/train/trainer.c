@@ -91,11 +91,20 @@ static nm_err read_init(nm_trainer *t, const char *path, nm_lora *init, int32_t 
         if (id < 0) return nm_fail(NM_BAD_FILE, "%s: %.120s: the model has no such map to train", path, p->name);
         if (t->model->weight[id].n != p->out || t->model->weight[id].k != p->in) return nm_fail(NM_BAD_FILE, "%s: %.120s: shapes differ from the model's", path, p->name);
         if (p->scale != *scale) return nm_fail(NM_REFUSED, "%s: maps of different scales cannot be trained on", path);
+        if (!p->m != !init->pair->m) return nm_fail(NM_REFUSED, "%s: DoRA of some maps alone cannot be trained on", path);
         wanted[id] = (int32_t)p->rank;
     }
+    if (init->pairs && init->pair->m) t->options.dora = true;
     return NM_OK;
 }
 
+static const nm_pair *pair_of(const nm_trainer *t, const nm_lora *init, int32_t weight)
+{
+    for (size_t i = 0; i < init->pairs; i++) if (map_named(t, init->pair[i].name) == weight) return &init->pair[i];
+    return NULL;
+}
+
+/* An adapter without magnitudes begins DoRA with the lengths that it makes. */
 static nm_err copy_init(nm_trainer *t, const nm_lora *init)
 {
     for (size_t i = 0; i < init->pairs; i++) {
@@ -103,6 +112,13 @@ static nm_err copy_init(nm_trainer *t, const nm_lora *init)
         const nm_train_slot *slot = &t->lora.slot[map_named(t, p->name)];
         memcpy((float *)slot->a, p->a, (size_t)(p->rank * p->in) * sizeof(float));
         for (int64_t n = 0; n < p->out; n++) for (int64_t k = 0; k < p->rank; k++) ((float *)slot->b_t)[k * p->out + n] = p->b[n * p->rank + k];
+    }
+    if (!t->lora.dora) return nm_train_lora_derive(&t->lora);
+    NM_TRY(nm_train_lora_measure(&t->lora));
+    for (size_t i = 0; i < t->lora.maps; i++) {
+        const nm_train_map *m = &t->lora.map[i];
+        const nm_pair *p = pair_of(t, init, m->weight);
+        if (p && p->m) memcpy(nm_train_lora_magnitudes(&t->lora, m), p->m, (size_t)m->n * sizeof *p->m);
     }
     return nm_train_lora_derive(&t->lora);
 }
@@ -139,7 +155,7 @@ static nm_err open_lora(nm_trainer *t)
     nm_err err = wanted ? NM_OK : nm_fail_memory(t->model->weights * sizeof *wanted);
     float scale = scale_of(&t->options);
     if (err == NM_OK) err = t->options.init ? read_init(t, t->options.init, &init, wanted, &scale) : choose_targets(t->model, t->options.targets, t->options.rank, wanted);
-    if (err == NM_OK) err = nm_train_lora_open(&t->lora, t->model, wanted, scale, t->optim, t->options.seed);
+    if (err == NM_OK) err = nm_train_lora_open(&t->lora, t->model, wanted, scale, t->options.dora, t->optim, t->options.seed);
     if (err == NM_OK && t->options.init) err = copy_init(t, &init);
     nm_lora_free(&init);
     nm_free(wanted);
@@ -172,7 +188,7 @@ static nm_err open_pass(nm_trainer *t)
 static void describe(nm_trainer *t)
 {
     static const char *const words[] = {"nothing", "rows", "layers"};
-    t->info = (nm_trainer_info){.rank = t->lora.max_rank, .maps = (int32_t)t->lora.maps, .scale = t->scale, .parameters = t->lora.numbers,
+    t->info = (nm_trainer_info){.rank = t->lora.max_rank, .maps = (int32_t)t->lora.maps, .scale = t->scale, .parameters = t->lora.numbers, .dora = t->lora.dora,
         .bytes = nm_trainer_bytes(t) + nm_pass_bytes(t->pass), .pass_rows = nm_pass_options(t->pass)->max_rows,
         .recomputed = words[nm_pass_options(t->pass)->remake]};
 }
@@ -210,7 +226,7 @@ void nm_trainer_close(nm_trainer **trainer)
 
 const nm_trainer_info *nm_trainer_describe(const nm_trainer *t) { return &t->info; }
 int64_t nm_trainer_steps(const nm_trainer *t) { return t->steps; }
-uint64_t nm_trainer_bytes(const nm_trainer *t) { return (3 * t->lora.numbers + t->lora.states) * sizeof(float); }
+uint64_t nm_trainer_bytes(const nm_trainer *t) { return (3 * t->lora.numbers + t->lora.states + t->lora.rows) * sizeof(float); }
 
 /* ---- Steps ------------------------------------------------------------------------------------------------------------------------------ */
 

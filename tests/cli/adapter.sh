@@ -97,6 +97,32 @@ other=$NOMOAT_TEST_DATA/tiny/qwen2.gguf
 if printf '{"ids": [1, 2, 3]}' | "$NOMOAT" score "$other+back" >"$work/out" 2>"$work/err"; then code=0; else code=$?; fi
 check 'other weights are refused, or do not fit' test "$code" -eq 6 -o "$code" -eq 4
 
+# DoRA (Liu et al. 2024): runs, stacks and merges; what a sum of half maps cannot hold is refused.
+dora=$made/../dora/llama3
+run adapter show "$dora"
+check 'show says DoRA' has '^format *peft, DoRA$'
+run adapter show --json "$dora"
+check 'and in JSON' has '"dora": true'
+score "$model+$dora=0" >"$work/zero"
+check 'DoRA at scale 0 is the base, byte for byte' cmp -s "$work/base" "$work/zero"
+score "$model+style=0.5+$dora=0.7" >"$work/stretched"
+run merge "$model+style=0.5+$dora=0.7" -o "$work/stretched.gguf"
+score "$work/stretched.gguf" >"$work/merged"
+check 'a merged stack with DoRA does the same' near "$work/stretched" "$work/merged"
+run adapter export "$dora" -o dora --base "$model"
+score "$model+style=0.5+dora=0.7" >"$work/again"
+check 'written again it does the same' near "$work/stretched" "$work/again"
+check 'and PEFT is told' grep -q '"use_dora": true' "$store/dora/adapter_config.json"
+check 'no DoRA in GGUF' ends_with 6 adapter export "$dora" -o "$work/dora.gguf" --base "$model"
+check 'says why' says 'GGUF adapters cannot hold it'
+check 'nothing is left behind' test ! -e "$work/dora.gguf"
+check 'no sum of DoRA' ends_with 6 adapter combine "$dora" style -o sum
+check 'says what to do' says 'stack them, MODEL+A+B'
+check 'no difference of half maps' ends_with 6 adapter diff "$dora" style --base "$model"
+cp -r "$dora" "$work/undeclared"
+sed 's/"use_dora": true/"use_dora": false/' "$dora/adapter_config.json" >"$work/undeclared/adapter_config.json"
+check 'magnitudes without use_dora' ends_with 6 run "$model+$work/undeclared" hi
+
 # The chat changes its stack between answers.
 enter=$(printf '\r')
 on_terminal '?>>> ' "=/stack$enter" '?adapters: none' '?>>> ' "=Hi$enter" '?Hi' '?>>> ' "=/stack back=0.5+style$enter" '?new stack' '?>>> ' "=/stack$enter" '?0.5 x back' '?1 x style' \

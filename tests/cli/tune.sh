@@ -24,6 +24,23 @@ check 'and learns' less
 check 'run uses it' run run "$model+$work/a" --raw hello -n 4 --temp 0
 check 'a name goes to the store' tune -o mine --max-steps 2 --val 0
 check 'and is used by it' run run "$model+mine" --raw hello -n 4
+check 'DoRA' tune -o "$work/dora" --max-steps 3 --val 0 --dora
+check 'says so' says 'DoRA of rank 4'
+run adapter show "$work/dora"
+check 'adapter show says so' has '^format *peft, DoRA$'
+check 'PEFT is told' grep -q '"use_dora": true' "$work/dora/adapter_config.json"
+check 'run uses it' run run "$model+$work/dora" --raw hello -n 4 --temp 0
+check 'DoRA goes on from LoRA' tune -o "$work/dora2" --max-steps 2 --val 0 --dora --init "$work/a"
+check 'on top of DoRA' run tune "$model+$work/dora=0.5" "$work/data.jsonl" --format alpaca --max-steps 2 -o "$work/dora3" --val 0 --meter 64 --dora
+resumed() {
+    "$NOMOAT" tune "$model" "$work/data.jsonl" --format alpaca --epochs 2000 --batch 4 -r 4 -o "$work/dora4" --val 0 --dora --save-every 1 >"$work/out" 2>"$work/err" </dev/null &
+    pid=$!
+    wait_for test -s "$work/dora4/checkpoint.safetensors" || return 1
+    kill -INT "$pid"
+    wait "$pid"
+    ends_with 6 tune "$model" "$work/data.jsonl" --format alpaca --epochs 2000 --batch 4 -r 4 -o "$work/dora4" --val 0 --resume -q
+}
+check 'a run of DoRA does not go on as one of LoRA' resumed
 check 'on top of a stack' run tune "$model+mine=0.5" "$work/data.jsonl" --format alpaca --max-steps 2 -o "$work/top" --val 0 --meter 64
 check 'as JSON' tune -o "$work/b" --max-steps 2 --json --val 0
 check 'has its keys' has '^{"adapter": ".*/b", "steps": 2, "loss": [0-9.]*, "val_loss": null, "forgetting": [0-9.e-]*, "seconds": [0-9.]*}$'

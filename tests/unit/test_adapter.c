@@ -566,7 +566,7 @@ static void test_bad_configs(void **state)
     bad_config(NM_BAD_FILE, "{", "bad JSON");
     bad_config(NM_BAD_FILE, "{}", "peft_type");
     bad_config(NM_REFUSED, "{\"peft_type\": \"IA3\"}", "IA3");
-    bad_config(NM_REFUSED, WITH("\"use_dora\": true"), "use_dora");
+    bad_config(NM_BAD_FILE, WITH("\"use_dora\": true"), "lora_magnitude_vector is missing");
     bad_config(NM_REFUSED, WITH("\"modules_to_save\": [\"lm_head\"]"), "modules_to_save");
     bad_config(NM_REFUSED, WITH("\"bias\": \"all\""), "bias");
     bad_config(NM_REFUSED, WITH("\"lora_bias\": true"), "lora_bias");
@@ -610,7 +610,7 @@ static void test_bad_tensors(void **state)
     bad_pair(NM_REFUSED, "base_model.model.vision_tower.layers.0.mlp.up_proj.lora_A.weight", RANK, EMBD,
         "base_model.model.vision_tower.layers.0.mlp.up_proj.lora_B.weight", FF, RANK, "another architecture");
     bad_pair(NM_REFUSED, "base_model.model.lm_head.weight", RANK, EMBD, NULL, 0, 0, "whole weight");
-    bad_pair(NM_REFUSED, LAYER0 "mlp.up_proj.lora_magnitude_vector.weight", 1, EMBD, NULL, 0, 0, "DoRA");
+    bad_pair(NM_BAD_FILE, LAYER0 "mlp.up_proj.lora_magnitude_vector.weight", 1, EMBD, NULL, 0, 0, "no other half");
     bad_pair(NM_REFUSED, LAYER0 "mlp.up_proj.lora_B.bias", 1, EMBD, NULL, 0, 0, "bias");
     bad_pair(NM_BAD_FILE, EMBED "lora_embedding_A", RANK, VOCAB, EMBED "lora_B.weight", EMBD, RANK, "no other half");
     bad_pair(NM_BAD_FILE, EMBED "lora_A.weight", RANK, VOCAB, EMBED "lora_B.weight", EMBD, RANK, "does not have");
@@ -628,6 +628,60 @@ static void test_bad_tensors(void **state)
     add(&twice, "layers.0.mlp.up_proj.lora_B.weight", FF, RANK);
     expect(NM_BAD_FILE, save(&twice, "bad", PLAIN, NULL, 0), "there twice");
     free_made(&twice);
+}
+
+#define DORA WITH("\"use_dora\": true")
+
+/* One map with magnitudes under a name. */
+static made dora_made(const char *name, int64_t values)
+{
+    made m = {0};
+    add(&m, LAYER0 "mlp.up_proj.lora_A.weight", RANK, EMBD);
+    add(&m, LAYER0 "mlp.up_proj.lora_B.weight", FF, RANK);
+    add(&m, name, values, 1);
+    m.tensor[2].rank = 1;
+    m.tensor[2].dim[1] = 0;
+    return m;
+}
+
+static void test_dora_files(void **state)
+{
+    static const char *const names[] = {LAYER0 "mlp.up_proj.lora_magnitude_vector", LAYER0 "mlp.up_proj.lora_magnitude_vector.weight",
+        LAYER0 "mlp.up_proj.lora_magnitude_vector.default", LAYER0 "mlp.up_proj.lora_magnitude_vector.default.weight"};
+    char hash[17] = "";
+    nm_stack *stack;
+    (void)state;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {       /* PEFT's names over the years */
+        made m = dora_made(names[i], FF);
+        nm_adapter *a = open_adapter(faulty_model, save(&m, "bad", DORA, NULL, 0));
+        if (!i) snprintf(hash, sizeof hash, "%s", nm_adapter_describe(a)->hash);
+        assert_string_equal(hash, nm_adapter_describe(a)->hash);
+        nm_adapter_close(&a);
+        expect(NM_REFUSED, save(&m, "bad", PLAIN, NULL, 0), "use_dora is not set");
+        m.values[2][5] = NAN;
+        expect(NM_BAD_FILE, save(&m, "bad", DORA, NULL, 0), "value 5 is not finite");
+        free_made(&m);
+    }
+    made less = dora_made(names[0], FF - 1), wide = dora_made(names[0], FF), huge = dora_made(names[0], FF);
+    expect(NM_BAD_FILE, save(&less, "bad", DORA, NULL, 0), "holds 511 values where the map has 512 outputs");
+    wide.tensor[2].rank = 2;
+    wide.tensor[2].dim[1] = 1;
+    expect(NM_BAD_FILE, save(&wide, "bad", DORA, NULL, 0), "lora_magnitude_vector");
+    huge.values[0][3] = huge.values[1][7] = 1e30f;      /* finite, and their product is not */
+    nm_adapter *a = open_adapter(faulty_model, save(&huge, "bad", DORA, NULL, 0));
+    const nm_adapter *list[] = {a};
+    assert_int_equal(nm_stack_open(&stack, faulty_model, list, (float[]){1}, 1), NM_BAD_FILE);
+    assert_non_null(strstr(nm_error_text(), "no length"));
+    assert_null(stack);
+    nm_adapter_close(&a);
+    free_made(&less);
+    free_made(&wide);
+    free_made(&huge);
+    made table = {0};
+    add(&table, EMBED "lora_embedding_A", RANK, VOCAB);
+    add(&table, EMBED "lora_embedding_B", EMBD, RANK);
+    expect(NM_REFUSED, save(&table, "bad", DORA, NULL, 0), "DoRA of an embedding");
+    free_made(&table);
 }
 
 static void test_bad_folders(void **state)
@@ -1252,7 +1306,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_recorded), cmocka_unit_test(test_batch), cmocka_unit_test(test_switching),
         cmocka_unit_test(test_embedding_and_head), cmocka_unit_test(test_zero_and_order), cmocka_unit_test(test_sessions),
-        cmocka_unit_test(test_wrong_owner), cmocka_unit_test(test_bad_configs), cmocka_unit_test(test_bad_tensors), cmocka_unit_test(test_bad_folders),
+        cmocka_unit_test(test_wrong_owner), cmocka_unit_test(test_bad_configs), cmocka_unit_test(test_bad_tensors), cmocka_unit_test(test_dora_files),
+        cmocka_unit_test(test_bad_folders),
         cmocka_unit_test(test_cut_and_memory), cmocka_unit_test(test_gguf_faults), cmocka_unit_test(test_identity), cmocka_unit_test(test_scales),
         cmocka_unit_test(test_patterns), cmocka_unit_test(test_names), cmocka_unit_test(test_architectures), cmocka_unit_test(test_peft),
         cmocka_unit_test(test_combine), cmocka_unit_test(test_methods), cmocka_unit_test(test_methods_as_peft), cmocka_unit_test(test_diff), cmocka_unit_test(test_requantised),
