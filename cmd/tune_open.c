@@ -156,6 +156,7 @@ void nm_tune_tell_trainer(const nm_tune *t)
     nm_note("%srank %d on %d maps, %.1f million numbers, scale %g; %lld steps, rate %.2g; %s beside the model, %d tokens a pass, computed again: %s",
         i->dora ? "DoRA of " : "", i->rank, i->maps, (double)i->parameters * 1e-6, (double)i->scale, (long long)t->steps, t->lr,
         nm_bytes_text(i->bytes, bytes), i->pass_rows, i->recomputed);
+    if (t->set->warmup >= (double)t->steps && t->steps > 1) nm_note("the warm-up of %g steps is not over before the run is: the rate stays low. --warmup 0.05 suits any length", t->set->warmup);
 }
 
 /* NAME goes to the store of adapters; what has a slash is a folder. */

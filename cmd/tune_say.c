@@ -68,8 +68,8 @@ void nm_tune_show_progress(nm_tune *t, const nm_train_report *r)
     if (t->set->common.quiet || !nm_term_draws(STDERR_FILENO)) return;
     double speed = t->tokens / t->seconds, rest = (double)(t->steps - r->step) * t->seconds / (double)(r->step - t->from);
     const nm_tune_look *look = t->history.looks ? &t->history.look[t->history.looks - 1] : NULL;
-    if (look && look->validation >= 0) snprintf(validation, sizeof validation, "  validation %.3f", look->validation);
-    int n = snprintf(before, sizeof before, "step %lld of %lld  loss %.3f", (long long)r->step, (long long)t->steps, t->last_loss);
+    if (look && look->validation >= 0) snprintf(validation, sizeof validation, "  val %.3f", look->validation);
+    int n = snprintf(before, sizeof before, "step %lld/%lld  loss %.3f", (long long)r->step, (long long)t->steps, t->last_loss);
     n += snprintf(after, sizeof after, "%s  %.0f tokens/s  %s left", validation, speed, nm_tune_time_text(rest, left));
     int room = terminal_columns() - n - 2;
     if (room >= CURVE_LEAST && speaks_utf8()) draw_curve(&t->history, room < CURVE_MOST ? room : CURVE_MOST, curve);
