@@ -179,7 +179,8 @@ const nm_command nm_command_template = {
     .name = "template", .operands = "MODEL{+ADAPTER}|FILE.jinja", .summary = "render a chat template with variables from standard input",
     .details = "Reads one JSON object with the template's variables and writes the text, exactly as transformers would: tools and "
                "documents are none and "
-               "add_generation_prompt is false unless given; for a MODEL its special tokens are defined, and an ADAPTER that was taught in a format of its own (tune --format) brings that. A template that itself refuses "
+               "add_generation_prompt is false unless given; for a MODEL its special tokens are defined, and an ADAPTER that was taught "
+               "in a format of its own (tune --format) brings that. A template that itself refuses "
                "(raise_exception) ends with exit code 6.",
     .examples = (const nm_example[]){
         {"echo '{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"add_generation_prompt\": true}' | nomoat template tiny",

@@ -100,8 +100,8 @@ const char *nm_tune_recipe_name(int32_t index);
 
 /* tune_open.c: what a run needs, in this order. */
 nm_err nm_tune_open_data(nm_tune *t);
-/* Rows as the settings say how to read them. */
-nm_err nm_tune_open_rows(const nm_tune *t, nm_dataset **out, const char *const *sources, size_t count, const char *validation);
+/* Rows as the settings say how to read them. validation, least: as nm_dataset_options has them. */
+nm_err nm_tune_open_rows(const nm_tune *t, nm_dataset **out, const char *const *sources, size_t count, const char *validation, int32_t least);
 void nm_tune_tell_data(const nm_tune *t);
 nm_err nm_tune_open_anchor(nm_tune *t);
 nm_err nm_tune_open_order(nm_tune *t);

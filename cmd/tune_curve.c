@@ -29,14 +29,15 @@ static nm_err put_axes(nm_str *s, const scale *x, const scale *y, const char *un
 {
     for (double v = y->low; v <= y->high + y->step * 1e-6; v += y->step) {
         double at = place(y, v);
-        NM_TRY(nm_str_printf(s, "<line class=\"grid\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.4g</text>\n", LEFT, WIDTH - RIGHT, at, at,
-            LEFT - 8, at + 4, fabs(v) < y->step / 1e6 ? 0 : v));
+        NM_TRY(nm_str_printf(s, "<line class=\"grid\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/>", LEFT, WIDTH - RIGHT, at, at));
+        NM_TRY(nm_str_printf(s, "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.4g</text>\n", LEFT - 8, at + 4, fabs(v) < y->step / 1e6 ? 0 : v));
     }
     for (double v = x->low; v <= x->high + x->step * 1e-6; v += x->step)
         NM_TRY(nm_str_printf(s, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%.6g</text>\n", place(x, v), HEIGHT - BOTTOM + 18, v));
     NM_TRY(nm_str_printf(s, "<line class=\"axis\" x1=\"%d\" x2=\"%d\" y1=\"%d\" y2=\"%d\"/>\n", LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM, HEIGHT - BOTTOM));
     NM_TRY(nm_str_printf(s, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">step</text>\n", (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4));
-    return nm_str_printf(s, "<text x=\"14\" y=\"%d\" text-anchor=\"middle\" transform=\"rotate(-90 14 %d)\">%s</text>\n", (TOP + HEIGHT - BOTTOM) / 2, (TOP + HEIGHT - BOTTOM) / 2, unit);
+    int middle = (TOP + HEIGHT - BOTTOM) / 2;
+    return nm_str_printf(s, "<text x=\"14\" y=\"%d\" text-anchor=\"middle\" transform=\"rotate(-90 14 %d)\">%s</text>\n", middle, middle, unit);
 }
 
 static nm_err put_line(nm_str *s, const nm_curve *c, const scale *x, const scale *y)

@@ -31,13 +31,14 @@ static nm_err parse_bytes(const char *text, uint64_t *out)
     return NM_OK;
 }
 
-nm_err nm_tune_open_rows(const nm_tune *t, nm_dataset **out, const char *const *sources, size_t count, const char *validation)
+nm_err nm_tune_open_rows(const nm_tune *t, nm_dataset **out, const char *const *sources, size_t count, const char *validation,
+    int32_t least)
 {
     const nm_tune_settings *set = t->set;
     char *text = NULL;
     size_t length;
     if (set->template_path) NM_TRY(nm_file_read(set->template_path, TEMPLATE_MOST, &text, &length));
-    nm_dataset_options o = {.sources = sources, .n_sources = count, .validation = validation, .map = set->map, .format = set->format,
+    nm_dataset_options o = {.sources = sources, .n_sources = count, .validation = validation, .least_validation = least, .map = set->map, .format = set->format,
         .template_text = text, .train_on = (nm_train_on)set->train_on, .max_length = set->max_length, .skip_bad = set->skip_bad, .seed = set->seed.value};
     nm_err err = nm_dataset_open(out, t->stacked->model, &o);
     nm_free(text);
@@ -50,11 +51,8 @@ nm_err nm_tune_open_data(nm_tune *t)
     const char *const *sources = (const char *const *)t->sources;
     if (set->batches) return nm_dataset_open_batches(&t->data, set->batches, nm_model_describe(t->stacked->model)->n_vocab);
     const char *validation = !set->validation ? SHARE : strcmp(set->validation, "0") ? set->validation : NULL;
-    NM_TRY(nm_tune_open_rows(t, &t->data, sources, t->n_sources, validation));
-    if (set->validation || nm_dataset_count(t->data, NM_SPLIT_VALIDATION) >= LEAST_VALIDATION) return NM_OK;
-    /* A handful of rows would say nothing, and be missed where there are few. */
-    nm_dataset_close(&t->data);
-    return nm_tune_open_rows(t, &t->data, sources, t->n_sources, NULL);
+    /* Without being asked: a handful of rows would say nothing, and be missed where there are few. */
+    return nm_tune_open_rows(t, &t->data, sources, t->n_sources, validation, set->validation ? 0 : LEAST_VALIDATION);
 }
 
 /* What the user should know of the data before an evening is spent on it. */
@@ -156,7 +154,8 @@ void nm_tune_tell_trainer(const nm_tune *t)
     nm_note("%srank %d on %d maps, %.1f million numbers, scale %g; %lld steps, rate %.2g; %s beside the model, %d tokens a pass, computed again: %s",
         i->dora ? "DoRA of " : "", i->rank, i->maps, (double)i->parameters * 1e-6, (double)i->scale, (long long)t->steps, t->lr,
         nm_bytes_text(i->bytes, bytes), i->pass_rows, i->recomputed);
-    if (t->set->warmup >= (double)t->steps && t->steps > 1) nm_note("the warm-up of %g steps is not over before the run is: the rate stays low. --warmup 0.05 suits any length", t->set->warmup);
+    if (t->set->warmup >= (double)t->steps && t->steps > 1)
+        nm_note("the warm-up of %g steps is not over before the run is: the rate stays low. --warmup 0.05 suits any length", t->set->warmup);
 }
 
 /* NAME goes to the store of adapters; what has a slash is a folder. */

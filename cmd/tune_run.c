@@ -165,8 +165,8 @@ static nm_err nothing_kept(nm_tune *t)
     nm_err err = t->set->report ? nm_tune_report(t, false) : NM_OK;
     unlink(t->state);
     if (err != NM_OK) return err;
-    return nm_fail(NM_REFUSED, "no adapter stayed below --max-forget %g: nothing is written. A lower --lr, a higher --anchor or --keep forget less, and a lower --save-every looks earlier",
-        t->set->max_forget);
+    return nm_fail(NM_REFUSED, "no adapter stayed below --max-forget %g: nothing is written. A lower --lr, a higher --anchor or --keep forget less, "
+        "and a lower --save-every looks earlier", t->set->max_forget);
 }
 
 static nm_err finish(nm_tune *t)

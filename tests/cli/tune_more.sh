@@ -31,6 +31,8 @@ no_folder() { [ ! -e "$work/$1" ]; }
 told() { grep -q -- "$2" "$work/$1/nomoat.json"; }
 
 # ---- recipes
+from_pipe() { "$NOMOAT" tune "$model" - -t 1 --format raw --max-steps 1 --meter 0 -o "$work/r" <"$data" >"$work/out" 2>"$work/err"; }
+check 'few rows from a pipe' from_pipe
 for recipe in alpaca-lora vicuna qlora; do
     check "the recipe $recipe" plain -o "$work/r" --recipe "$recipe" -r 4 --format raw --max-steps 1 --batch 4 --val 0 --meter 0
     check 'says what it sets' says "recipe $recipe: .*epochs 3"
