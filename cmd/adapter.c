@@ -101,6 +101,7 @@ static nm_err show_json(nm_str *s, const nm_found_adapter *f, const nm_adapter_f
     NM_TRY(nm_json_float(s, (double)a->max_scale));
     NM_TRY(nm_json_whole(s, "parameters", a->n_parameters));
     NM_TRY(nm_str_printf(s, ", \"dora\": %s", a->dora ? "true" : "false"));
+    if (*a->prompt_format) NM_TRY(nm_json_text(s, "prompt_format", a->prompt_format));
     return nm_str_putc(s, '}');
 }
 
@@ -113,6 +114,7 @@ static nm_err show_text(const nm_found_adapter *f, const nm_adapter_facts *a)
     NM_TRY(nm_out_printf("\nformat        %s%s\nbase          ", a->format, a->dora ? ", DoRA" : ""));
     NM_TRY(nm_out_name(*a->base ? a->base : "(not told)"));
     NM_TRY(nm_out_printf("\nidentity      %s%s\n", a->sketched ? "a sketch of its base's weights, " : "none: loads as unverified", a->base_type));
+    if (*a->prompt_format) NM_TRY(nm_out_printf("prompts       in the format '%s', which it was taught in\n", a->prompt_format));
     NM_TRY(nm_out_printf("maps          %d\n", (int)a->n_maps));
     if (a->min_rank == a->max_rank) NM_TRY(nm_out_printf("rank          %d\n", (int)a->max_rank));
     else NM_TRY(nm_out_printf("ranks         %d to %d\n", (int)a->min_rank, (int)a->max_rank));

@@ -400,7 +400,7 @@ static nm_err cmd_think(chat *c, const char *argument)
 static nm_err change_stack(chat *c, const char *argument)
 {
     const char *adapters = !strcmp(argument, "none") ? "" : argument + (*argument == '+');
-    NM_TRY(nm_talk_restack(c->talk, adapters, c->set->stack.force));
+    NM_TRY(nm_talk_restack(c->talk, c->set, adapters, c->set->stack.force));
     say(*adapters ? "(the next answer comes from the new stack)" : "(the next answer comes from the base alone)");
     return NM_OK;
 }

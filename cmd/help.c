@@ -48,6 +48,10 @@ static nm_err print_options(const char *title, const nm_option *table)
     NM_TRY(nm_out_printf("\n%s:\n", title));
     for (const nm_option *o = table; o->names; o++) {
         nm_str head = {0};
+        if (!*o->names) {
+            NM_TRY(nm_out_printf("\n %s\n", o->help));
+            continue;
+        }
         nm_err err = option_head(&head, o);
         if (err == NM_OK) err = nm_out_printf("  %-*s", HELP_COLUMN - 2, head.data);
         int used = err == NM_OK ? 2 + (int)head.length : 0;
@@ -230,6 +234,10 @@ static nm_err man_options(const nm_option *table)
 {
     for (const nm_option *o = table; o && o->names; o++) {
         nm_str head = {0};
+        if (!*o->names) {
+            NM_TRY(nm_out_printf(".PP\n%s\n", o->help));
+            continue;
+        }
         nm_err err = option_head(&head, o);
         if (err == NM_OK) err = nm_out_puts(".TP\n.B ");
         if (err == NM_OK) err = roff(head.data);

@@ -3,6 +3,7 @@
 
 #include "commands.h"
 #include "common.h"
+#include "stack.h"
 
 typedef struct settings { nm_common common; bool tensors, metadata, tmpl; } settings;
 
@@ -149,7 +150,14 @@ static nm_err print_sampling(const nm_model *m)
                          (double)s.min_p, (double)s.repeat_penalty);
 }
 
-static nm_err print_overview(const nm_model *m, const nm_found *found)
+/* How prompts are rendered: by the format that adapters were taught in, or by the model's template. */
+static nm_err print_chat(const nm_model *m, const char *format)
+{
+    if (*format) return nm_out_printf("chat template the format '%s', which the adapter was taught in\n", format);
+    return print_pair("chat template", nm_model_template(m, NULL) ? "yes" : "none: run continues text");
+}
+
+static nm_err print_overview(const nm_model *m, const nm_found *found, const char *format)
 {
     const nm_model_info *i = nm_model_describe(m);
     char bytes[32], *license = meta_text(m, "general.license");
@@ -167,7 +175,7 @@ static nm_err print_overview(const nm_model *m, const nm_found *found)
     NM_GOTO(print_number("context", i->n_context));
     NM_GOTO(print_pair("tokenizer", tokenizer));
     NM_GOTO(print_pair("pre-tokenizer", pre));
-    NM_GOTO(print_pair("chat template", nm_model_template(m, NULL) ? "yes" : "none: run continues text"));
+    NM_GOTO(print_chat(m, format));
     NM_GOTO(print_sampling(m));
     NM_GOTO(print_pair("license", license));
     if (found->sha256[0]) NM_GOTO(print_pair("SHA-256", found->sha256));
@@ -179,7 +187,9 @@ out:
     return err;
 }
 
-static nm_err json_overview(nm_str *s, const nm_model *m, const nm_found *found)
+static const char *template_of(const nm_model *m, const char *format) { return *format ? nm_format_template(format) : nm_model_template(m, NULL); }
+
+static nm_err json_overview(nm_str *s, const nm_model *m, const nm_found *found, const char *format)
 {
     const nm_model_info *i = nm_model_describe(m);
     const struct { const char *key; int64_t value; } numbers[] = {
@@ -202,25 +212,26 @@ static nm_err json_overview(nm_str *s, const nm_model *m, const nm_found *found)
     NM_TRY(nm_str_printf(s, "{\"temperature\": %g, \"top_k\": %d, \"top_p\": %g, \"min_p\": %g, \"repeat_penalty\": %g}",
                          (double)d.temperature, d.top_k,
                          (double)d.top_p, (double)d.min_p, (double)d.repeat_penalty));
+    if (*format) NM_TRY(nm_json_text(s, "format", format));
     NM_TRY(nm_json_key(s, "template"));
-    const char *t = nm_model_template(m, NULL);
+    const char *t = template_of(m, format);
     return t ? nm_str_json(s, t, strlen(t)) : nm_str_puts(s, "null");
 }
 
-static nm_err print_json(const nm_model *m, const nm_found *found, const settings *set)
+static nm_err print_json(const nm_model *m, const nm_found *found, const char *format, const settings *set)
 {
     nm_str s = {0};
     nm_err err = nm_str_putc(&s, '{');
-    if (err == NM_OK) err = json_overview(&s, m, found);
+    if (err == NM_OK) err = json_overview(&s, m, found, format);
     if (err == NM_OK && set->metadata) err = json_metadata(&s, m);
     if (err == NM_OK && set->tensors) err = json_tensors(&s, m);
     if (err == NM_OK) err = nm_str_putc(&s, '}');
     return nm_json_print(&s, err);
 }
 
-static nm_err print_template(const nm_model *m)
+static nm_err print_template(const nm_model *m, const char *format)
 {
-    const char *t = nm_model_template(m, NULL);
+    const char *t = template_of(m, format);
     if (!t) return nm_fail(NM_NOT_FOUND, "%s: the model has no chat template", nm_model_describe(m)->name);
     NM_TRY(nm_out_text(t, strlen(t)));
     NM_TRY(nm_out_text_end());
@@ -230,23 +241,29 @@ static nm_err print_template(const nm_model *m)
 static int run(void *arg, int count, char **operands)
 {
     const settings *set = arg;
-    nm_model *model;
-    nm_found found = {0};
+    nm_model *model = NULL;
+    nm_found_stack found;
+    char format[16];
     (void)count;
-    NM_TRY(nm_open_model(&model, &found, operands[0], &set->common, true));
-    nm_err err = NM_OK;
-    if (set->common.json) err = print_json(model, &found, set);
-    else if (set->tmpl) err = print_template(model);
-    else if (!set->tensors && !set->metadata) err = print_overview(model, &found);
+    NM_TRY(nm_find_stack(&found, operands[0]));
+    nm_err err = nm_found_format(&found, format);
+    if (err == NM_OK) err = nm_open_found(&model, &found.model, &set->common, true);
+    if (err != NM_OK) {
+        nm_found_stack_free(&found);
+        return err;
+    }
+    if (set->common.json) err = print_json(model, &found.model, format, set);
+    else if (set->tmpl) err = print_template(model, format);
+    else if (!set->tensors && !set->metadata) err = print_overview(model, &found.model, format);
     if (err == NM_OK && !set->common.json && set->metadata) err = print_metadata(model);
     if (err == NM_OK && !set->common.json && set->tensors) err = print_tensors(model);
-    nm_found_free(&found);
+    nm_found_stack_free(&found);
     nm_model_close(&model);
     return err;
 }
 
 const nm_command nm_command_show = {
-    .name = "show", .operands = "MODEL", .summary = "what a model is: shape, size, settings, template",
+    .name = "show", .operands = "MODEL{+ADAPTER}", .summary = "what a model is: shape, size, settings, template",
     .details = "Reads metadata only: a file of any size answers at once. With --json everything in one object, to which --metadata and "
                "--tensors add.",
     .examples = (const nm_example[]){{"nomoat show tiny", "the overview"},

@@ -1,6 +1,7 @@
 /* A model with what is stacked on it. */
 #include "stack.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "common.h"
@@ -100,6 +101,42 @@ void nm_stacked_close(nm_stacked *s)
     nm_model_close(&s->model);
     nm_found_stack_free(&s->found);
     *s = (nm_stacked){0};
+}
+
+/* ---- Formats ---------------------------------------------------------------------------------------------------------- */
+
+/* Takes the next adapter's format into account. */
+static nm_err merge_format(char format[16], const nm_found_adapter *f, const char *own)
+{
+    if (!*own || f->scale == 0) return NM_OK;
+    if (!nm_format_template(own)) return nm_fail(NM_REFUSED, "%s: taught in the prompt format '%s', which this version does not know: give --template, or --raw", f->name, own);
+    if (*format && strcmp(format, own)) nm_note("the adapters were taught in different formats, %s and %s: prompts are in that of the last, %s", format, own, f->name);
+    snprintf(format, 16, "%s", own);
+    return NM_OK;
+}
+
+nm_err nm_stacked_format(nm_stacked *s, char format[16])
+{
+    size_t n = s->found.count;
+    const nm_adapter **adapters = nm_calloc(n, sizeof(*adapters));
+    float *scales = nm_calloc(n, sizeof *scales);
+    nm_err err = adapters && scales ? nm_stacked_adapters(s, adapters, scales) : nm_fail_memory(n * sizeof *adapters);
+    *format = 0;
+    for (size_t i = 0; err == NM_OK && i < n; i++) err = merge_format(format, &s->found.adapter[i], nm_adapter_describe(adapters[i])->prompt_format);
+    nm_free(adapters);
+    nm_free(scales);
+    return err;
+}
+
+nm_err nm_found_format(const nm_found_stack *found, char format[16])
+{
+    *format = 0;
+    for (size_t i = 0; i < found->count; i++) {
+        nm_adapter_facts facts;
+        NM_TRY(nm_adapter_inspect(&facts, found->adapter[i].path));
+        NM_TRY(merge_format(format, &found->adapter[i], facts.prompt_format));
+    }
+    return NM_OK;
 }
 
 /* ---- Changing --------------------------------------------------------------------------------------------------------- */

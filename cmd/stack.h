@@ -32,6 +32,12 @@ void nm_stacked_close(nm_stacked *stacked);
 /* The adapters in use, in order, and their scales: found.count of each. */
 nm_err nm_stacked_adapters(nm_stacked *stacked, const nm_adapter **adapters, float *scales);
 
+/* The format that prompts must have, as the adapters in use were taught in it ("alpaca"): of the last one that tells any and has a scale other than 0; "" for the
+ * model's own template. A note says where adapters disagree; NM_REFUSED for a format that this program does not know. */
+nm_err nm_stacked_format(nm_stacked *stacked, char format[16]);
+/* The same from the files alone, for commands that open no weights. */
+nm_err nm_found_format(const nm_found_stack *found, char format[16]);
+
 /* Other adapters for the same model, not in use yet. Those that were open before are not read again. */
 typedef struct nm_prepared { nm_found_stack found; nm_stack *stack; } nm_prepared;
 nm_err nm_stacked_prepare(nm_prepared *out, nm_stacked *stacked, const char *adapters, bool force);    /* "" = none */

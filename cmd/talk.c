@@ -27,6 +27,15 @@ static nm_err unknown_template(const char *name)
     return nm_fail(NM_NOT_FOUND, "--template %s: no file, and no template of that name, neither the model's nor a known one: %s", name, known);
 }
 
+/* What adapters were taught in comes before what the model's file says. */
+static nm_err taught_template(nm_talk *talk)
+{
+    char format[16];
+    NM_TRY(nm_stacked_format(&talk->stacked, format));
+    if (*format) talk->template_text = nm_format_template(format);
+    return NM_OK;
+}
+
 /* --template is a template's text, a file, one of the model's templates, or the name of a known one; --chat-template-file a file. */
 static nm_err find_template(nm_talk *talk, const nm_run_settings *set)
 {
@@ -44,7 +53,7 @@ static nm_err find_template(nm_talk *talk, const nm_run_settings *set)
         talk->template_text = nm_template_named(given);
         return talk->template_text ? NM_OK : unknown_template(given);
     }
-    if (!given) return NM_OK;
+    if (!given) return taught_template(talk);
     NM_TRY(nm_file_read(given, TEMPLATE_MOST, &talk->template_owned, &length));
     talk->template_text = talk->template_owned;
     return NM_OK;
@@ -55,9 +64,9 @@ static nm_err open_template(nm_talk *talk, const nm_run_settings *set)
     if (set->raw) return NM_OK;
     NM_TRY(find_template(talk, set));
     if (!talk->template_text) return NM_OK;
-    bool own = talk->template_text == nm_model_template(talk->model, NULL);
+    bool given = set->tmpl || set->template_file, own = talk->template_text == nm_model_template(talk->model, NULL);
     NM_TRY(nm_template_open(&talk->tmpl, talk->template_text, strlen(talk->template_text),
-                            own ? "the model's chat template" : "--template"));
+                            own ? "the model's chat template" : given ? "--template" : "the adapter's format"));
     if (set->think != NM_THINK_AUTO && !strstr(talk->template_text, "enable_thinking") && !strstr(talk->template_text, "thinking"))
         nm_note("--think: this model's template has no switch for thinking; it decides by itself");
     return NM_OK;
@@ -164,7 +173,25 @@ void nm_talk_close(nm_talk *talk)
     *talk = (nm_talk){0};
 }
 
-nm_err nm_talk_restack(nm_talk *talk, const char *adapters, bool force)
+/* The template that suits the adapters in use now; as it was on failure. A template that the user gave stays. */
+static nm_err change_template(nm_talk *talk, const nm_run_settings *set)
+{
+    nm_template *before = talk->tmpl;
+    const char *text = talk->template_text;
+    if (set->tmpl || set->template_file || set->raw) return NM_OK;
+    talk->tmpl = NULL;
+    nm_err err = open_template(talk, set);
+    if (err == NM_OK && !talk->tmpl) err = nm_fail(NM_REFUSED, "without these adapters there is no chat template: give --template");
+    if (err == NM_OK) nm_template_close(&before);
+    else {
+        nm_template_close(&talk->tmpl);
+        talk->tmpl = before;
+        talk->template_text = text;
+    }
+    return err;
+}
+
+nm_err nm_talk_restack(nm_talk *talk, const nm_run_settings *set, const char *adapters, bool force)
 {
     nm_prepared prepared;
     nm_session *session;
@@ -173,10 +200,15 @@ nm_err nm_talk_restack(nm_talk *talk, const char *adapters, bool force)
     so.stack = prepared.stack;
     nm_err err = nm_session_open(&session, talk->model, &so);
     if (err == NM_OK) {
+        nm_stacked_exchange(&talk->stacked, &prepared);
+        err = change_template(talk, set);
+        if (err != NM_OK) nm_stacked_exchange(&talk->stacked, &prepared);
+        if (err != NM_OK) nm_session_close(&session);
+    }
+    if (err == NM_OK) {
         nm_session_close(&talk->session);
         talk->session = session;
         talk->options = so;
-        nm_stacked_exchange(&talk->stacked, &prepared);
     }
     nm_prepared_free(&prepared);
     return err;

@@ -44,8 +44,9 @@ typedef struct nm_talk {
 /* Opens model, template, session and runner as the settings say. With a note where the context was lowered to fit memory. */
 nm_err nm_talk_open(nm_talk *talk, const nm_run_settings *set, const char *model);
 void nm_talk_close(nm_talk *talk);
-/* Puts other adapters on the model ("" = none); the conversation goes on in a new session. On failure everything stays as it was. */
-nm_err nm_talk_restack(nm_talk *talk, const char *adapters, bool force);
+/* Puts other adapters on the model ("" = none); the conversation goes on in a new session, and in the format that they were taught in. On failure everything
+ * stays as it was. */
+nm_err nm_talk_restack(nm_talk *talk, const nm_run_settings *set, const char *adapters, bool force);
 
 /* The variables that transformers gives to every template: tools, documents, special tokens (tokenizer may be NULL). */
 nm_err nm_talk_default_vars(nm_vars *vars, const nm_tokenizer *tokenizer);

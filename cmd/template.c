@@ -7,6 +7,7 @@
 #include "common.h"
 #include "json_in.h"
 #include "os/file.h"
+#include "stack.h"
 #include "talk.h"
 
 enum { TEMPLATE_MOST = 16 << 20 };
@@ -118,8 +119,14 @@ static nm_err open_template(nm_template **tmpl, nm_model **model, const settings
         nm_free(source);
         return err;
     }
-    NM_TRY(nm_open_model(model, NULL, operand, &set->common, true));
-    const char *text = nm_model_template(*model, set->name);
+    char format[16] = "";
+    nm_found_stack found;
+    NM_TRY(nm_find_stack(&found, operand));
+    nm_err opened = set->name ? NM_OK : nm_found_format(&found, format);
+    if (opened == NM_OK) opened = nm_open_found(model, &found.model, &set->common, true);
+    nm_found_stack_free(&found);
+    NM_TRY(opened);
+    const char *text = *format ? nm_format_template(format) : nm_model_template(*model, set->name);
     if (text) return nm_template_open(tmpl, text, strlen(text), operand);
     if (set->name) return nm_fail(NM_NOT_FOUND, "%s: the model has no template called '%s'", operand, set->name);
     return nm_fail(NM_NOT_FOUND, "%s: the model has no chat template: give a file NAME.jinja", operand);
@@ -169,10 +176,11 @@ out:
 }
 
 const nm_command nm_command_template = {
-    .name = "template", .operands = "MODEL|FILE.jinja", .summary = "render a chat template with variables from standard input",
+    .name = "template", .operands = "MODEL{+ADAPTER}|FILE.jinja", .summary = "render a chat template with variables from standard input",
     .details = "Reads one JSON object with the template's variables and writes the text, exactly as transformers would: tools and "
                "documents are none and "
-               "add_generation_prompt is false unless given; for a MODEL its special tokens are defined. A template that itself refuses "
+               "add_generation_prompt is false unless given; for a MODEL its special tokens are defined, and an ADAPTER that was taught "
+               "in a format of its own (tune --format) brings that. A template that itself refuses "
                "(raise_exception) ends with exit code 6.",
     .examples = (const nm_example[]){
         {"echo '{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"add_generation_prompt\": true}' | nomoat template tiny",

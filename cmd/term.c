@@ -63,7 +63,7 @@ static struct { char data[1 << 16]; size_t used; int error; nm_safe safe; } out_
 
 bool nm_term_is(int fd) { return isatty(fd); }
 
-static bool knows_sequences(int fd)
+bool nm_term_draws(int fd)
 {
     const char *term = getenv("TERM");
     return isatty(fd) && term && *term && strcmp(term, "dumb");
@@ -72,7 +72,7 @@ static bool knows_sequences(int fd)
 bool nm_term_colour(int fd)
 {
     const char *no = getenv("NO_COLOR");
-    return knows_sequences(fd) && !(no && *no);
+    return nm_term_draws(fd) && !(no && *no);
 }
 
 static nm_err out_failed(void)
@@ -208,7 +208,7 @@ bool nm_meter_draw(void *arg, uint64_t done, uint64_t total)
 {
     nm_meter *m = arg;
     uint64_t now = nm_clock_ns();
-    if (notes_quiet || !knows_sequences(STDERR_FILENO) || now - m->last_ns < 100000000u) return nm_interrupted;
+    if (notes_quiet || !nm_term_draws(STDERR_FILENO) || now - m->last_ns < 100000000u) return nm_interrupted;
     bool first = m->last_ns == 0;
     m->last_ns = now;
     if (first) return nm_interrupted;       /* what is quick shows nothing */

@@ -17,6 +17,8 @@ nm_err nm_safe_push(nm_safe *safe, nm_str *out, const char *text, size_t length)
 nm_err nm_safe_end(nm_safe *safe, nm_str *out);      /* what is held back can no longer become a character */
 
 bool nm_term_is(int fd);
+/* A terminal that can move its cursor: TERM is set and not "dumb". */
+bool nm_term_draws(int fd);
 /* Colour: a terminal, no NO_COLOR, and TERM not "dumb". */
 bool nm_term_colour(int fd);
 

@@ -1,13 +1,20 @@
 /* nomoat tune: the settings of a training run. */
 #include "tune.h"
 
+#include <string.h>
+
 #include "commands.h"
 #include "common.h"
+#include "os/file.h"
 
 #define TO(member) offsetof(nm_tune_settings, member)
 #define MANY 1000000000
 
 static const nm_option options[] = {
+    NM_OPTION_HEADING("Beneath the command line, which wins over them"),
+    {"--recipe", "none|alpaca-lora|vicuna|koala|qlora", "settings that others published", TO(recipe), NM_OPTION_CHOICE, 0, 0},
+    {"--config", "FILE", "options as a JSON object by their long names, or an adapter's nomoat.json: its run again", TO(config), NM_OPTION_TEXT, 0, 0},
+    NM_OPTION_HEADING("Data"),
     {"-o --output", "NAME|./FOLDER", "where the adapter goes: a name in the store, or a folder", TO(output), NM_OPTION_TEXT, 0, 0},
     {"--val", "FILE|0.05", "data for validation, or the share of the rows kept for it (0.05 where that makes 20 sequences; 0 = none)", TO(validation), NM_OPTION_TEXT, 0, 0},
     {"--map", "NAME=COLUMN,...", "other names of columns: instruction=q,output=a", TO(map), NM_OPTION_TEXT, 0, 0},
@@ -18,12 +25,15 @@ static const nm_option options[] = {
     {"--skip-bad", NULL, "count bad rows and go on", TO(skip_bad), NM_OPTION_FLAG, 0, 0},
     {"--show-mask", "N", "show N sequences with what is trained of them, and stop", TO(show_mask), NM_OPTION_INT, 1, MANY},
     {"--batches", "FILE", "ready batches as JSON, used as they are", TO(batches), NM_OPTION_TEXT, 0, 0},
+    {"--keep", "FILE", "data of what the model is to go on doing: one such sequence with each eight that are trained", TO(keep), NM_OPTION_TEXT, 0, 0},
+    NM_OPTION_HEADING("What is trained"),
     {"-r --rank --lora-r", "N", "rank of the adapter (16)", TO(rank), NM_OPTION_INT, 1, 1 << 14},
     {"--alpha --lora-alpha", "A", "scale the adapter by A / rank (default: rank-stabilised, 8 / sqrt(rank))", TO(alpha), NM_OPTION_REAL, 0, 1e6},
     {"--rslora", NULL, "with --alpha: by A / sqrt(rank)", TO(rslora), NM_OPTION_FLAG, 0, 0},
     {"--dora", NULL, "also learn the length of each row (DoRA): a little slower, more of LoRA's numbers are put to use", TO(dora), NM_OPTION_FLAG, 0, 0},
     {"--targets --target-modules", "LIST", "maps to train: q_proj,v_proj or attn_q,attn_v (all linear maps of the layers)", TO(targets), NM_OPTION_TEXT, 0, 0},
     {"--init", "FOLDER", "start from this adapter: its rank, scale and maps", TO(init), NM_OPTION_TEXT, 0, 0},
+    NM_OPTION_HEADING("How"),
     {"--lr --learning-rate", "RATE", "the largest learning rate (0.576 / width of the model: 1e-3 for 576)", TO(lr), NM_OPTION_REAL, 1e-12, 1e3},
     {"--loraplus", "RATIO", "rate of the B halves to that of the A halves (1)", TO(lr_ratio), NM_OPTION_REAL, 1e-3, 1e4},
     {"--schedule", "cosine|linear|constant", "how the rate goes on after the warm-up (cosine)", TO(schedule), NM_OPTION_CHOICE, 0, 0},
@@ -35,23 +45,65 @@ static const nm_option options[] = {
     {"--max-steps", "N", "stop after N steps", TO(max_steps), NM_OPTION_INT, 1, MANY},
     {"--batch --batch-size", "N", "sequences of a step; how many are computed together is planned (8)", TO(batch), NM_OPTION_INT, 1, 1 << 16},
     {"-s --seed", "N", "seed of the order and of the adapter's start (0)", TO(seed), NM_OPTION_SEED, 0, 0},
+    NM_OPTION_HEADING("What is not to be forgotten"),
     {"--anchor", "WEIGHT", "hold the model to itself on general text, with this weight (1)", TO(anchor), NM_OPTION_REAL, 0, 1e6},
     {"--no-anchor", NULL, "do not", TO(no_anchor), NM_OPTION_FLAG, 0, 0},
     {"--anchor-data", "FILE", "the general text (what ships with nomoat)", TO(anchor_data), NM_OPTION_TEXT, 0, 0},
     {"--meter", "TOKENS", "general text that the meter of forgetting reads at the end, an eighth of it on the way (8192; 0 = none)", TO(meter), NM_OPTION_INT, 0, MANY},
+    {"--max-forget", "NATS", "stop where the meter says more, and leave the last adapter below", TO(max_forget), NM_OPTION_REAL, 0, 1e6},
+    NM_OPTION_HEADING("The run"),
     {"--patience", "N", "stop when validation has not improved N times (3; 0 = never)", TO(patience), NM_OPTION_INT, 0, MANY},
     {"--save-every", "STEPS", "steps between validations and checkpoints (a tenth of all)", TO(save_every), NM_OPTION_INT, 1, MANY},
     {"--resume", NULL, "go on with the run that was interrupted, to the same bits", TO(resume), NM_OPTION_FLAG, 0, 0},
     {"--memory", "SIZE", "most memory beside the model, as 2G: less is slower, to the same bits", TO(memory), NM_OPTION_TEXT, 0, 0},
     {"--plan", NULL, "measure this machine, say what the run would take, and stop", TO(plan), NM_OPTION_FLAG, 0, 0},
+    {"--no-packing", NULL, "each sequence in a pass of its own: slower, to the same bits", TO(no_packing), NM_OPTION_FLAG, 0, 0},
+    NM_OPTION_HEADING("What is left behind"),
     {"--log", "FILE", "a JSON object for each step", TO(log), NM_OPTION_TEXT, 0, 0},
+    {"--report", "FILE.html", "one page with curves, settings, and answers before and after", TO(report), NM_OPTION_TEXT, 0, 0},
+    {"--gguf", NULL, "also write FOLDER/adapter.gguf", TO(gguf), NM_OPTION_FLAG, 0, 0},
     {"--base-id", "ID", "what the adapter calls its base (the model's name)", TO(base_id), NM_OPTION_TEXT, 0, 0},
+    NM_OPTION_HEADING("The model"),
     NM_STACK_OPTIONS(nm_tune_settings, stack),
     {0}
 };
 
 static const nm_tune_settings defaults = {.max_length = 512, .rank = 16, .lr = NM_UNSET_REAL, .lr_ratio = 1, .warmup = 0.05, .weight_decay = -1,
-    .clip = 1, .epochs = NM_UNSET_REAL, .batch = 8, .patience = 3, .meter = 8192, .anchor = 1};
+    .clip = 1, .epochs = NM_UNSET_REAL, .batch = 8, .patience = 3, .meter = 8192, .anchor = 1, .max_forget = NM_UNSET_REAL};
+
+enum { CONFIG_MOST = 16 << 20 };
+
+/* The settings in an adapter's nomoat.json; or all of it, as they stand in a file of the user's. */
+static const nm_json *settings_in(const nm_json *file)
+{
+    const nm_json *within = nm_json_get(nm_json_get(file, "provenance"), "settings");
+    return within ? within : file;
+}
+
+static nm_err read_config(nm_beneath *b, const char *path)
+{
+    char *text;
+    size_t size;
+    nm_json json;
+    NM_TRY(nm_file_read(path, CONFIG_MOST, &text, &size));
+    nm_err err = nm_json_parse(&json, text, size);
+    nm_free(text);
+    if (err != NM_OK) return err == NM_USAGE ? nm_fail_in(NM_BAD_FILE, path) : err;
+    const nm_json *settings = settings_in(&json);
+    if (nm_json_get(settings, "config")) err = nm_fail(NM_USAGE, "%s: \"config\": a file of settings names no other", path);
+    if (err == NM_OK && nm_json_get(&json, "provenance") && settings == &json)
+        err = nm_fail(NM_USAGE, "%s: the adapter does not tell its settings: it was not taught by this version's tune", path);
+    if (err == NM_OK) err = nm_beneath_json(b, settings, path);
+    nm_json_free(&json);
+    return err;
+}
+
+static nm_err beneath(nm_beneath *b, void *settings)
+{
+    nm_tune_settings *set = settings;
+    if (set->config) NM_TRY(read_config(b, set->config));
+    return set->recipe ? nm_tune_recipe(b, set->recipe, &set->recipe_said) : NM_OK;
+}
 
 static int run(void *arg, int count, char **operands)
 {
@@ -59,9 +111,10 @@ static int run(void *arg, int count, char **operands)
     nm_stacked stacked;
     if (!set->output && !set->plan && !set->show_mask) return nm_fail(NM_USAGE, "where does the adapter go? Give -o NAME, or -o ./FOLDER");
     if (count < 2 && !set->batches) return nm_fail(NM_USAGE, "no data: nomoat tune MODEL DATA... -o NAME");
+    if (set->recipe_said) nm_note("%s", set->recipe_said);
     NM_TRY(nm_stacked_open(&stacked, operands[0], &set->common, &set->stack));
     nm_interrupts_catch();
-    nm_err err = nm_tune_run(set, &stacked, operands + 1, (size_t)count - 1);
+    nm_err err = nm_tune_run(set, &stacked, operands, (size_t)count);
     nm_stacked_close(&stacked);
     return err;
 }
@@ -77,6 +130,8 @@ const nm_command nm_command_tune = {
     .examples = (const nm_example[]){{"nomoat tune mine talks.jsonl -o style", "three epochs with what suits most"},
                                      {"nomoat tune mine talks.jsonl --plan", "how long, how much memory"},
                                      {"nomoat tune mine a.jsonl b.csv:2 -o ./out -r 32 --epochs 1 --log out.jsonl", "two sources, one counted twice"},
+                                     {"nomoat tune mine a.jsonl -o out2 --config ./out/nomoat.json --lr 1e-4", "the settings of an earlier run, but for one"},
                                      {"nomoat run mine+style 'Hello'", "use it"}, {0}},
     .options = options, .settings_size = sizeof(nm_tune_settings), .defaults = &defaults, .least_operands = 1, .most_operands = -1, .run = run,
+    .beneath = beneath,
 };

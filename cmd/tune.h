@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "args.h"
+#include "format/json.h"
 #include "stack.h"
 
 typedef struct nm_tune_settings {
@@ -33,7 +34,26 @@ typedef struct nm_tune_settings {
     /* what is left behind */
     const char *log, *base_id;
     bool gguf;
+    const char *report;
+    /* beneath the command line */
+    const char *config, *recipe_said;
+    int32_t recipe;
+    const char *keep;
+    double max_forget;          /* NAN: no limit */
+    bool no_packing;
 } nm_tune_settings;
+
+/* What a run remembers for its curves. */
+enum { NM_CURVE = 256 };
+typedef struct nm_tune_look { int64_t step; double validation, forgetting; } nm_tune_look;     /* NAN or negative: not measured */
+typedef struct nm_tune_history {
+    float loss[NM_CURVE];       /* means of `per` steps each */
+    int32_t losses;
+    int64_t per, in;            /* in: steps of the mean that is being made, which sum to `sum` */
+    double sum;
+    nm_tune_look look[NM_CURVE];
+    int32_t looks;
+} nm_tune_history;
 
 /* A run in work. */
 typedef struct nm_tune {
@@ -42,13 +62,21 @@ typedef struct nm_tune {
     nm_dataset *data;
     nm_order *order;
     nm_trainer *trainer;
-    nm_sample *sample;          /* [batch] of the step in work */
+    nm_dataset *replay;         /* of --keep, or NULL */
+    nm_order *replay_order;
+    int32_t replays;            /* of a step */
+    int64_t kept_tokens;        /* trained ones of the kept sequences of the step in work */
+    const char *model_text;     /* as the user wrote it */
+    char *const *sources;
+    size_t n_sources;
+    nm_sample *sample;          /* [batch and replays] of the step in work */
     int32_t *anchor;            /* general text, or NULL */
     size_t anchors;
     char *folder, *state;       /* of the adapter; the checkpoint within */
+    bool made_folder;           /* it was not there before */
     FILE *log;
     int64_t steps, every;
-    double lr;
+    double lr, epochs;
     double best;                /* validation loss of the adapter that was kept; HUGE_VAL before the first */
     int32_t worse;              /* validations since */
     int64_t looked;             /* step of the last one */
@@ -56,12 +84,24 @@ typedef struct nm_tune {
     uint64_t begun_ns;
     double tokens, seconds;     /* for the speed */
     double first_loss, last_loss, forgetting;
+    int64_t kept;               /* step of the adapter in the folder; 0: none yet */
+    double kept_forgetting;
+    bool over;                  /* --max-forget was exceeded */
+    nm_train_report pending;    /* of a step that is trained and not in the log yet, as its validation is in work; step 0: none */
+    nm_tune_history history;
+    const char *ended;          /* why, in words */
 } nm_tune;
 
 enum { NM_ANCHOR_TOKENS = 128 };      /* of each step */
 
+/* tune_recipe.c. index: of the option's words, above 0. *said: one line, kept with the settings. */
+nm_err nm_tune_recipe(nm_beneath *beneath, int32_t index, const char **said);
+const char *nm_tune_recipe_name(int32_t index);
+
 /* tune_open.c: what a run needs, in this order. */
-nm_err nm_tune_open_data(nm_tune *t, char **sources, size_t count);
+nm_err nm_tune_open_data(nm_tune *t);
+/* Rows as the settings say how to read them. validation, least: as nm_dataset_options has them. */
+nm_err nm_tune_open_rows(const nm_tune *t, nm_dataset **out, const char *const *sources, size_t count, const char *validation, int32_t least);
 void nm_tune_tell_data(const nm_tune *t);
 nm_err nm_tune_open_anchor(nm_tune *t);
 nm_err nm_tune_open_order(nm_tune *t);
@@ -69,6 +109,12 @@ nm_err nm_tune_open_trainer(nm_tune *t);
 void nm_tune_tell_trainer(const nm_tune *t);
 nm_err nm_tune_find_folder(nm_tune *t);
 
+/* tune_replay.c: after the order; the trainer's room comes after. */
+nm_err nm_tune_open_replay(nm_tune *t);
+nm_err nm_tune_add_replay(nm_tune *t, int64_t step, size_t *count);
+
+/* tune_run.c: the samples of step `step` (from 0), kept ones included, into t->sample. */
+nm_err nm_tune_step_samples(nm_tune *t, int64_t step, size_t *count);
 /* tune_run.c: step `step` (from 0) of the order. */
 nm_err nm_tune_take_step(nm_tune *t, int64_t step, nm_train_report *report);
 
@@ -77,19 +123,44 @@ nm_err nm_tune_validate(nm_tune *t, double *loss, double *forgetting);
 
 /* tune_keep.c */
 nm_err nm_tune_keep_adapter(nm_tune *t);
+/* The settings as they came to be, as nomoat.json has them: a JSON object that --config reads. */
+nm_err nm_tune_settings_json(const nm_tune *t, nm_str *s);
 nm_err nm_tune_checkpoint(nm_tune *t);
 nm_err nm_tune_resume(nm_tune *t);
 
-/* tune_say.c. validation, forgetting: -1 = not measured. */
+/* tune_history.c */
+void nm_tune_history_step(nm_tune_history *history, double loss);
+void nm_tune_history_look(nm_tune_history *history, int64_t step, double validation, double forgetting);
+/* As members of an object. */
+nm_err nm_tune_history_write(const nm_tune_history *history, nm_str *s);
+void nm_tune_history_read(nm_tune_history *history, const nm_json *note);
+
+/* tune_log.c. validation, forgetting: -1 = not measured. A run that goes on first drops what is behind its checkpoint. */
+nm_err nm_tune_open_log(nm_tune *t);
 nm_err nm_tune_log_step(nm_tune *t, const nm_train_report *report, double validation, double forgetting);
+nm_err nm_tune_flush_log(nm_tune *t);
+
+/* tune_report.c: the page, as far as the run has come. samples: also the answers of base and adapter. */
+nm_err nm_tune_report(nm_tune *t, bool samples);
+/* NM_FAILED and others now rather than at the end. */
+nm_err nm_tune_check_report(const nm_tune *t);
+
+/* tune_samples.c: up to `most` rows answered by what was and by the adapter in the folder, greedily. Texts are the list's. */
+typedef struct nm_tune_answer { char *where, *prompt, *before, *after, *reference; } nm_tune_answer;
+nm_err nm_tune_answers(nm_tune *t, nm_tune_answer *answers, size_t most, size_t *count);
+void nm_tune_answers_free(nm_tune_answer *answers, size_t count);
+
+/* tune_say.c */
 const char *nm_tune_time_text(double seconds, char out[32]);
 void nm_tune_show_progress(nm_tune *t, const nm_train_report *report);
 void nm_tune_clear_progress(const nm_tune *t);
+/* Where the adapter is and how to use it. what: " of step 20", or "". */
+void nm_tune_tell_use(const nm_tune *t, const char *what);
 
 /* tune_plan.c: steps on the real data for a few seconds, with a trainer that is thrown away. */
 nm_err nm_tune_forecast(nm_tune *t);
 
-/* The whole run, once the model is open. operands: the sources of data. */
-nm_err nm_tune_run(const nm_tune_settings *set, nm_stacked *stacked, char **sources, size_t count);
+/* The whole run, once the model is open. operands: the model as it was written, and the sources of data. */
+nm_err nm_tune_run(const nm_tune_settings *set, nm_stacked *stacked, char **operands, size_t count);
 
 #endif

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common.h"
 #include "os/file.h"
@@ -30,26 +31,28 @@ static nm_err parse_bytes(const char *text, uint64_t *out)
     return NM_OK;
 }
 
-nm_err nm_tune_open_data(nm_tune *t, char **sources, size_t count)
+nm_err nm_tune_open_rows(const nm_tune *t, nm_dataset **out, const char *const *sources, size_t count, const char *validation,
+    int32_t least)
 {
     const nm_tune_settings *set = t->set;
-    const nm_model *model = t->stacked->model;
-    if (set->batches) return nm_dataset_open_batches(&t->data, set->batches, nm_model_describe(model)->n_vocab);
     char *text = NULL;
     size_t length;
     if (set->template_path) NM_TRY(nm_file_read(set->template_path, TEMPLATE_MOST, &text, &length));
-    const char *validation = !set->validation ? SHARE : strcmp(set->validation, "0") ? set->validation : NULL;
-    nm_dataset_options o = {.sources = (const char *const *)sources, .n_sources = count, .validation = validation, .map = set->map, .format = set->format,
+    nm_dataset_options o = {.sources = sources, .n_sources = count, .validation = validation, .least_validation = least, .map = set->map, .format = set->format,
         .template_text = text, .train_on = (nm_train_on)set->train_on, .max_length = set->max_length, .skip_bad = set->skip_bad, .seed = set->seed.value};
-    nm_err err = nm_dataset_open(&t->data, model, &o);
-    if (err == NM_OK && !set->validation && nm_dataset_count(t->data, NM_SPLIT_VALIDATION) < LEAST_VALIDATION) {
-        /* A handful of rows would say nothing, and be missed where there are few. */
-        nm_dataset_close(&t->data);
-        o.validation = NULL;
-        err = nm_dataset_open(&t->data, model, &o);
-    }
+    nm_err err = nm_dataset_open(out, t->stacked->model, &o);
     nm_free(text);
     return err;
+}
+
+nm_err nm_tune_open_data(nm_tune *t)
+{
+    const nm_tune_settings *set = t->set;
+    const char *const *sources = (const char *const *)t->sources;
+    if (set->batches) return nm_dataset_open_batches(&t->data, set->batches, nm_model_describe(t->stacked->model)->n_vocab);
+    const char *validation = !set->validation ? SHARE : strcmp(set->validation, "0") ? set->validation : NULL;
+    /* Without being asked: a handful of rows would say nothing, and be missed where there are few. */
+    return nm_tune_open_rows(t, &t->data, sources, t->n_sources, validation, set->validation ? 0 : LEAST_VALIDATION);
 }
 
 /* What the user should know of the data before an evening is spent on it. */
@@ -92,13 +95,21 @@ static double default_epochs(const nm_tune *t)
 nm_err nm_tune_open_order(nm_tune *t)
 {
     const nm_tune_settings *set = t->set;
-    nm_order_options o = {.batch = set->batch, .epochs = isnan(set->epochs) ? default_epochs(t) : set->epochs, .max_steps = set->max_steps,
-        .seed = set->seed.value};
+    t->epochs = isnan(set->epochs) ? default_epochs(t) : set->epochs;
+    nm_order_options o = {.batch = set->batch, .epochs = t->epochs, .max_steps = set->max_steps, .seed = set->seed.value};
     NM_TRY(nm_order_open(&t->order, t->data, &o));
     t->steps = nm_order_steps(t->order);
     if (set->batches && set->max_steps && t->steps > set->max_steps) t->steps = set->max_steps;
     t->every = set->save_every ? set->save_every : (t->steps + EVALUATIONS - 1) / EVALUATIONS;
     return t->steps > 0 ? NM_OK : nm_fail(NM_USAGE, "no steps to train");
+}
+
+static void find_longest(const nm_dataset *d, int32_t *length)
+{
+    for (size_t i = 0; i < nm_dataset_count(d, NM_SPLIT_TRAIN); i++) {
+        nm_sample s = nm_dataset_sample(d, NM_SPLIT_TRAIN, i);
+        if (s.count > *length) *length = s.count;
+    }
 }
 
 /* The largest step and sequence of the whole order: what memory is planned for. */
@@ -111,10 +122,9 @@ static nm_err find_largest(nm_tune *t, size_t *batch, int32_t *length)
         NM_TRY(nm_order_step_at(t->order, i, &step));
         if (step.count > *batch) *batch = step.count;
     }
-    for (size_t i = 0; i < nm_dataset_count(t->data, NM_SPLIT_TRAIN); i++) {
-        nm_sample s = nm_dataset_sample(t->data, NM_SPLIT_TRAIN, i);
-        if (s.count > *length) *length = s.count;
-    }
+    *batch += (size_t)t->replays;
+    find_longest(t->data, length);
+    if (t->replay) find_longest(t->replay, length);
     return NM_OK;
 }
 
@@ -130,6 +140,7 @@ nm_err nm_tune_open_trainer(nm_tune *t)
     NM_TRY(parse_bytes(set->memory, &o.memory));
     o.anchor = t->anchor ? NM_ANCHOR_TOKENS : 0;
     o.batch = (int32_t)batch;
+    o.no_packing = set->no_packing;
     o.warmup = set->warmup < 1 ? (int64_t)ceil(set->warmup * (double)t->steps) : (int64_t)set->warmup;
     NM_TRY(nm_trainer_open(&t->trainer, t->stacked->model, &o));
     t->sample = nm_calloc(batch, sizeof *t->sample);
@@ -143,6 +154,8 @@ void nm_tune_tell_trainer(const nm_tune *t)
     nm_note("%srank %d on %d maps, %.1f million numbers, scale %g; %lld steps, rate %.2g; %s beside the model, %d tokens a pass, computed again: %s",
         i->dora ? "DoRA of " : "", i->rank, i->maps, (double)i->parameters * 1e-6, (double)i->scale, (long long)t->steps, t->lr,
         nm_bytes_text(i->bytes, bytes), i->pass_rows, i->recomputed);
+    if (t->set->warmup >= (double)t->steps && t->steps > 1)
+        nm_note("the warm-up of %g steps is not over before the run is: the rate stays low. --warmup 0.05 suits any length", t->set->warmup);
 }
 
 /* NAME goes to the store of adapters; what has a slash is a folder. */
@@ -163,5 +176,6 @@ nm_err nm_tune_find_folder(nm_tune *t)
     }
     nm_free(store);
     if (!t->folder || !t->state) return nm_fail_memory(n);
+    t->made_folder = access(t->folder, F_OK) != 0;
     return nm_folder_make(t->folder, 0777);
 }

@@ -16,36 +16,57 @@ static nm_sample anchor_at(const nm_tune *t, int64_t step)
     return (nm_sample){.ids = t->anchor + (size_t)step % places * NM_ANCHOR_TOKENS, .count = NM_ANCHOR_TOKENS};
 }
 
-nm_err nm_tune_take_step(nm_tune *t, int64_t step, nm_train_report *report)
+nm_err nm_tune_step_samples(nm_tune *t, int64_t step, size_t *count)
 {
     nm_order_step s;
     NM_TRY(nm_order_step_at(t->order, step, &s));
     for (size_t i = 0; i < s.count; i++) t->sample[i] = nm_dataset_sample(t->data, NM_SPLIT_TRAIN, s.samples[i]);
+    *count = s.count;
+    NM_TRY(nm_tune_add_replay(t, step, count));
+    t->kept_tokens = 0;
+    for (size_t i = s.count; i < *count; i++) t->kept_tokens += t->sample[i].trained;
+    return NM_OK;
+}
+
+nm_err nm_tune_take_step(nm_tune *t, int64_t step, nm_train_report *report)
+{
+    size_t count;
     nm_sample anchor = {0};
+    NM_TRY(nm_tune_step_samples(t, step, &count));
     if (t->anchor) anchor = anchor_at(t, step);
-    return nm_trainer_step(t->trainer, t->sample, s.count, t->anchor ? &anchor : NULL, (float)t->set->anchor, report, &nm_interrupted);
+    return nm_trainer_step(t->trainer, t->sample, count, t->anchor ? &anchor : NULL, (float)t->set->anchor, report, &nm_interrupted);
 }
 
 /* ---- The loop ------------------------------------------------------------------------------------------------------------------------------ */
 
-/* Validates, keeps the adapter if it is the best so far, and writes the checkpoint. */
-static nm_err look(nm_tune *t, double *validation, double *forgetting)
+static bool is_limited(const nm_tune *t) { return !isnan(t->set->max_forget); }
+
+/* Whether the adapter as it stands is what the folder should hold: the best so far, or where nothing tells good from bad the latest that --max-forget allows. */
+static bool is_to_be_kept(nm_tune *t, double validation)
+{
+    t->over = is_limited(t) && !(t->forgetting <= t->set->max_forget);
+    if (validation < 0) return is_limited(t) && !t->over;
+    bool better = validation < t->best && !t->over;
+    t->worse = better ? 0 : t->worse + 1;
+    if (better) t->best = validation;
+    return better;
+}
+
+/* Validates, keeps the adapter if it is the best so far, and writes the checkpoint. The step's line is in the log before the checkpoint holds the step. */
+static nm_err look(nm_tune *t)
 {
     char loss[48] = "", forgotten[48] = "";
-    NM_TRY(nm_tune_validate(t, validation, forgetting));
+    double validation, forgetting;
+    NM_TRY(nm_tune_validate(t, &validation, &forgetting));
     nm_tune_clear_progress(t);
-    if (*validation >= 0) snprintf(loss, sizeof loss, ", validation %.4f", *validation);
-    if (*forgetting >= 0) snprintf(forgotten, sizeof forgotten, ", forgetting %.4f nats", *forgetting);
+    if (validation >= 0) snprintf(loss, sizeof loss, ", validation %.4f", validation);
+    if (forgetting >= 0) snprintf(forgotten, sizeof forgotten, ", forgetting %.4f nats", forgetting);
     nm_note("step %lld: loss %.4f%s%s", (long long)nm_trainer_steps(t->trainer), t->last_loss, loss, forgotten);
-    t->forgetting = *forgetting;
-    if (*validation >= 0) {
-        bool better = *validation < t->best;
-        t->worse = better ? 0 : t->worse + 1;
-        if (better) {
-            t->best = *validation;
-            NM_TRY(nm_tune_keep_adapter(t));
-        }
-    }
+    nm_tune_history_look(&t->history, nm_trainer_steps(t->trainer), validation, forgetting);
+    if (t->pending.step) NM_TRY(nm_tune_log_step(t, &t->pending, validation, forgetting));
+    t->pending = (nm_train_report){0};
+    t->forgetting = forgetting;
+    if (is_to_be_kept(t, validation)) NM_TRY(nm_tune_keep_adapter(t));
     t->looked = nm_trainer_steps(t->trainer);
     return nm_tune_checkpoint(t);
 }
@@ -59,7 +80,8 @@ static bool is_due(const nm_tune *t)
 static void take_note(nm_tune *t, const nm_train_report *r)
 {
     if (r->step == 1) t->first_loss = r->loss;
-    t->last_loss = t->seconds > 0 ? 0.9 * t->last_loss + 0.1 * r->loss : r->loss;
+    nm_tune_history_step(&t->history, r->loss);
+    t->last_loss = r->step > 1 ? 0.9 * t->last_loss + 0.1 * r->loss : r->loss;
     t->tokens += (double)r->tokens;
     t->seconds += r->seconds;
 }
@@ -70,6 +92,8 @@ static nm_err interrupted(nm_tune *t)
     nm_interrupted = 0;
     nm_tune_clear_progress(t);
     NM_TRY(nm_tune_checkpoint(t));
+    t->ended = "interrupted";
+    if (t->set->report) NM_TRY(nm_tune_report(t, false));
     nm_note("stopped after step %lld of %lld; the same command with --resume goes on", (long long)nm_trainer_steps(t->trainer), (long long)t->steps);
     return nm_fail(NM_INTERRUPTED, "interrupted");
 }
@@ -77,40 +101,48 @@ static nm_err interrupted(nm_tune *t)
 static nm_err one_step(nm_tune *t)
 {
     nm_train_report r;
-    double validation = -1, forgetting = -1;
     NM_TRY(nm_tune_take_step(t, nm_trainer_steps(t->trainer), &r));
     take_note(t, &r);
-    if (is_due(t)) NM_TRY(look(t, &validation, &forgetting));
-    NM_TRY(nm_tune_log_step(t, &r, validation, forgetting));
+    if (is_due(t)) {
+        t->pending = r;
+        NM_TRY(look(t));
+    } else {
+        NM_TRY(nm_tune_log_step(t, &r, -1, -1));
+    }
     nm_tune_show_progress(t, &r);
     return NM_OK;
 }
 
+/* True, with a note, where the run ends before its last step. */
+static bool is_over(nm_tune *t)
+{
+    long long step = (long long)nm_trainer_steps(t->trainer);
+    if (t->over) {
+        nm_note("forgetting %.4f nats at step %lld is above --max-forget %g: stopping", t->forgetting, step, t->set->max_forget);
+        t->ended = "forgetting passed --max-forget";
+    } else if (t->set->patience && t->worse >= t->set->patience) {
+        nm_note("validation has not improved %d times: stopping at step %lld", t->worse, step);
+        t->ended = "validation did not improve any more";
+    } else {
+        return false;
+    }
+    return true;
+}
+
 static nm_err loop(nm_tune *t)
 {
-    double validation, forgetting;
-    nm_err err = is_due(t) ? look(t, &validation, &forgetting) : NM_OK;      /* a run that was stopped before it had looked */
-    while (err == NM_OK && nm_trainer_steps(t->trainer) < t->steps) {
-        if (t->set->patience && t->worse >= t->set->patience) {
-            nm_note("validation has not improved %d times: stopping at step %lld", t->worse, (long long)nm_trainer_steps(t->trainer));
-            break;
-        }
-        err = one_step(t);
-    }
+    nm_err err = is_due(t) ? look(t) : NM_OK;       /* a run that was stopped before it had looked */
+    t->ended = "all steps were taken";
+    while (err == NM_OK && !is_over(t) && nm_trainer_steps(t->trainer) < t->steps) err = one_step(t);
     nm_tune_clear_progress(t);
     return err == NM_INTERRUPTED ? interrupted(t) : err;
 }
 
-static nm_err finish(nm_tune *t)
+/* ---- The end -------------------------------------------------------------------------------------------------------------------------------- */
+
+static nm_err print_json(const nm_tune *t, double seconds)
 {
     bool validated = nm_dataset_count(t->data, NM_SPLIT_VALIDATION) > 0;
-    char time[32];
-    if (!isfinite(t->best)) NM_TRY(nm_tune_keep_adapter(t));
-    unlink(t->state);           /* the run is over */
-    double seconds = (double)(nm_clock_ns() - t->begun_ns) * 1e-9;
-    nm_note("%lld steps in %s, %.0f tokens/s; loss %.3f -> %.3f", (long long)nm_trainer_steps(t->trainer), nm_tune_time_text(seconds, time), t->tokens / t->seconds,
-        t->first_loss, t->last_loss);
-    if (!t->set->common.json) return nm_out_printf("%s\n", t->folder);
     nm_str s = {0};
     nm_err err = nm_str_putc(&s, '{');
     if (err == NM_OK) err = nm_json_text(&s, "adapter", t->folder);
@@ -120,41 +152,93 @@ static nm_err finish(nm_tune *t)
     if (err == NM_OK) err = nm_json_key(&s, "val_loss");
     if (err == NM_OK) err = nm_json_double(&s, validated ? t->best : NAN);
     if (err == NM_OK) err = nm_json_key(&s, "forgetting");
-    if (err == NM_OK) err = nm_json_double(&s, t->forgetting >= 0 ? t->forgetting : NAN);
+    if (err == NM_OK) err = nm_json_double(&s, t->kept_forgetting >= 0 ? t->kept_forgetting : NAN);
     if (err == NM_OK) err = nm_json_key(&s, "seconds");
     if (err == NM_OK) err = nm_json_double(&s, seconds);
     if (err == NM_OK) err = nm_str_putc(&s, '}');
     return nm_json_print(&s, err);
 }
 
+/* Nothing that was taught may be used: nothing is left. */
+static nm_err nothing_kept(nm_tune *t)
+{
+    nm_err err = t->set->report ? nm_tune_report(t, false) : NM_OK;
+    unlink(t->state);
+    if (err != NM_OK) return err;
+    return nm_fail(NM_REFUSED, "no adapter stayed below --max-forget %g: nothing is written. A lower --lr, a higher --anchor or --keep forget less, "
+        "and a lower --save-every looks earlier", t->set->max_forget);
+}
+
+static nm_err finish(nm_tune *t)
+{
+    char time[32], what[64] = "";
+    if (t->over && !t->kept) return nothing_kept(t);
+    if (!t->kept) NM_TRY(nm_tune_keep_adapter(t));
+    if (t->set->report) NM_TRY(nm_tune_report(t, true));
+    unlink(t->state);           /* the run is over */
+    double seconds = (double)(nm_clock_ns() - t->begun_ns) * 1e-9;
+    nm_note("%lld steps in %s, %.0f tokens/s; loss %.3f -> %.3f", (long long)nm_trainer_steps(t->trainer), nm_tune_time_text(seconds, time),
+        t->seconds > 0 ? t->tokens / t->seconds : 0, t->first_loss, t->last_loss);
+    if (t->kept < nm_trainer_steps(t->trainer)) snprintf(what, sizeof what, " of step %lld", (long long)t->kept);
+    nm_tune_tell_use(t, what);
+    return t->set->common.json ? print_json(t, seconds) : nm_out_printf("%s\n", t->folder);
+}
+
 /* ---- All of it -------------------------------------------------------------------------------------------------------------------------------- */
 
-static nm_err run_all(nm_tune *t, char **sources, size_t count)
+/* Everything that can be refused before there is a folder. */
+static nm_err prepare(nm_tune *t)
 {
-    NM_TRY(nm_tune_open_data(t, sources, count));
+    NM_TRY(nm_tune_open_data(t));
     nm_tune_tell_data(t);
-    if (t->set->show_mask) return nm_show_mask(t->data, nm_model_tokenizer(t->stacked->model), (size_t)t->set->show_mask);
+    if (t->set->show_mask) return NM_OK;
     NM_TRY(nm_tune_open_anchor(t));
     NM_TRY(nm_tune_open_order(t));
+    NM_TRY(nm_tune_open_replay(t));
+    if (is_limited(t) && (!t->set->meter || !nm_model_tokenizer(t->stacked->model)))
+        return nm_fail(NM_USAGE, "--max-forget needs the meter: a model with a tokenizer, and no --meter 0");
     NM_TRY(nm_tune_open_trainer(t));
     nm_tune_tell_trainer(t);
-    if (t->set->plan) return nm_tune_forecast(t);
+    return NM_OK;
+}
+
+static nm_err begin(nm_tune *t)
+{
+    if (t->set->report) NM_TRY(nm_tune_check_report(t));
     NM_TRY(nm_tune_find_folder(t));
     if (t->set->resume) NM_TRY(nm_tune_resume(t));
     else if (access(t->state, F_OK) == 0)
         return nm_fail(NM_REFUSED, "%s holds a run that was interrupted: --resume goes on with it; remove the file to begin anew", t->state);
-    if (t->set->log && !(t->log = fopen(t->set->log, t->set->resume ? "a" : "w"))) return nm_fail(NM_FAILED, "%s: cannot be written", t->set->log);
+    return nm_tune_open_log(t);
+}
+
+static nm_err run_all(nm_tune *t)
+{
+    NM_TRY(prepare(t));
+    if (t->set->show_mask) return nm_show_mask(t->data, nm_model_tokenizer(t->stacked->model), (size_t)t->set->show_mask);
+    if (t->set->plan) return nm_tune_forecast(t);
+    NM_TRY(begin(t));
     t->begun_ns = nm_clock_ns();
     NM_TRY(loop(t));
     return finish(t);
 }
 
-nm_err nm_tune_run(const nm_tune_settings *set, nm_stacked *stacked, char **sources, size_t count)
+/* A run that came to nothing leaves no empty folder behind. */
+static void drop_folder(const nm_tune *t)
 {
-    nm_tune t = {.set = set, .stacked = stacked, .best = HUGE_VAL, .forgetting = -1};
-    nm_err err = run_all(&t, sources, count);
-    if (t.log) fclose(t.log);
+    if (t->made_folder && !t->kept) rmdir(t->folder);       /* fails, as it should, where there is something in it */
+}
+
+nm_err nm_tune_run(const nm_tune_settings *set, nm_stacked *stacked, char **operands, size_t count)
+{
+    nm_tune t = {.set = set, .stacked = stacked, .best = HUGE_VAL, .forgetting = -1, .kept_forgetting = -1, .model_text = operands[0], .sources = operands + 1,
+        .n_sources = count - 1};
+    nm_err err = run_all(&t);
+    if (t.log && fclose(t.log) && err == NM_OK) err = nm_fail(NM_FAILED, "%s: cannot be written", set->log);
+    if (err != NM_OK) drop_folder(&t);
     nm_trainer_close(&t.trainer);
+    nm_order_close(&t.replay_order);
+    nm_dataset_close(&t.replay);
     nm_order_close(&t.order);
     nm_dataset_close(&t.data);
     nm_free(t.sample);

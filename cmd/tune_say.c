@@ -1,24 +1,13 @@
-/* What a run of `nomoat tune` says while it works: the log and the progress. */
+/* What a run of `nomoat tune` says while it works: the progress with its curve, and how to go on at the end. */
+#include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "common.h"
 #include "tune.h"
-
-nm_err nm_tune_log_step(nm_tune *t, const nm_train_report *r, double validation, double forgetting)
-{
-    nm_str s = {0};
-    if (!t->log) return NM_OK;
-    nm_err err = nm_str_printf(&s, "{\"step\": %lld, \"loss\": %.9g, \"grad_norm\": %.9g, \"lr\": %.9g, \"supervised_tokens\": %lld, \"tokens\": %lld, \"seconds\": %.3f",
-        (long long)r->step, r->loss, r->grad_norm, (double)r->lr, (long long)r->supervised, (long long)r->tokens, r->seconds);
-    if (err == NM_OK && t->anchor) err = nm_str_printf(&s, ", \"anchor\": %.6g", r->anchor);
-    if (err == NM_OK && validation >= 0) err = nm_str_printf(&s, ", \"val_loss\": %.9g", validation);
-    if (err == NM_OK && forgetting >= 0) err = nm_str_printf(&s, ", \"forgetting\": %.6g", forgetting);
-    if (err == NM_OK) err = nm_str_puts(&s, "}\n");
-    if (err == NM_OK && (fwrite(s.data, 1, s.length, t->log) != s.length || fflush(t->log))) err = nm_fail(NM_FAILED, "%s: cannot be written", t->set->log);
-    nm_str_free(&s);
-    return err;
-}
 
 const char *nm_tune_time_text(double seconds, char out[32])
 {
@@ -28,16 +17,89 @@ const char *nm_tune_time_text(double seconds, char out[32])
     return out;
 }
 
+/* ---- Progress: one line in place -------------------------------------------------------------------------------------------------------- */
+
+enum { CURVE_MOST = 32, CURVE_LEAST = 8, LINE_MOST = 400 };
+
+static int terminal_columns(void)
+{
+    struct winsize size;
+    return !ioctl(STDERR_FILENO, TIOCGWINSZ, &size) && size.ws_col > 0 ? size.ws_col : 80;
+}
+
+/* Whether the terminal's bytes are UTF-8, as the locale's variables say. */
+static bool speaks_utf8(void)
+{
+    const char *names[] = {"LC_ALL", "LC_CTYPE", "LANG"};
+    for (size_t i = 0; i < 3; i++) {
+        const char *value = getenv(names[i]);
+        if (value && *value) return strstr(value, "UTF-8") || strstr(value, "utf8") || strstr(value, "UTF8") || strstr(value, "utf-8");
+    }
+    return false;
+}
+
+/* The losses so far as blocks from low to high, `width` of them at most; the bytes written. */
+static size_t draw_curve(const nm_tune_history *h, int width, char *out)
+{
+    static const char *const block[] = {"\u2581", "\u2582", "\u2583", "\u2584", "\u2585", "\u2586", "\u2587", "\u2588"};
+    double low = INFINITY, high = -INFINITY;
+    int n = h->losses < width ? h->losses : width;
+    size_t used = 0;
+    for (int32_t i = 0; i < h->losses; i++) {
+        low = fmin(low, (double)h->loss[i]);
+        high = fmax(high, (double)h->loss[i]);
+    }
+    for (int i = 0; i < n; i++) {
+        int from = (int)((int64_t)i * h->losses / n), to = (int)((int64_t)(i + 1) * h->losses / n);
+        double sum = 0;
+        for (int k = from; k < to; k++) sum += (double)h->loss[k];
+        double height = high > low ? (sum / (to - from) - low) / (high - low) : 0;
+        int level = (int)(height * 7.999);
+        memcpy(out + used, block[level < 0 ? 0 : level > 7 ? 7 : level], 3);
+        used += 3;
+    }
+    out[used] = 0;
+    return used;
+}
+
 void nm_tune_show_progress(nm_tune *t, const nm_train_report *r)
 {
-    char left[32];
-    if (t->set->common.quiet || !nm_term_is(STDERR_FILENO)) return;
+    char left[32], before[LINE_MOST], after[LINE_MOST], validation[40] = "", curve[3 * CURVE_MOST + 1] = "";
+    if (t->set->common.quiet || !nm_term_draws(STDERR_FILENO)) return;
     double speed = t->tokens / t->seconds, rest = (double)(t->steps - r->step) * t->seconds / (double)(r->step - t->from);
-    fprintf(stderr, "\r\x1b[Kstep %lld of %lld  loss %.3f  %.0f tokens/s  %s left", (long long)r->step, (long long)t->steps, t->last_loss, speed, nm_tune_time_text(rest, left));
+    const nm_tune_look *look = t->history.looks ? &t->history.look[t->history.looks - 1] : NULL;
+    if (look && look->validation >= 0) snprintf(validation, sizeof validation, "  val %.3f", look->validation);
+    int n = snprintf(before, sizeof before, "step %lld/%lld  loss %.3f", (long long)r->step, (long long)t->steps, t->last_loss);
+    n += snprintf(after, sizeof after, "%s  %.0f tokens/s  %s left", validation, speed, nm_tune_time_text(rest, left));
+    int room = terminal_columns() - n - 2;
+    if (room >= CURVE_LEAST && speaks_utf8()) draw_curve(&t->history, room < CURVE_MOST ? room : CURVE_MOST, curve);
+    bool colour = *curve && nm_term_colour(STDERR_FILENO);
+    fprintf(stderr, "\r\x1b[K%s%s%s%s%s%.*s", before, *curve ? " " : "", colour ? "\x1b[36m" : "", curve, colour ? "\x1b[39m" : "", n + room, after);
     fflush(stderr);
 }
 
 void nm_tune_clear_progress(const nm_tune *t)
 {
-    if (!t->set->common.quiet && nm_term_is(STDERR_FILENO)) fputs("\r\x1b[K", stderr);
+    if (!t->set->common.quiet && nm_term_draws(STDERR_FILENO)) fputs("\r\x1b[K", stderr);
+}
+
+/* ---- The end ------------------------------------------------------------------------------------------------------------------------------- */
+
+/* A word for a shell: in quotes where it needs them. */
+static nm_err put_word(nm_str *s, const char *word)
+{
+    if (*word && !word[strspn(word, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_./:+=@,-")]) return nm_str_puts(s, word);
+    NM_TRY(nm_str_putc(s, '\''));
+    for (; *word; word++) NM_TRY(*word == '\'' ? nm_str_puts(s, "'\\''") : nm_str_putc(s, *word));
+    return nm_str_putc(s, '\'');
+}
+
+void nm_tune_tell_use(const nm_tune *t, const char *what)
+{
+    nm_str word = {0}, command = {0};
+    nm_err err = nm_str_printf(&word, "%s+%s", t->model_text, t->set->output);
+    if (err == NM_OK) err = put_word(&command, word.data);
+    if (err == NM_OK) nm_note("the adapter%s is in %s; to use it: nomoat run %s", what, t->folder, command.data);
+    nm_str_free(&word);
+    nm_str_free(&command);
 }

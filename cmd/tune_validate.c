@@ -1,4 +1,5 @@
 /* Validation in a run of `nomoat tune`, in the arithmetic that will serve. */
+#include <math.h>
 #include <stdlib.h>
 
 #include "common.h"
@@ -66,8 +67,9 @@ nm_err nm_tune_validate(nm_tune *t, double *loss, double *forgetting)
     *loss = *forgetting = -1;
     nm_err err = open_present(t, &p);
     if (err == NM_OK && nm_dataset_count(t->data, NM_SPLIT_VALIDATION)) err = score_samples(t, p.stack, loss);
-    size_t tokens = (size_t)t->set->meter / (last ? 1 : 8);
-    if (err == NM_OK && tokens && nm_model_tokenizer(t->stacked->model) && !t->set->batches)
+    bool limited = !isnan(t->set->max_forget);      /* then each look decides, on the whole of the meter's text */
+    size_t tokens = (size_t)t->set->meter / (last || limited ? 1 : 8);
+    if (err == NM_OK && tokens && nm_model_tokenizer(t->stacked->model) && (!t->set->batches || limited))
         err = nm_forgetting(t->stacked->model, t->stacked->stack, p.stack, &t->set->common, tokens, forgetting);
     close_present(&p);
     return err;

@@ -197,6 +197,7 @@ typedef struct nm_adapter_info {
     int32_t n_maps, max_rank;   /* maps of the model that it changes */
     uint64_t n_parameters, bytes;   /* bytes: as resident */
     char hash[17];              /* of its contents, in hexadecimal */
+    const char *prompt_format;  /* the format that it was taught in (nm_format_template), "" for the model's template */
 } nm_adapter_info;
 
 /* Opens a PEFT folder, its adapter_model.safetensors (with adapter_config.json beside it), or a GGUF LoRA file, against a model, which must
@@ -222,6 +223,7 @@ typedef struct nm_adapter_facts {
     int32_t n_maps, min_rank, max_rank;
     float min_scale, max_scale;     /* of its own, alpha / rank and the like */
     uint64_t n_parameters;
+    char prompt_format[16];         /* the format that it was taught in, "" for the model's template */
 } nm_adapter_facts;
 NM_API nm_err nm_adapter_inspect(nm_adapter_facts *out, const char *path);
 
@@ -251,6 +253,7 @@ typedef struct nm_adapter_card {    /* what a written adapter says of itself; ea
     const char *base;               /* base_model_name_or_path */
     const char *provenance;         /* one JSON object, for nomoat.json */
     const char *summary;            /* a paragraph for README.md */
+    const char *prompt_format;      /* the format it was taught in (nm_format_template), which prompts must have; NULL: what its file says, or the model's template */
 } nm_adapter_card;
 
 /* Writes an adapter again: a PEFT folder (made if it lacks), or a GGUF LoRA file. base: needed (else NM_USAGE) where the format changes;
@@ -378,6 +381,7 @@ typedef struct nm_dataset_options {
     const char *const *sources;     /* DATA[:WEIGHT]: JSON, JSON Lines, CSV, text, gzip of these, folders, "-"; docs/data.md */
     size_t n_sources;
     const char *validation;         /* NULL: none; a fraction of the rows ("0.05"), or DATA */
+    int32_t least_validation;       /* where a fraction makes fewer sequences than this, none are kept for validation; 0 = one at least */
     const char *map;                /* "instruction=q,output=a": other names of columns; NULL */
     const char *format;             /* "alpaca", "vicuna" or "raw" in place of the model's template; NULL */
     const char *template_text;      /* the source of a chat template in place of the model's; NULL */
@@ -480,6 +484,7 @@ typedef struct nm_trainer_options {
     int32_t max_length;         /* of a sequence */
     int32_t anchor;             /* tokens of an anchor; 0 = none will be given */
     int32_t batch;              /* sequences of a step; how many go into a pass at once is planned */
+    bool no_packing;            /* each sequence in a pass of its own: slower, the same bits */
     uint64_t memory;            /* bytes for values of passes and the adapter's numbers; 0 = no limit. Less memory, more recomputation: the same bits */
 } nm_trainer_options;
 
@@ -510,8 +515,8 @@ NM_API nm_err nm_trainer_step(nm_trainer *trainer, const nm_sample *samples, siz
     nm_train_report *report, const volatile sig_atomic_t *cancel);
 /* A copy of the adapter as it stands, to be stacked (nm_stack_open) and run. */
 NM_API nm_err nm_trainer_adapter(const nm_trainer *trainer, nm_adapter **out);
-/* Writes a PEFT folder, whole or not at all: plain LoRA or DoRA, lora_alpha = scale x rank. base: base_model_name_or_path; provenance: a JSON object, or NULL. */
-NM_API nm_err nm_trainer_save(const nm_trainer *trainer, const char *folder, const char *base, const char *provenance, const char *summary);
+/* Writes a PEFT folder, whole or not at all: plain LoRA or DoRA, lora_alpha = scale x rank. */
+NM_API nm_err nm_trainer_save(const nm_trainer *trainer, const char *folder, const nm_adapter_card *card);
 /* Everything that the next step depends on, and a note of the caller's; written whole or not at all. Resuming needs a trainer of the same model, options,
  * number of steps and arithmetic (NM_REFUSED), and goes on to the same bits. *note: nm_free. */
 NM_API nm_err nm_trainer_checkpoint(const nm_trainer *trainer, const char *path, const char *note);

@@ -22,7 +22,7 @@ typedef struct changed {        /* a map of the model that an adapter changes */
 struct nm_adapter {
     const nm_model *model;
     nm_adapter_info info;
-    char *path, *base, base_type[16];
+    char *path, *base, base_type[16], prompt_format[16];
     changed *map;               /* [info.n_maps], by ascending weight */
     uint64_t hash;
     uint8_t *memory;            /* of all slots' panels and rows */
@@ -226,6 +226,8 @@ static nm_err describe(nm_adapter *a, const nm_lora *l, const char *path)
     a->info.format = l->format;
     memcpy(a->base_type, l->identity.type, sizeof a->base_type);
     a->info.base_type = a->base_type;
+    memcpy(a->prompt_format, l->prompt_format, sizeof a->prompt_format);
+    a->info.prompt_format = a->prompt_format;
     return NM_OK;
 }
 

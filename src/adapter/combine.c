@@ -230,6 +230,8 @@ static nm_err inherit(work *w, const char *out)
     const nm_lora *told = &w->in[0];
     NM_TRY(one_base(w));
     w->out.naming = told->naming;
+    for (size_t i = 0; i < w->count; i++)       /* as in a stack: the last that tells one */
+        if (*w->in[i].prompt_format && w->weight[i] != 0) nm_lora_set_format(&w->out, w->in[i].prompt_format);
     NM_TRY(copy_text(&w->out.path, out));
     NM_TRY(copy_text(&w->out.base, told->base));
     return copy_text(&w->out.arch, w->o->base && w->o->base->config.arch ? w->o->base->config.arch->name : told->arch);

@@ -16,6 +16,7 @@ nm_err nm_adapter_inspect(nm_adapter_facts *out, const char *path)
     out->format = l.format;
     snprintf(out->base, sizeof out->base, "%s", l.base);
     snprintf(out->base_type, sizeof out->base_type, "%s", l.identity.type);
+    snprintf(out->prompt_format, sizeof out->prompt_format, "%s", l.prompt_format);
     out->sketched = l.identity.known;
     out->dora = l.pairs && l.pair->m;
     out->n_maps = (int32_t)l.pairs;

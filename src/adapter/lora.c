@@ -160,3 +160,11 @@ nm_err nm_lora_read(nm_lora *l, const char *path)
     const char *slash = strrchr(path, '/');
     return slash ? read_beside(l, path, slash > path ? (int)(slash - path) : 1, path) : read_beside(l, ".", 1, path);
 }
+
+void nm_lora_set_format(nm_lora *lora, const char *name)
+{
+    size_t n = name ? strlen(name) : 0;
+    bool word = n && n < sizeof lora->prompt_format && !name[strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-")];
+    memset(lora->prompt_format, 0, sizeof lora->prompt_format);
+    if (word) memcpy(lora->prompt_format, name, n);
+}

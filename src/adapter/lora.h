@@ -30,7 +30,12 @@ typedef struct nm_lora {
     nm_pair *pair;                  /* sorted by name */
     size_t pairs, capacity;
     nm_identity identity;           /* of the base's weights, as far as the file tells */
+    char prompt_format[16];         /* that it was taught in; "" = none told */
 } nm_lora;
+/* The key of prompt_format in either file's metadata. */
+#define NM_KEY_FORMAT "nomoat.format"
+/* Takes a name of a format as files tell it; NULL and what is no name count as none. */
+void nm_lora_set_format(nm_lora *lora, const char *name);
 
 /* A folder with adapter_config.json and adapter_model.safetensors, the latter itself, or a GGUF file. Every value is finite. */
 nm_err nm_lora_read(nm_lora *lora, const char *path);

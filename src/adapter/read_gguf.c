@@ -99,6 +99,15 @@ static nm_err read_tensor(nm_lora *l, const nm_gguf *g, const nm_gguf_tensor *t,
     return a ? add_pair(l, g, name, t, half, alpha) : NM_OK;
 }
 
+static nm_err read_format(nm_lora *l, const nm_gguf *g)
+{
+    char *name = NULL;
+    NM_TRY(copy_text(g, NM_KEY_FORMAT, &name));
+    nm_lora_set_format(l, name);
+    nm_free(name);
+    return NM_OK;
+}
+
 static nm_err read_all(nm_lora *l, const nm_gguf *g)
 {
     float alpha = 0;
@@ -108,6 +117,7 @@ static nm_err read_all(nm_lora *l, const nm_gguf *g)
     NM_TRY(copy_text(g, "general.architecture", &l->arch));
     NM_TRY(copy_text(g, "general.base_model.0.name", &l->base));
     NM_TRY(read_identity(&l->identity, g));
+    NM_TRY(read_format(l, g));
     for (size_t i = 0; i < nm_gguf_tensor_count(g); i++) NM_TRY(read_tensor(l, g, nm_gguf_tensor_at(g, i), alpha));
     if (!l->pairs) return nm_fail(NM_BAD_FILE, "%s: the adapter holds no maps", nm_gguf_name(g));
     return nm_lora_sort(l);

@@ -284,6 +284,7 @@ nm_err nm_lora_read_peft(nm_lora *l, const char *weights, const char *config)
     NM_GOTO(begin(l, weights, &c));
     NM_GOTO(nm_safetensors_open(&f, weights));
     NM_GOTO(read_identity(&l->identity, f));
+    nm_lora_set_format(l, nm_safetensors_meta(f, NM_KEY_FORMAT));
     err = read_weights(l, f, &c);
 out:
     nm_safetensors_close(&f);

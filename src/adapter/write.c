@@ -15,6 +15,8 @@ static const nm_adapter_card no_card;
 
 static const char *base_of(const nm_lora *l, const nm_adapter_card *card) { return card->base ? card->base : l->base; }
 
+static const char *format_of(const nm_lora *l, const nm_adapter_card *card) { return card->prompt_format ? card->prompt_format : l->prompt_format; }
+
 static nm_err put_text(nm_str *s, const char *key, const char *text)
 {
     NM_TRY(nm_str_printf(s, "  \"%s\": ", key));
@@ -147,6 +149,7 @@ static nm_err put_provenance(nm_str *s, const nm_lora *l, const nm_adapter_card 
         nm_str_free(&sketch);
         NM_TRY(err);
     }
+    if (*format_of(l, card)) NM_TRY(put_text(s, "prompt_format", format_of(l, card)));
     return nm_str_printf(s, "  \"provenance\": %s\n}\n", card->provenance ? card->provenance : "{}");
 }
 
@@ -185,19 +188,25 @@ static nm_err add_magnitudes(weights *w, const nm_pair *p)
     return NM_OK;
 }
 
-static nm_err write_weights(const nm_lora *l, const weights *w, const char *path)
+static nm_err write_weights(const nm_lora *l, const weights *w, const char *path, const char *format)
 {
     nm_str sketch = {0};
     char tokenizer[17];
-    nm_safe_meta meta[] = {{"format", "pt"}, {NM_KEY_TYPE, l->identity.type}, {NM_KEY_TOKENIZER, tokenizer}, {NM_KEY_SKETCH, NULL}};
+    nm_safe_meta meta[5] = {{"format", "pt"}};
+    size_t n = 1;
     nm_err err = nm_identity_write(&l->identity, &sketch, tokenizer);
-    meta[3].value = sketch.data;
-    if (err == NM_OK) err = nm_safetensors_write(path, w->tensor, w->count, meta, l->identity.known ? 4 : 1);
+    if (*format) meta[n++] = (nm_safe_meta){NM_KEY_FORMAT, format};
+    if (l->identity.known) {
+        meta[n++] = (nm_safe_meta){NM_KEY_TYPE, l->identity.type};
+        meta[n++] = (nm_safe_meta){NM_KEY_TOKENIZER, tokenizer};
+        meta[n++] = (nm_safe_meta){NM_KEY_SKETCH, sketch.data};
+    }
+    if (err == NM_OK) err = nm_safetensors_write(path, w->tensor, w->count, meta, n);
     nm_str_free(&sketch);
     return err;
 }
 
-static nm_err put_weights(const nm_lora *l, const char *path)
+static nm_err put_weights(const nm_lora *l, const char *path, const char *format)
 {
     size_t n = 3 * l->pairs;
     weights w = {nm_calloc(n, sizeof *w.tensor), nm_calloc(n, sizeof *w.name), nm_calloc(n, sizeof *w.turned), 0};
@@ -207,7 +216,7 @@ static nm_err put_weights(const nm_lora *l, const char *path)
         if (err == NM_OK) err = add_half(&w, &l->pair[i], true);
         if (err == NM_OK) err = add_magnitudes(&w, &l->pair[i]);
     }
-    if (err == NM_OK) err = write_weights(l, &w, path);
+    if (err == NM_OK) err = write_weights(l, &w, path, format);
     for (size_t i = 0; i < n; i++) {
         if (w.name) nm_str_free(&w.name[i]);
         if (w.turned) nm_free(w.turned[i]);
@@ -243,7 +252,7 @@ nm_err nm_lora_write_peft(const nm_lora *l, const char *folder, const nm_adapter
     NM_TRY(write_text(l, card, folder, "nomoat.json", put_provenance));
     NM_TRY(write_text(l, card, folder, "adapter_config.json", put_config));
     nm_err err = nm_str_printf(&path, "%s/adapter_model.safetensors", folder);
-    if (err == NM_OK) err = put_weights(l, path.data);
+    if (err == NM_OK) err = put_weights(l, path.data, format_of(l, card));
     nm_str_free(&path);
     return err;
 }
@@ -274,6 +283,7 @@ static nm_err put_gguf_keys(nm_gguf_writer *w, const nm_lora *l, const nm_adapte
         NM_TRY(nm_gguf_write_string(w, "general.base_model.0.name", base_of(l, card)));
     }
     if (card->provenance) NM_TRY(nm_gguf_write_string(w, "nomoat.provenance", card->provenance));
+    if (*format_of(l, card)) NM_TRY(nm_gguf_write_string(w, NM_KEY_FORMAT, format_of(l, card)));
     return put_identity(w, &l->identity);
 }
 

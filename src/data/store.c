@@ -103,8 +103,16 @@ static nm_err part(nm_dataset *d, const uint8_t *chosen)
     return NM_OK;
 }
 
-nm_err nm_data_split(nm_dataset *d, double fraction, uint64_t seed)
+static size_t count_chosen(const nm_dataset *d, const uint8_t *chosen)
 {
+    size_t n = 0;
+    for (size_t i = 0; i < d->n_entries; i++) n += chosen[d->entries[i].unit];
+    return n;
+}
+
+nm_err nm_data_split(nm_dataset *d, double fraction, uint64_t seed, size_t least)
+{
+    if (d->units < 2 && least) return NM_OK;
     if (d->units < 2 || d->units > UINT32_MAX) return nm_fail(NM_USAGE, "a validation split needs two rows at least: give --val a file of its own");
     size_t n = (size_t)d->units, keep = (size_t)((double)n * fraction + 0.5);
     if (keep < 1) keep = 1;
@@ -116,7 +124,7 @@ nm_err nm_data_split(nm_dataset *d, double fraction, uint64_t seed)
         for (size_t i = 0; i < n; i++) order[i] = (uint32_t)i;
         nm_data_shuffle(order, n, seed, NM_DATA_STREAM(NM_DRAW_SPLIT, 0));
         for (size_t i = 0; i < keep; i++) chosen[order[i]] = 1;
-        err = part(d, chosen);
+        if (count_chosen(d, chosen) >= least) err = part(d, chosen);
     }
     nm_free(order);
     nm_free(chosen);

@@ -54,12 +54,12 @@ nm_err nm_trainer_adapter(const nm_trainer *t, nm_adapter **out)
     return err;
 }
 
-nm_err nm_trainer_save(const nm_trainer *t, const char *folder, const char *base, const char *provenance, const char *summary)
+nm_err nm_trainer_save(const nm_trainer *t, const char *folder, const nm_adapter_card *card)
 {
     nm_lora lora;
     nm_err err = make_lora(t, &lora);
     if (err == NM_OK) err = nm_lora_to_hf(&lora, &t->model->config);
-    if (err == NM_OK) err = nm_lora_write_peft(&lora, folder, &(nm_adapter_card){.base = base, .provenance = provenance, .summary = summary});
+    if (err == NM_OK) err = nm_lora_write_peft(&lora, folder, card);
     nm_lora_free(&lora);
     return err;
 }

@@ -167,7 +167,7 @@ static nm_err open_lora(nm_trainer *t)
 static nm_err open_pass(nm_trainer *t)
 {
     const nm_trainer_options *o = &t->options;
-    int64_t all = (int64_t)o->batch * o->max_length, most = o->max_length > PASS_ROWS ? o->max_length : PASS_ROWS;
+    int64_t together = o->no_packing ? 1 : o->batch, all = together * o->max_length, most = o->max_length > PASS_ROWS ? o->max_length : PASS_ROWS;
     int32_t rows = (int32_t)(all < most ? all : most);
     int64_t out = LOGIT_BYTES / (2 * (int64_t)sizeof(float) * t->model->config.n_vocab);
     const struct { nm_remake remake; int32_t rows; } way[] = {{NM_REMAKE_ROWS, rows}, {NM_REMAKE_ROWS, o->max_length}, {NM_REMAKE_LAYERS, rows},
@@ -175,7 +175,7 @@ static nm_err open_pass(nm_trainer *t)
     uint64_t own = nm_trainer_bytes(t), need = 0;
     for (size_t i = 0; i < sizeof way / sizeof *way; i++) {
         nm_train_options p = {.trained = t->lora.trained, .rank = t->lora.max_rank, .remake = way[i].remake, .stack = o->below, .max_rows = way[i].rows,
-            .max_length = o->max_length, .max_anchor = o->anchor, .max_sequences = o->batch, .max_out = (int32_t)(out < 8 ? 8 : out > MOST_OUT ? MOST_OUT : out)};
+            .max_length = o->max_length, .max_anchor = o->anchor, .max_sequences = (int32_t)together, .max_out = (int32_t)(out < 8 ? 8 : out > MOST_OUT ? MOST_OUT : out)};
         NM_TRY(nm_pass_open(&t->pass, t->model, &p));
         need = own + nm_pass_bytes(t->pass);
         if (!o->memory || need <= o->memory) return NM_OK;

@@ -161,10 +161,80 @@ static void test_common_table(void **state)
                 for (int j = 0; nm_option_name(b, j, other, sizeof other); j++) assert_string_not_equal(name, other);
 }
 
+/* ---- Beneath the line */
+
+static const char *beneath_text;
+
+static nm_err from_json(nm_beneath *b, void *at)
+{
+    nm_json json;
+    (void)at;
+    assert_int_equal(nm_json_parse(&json, beneath_text, strlen(beneath_text)), NM_OK);
+    nm_err err = nm_beneath_json(b, &json, "FILE");
+    nm_json_free(&json);
+    return err;
+}
+
+static const nm_option beneath_options[] = {
+    NM_OPTION_HEADING("Numbers"),
+    {"-n --max-tokens --predict", "N", "", offsetof(settings, number), NM_OPTION_INT, -1, 100},
+    {"--temperature --temp", "X", "", offsetof(settings, real), NM_OPTION_REAL, 0, 2},
+    NM_OPTION_HEADING("Others"),
+    {"-sys --system", "TEXT", "", offsetof(settings, text), NM_OPTION_TEXT, 0, 0},
+    {"--stop", "TEXT", "", offsetof(settings, list), NM_OPTION_LIST, 0, 0},
+    {"-s --seed", "N", "", offsetof(settings, seed), NM_OPTION_SEED, 0, 0},
+    {"--kv -ctk", "f16|f32|q8_0", "", offsetof(settings, kv), NM_OPTION_CHOICE, 0, 0},
+    {"--raw", NULL, "", offsetof(settings, flag), NM_OPTION_FLAG, 0, 0},
+    {"--no-raw", NULL, "", offsetof(settings, flag), NM_OPTION_FLAG, 0, 0},
+    {0}
+};
+static const nm_command over = {.name = "test", .operands = "MODEL", .options = beneath_options, .settings_size = sizeof(settings), .defaults = &defaults,
+    .least_operands = 1, .most_operands = 1, .beneath = from_json};
+
+static nm_err parse_over(settings *s, const char *text, int argc, const char **argv)
+{
+    char *operands[16];
+    int count;
+    beneath_text = text;
+    *s = defaults;
+    return nm_args_parse(&over, argc, (char **)argv, s, operands, &count);
+}
+#define OVER(text, ...) parse_over(&s, text, (int)(sizeof((const char *[]){__VA_ARGS__}) / sizeof(char *)), (const char *[]){__VA_ARGS__})
+
+static void test_beneath(void **state)
+{
+    settings s;
+    nm_str text = {0};
+    (void)state;
+    assert_int_equal(OVER("{\"predict\": 5, \"temp\": 0.1, \"system\": [\"a\", \"b\"], \"stop\": [\"x\", \"y\"], \"seed\": 18446744073709551615, \"kv\": \"q8_0\", \"raw\": true}", "m"), NM_OK);
+    assert_true(s.number == 5 && s.real == 0.1 && s.seed.value == UINT64_MAX && s.kv == 2 && s.flag && s.list.count == 2);
+    assert_string_equal(s.text, "a,b");
+    assert_string_equal(s.list.items[1], "y");
+    /* What is written sets the same again. */
+    assert_int_equal(nm_args_json(&text, &over, &s, " kv "), NM_OK);
+    assert_string_equal(text.data, "{\"max-tokens\": 5, \"temperature\": 0.1, \"system\": \"a,b\", \"stop\": [\"x\", \"y\"], \"seed\": 18446744073709551615, \"raw\": true, \"no-raw\": true}");
+    nm_str_free(&text);
+    nm_args_free(&over, &s);
+    /* The line wins, by whatever spelling, and by the opposite. */
+    assert_int_equal(OVER("{\"max_tokens\": 5, \"stop\": [\"x\"], \"raw\": true, \"temperature\": null, \"kv\": \"f32\"}", "m", "-n", "7", "--stop", "z", "--no-raw"), NM_OK);
+    assert_true(s.number == 7 && s.list.count == 1 && s.kv == 1 && isnan(s.real));
+    assert_string_equal(s.list.items[0], "z");
+    nm_args_free(&over, &s);
+    assert_int_equal(OVER("{\"temperatur\": 1}", "m"), NM_USAGE);
+    assert_non_null(strstr(nm_error_text(), "did you mean \"temperature\"?"));
+    assert_int_equal(OVER("{\"temperature\": 3}", "m"), NM_USAGE);
+    assert_int_equal(OVER("{\"temperature\": true}", "m"), NM_USAGE);
+    assert_int_equal(OVER("{\"raw\": 1}", "m"), NM_USAGE);
+    assert_int_equal(OVER("{\"stop\": [null]}", "m"), NM_USAGE);
+    assert_int_equal(OVER("{\"kv\": {}}", "m"), NM_USAGE);
+    nm_args_free(&over, &s);
+    assert_int_equal(OVER("{\"temperatur\": 1}", "--help"), NM_OK);      /* help does not need it */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_spellings), cmocka_unit_test(test_operands), cmocka_unit_test(test_list), cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_spellings), cmocka_unit_test(test_beneath), cmocka_unit_test(test_operands), cmocka_unit_test(test_list), cmocka_unit_test(test_faults),
         cmocka_unit_test(test_set_by_name), cmocka_unit_test(test_nearest), cmocka_unit_test(test_common_table),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,133 @@
+/* What a run of `nomoat tune` shows of its effect: some rows answered by what was and by the adapter in the folder, greedily. */
+#include <stdio.h>
+#include <string.h>
+
+#include "common.h"
+#include "tune.h"
+
+enum { ANSWER_MOST = 96, TEXT_PROMPT = 32 };     /* tokens of an answer; of a text, where every token is trained, that are taken for a prompt */
+
+typedef struct player {
+    nm_runner *runner;
+    const nm_tokenizer *tokenizer;
+    int32_t best;
+} player;
+
+static nm_err on_logits(void *arg, int32_t index, const float *logits, int32_t n)
+{
+    player *p = arg;
+    (void)index;
+    p->best = 0;
+    for (int32_t i = 1; i < n; i++) if (logits[i] > logits[p->best]) p->best = i;
+    return NM_OK;
+}
+
+static nm_err text_of(const player *p, const int32_t *ids, size_t count, unsigned flags, char **out)
+{
+    size_t length;
+    return nm_detokenize(p->tokenizer, ids, count, flags, out, &length);
+}
+
+static nm_err play(player *p, const nm_tune *t, const nm_stack *stack, const int32_t *prompt, int32_t n, char **out)
+{
+    nm_session_options o = {.context = n + ANSWER_MOST + 1, .compute = (nm_compute)t->set->common.compute, .stack = stack};
+    int32_t ids[ANSWER_MOST], count = 0;
+    nm_session *session = NULL;
+    NM_TRY(nm_choose_kv(&o.kv, o.compute, -1));
+    NM_TRY(nm_session_open(&session, t->stacked->model, &o));
+    nm_item item = {.session = session, .tokens = prompt, .count = n, .want = NM_WANT_LAST, .on_logits = on_logits, .arg = p};
+    nm_err err = nm_run(p->runner, &item, 1, &nm_interrupted);
+    while (err == NM_OK && count < ANSWER_MOST && !nm_token_ends(p->tokenizer, p->best)) {
+        ids[count++] = p->best;
+        item.tokens = &ids[count - 1];
+        item.count = 1;
+        err = nm_run(p->runner, &item, 1, &nm_interrupted);
+    }
+    nm_session_close(&session);
+    return err == NM_OK ? text_of(p, ids, (size_t)count, 0, out) : err;
+}
+
+/* Where the last trained answer begins and ends; of text that is trained from its beginning, behind some tokens. */
+static bool find_answer(const nm_sample *s, int32_t *from, int32_t *to)
+{
+    for (*to = s->count; *to > 1 && !s->mask[*to - 1]; --*to) {}
+    for (*from = *to; *from > 1 && s->mask[*from - 1]; --*from) {}
+    if (*from <= 1 && *to > 1) *from = *to / 2 < TEXT_PROMPT ? *to / 2 : TEXT_PROMPT;
+    return *from >= 1 && *from < *to;
+}
+
+static nm_err answer(player *p, const nm_tune *t, const nm_stack *after, const nm_sample *s, nm_tune_answer *a)
+{
+    int32_t from, to;
+    nm_str where = {0};
+    if (!find_answer(s, &from, &to)) return NM_OK;
+    NM_TRY(nm_str_printf(&where, "%s:%llu", s->file ? s->file : "", (unsigned long long)s->line));
+    a->where = nm_str_take(&where, NULL);
+    bool ends = nm_token_ends(p->tokenizer, s->ids[to - 1]);
+    NM_TRY(text_of(p, s->ids, (size_t)from, NM_TEXT_SPECIAL, &a->prompt));
+    NM_TRY(text_of(p, s->ids + from, (size_t)(to - from - ends), 0, &a->reference));
+    NM_TRY(play(p, t, t->stacked->stack, s->ids, from, &a->before));
+    return play(p, t, after, s->ids, from, &a->after);
+}
+
+/* The stack below with the adapter of the folder on it. */
+static nm_err open_after(const nm_tune *t, nm_adapter **adapter, nm_stack **stack)
+{
+    size_t n = t->stacked->found.count + 1;
+    const nm_adapter **adapters = nm_calloc(n, sizeof(*adapters));
+    float *scales = nm_calloc(n, sizeof *scales);
+    nm_err err = adapters && scales ? nm_adapter_open(adapter, t->stacked->model, t->folder, false) : nm_fail_memory(n * sizeof *scales);
+    if (err == NM_OK) err = nm_stacked_adapters(t->stacked, adapters, scales);
+    if (err == NM_OK) {
+        adapters[n - 1] = *adapter;
+        scales[n - 1] = 1;
+        err = nm_stack_open(stack, t->stacked->model, adapters, scales, n);
+    }
+    nm_free(adapters);
+    nm_free(scales);
+    return err;
+}
+
+/* Rows spread over the validation data, or over the training data where there is none. */
+static nm_sample pick(const nm_tune *t, size_t i, size_t most)
+{
+    nm_split split = nm_dataset_count(t->data, NM_SPLIT_VALIDATION) ? NM_SPLIT_VALIDATION : NM_SPLIT_TRAIN;
+    size_t all = nm_dataset_count(t->data, split);
+    return nm_dataset_sample(t->data, split, all <= most ? i : i * all / most);
+}
+
+nm_err nm_tune_answers(nm_tune *t, nm_tune_answer *answers, size_t most, size_t *count)
+{
+    player p = {.tokenizer = nm_model_tokenizer(t->stacked->model)};
+    nm_runner_options o = {.compute = (nm_compute)t->set->common.compute};
+    nm_adapter *adapter = NULL;
+    nm_stack *after = NULL;
+    *count = 0;
+    if (!p.tokenizer) return NM_OK;
+    nm_err err = nm_runner_open(&p.runner, t->stacked->model, &o);
+    if (err == NM_OK) err = open_after(t, &adapter, &after);
+    for (size_t i = 0; err == NM_OK && i < most; i++) {
+        nm_sample s = pick(t, i, most);
+        if (s.count < 2) continue;
+        answers[*count] = (nm_tune_answer){0};
+        err = answer(&p, t, after, &s, &answers[*count]);
+        if (err == NM_OK && answers[*count].after) ++*count;
+        else nm_tune_answers_free(&answers[*count], 1);
+    }
+    nm_stack_close(&after);
+    nm_adapter_close(&adapter);
+    nm_runner_close(&p.runner);
+    return err;
+}
+
+void nm_tune_answers_free(nm_tune_answer *a, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        nm_free(a[i].where);
+        nm_free(a[i].prompt);
+        nm_free(a[i].before);
+        nm_free(a[i].after);
+        nm_free(a[i].reference);
+        a[i] = (nm_tune_answer){0};
+    }
+}
