@@ -62,6 +62,7 @@ static void close_present(present *p)
 nm_err nm_tune_validate(nm_tune *t, double *loss, double *forgetting)
 {
     present p = {0};
+    nm_trainer_rest(t->trainer);
     bool last = nm_trainer_steps(t->trainer) == t->steps;
     *loss = *forgetting = -1;
     nm_err err = open_present(t, &p);

@@ -27,6 +27,8 @@ typedef struct nm_train_lora {
     int32_t max_rank;
 } nm_train_lora;
 
+/* Only finds out what would be owned (maps, numbers, states, trained, max_rank), with no room for the numbers. */
+nm_err nm_train_lora_list(nm_train_lora *lora, const nm_model *model, const int32_t *wanted, const nm_optim *optim);
 /* wanted: ranks by weight id, 0 = not trained. scale: of every slot. A is drawn uniformly in +-1/sqrt(k) (as PEFT does), B is 0. */
 nm_err nm_train_lora_open(nm_train_lora *lora, const nm_model *model, const int32_t *wanted, float scale, const nm_optim *optim, uint64_t seed);
 void nm_train_lora_close(nm_train_lora *lora);
