@@ -3,6 +3,7 @@
 
 #include "commands.h"
 #include "common.h"
+#include "os/clock.h"
 
 #define TO(member) offsetof(nm_tune_settings, member)
 #define MANY 1000000000
@@ -42,6 +43,7 @@ static const nm_option options[] = {
     {"--save-every", "STEPS", "steps between validations and checkpoints (a tenth of all)", TO(save_every), NM_OPTION_INT, 1, MANY},
     {"--resume", NULL, "go on with the run that was interrupted, to the same bits", TO(resume), NM_OPTION_FLAG, 0, 0},
     {"--memory", "SIZE", "most memory beside the model, as 2G: less is slower, to the same bits", TO(memory), NM_OPTION_TEXT, 0, 0},
+    {"--fit", "TIME", "fewer epochs, then fewer steps, until the run ends within 3h, 90m, 2h30m; says what it chose", TO(fit), NM_OPTION_TEXT, 0, 0},
     {"--plan", NULL, "measure this machine, say what the run would take, and stop", TO(plan), NM_OPTION_FLAG, 0, 0},
     {"--log", "FILE", "a JSON object for each step", TO(log), NM_OPTION_TEXT, 0, 0},
     {"--base-id", "ID", "what the adapter calls its base (the model's name)", TO(base_id), NM_OPTION_TEXT, 0, 0},
@@ -54,7 +56,8 @@ static const nm_tune_settings defaults = {.max_length = 512, .rank = 16, .lr = N
 
 static int run(void *arg, int count, char **operands)
 {
-    const nm_tune_settings *set = arg;
+    nm_tune_settings *set = arg;
+    set->begun_ns = nm_clock_ns();
     nm_stacked stacked;
     if (!set->output && !set->plan && !set->show_mask) return nm_fail(NM_USAGE, "where does the adapter go? Give -o NAME, or -o ./FOLDER");
     if (count < 2 && !set->batches) return nm_fail(NM_USAGE, "no data: nomoat tune MODEL DATA... -o NAME");

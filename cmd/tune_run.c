@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "common.h"
+#include "duration.h"
 #include "os/clock.h"
 #include "show_mask.h"
 #include "tune.h"
@@ -108,7 +109,7 @@ static nm_err finish(nm_tune *t)
     if (!isfinite(t->best)) NM_TRY(nm_tune_keep_adapter(t));
     unlink(t->state);           /* the run is over */
     double seconds = (double)(nm_clock_ns() - t->begun_ns) * 1e-9;
-    nm_note("%lld steps in %s, %.0f tokens/s; loss %.3f -> %.3f", (long long)nm_trainer_steps(t->trainer), nm_tune_time_text(seconds, time), t->tokens / t->seconds,
+    nm_note("%lld steps in %s, %.0f tokens/s; loss %.3f -> %.3f", (long long)nm_trainer_steps(t->trainer), nm_duration_text(seconds, time), t->tokens / t->seconds,
         t->first_loss, t->last_loss);
     if (!t->set->common.json) return nm_out_printf("%s\n", t->folder);
     nm_str s = {0};
@@ -138,7 +139,12 @@ static nm_err run_all(nm_tune *t, char **sources, size_t count)
     NM_TRY(nm_tune_open_order(t));
     NM_TRY(nm_tune_open_trainer(t));
     nm_tune_tell_trainer(t);
-    if (t->set->plan) return nm_tune_forecast(t);
+    if (t->set->memory) NM_TRY(nm_tune_tell_memory(t));
+    if (t->set->fit) {
+        NM_TRY(nm_tune_fit(t));
+        NM_TRY(nm_tune_open_trainer(t));
+    }
+    if (t->set->plan) return nm_tune_plan(t, sources, count);
     NM_TRY(nm_tune_find_folder(t));
     if (t->set->resume) NM_TRY(nm_tune_resume(t));
     else if (access(t->state, F_OK) == 0)

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "common.h"
+#include "duration.h"
 #include "tune.h"
 
 nm_err nm_tune_log_step(nm_tune *t, const nm_train_report *r, double validation, double forgetting)
@@ -20,20 +21,12 @@ nm_err nm_tune_log_step(nm_tune *t, const nm_train_report *r, double validation,
     return err;
 }
 
-const char *nm_tune_time_text(double seconds, char out[32])
-{
-    if (seconds >= 5400) snprintf(out, 32, "%.1f h", seconds / 3600);
-    else if (seconds >= 90) snprintf(out, 32, "%.0f min", seconds / 60);
-    else snprintf(out, 32, "%.0f s", seconds);
-    return out;
-}
-
 void nm_tune_show_progress(nm_tune *t, const nm_train_report *r)
 {
     char left[32];
     if (t->set->common.quiet || !nm_term_is(STDERR_FILENO)) return;
     double speed = t->tokens / t->seconds, rest = (double)(t->steps - r->step) * t->seconds / (double)(r->step - t->from);
-    fprintf(stderr, "\r\x1b[Kstep %lld of %lld  loss %.3f  %.0f tokens/s  %s left", (long long)r->step, (long long)t->steps, t->last_loss, speed, nm_tune_time_text(rest, left));
+    fprintf(stderr, "\r\x1b[Kstep %lld of %lld  loss %.3f  %.0f tokens/s  %s left", (long long)r->step, (long long)t->steps, t->last_loss, speed, nm_duration_text(rest, left));
     fflush(stderr);
 }
 
