@@ -61,6 +61,7 @@ static int run(void *arg, int count, char **operands)
     nm_stacked stacked;
     if (!set->output && !set->plan && !set->show_mask) return nm_fail(NM_USAGE, "where does the adapter go? Give -o NAME, or -o ./FOLDER");
     if (count < 2 && !set->batches) return nm_fail(NM_USAGE, "no data: nomoat tune MODEL DATA... -o NAME");
+    if (set->fit && set->resume) return nm_fail(NM_USAGE, "--fit would measure anew and choose otherwise: to go on, give the --epochs and --max-steps it chose in its place");
     NM_TRY(nm_stacked_open(&stacked, operands[0], &set->common, &set->stack));
     nm_interrupts_catch();
     nm_err err = nm_tune_run(set, &stacked, operands + 1, (size_t)count - 1);

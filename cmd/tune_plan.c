@@ -254,7 +254,7 @@ static void tell_fit(const fit *x, const nm_tune_forecast *asked)
     nm_duration_text(x->f.seconds, now);
     if (asked->steps == x->f.steps) nm_note("--fit %s: all %lld steps fit, in %s", x->t->set->fit, (long long)x->f.steps, now);
     else if (x->set.max_steps == x->t->set->max_steps)
-        nm_note("--fit %s: %g epochs in place of %.3g (%lld steps, %s, in place of %s)", x->t->set->fit, x->set.epochs, asked->epochs, (long long)x->f.steps, now, was);
+        nm_note("--fit %s: %g epochs in place of %.4g (%lld steps, %s, in place of %s)", x->t->set->fit, x->set.epochs, asked->epochs, (long long)x->f.steps, now, was);
     else nm_note("--fit %s: %lld steps (%.2g epochs, %s) in place of %lld (%.3g epochs, %s)", x->t->set->fit, (long long)x->f.steps, x->f.epochs, now,
                  (long long)asked->steps, asked->epochs, was);
 }

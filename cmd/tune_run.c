@@ -6,6 +6,7 @@
 #include "common.h"
 #include "duration.h"
 #include "os/clock.h"
+#include "os/machine.h"
 #include "show_mask.h"
 #include "tune.h"
 
@@ -71,7 +72,10 @@ static nm_err interrupted(nm_tune *t)
     nm_interrupted = 0;
     nm_tune_clear_progress(t);
     NM_TRY(nm_tune_checkpoint(t));
-    nm_note("stopped after step %lld of %lld; the same command with --resume goes on", (long long)nm_trainer_steps(t->trainer), (long long)t->steps);
+    if (t->set->fit)
+        nm_note("stopped after step %lld of %lld; the same command with --max-steps %lld --resume in place of --fit goes on", (long long)nm_trainer_steps(t->trainer),
+            (long long)t->steps, (long long)t->steps);
+    else nm_note("stopped after step %lld of %lld; the same command with --resume goes on", (long long)nm_trainer_steps(t->trainer), (long long)t->steps);
     return nm_fail(NM_INTERRUPTED, "interrupted");
 }
 
@@ -105,12 +109,12 @@ static nm_err loop(nm_tune *t)
 static nm_err finish(nm_tune *t)
 {
     bool validated = nm_dataset_count(t->data, NM_SPLIT_VALIDATION) > 0;
-    char time[32];
+    char time[32], peak[32];
     if (!isfinite(t->best)) NM_TRY(nm_tune_keep_adapter(t));
     unlink(t->state);           /* the run is over */
     double seconds = (double)(nm_clock_ns() - t->begun_ns) * 1e-9;
-    nm_note("%lld steps in %s, %.0f tokens/s; loss %.3f -> %.3f", (long long)nm_trainer_steps(t->trainer), nm_duration_text(seconds, time), t->tokens / t->seconds,
-        t->first_loss, t->last_loss);
+    nm_note("%lld steps in %s, %.0f tokens/s; loss %.3f -> %.3f; %s of memory at most", (long long)nm_trainer_steps(t->trainer), nm_duration_text(seconds, time),
+        t->tokens / t->seconds, t->first_loss, t->last_loss, nm_bytes_text(nm_machine_resident_peak(), peak));
     if (!t->set->common.json) return nm_out_printf("%s\n", t->folder);
     nm_str s = {0};
     nm_err err = nm_str_putc(&s, '{');
@@ -124,6 +128,7 @@ static nm_err finish(nm_tune *t)
     if (err == NM_OK) err = nm_json_double(&s, t->forgetting >= 0 ? t->forgetting : NAN);
     if (err == NM_OK) err = nm_json_key(&s, "seconds");
     if (err == NM_OK) err = nm_json_double(&s, seconds);
+    if (err == NM_OK) err = nm_json_whole(&s, "peak_bytes", nm_machine_resident_peak());
     if (err == NM_OK) err = nm_str_putc(&s, '}');
     return nm_json_print(&s, err);
 }
