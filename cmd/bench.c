@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/rng.h"
+#include "bench_tune.h"
 #include "commands.h"
 #include "common.h"
 #include "os/clock.h"
@@ -13,12 +14,13 @@
 #include "probe.h"
 #include "stack.h"
 
+static const char TUNE_BATCH[] = "4";
 enum { MOST_REPEATS = 100, MOST_LIST = 32, MOST_BATCH = 256, MOST_DEPTH = 1 << 24, TOKEN_SEED = 1 };
 
 typedef struct settings {
     nm_common common;
     const char *depth, *batch;
-    int32_t prompt, generate, repeat, kv;
+    int32_t prompt, generate, repeat, kv, rank, length;
     bool tune;
     nm_stack_options stack;
 } settings;
@@ -106,6 +108,13 @@ static costs count_costs(const nm_model *model, nm_compute compute)
         c.head_bytes *= packed / all;
     }
     return c;
+}
+
+void nm_count_maps(const nm_model *model, double *maps, double *head)
+{
+    costs c = count_costs(model, NM_COMPUTE_F32);
+    *maps = c.body_floats / 2;
+    *head = c.head_floats / 2;
 }
 
 static double kv_bytes(const bench *b, int32_t length)
@@ -337,6 +346,12 @@ static nm_err bench_model(bench *b, const char *name)
     nm_err err = nm_stacked_open(&stacked, name, &b->set->common, &b->set->stack);
     b->model = stacked.model;
     b->stack = stacked.stack;
+    if (err == NM_OK && b->set->tune) {
+        nm_interrupts_catch();
+        err = nm_bench_tune_run(b->model, b->stack, &(nm_bench_tune){b->set->rank, b->batches[0], b->set->length, b->set->repeat}, b->set->common.json);
+        nm_stacked_close(&stacked);
+        return err;
+    }
     if (err == NM_OK) {
         b->costs = count_costs(b->model, (nm_compute)b->set->common.compute);
         nm_interrupts_catch();
@@ -358,10 +373,10 @@ static nm_err bench_model(bench *b, const char *name)
 static int run(void *arg, int count, char **operands)
 {
     bench b = {.set = arg};
-    if (b.set->tune) return nm_fail(NM_REFUSED, "bench --tune is not there yet: 'nomoat tune MODEL DATA --plan' measures training on your own data");
-    if (!b.set->prompt && !b.set->generate) return nm_fail(NM_USAGE, "bench: nothing to measure: give -p or -n a number above 0");
+    if (!b.set->tune && !b.set->prompt && !b.set->generate) return nm_fail(NM_USAGE, "bench: nothing to measure: give -p or -n a number above 0");
     NM_TRY(read_list(b.depths, &b.n_depths, b.set->depth, "--depth", 0, MOST_DEPTH));
-    NM_TRY(read_list(b.batches, &b.n_batches, b.set->batch, "--batch", 1, MOST_BATCH));
+    NM_TRY(read_list(b.batches, &b.n_batches, b.set->batch ? b.set->batch : b.set->tune ? TUNE_BATCH : "1", "--batch", 1, MOST_BATCH));
+    if (b.set->tune && b.n_batches > 1) return nm_fail(NM_USAGE, "bench --tune: give one --batch");
     NM_TRY(nm_choose_kv(&b.kv, (nm_compute)b.set->common.compute, b.set->kv));
     nm_err err = bench_model(&b, operands[0]);
     nm_free(b.results);
@@ -371,21 +386,24 @@ static int run(void *arg, int count, char **operands)
 
 static const nm_option options[] = {
     {"-d --depth", "LIST", "tokens already in the context, e.g. 0,2048", offsetof(settings, depth), NM_OPTION_TEXT, 0, 0},
-    {"--batch", "LIST", "sequences decoded together, e.g. 1,8", offsetof(settings, batch), NM_OPTION_TEXT, 0, 0},
+    {"--batch", "LIST", "sequences decoded together, e.g. 1,8 (1); of a step with --tune (4)", offsetof(settings, batch), NM_OPTION_TEXT, 0, 0},
     {"-p --n-prompt", "N", "tokens of a prefill; 0 leaves it out", offsetof(settings, prompt), NM_OPTION_INT, 0, 1 << 20},
     {"-n --n-gen", "N", "tokens of a decode; 0 leaves it out", offsetof(settings, generate), NM_OPTION_INT, 0, 1 << 20},
     {"-r --repetitions", "N", "times that each test is run", offsetof(settings, repeat), NM_OPTION_INT, 1, MOST_REPEATS},
     {"--kv -ctk -ctv", "f16|f32|q8_0", "type of the cached keys and values (f16; f32 with --compute f32)", offsetof(settings, kv), NM_OPTION_CHOICE, 0, 0},
     NM_STACK_OPTIONS(settings, stack),
-    {"--tune", NULL, "measure a training step", offsetof(settings, tune), NM_OPTION_FLAG, 0, 0},
+    {"--tune", NULL, "measure a step of training instead", offsetof(settings, tune), NM_OPTION_FLAG, 0, 0},
+    {"--rank --lora-r", "N", "with --tune: rank of the adapter on all maps (16)", offsetof(settings, rank), NM_OPTION_INT, 1, 1 << 14},
+    {"--max-length --cutoff-len --max-seq-length", "N", "with --tune: tokens of a sequence (512)", offsetof(settings, length), NM_OPTION_INT, 8, 1 << 20},
     {0}
 };
 
-static const settings defaults = {.depth = "0", .batch = "1", .prompt = 512, .generate = 128, .repeat = 5, .kv = -1};
+static const settings defaults = {.depth = "0", .prompt = 512, .generate = 128, .repeat = 5, .kv = -1, .rank = 16, .length = 512};
 
 static const nm_example examples[] = {
     {"nomoat bench smollm2", "prefill of 512 tokens and decode of 128"},
     {"nomoat bench smollm2 --depth 0,2048 --batch 1,8", "with a long past, and 8 sequences at once"},
+    {"nomoat bench smollm2 --tune", "tokens per second of teaching, rank 16, 4 sequences of 512"},
     {"nomoat bench smollm2 -n 256 -p 0 --json", "decode only, for a script"},
     {NULL, NULL}
 };
@@ -394,7 +412,8 @@ const nm_command nm_command_bench = {
     .name = "bench", .operands = "MODEL", .summary = "measure tokens per second beside the machine's limits",
     .details = "ppN is the prefill of N tokens, tgN the decode of N tokens one by one, tgN@B of B sequences together (tokens of all of them count). The "
         "limits are probed in the same run: reading memory, and products on floats and bytes, on the same threads and instructions. The share says how "
-        "near a test came to the limit that binds it: the bytes it must read, or the products it must form, whichever takes longer.",
+        "near a test came to the limit that binds it: the bytes it must read, or the products it must form, whichever takes longer.\n\n"
+        "--tune times steps of training, every token trained, without anchor: 4 operations for each parameter of the maps and the head, held against the fp32 limit.",
     .examples = examples, .options = options, .settings_size = sizeof(settings), .defaults = &defaults,
     .least_operands = 1, .most_operands = 1, .run = run
 };

@@ -5,6 +5,7 @@
 
 #include "commands.h"
 #include "common.h"
+#include "os/clock.h"
 #include "os/file.h"
 
 #define TO(member) offsetof(nm_tune_settings, member)
@@ -56,6 +57,7 @@ static const nm_option options[] = {
     {"--save-every", "STEPS", "steps between validations and checkpoints (a tenth of all)", TO(save_every), NM_OPTION_INT, 1, MANY},
     {"--resume", NULL, "go on with the run that was interrupted, to the same bits", TO(resume), NM_OPTION_FLAG, 0, 0},
     {"--memory", "SIZE", "most memory beside the model, as 2G: less is slower, to the same bits", TO(memory), NM_OPTION_TEXT, 0, 0},
+    {"--fit", "TIME", "fewer epochs, then fewer steps, until the run ends within 3h, 90m, 2h30m; says what it chose", TO(fit), NM_OPTION_TEXT, 0, 0},
     {"--plan", NULL, "measure this machine, say what the run would take, and stop", TO(plan), NM_OPTION_FLAG, 0, 0},
     {"--no-packing", NULL, "each sequence in a pass of its own: slower, to the same bits", TO(no_packing), NM_OPTION_FLAG, 0, 0},
     NM_OPTION_HEADING("What is left behind"),
@@ -107,11 +109,13 @@ static nm_err beneath(nm_beneath *b, void *settings)
 
 static int run(void *arg, int count, char **operands)
 {
-    const nm_tune_settings *set = arg;
+    nm_tune_settings *set = arg;
+    set->begun_ns = nm_clock_ns();
     nm_stacked stacked;
     if (!set->output && !set->plan && !set->show_mask) return nm_fail(NM_USAGE, "where does the adapter go? Give -o NAME, or -o ./FOLDER");
     if (count < 2 && !set->batches) return nm_fail(NM_USAGE, "no data: nomoat tune MODEL DATA... -o NAME");
     if (set->recipe_said) nm_note("%s", set->recipe_said);
+    if (set->fit && set->resume) return nm_fail(NM_USAGE, "--fit would measure anew and choose otherwise: to go on, give the --epochs and --max-steps it chose in its place");
     NM_TRY(nm_stacked_open(&stacked, operands[0], &set->common, &set->stack));
     nm_interrupts_catch();
     nm_err err = nm_tune_run(set, &stacked, operands, (size_t)count);

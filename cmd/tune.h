@@ -31,6 +31,8 @@ typedef struct nm_tune_settings {
     bool no_anchor;
     const char *anchor_data;
     bool plan, resume;
+    const char *fit;
+    uint64_t begun_ns;          /* when the command began */
     /* what is left behind */
     const char *log, *base_id;
     bool gguf;
@@ -58,6 +60,7 @@ typedef struct nm_tune_history {
 /* A run in work. */
 typedef struct nm_tune {
     const nm_tune_settings *set;
+    nm_tune_settings own;       /* where set points to once something was chosen for the user */
     nm_stacked *stacked;
     nm_dataset *data;
     nm_order *order;
@@ -105,6 +108,7 @@ nm_err nm_tune_open_rows(const nm_tune *t, nm_dataset **out, const char *const *
 void nm_tune_tell_data(const nm_tune *t);
 nm_err nm_tune_open_anchor(nm_tune *t);
 nm_err nm_tune_open_order(nm_tune *t);
+nm_err nm_tune_trainer_options(nm_tune *t, nm_trainer_options *options);
 nm_err nm_tune_open_trainer(nm_tune *t);
 void nm_tune_tell_trainer(const nm_tune *t);
 nm_err nm_tune_find_folder(nm_tune *t);
@@ -120,6 +124,15 @@ nm_err nm_tune_take_step(nm_tune *t, int64_t step, nm_train_report *report);
 
 /* tune_validate.c: loss on the validation data, and what was forgotten; -1 where there is none to measure. */
 nm_err nm_tune_validate(nm_tune *t, double *loss, double *forgetting);
+/* What one validation takes, in seconds, from a few pieces of one. */
+typedef struct nm_look_cost {
+    double adapter;             /* to make the adapter as it stands */
+    double open, score;         /* to open, and for a sample of `scored` tokens; 0 without validation data */
+    int32_t scored;
+    double meter_open, meter;   /* to open, and for a token */
+    size_t meter_early, meter_last;     /* tokens of the meter on the way and at the end; 0: it is not read */
+} nm_look_cost;
+nm_err nm_tune_probe_look(nm_tune *t, nm_look_cost *cost);
 
 /* tune_keep.c */
 nm_err nm_tune_keep_adapter(nm_tune *t);
@@ -151,14 +164,17 @@ nm_err nm_tune_answers(nm_tune *t, nm_tune_answer *answers, size_t most, size_t 
 void nm_tune_answers_free(nm_tune_answer *answers, size_t count);
 
 /* tune_say.c */
-const char *nm_tune_time_text(double seconds, char out[32]);
 void nm_tune_show_progress(nm_tune *t, const nm_train_report *report);
 void nm_tune_clear_progress(const nm_tune *t);
 /* Where the adapter is and how to use it. what: " of step 20", or "". */
 void nm_tune_tell_use(const nm_tune *t, const char *what);
 
-/* tune_plan.c: steps on the real data for a few seconds, with a trainer that is thrown away. */
-nm_err nm_tune_forecast(nm_tune *t);
+/* tune_plan.c. The forecast of t as it stands, with what other choices would change. */
+nm_err nm_tune_plan(nm_tune *t);
+/* --fit: measures, and settles epochs and steps so that the run ends in time: t's settings and order follow. Its trainer is closed. */
+nm_err nm_tune_fit(nm_tune *t);
+/* --memory: says what was chosen for it. */
+nm_err nm_tune_tell_memory(nm_tune *t);
 
 /* The whole run, once the model is open. operands: the model as it was written, and the sources of data. */
 nm_err nm_tune_run(const nm_tune_settings *set, nm_stacked *stacked, char **operands, size_t count);

@@ -128,23 +128,30 @@ static nm_err find_largest(nm_tune *t, size_t *batch, int32_t *length)
     return NM_OK;
 }
 
-nm_err nm_tune_open_trainer(nm_tune *t)
+nm_err nm_tune_trainer_options(nm_tune *t, nm_trainer_options *o)
 {
     const nm_tune_settings *set = t->set;
     size_t batch;
     t->lr = isnan(set->lr) ? RATE_TIMES_WIDTH / nm_model_describe(t->stacked->model)->n_embd : set->lr;
-    nm_trainer_options o = {.rank = set->rank, .alpha = (float)set->alpha, .rslora = set->rslora, .dora = set->dora, .targets = set->targets,
-        .init = set->init, .below = t->stacked->stack, .optimizer = set->optimizer, .lr = (float)t->lr, .lr_ratio = (float)set->lr_ratio, .weight_decay = (float)set->weight_decay,
+    *o = (nm_trainer_options){.rank = set->rank, .alpha = (float)set->alpha, .rslora = set->rslora, .dora = set->dora, .targets = set->targets, .init = set->init,
+        .below = t->stacked->stack, .optimizer = set->optimizer, .lr = (float)t->lr, .lr_ratio = (float)set->lr_ratio, .weight_decay = (float)set->weight_decay,
         .clip = (float)set->clip, .schedule = (nm_schedule)set->schedule, .steps = t->steps, .seed = set->seed.value};
-    NM_TRY(find_largest(t, &batch, &o.max_length));
-    NM_TRY(parse_bytes(set->memory, &o.memory));
-    o.anchor = t->anchor ? NM_ANCHOR_TOKENS : 0;
-    o.batch = (int32_t)batch;
-    o.no_packing = set->no_packing;
-    o.warmup = set->warmup < 1 ? (int64_t)ceil(set->warmup * (double)t->steps) : (int64_t)set->warmup;
+    NM_TRY(find_largest(t, &batch, &o->max_length));
+    NM_TRY(parse_bytes(set->memory, &o->memory));
+    o->anchor = t->anchor ? NM_ANCHOR_TOKENS : 0;
+    o->batch = (int32_t)batch;
+    o->no_packing = set->no_packing;
+    o->warmup = set->warmup < 1 ? (int64_t)ceil(set->warmup * (double)t->steps) : (int64_t)set->warmup;
+    return NM_OK;
+}
+
+nm_err nm_tune_open_trainer(nm_tune *t)
+{
+    nm_trainer_options o;
+    NM_TRY(nm_tune_trainer_options(t, &o));
     NM_TRY(nm_trainer_open(&t->trainer, t->stacked->model, &o));
-    t->sample = nm_calloc(batch, sizeof *t->sample);
-    return t->sample ? NM_OK : nm_fail_memory(batch * sizeof *t->sample);
+    t->sample = nm_calloc((size_t)o.batch, sizeof *t->sample);
+    return t->sample ? NM_OK : nm_fail_memory((size_t)o.batch * sizeof *t->sample);
 }
 
 void nm_tune_tell_trainer(const nm_tune *t)

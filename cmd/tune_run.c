@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include "common.h"
+#include "duration.h"
 #include "os/clock.h"
+#include "os/machine.h"
 #include "show_mask.h"
 #include "tune.h"
 
@@ -94,7 +96,10 @@ static nm_err interrupted(nm_tune *t)
     NM_TRY(nm_tune_checkpoint(t));
     t->ended = "interrupted";
     if (t->set->report) NM_TRY(nm_tune_report(t, false));
-    nm_note("stopped after step %lld of %lld; the same command with --resume goes on", (long long)nm_trainer_steps(t->trainer), (long long)t->steps);
+    if (t->set->fit)
+        nm_note("stopped after step %lld of %lld; the same command with --max-steps %lld --resume in place of --fit goes on", (long long)nm_trainer_steps(t->trainer),
+            (long long)t->steps, (long long)t->steps);
+    else nm_note("stopped after step %lld of %lld; the same command with --resume goes on", (long long)nm_trainer_steps(t->trainer), (long long)t->steps);
     return nm_fail(NM_INTERRUPTED, "interrupted");
 }
 
@@ -155,6 +160,7 @@ static nm_err print_json(const nm_tune *t, double seconds)
     if (err == NM_OK) err = nm_json_double(&s, t->kept_forgetting >= 0 ? t->kept_forgetting : NAN);
     if (err == NM_OK) err = nm_json_key(&s, "seconds");
     if (err == NM_OK) err = nm_json_double(&s, seconds);
+    if (err == NM_OK) err = nm_json_whole(&s, "peak_bytes", nm_machine_resident_peak());
     if (err == NM_OK) err = nm_str_putc(&s, '}');
     return nm_json_print(&s, err);
 }
@@ -171,14 +177,14 @@ static nm_err nothing_kept(nm_tune *t)
 
 static nm_err finish(nm_tune *t)
 {
-    char time[32], what[64] = "";
+    char time[32], peak[32], what[64] = "";
     if (t->over && !t->kept) return nothing_kept(t);
     if (!t->kept) NM_TRY(nm_tune_keep_adapter(t));
     if (t->set->report) NM_TRY(nm_tune_report(t, true));
     unlink(t->state);           /* the run is over */
     double seconds = (double)(nm_clock_ns() - t->begun_ns) * 1e-9;
-    nm_note("%lld steps in %s, %.0f tokens/s; loss %.3f -> %.3f", (long long)nm_trainer_steps(t->trainer), nm_tune_time_text(seconds, time),
-        t->seconds > 0 ? t->tokens / t->seconds : 0, t->first_loss, t->last_loss);
+    nm_note("%lld steps in %s, %.0f tokens/s; loss %.3f -> %.3f; %s of memory at most", (long long)nm_trainer_steps(t->trainer), nm_duration_text(seconds, time),
+        t->seconds > 0 ? t->tokens / t->seconds : 0, t->first_loss, t->last_loss, nm_bytes_text(nm_machine_resident_peak(), peak));
     if (t->kept < nm_trainer_steps(t->trainer)) snprintf(what, sizeof what, " of step %lld", (long long)t->kept);
     nm_tune_tell_use(t, what);
     return t->set->common.json ? print_json(t, seconds) : nm_out_printf("%s\n", t->folder);
@@ -199,6 +205,11 @@ static nm_err prepare(nm_tune *t)
         return nm_fail(NM_USAGE, "--max-forget needs the meter: a model with a tokenizer, and no --meter 0");
     NM_TRY(nm_tune_open_trainer(t));
     nm_tune_tell_trainer(t);
+    if (t->set->memory) NM_TRY(nm_tune_tell_memory(t));
+    if (t->set->fit) {
+        NM_TRY(nm_tune_fit(t));
+        NM_TRY(nm_tune_open_trainer(t));
+    }
     return NM_OK;
 }
 
@@ -216,7 +227,7 @@ static nm_err run_all(nm_tune *t)
 {
     NM_TRY(prepare(t));
     if (t->set->show_mask) return nm_show_mask(t->data, nm_model_tokenizer(t->stacked->model), (size_t)t->set->show_mask);
-    if (t->set->plan) return nm_tune_forecast(t);
+    if (t->set->plan) return nm_tune_plan(t);
     NM_TRY(begin(t));
     t->begun_ns = nm_clock_ns();
     NM_TRY(loop(t));

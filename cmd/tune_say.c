@@ -7,15 +7,8 @@
 #include <unistd.h>
 
 #include "common.h"
+#include "duration.h"
 #include "tune.h"
-
-const char *nm_tune_time_text(double seconds, char out[32])
-{
-    if (seconds >= 5400) snprintf(out, 32, "%.1f h", seconds / 3600);
-    else if (seconds >= 90) snprintf(out, 32, "%.0f min", seconds / 60);
-    else snprintf(out, 32, "%.0f s", seconds);
-    return out;
-}
 
 /* ---- Progress: one line in place -------------------------------------------------------------------------------------------------------- */
 
@@ -70,7 +63,7 @@ void nm_tune_show_progress(nm_tune *t, const nm_train_report *r)
     const nm_tune_look *look = t->history.looks ? &t->history.look[t->history.looks - 1] : NULL;
     if (look && look->validation >= 0) snprintf(validation, sizeof validation, "  val %.3f", look->validation);
     int n = snprintf(before, sizeof before, "step %lld/%lld  loss %.3f", (long long)r->step, (long long)t->steps, t->last_loss);
-    n += snprintf(after, sizeof after, "%s  %.0f tokens/s  %s left", validation, speed, nm_tune_time_text(rest, left));
+    n += snprintf(after, sizeof after, "%s  %.0f tokens/s  %s left", validation, speed, nm_duration_text(rest, left));
     int room = terminal_columns() - n - 2;
     if (room >= CURVE_LEAST && speaks_utf8()) draw_curve(&t->history, room < CURVE_MOST ? room : CURVE_MOST, curve);
     bool colour = *curve && nm_term_colour(STDERR_FILENO);

@@ -413,7 +413,7 @@ typedef struct nm_dataset_stats {
     uint64_t cut_answers;       /* those of them that lost trained tokens */
     uint64_t straddled;         /* answers whose first bytes share a token with the prompt: that token is not trained */
     uint64_t duplicates;        /* validation sequences that are also trained, token for token */
-    int32_t longest;            /* tokens */
+    int32_t longest;            /* tokens, before it was cut */
     const char *first_bad;      /* "FILE:LINE: reason" of the first bad row, or NULL */
     const char *first_duplicate;    /* "FILE:LINE is also FILE:LINE", or NULL */
 } nm_dataset_stats;
@@ -493,12 +493,17 @@ typedef struct nm_trainer_info {
     float scale;
     bool dora;
     uint64_t parameters, bytes;     /* bytes: taken beside the model */
+    uint64_t pass_bytes;            /* of them: what passes compute in, touched as far as they are full */
     int32_t pass_rows;              /* tokens of a pass */
     const char *recomputed;         /* "nothing", "rows" or "layers" */
 } nm_trainer_info;
 
 NM_API nm_err nm_trainer_open(nm_trainer **out, const nm_model *model, const nm_trainer_options *options);
 NM_API void nm_trainer_close(nm_trainer **trainer);
+/* What a trainer of these options would be: nothing is allocated for long. */
+NM_API nm_err nm_trainer_plan(nm_trainer_info *info, const nm_model *model, const nm_trainer_options *options);
+/* Gives the memory of passes back to the system until the next step, so that what is done between steps does not add to it. */
+NM_API void nm_trainer_rest(nm_trainer *trainer);
 NM_API const nm_trainer_info *nm_trainer_describe(const nm_trainer *trainer);
 
 typedef struct nm_train_report {
@@ -507,7 +512,8 @@ typedef struct nm_train_report {
     double anchor;              /* KL to the model before, nats a token of the anchor; 0 without one */
     float lr;
     int64_t supervised, tokens;
-    double seconds;
+    double seconds;             /* of it all; of the anchor and of the optimiser within */
+    double anchor_seconds, update_seconds;
 } nm_train_report;
 /* One step on these samples, together. anchor (may be NULL): general text, all of whose tokens are held to what the model without the adapter says, with
  * this weight. NM_INTERRUPTED leaves the adapter as it was before the step. */

@@ -84,6 +84,12 @@ static void *alloc_zeroed(size_t bytes, bool huge)
 void *nm_alloc_aligned(size_t bytes) { return alloc_zeroed(bytes, true); }
 void *nm_alloc_sparse(size_t bytes) { return alloc_zeroed(bytes, false); }
 
+void nm_rest_aligned(void *pointer, size_t bytes)
+{
+    size_t rounded = (bytes + 63) & ~(size_t)63;
+    if (pointer && rounded >= OWN_MAPPING) madvise(pointer, rounded, MADV_DONTNEED);
+}
+
 void nm_free_aligned(void *pointer, size_t bytes)
 {
     if (!pointer) return;

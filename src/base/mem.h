@@ -19,6 +19,8 @@ char *nm_strndup(const char *s, size_t length);                 /* zero-terminat
 void *nm_alloc_aligned(size_t bytes);
 /* The same for blocks of which little may ever be touched (a runner's rows while it decodes one at a time): large ones stay in small pages. */
 void *nm_alloc_sparse(size_t bytes);
+/* Gives the pages of such a block back to the system, where it is large enough to have its own; what it held is lost. The block stays. */
+void nm_rest_aligned(void *pointer, size_t bytes);
 void nm_free_aligned(void *pointer, size_t bytes);
 
 /* Grows an array so that it holds at least `need` elements; amortised doubling. NM_NO_MEMORY leaves it as it was. */

@@ -220,6 +220,7 @@ static nm_err give(const nm_masker *m, tokens *s)
     nm_sequence q = {.ids = s->ids, .mask = s->mask, .count = s->count};
     size_t all = 0;
     if (s->count) s->mask[0] = 0;       /* nothing stands before it */
+    if (q.count > (size_t)m->stats->longest) m->stats->longest = (int32_t)q.count;
     if (q.count > m->max_length) q.count = m->max_length;
     for (size_t i = 0; i < s->count; i++) {
         all += s->mask[i];

@@ -266,3 +266,11 @@ uint64_t nm_machine_memory_available(void)
 
 uint64_t nm_machine_memory_total(void) { return nm_machine_memory_total_at(""); }
 uint64_t nm_machine_resident(void) { return statm(1); }
+
+uint64_t nm_machine_resident_peak(void)
+{
+    char text[TEXT_SIZE];
+    const char *s = read_text(text, "/proc/self/status") ? strstr(text, "VmHWM:") : NULL;
+    uint64_t kb = s ? strtoull(s + strlen("VmHWM:"), NULL, 10) : 0;
+    return kb * 1024;
+}

@@ -16,6 +16,8 @@ uint64_t nm_machine_memory_available(void);
 uint64_t nm_machine_memory_total(void);
 /* Bytes of this process that are in memory now, files it has mapped included. 0 if unknown. */
 uint64_t nm_machine_resident(void);
+/* The most that was so at any time since the process began. 0 if unknown. */
+uint64_t nm_machine_resident_peak(void);
 
 /* The same with /proc and /sys looked up below `root` ("" is the real system), for tests. cpus[i]: the affinity mask holds CPU i. */
 int nm_machine_cores_at(const char *root, const bool *cpus, int n_cpus);

@@ -66,12 +66,18 @@ static void start(nm_train_lora *l, float scale, uint64_t seed)
     }
 }
 
-static nm_err open_lora(nm_train_lora *l, const int32_t *wanted, float scale, const nm_optim *optim, uint64_t seed)
+nm_err nm_train_lora_list(nm_train_lora *l, const nm_model *model, const int32_t *wanted, bool dora, const nm_optim *optim)
 {
-    l->slot = nm_calloc(l->model->weights, sizeof *l->slot);
-    l->trained = nm_calloc(l->model->weights, 1);
-    if (!l->slot || !l->trained) return nm_fail_memory(l->model->weights * sizeof *l->slot);
-    NM_TRY(list_maps(l, wanted, optim));
+    *l = (nm_train_lora){.model = model, .dora = dora, .slot = nm_calloc(model->weights, sizeof *l->slot), .trained = nm_calloc(model->weights, 1)};
+    nm_err err = l->slot && l->trained ? list_maps(l, wanted, optim) : nm_fail_memory(model->weights * sizeof *l->slot);
+    if (err == NM_OK) return NM_OK;
+    l->numbers = l->states = l->rows = 0;         /* there is no room for them to be freed */
+    nm_train_lora_close(l);
+    return err;
+}
+
+static nm_err open_lora(nm_train_lora *l, float scale, uint64_t seed)
+{
     NM_TRY(allocate(l));
     start(l, scale, seed);
     return l->dora ? nm_train_lora_measure(l) : nm_train_lora_derive(l);
@@ -79,8 +85,8 @@ static nm_err open_lora(nm_train_lora *l, const int32_t *wanted, float scale, co
 
 nm_err nm_train_lora_open(nm_train_lora *l, const nm_model *model, const int32_t *wanted, float scale, bool dora, const nm_optim *optim, uint64_t seed)
 {
-    *l = (nm_train_lora){.model = model, .dora = dora};
-    nm_err err = open_lora(l, wanted, scale, optim, seed);
+    NM_TRY(nm_train_lora_list(l, model, wanted, dora, optim));
+    nm_err err = open_lora(l, scale, seed);
     if (err != NM_OK) nm_train_lora_close(l);
     return err;
 }

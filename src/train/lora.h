@@ -31,6 +31,8 @@ typedef struct nm_train_lora {
     int32_t max_rank;
 } nm_train_lora;
 
+/* Only finds out what would be owned (maps, numbers, states, trained, max_rank), with no room for the numbers. */
+nm_err nm_train_lora_list(nm_train_lora *lora, const nm_model *model, const int32_t *wanted, bool dora, const nm_optim *optim);
 /* wanted: ranks by weight id, 0 = not trained. scale: of every slot. A is drawn uniformly in +-1/sqrt(k) (as PEFT does), B is 0; with `dora` the magnitudes are
  * the lengths of W's rows, and a row of zeros is NM_REFUSED. */
 nm_err nm_train_lora_open(nm_train_lora *lora, const nm_model *model, const int32_t *wanted, float scale, bool dora, const nm_optim *optim, uint64_t seed);

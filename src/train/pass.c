@@ -112,7 +112,24 @@ void nm_pass_close(nm_pass **pass)
     nm_free(p);
 }
 
-uint64_t nm_pass_bytes(const nm_pass *p) { return p->plan.memory_bytes + p->plan.shared_bytes + p->walk.scratch_total + p->before_bytes; }
+/* Sequences share the rows of a pass, and each rounds its keys and values up to a page. */
+static uint64_t page_bytes(const nm_pass *p)
+{
+    int64_t sequences = p->options.max_sequences, pages = p->options.max_rows / NM_PAGE + 1;
+    nm_session_options options = {.context = p->options.max_rows, .kv = NM_KV_F32, .compute = NM_COMPUTE_F32};
+    uint64_t all = nm_session_bytes(p->model, &options);
+    return all + all / (uint64_t)pages * (uint64_t)((sequences < pages ? sequences : pages) - 1);
+}
+
+uint64_t nm_pass_bytes(const nm_pass *p) { return p->plan.memory_bytes + p->plan.shared_bytes + p->walk.scratch_total + p->before_bytes + page_bytes(p); }
+
+void nm_pass_rest(nm_pass *p)
+{
+    nm_rest_aligned(p->walk.exec.memory, p->plan.memory_bytes);
+    nm_rest_aligned(p->walk.exec.shared, p->plan.shared_bytes);
+    nm_rest_aligned(p->walk.exec.scratch, p->walk.scratch_total);
+    nm_rest_aligned(p->before, p->before_bytes);
+}
 
 const nm_train_options *nm_pass_options(const nm_pass *p) { return &p->options; }
 

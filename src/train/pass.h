@@ -26,7 +26,10 @@ typedef struct nm_sequence {
 typedef struct nm_pass nm_pass;
 nm_err nm_pass_open(nm_pass **out, const nm_model *model, const nm_train_options *options);
 void nm_pass_close(nm_pass **pass);
+/* Values, keys and values of attention, scratch: what full passes touch. */
 uint64_t nm_pass_bytes(const nm_pass *pass);
+/* Gives what a pass computes in back to the system until the next one. */
+void nm_pass_rest(nm_pass *pass);
 const nm_train_options *nm_pass_options(const nm_pass *pass);
 
 /* Adds the gradient of  scale * sum of weight * NLL  to train's gradients, and sum of weight * NLL to *loss. nll, if not NULL: of every predicted

@@ -155,8 +155,9 @@ static nm_err open_lora(nm_trainer *t)
     nm_err err = wanted ? NM_OK : nm_fail_memory(t->model->weights * sizeof *wanted);
     float scale = scale_of(&t->options);
     if (err == NM_OK) err = t->options.init ? read_init(t, t->options.init, &init, wanted, &scale) : choose_targets(t->model, t->options.targets, t->options.rank, wanted);
-    if (err == NM_OK) err = nm_train_lora_open(&t->lora, t->model, wanted, scale, t->options.dora, t->optim, t->options.seed);
-    if (err == NM_OK && t->options.init) err = copy_init(t, &init);
+    if (err == NM_OK && t->planned) err = nm_train_lora_list(&t->lora, t->model, wanted, t->options.dora, t->optim);
+    else if (err == NM_OK) err = nm_train_lora_open(&t->lora, t->model, wanted, scale, t->options.dora, t->optim, t->options.seed);
+    if (err == NM_OK && !t->planned && t->options.init) err = copy_init(t, &init);
     nm_lora_free(&init);
     nm_free(wanted);
     t->scale = scale;
@@ -189,11 +190,11 @@ static void describe(nm_trainer *t)
 {
     static const char *const words[] = {"nothing", "rows", "layers"};
     t->info = (nm_trainer_info){.rank = t->lora.max_rank, .maps = (int32_t)t->lora.maps, .scale = t->scale, .parameters = t->lora.numbers, .dora = t->lora.dora,
-        .bytes = nm_trainer_bytes(t) + nm_pass_bytes(t->pass), .pass_rows = nm_pass_options(t->pass)->max_rows,
+        .bytes = nm_trainer_bytes(t) + nm_pass_bytes(t->pass), .pass_bytes = nm_pass_bytes(t->pass), .pass_rows = nm_pass_options(t->pass)->max_rows,
         .recomputed = words[nm_pass_options(t->pass)->remake]};
 }
 
-nm_err nm_trainer_open(nm_trainer **out, const nm_model *model, const nm_trainer_options *options)
+static nm_err open_trainer(nm_trainer **out, const nm_model *model, const nm_trainer_options *options, bool planned)
 {
     *out = NULL;
     if (!model->info.has_weights) return nm_fail(NM_USAGE, "%s: opened for its metadata only", model->name);
@@ -201,6 +202,7 @@ nm_err nm_trainer_open(nm_trainer **out, const nm_model *model, const nm_trainer
     nm_trainer *t = nm_calloc(1, sizeof *t);
     if (!t) return nm_fail_memory(sizeof *t);
     t->model = model;
+    t->planned = planned;
     nm_err err = complete(t, options);
     if (err == NM_OK) err = open_lora(t);
     if (err == NM_OK) err = open_pass(t);
@@ -210,6 +212,18 @@ nm_err nm_trainer_open(nm_trainer **out, const nm_model *model, const nm_trainer
     else nm_trainer_close(&t);
     *out = t;
     return err;
+}
+
+nm_err nm_trainer_open(nm_trainer **out, const nm_model *model, const nm_trainer_options *options) { return open_trainer(out, model, options, false); }
+
+nm_err nm_trainer_plan(nm_trainer_info *info, const nm_model *model, const nm_trainer_options *options)
+{
+    nm_trainer *t;
+    NM_TRY(open_trainer(&t, model, options, true));
+    *info = t->info;
+    t->lora.numbers = t->lora.states = 0;       /* there is no room for them to be freed */
+    nm_trainer_close(&t);
+    return NM_OK;
 }
 
 void nm_trainer_close(nm_trainer **trainer)
@@ -226,6 +240,7 @@ void nm_trainer_close(nm_trainer **trainer)
 
 const nm_trainer_info *nm_trainer_describe(const nm_trainer *t) { return &t->info; }
 int64_t nm_trainer_steps(const nm_trainer *t) { return t->steps; }
+void nm_trainer_rest(nm_trainer *t) { nm_pass_rest(t->pass); }
 uint64_t nm_trainer_bytes(const nm_trainer *t) { return (3 * t->lora.numbers + t->lora.states + t->lora.rows) * sizeof(float); }
 
 /* ---- Steps ------------------------------------------------------------------------------------------------------------------------------ */
@@ -238,8 +253,8 @@ static nm_err take_sample(nm_trainer *t, const nm_sample *sample, float *weight,
     return NM_OK;
 }
 
-static nm_err gradients(nm_trainer *t, const nm_sample *samples, size_t count, const nm_sample *anchor, float anchor_weight, nm_step_report *r, double *kl,
-    const volatile sig_atomic_t *cancel)
+static nm_err gradients(nm_trainer *t, const nm_sample *samples, size_t count, const nm_sample *anchor, float anchor_weight, nm_step_report *r,
+    nm_train_report *report, const volatile sig_atomic_t *cancel)
 {
     float *weight = t->weight;
     if (count < 1 || count > (size_t)t->options.batch) return nm_fail(NM_USAGE, "a step of %zu sequences, and the trainer was made for %d", count, (int)t->options.batch);
@@ -247,7 +262,9 @@ static nm_err gradients(nm_trainer *t, const nm_sample *samples, size_t count, c
     NM_TRY(nm_step_gradients(t->pass, &t->lora, t->sequence, (int32_t)count, r, cancel));
     if (!anchor || anchor->count < 2 || anchor_weight == 0) return NM_OK;
     NM_TRY(take_sample(t, anchor, t->weight, true, &t->sequence[0]));
-    NM_TRY(nm_step_anchor(t->pass, &t->lora, &t->sequence[0], anchor_weight, r, kl, cancel));
+    uint64_t from = nm_clock_ns();
+    NM_TRY(nm_step_anchor(t->pass, &t->lora, &t->sequence[0], anchor_weight, r, &report->anchor, cancel));
+    report->anchor_seconds = (double)(nm_clock_ns() - from) * 1e-9;
     return NM_OK;
 }
 
@@ -255,14 +272,20 @@ nm_err nm_trainer_step(nm_trainer *t, const nm_sample *samples, size_t count, co
     const volatile sig_atomic_t *cancel)
 {
     const nm_trainer_options *o = &t->options;
-    uint64_t from = nm_clock_ns();
+    uint64_t from = nm_clock_ns(), update;
     nm_step_report r = {0};
-    double kl = 0;
-    NM_TRY(gradients(t, samples, count, anchor, anchor_weight, &r, &kl, cancel));
+    *report = (nm_train_report){0};
+    NM_TRY(gradients(t, samples, count, anchor, anchor_weight, &r, report, cancel));
+    update = nm_clock_ns();
     float lr = nm_schedule_rate(o->schedule, o->lr, o->warmup, o->steps, t->steps + 1);
     NM_TRY(nm_train_lora_update(&t->lora, t->optim, &t->set, t->steps + 1, lr, lr * o->lr_ratio, nm_clip_factor(r.grad_norm, o->clip)));
-    t->steps++;
-    *report = (nm_train_report){.step = t->steps, .loss = r.loss, .grad_norm = r.grad_norm, .anchor = kl, .lr = lr, .supervised = (int64_t)r.supervised,
-        .tokens = r.tokens, .seconds = (double)(nm_clock_ns() - from) * 1e-9};
+    report->step = ++t->steps;
+    report->loss = r.loss;
+    report->grad_norm = r.grad_norm;
+    report->lr = lr;
+    report->supervised = (int64_t)r.supervised;
+    report->tokens = r.tokens;
+    report->seconds = (double)(nm_clock_ns() - from) * 1e-9;
+    report->update_seconds = (double)(nm_clock_ns() - update) * 1e-9;
     return NM_OK;
 }

@@ -12,6 +12,7 @@ struct nm_trainer {
     nm_optim_settings set;
     nm_train_lora lora;
     float scale;
+    bool planned;               /* only: there are no numbers to train */
     nm_pass *pass;
     int64_t steps;              /* taken */
     nm_sequence *sequence;      /* [batch] */

@@ -4,7 +4,7 @@
 . "$(dirname "$0")/common.sh"
 
 check 'a missing model is exit 3' ends_with 3 bench "$work/none.gguf"
-check '--tune is refused' ends_with 6 bench "$work/none.gguf" --tune
+check '--tune has one batch' ends_with 2 bench "$work/none.gguf" --tune --batch 1,2
 check 'no model is a fault of use' ends_with 2 bench
 for list in '' ',' '1,' ',1' '1,,2' x 1x -1 99999999999999999999 1:2; do
     check "--depth '$list' is a fault of use" ends_with 2 bench "$work/none.gguf" "--depth=$list"
@@ -28,6 +28,15 @@ if [ -f "$model" ]; then
     check 'tests by depth and batch' test "$tests" = 'pp32:0 tg8:0 tg8@3:0 pp32:16 tg8:16 tg8@3:16 '
     "$NOMOAT" bench "$model" -p 8 -n 0 -r 1 >"$work/out" 2>"$work/err"
     check 'a table for people' grep -q '^pp8 ' "$work/out"
+    "$NOMOAT" bench "$model" --tune --rank 4 --batch 2 --max-length 32 -r 3 --json >"$work/json" 2>"$work/err"
+    check 'a step of training can be measured' test $? -eq 0
+    check 'one line of JSON for it' test "$(wc -l <"$work/json")" -eq 1
+    for key in '"limits": {"fp32_gflops": [0-9]' '"tune": {"rank": 4, "maps": [1-9][0-9]*, "batch": 2, "length": 32, "tokens_per_second": {"median": [0-9.e+]*, "min": [0-9.e+]*, "max": [0-9.e+]*}' \
+        '"gflop_per_token": [0-9]' '"share": [0-9.]*, "trainer_mb": [0-9.]*, "peak_mb": [1-9][0-9.]*, "recomputed": "rows"}}$'; do
+        check "has $key" has "$key"
+    done
+    "$NOMOAT" bench "$model" --tune --max-length 64 -r 1 >"$work/out" 2>"$work/err"
+    check 'and a table of it' grep -q '^speed  *[0-9.]* tokens/s' "$work/out"
     probing() { [ "$(awk '/^VmRSS/ { print $2 }' "/proc/$1/status")" -gt 60000 ]; }      # its buffer is being filled
     interrupted() {
         "$NOMOAT" bench "$model" >"$work/out" 2>"$work/err" </dev/null &

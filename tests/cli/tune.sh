@@ -43,7 +43,7 @@ resumed() {
 check 'a run of DoRA does not go on as one of LoRA' resumed
 check 'on top of a stack' run tune "$model+mine=0.5" "$work/data.jsonl" --format alpaca --max-steps 2 -o "$work/top" --val 0 --meter 64
 check 'as JSON' tune -o "$work/b" --max-steps 2 --json --val 0
-check 'has its keys' has '^{"adapter": ".*/b", "steps": 2, "loss": [0-9.]*, "val_loss": null, "forgetting": [0-9.e-]*, "seconds": [0-9.]*}$'
+check 'has its keys' has '^{"adapter": ".*/b", "steps": 2, "loss": [0-9.]*, "val_loss": null, "forgetting": [0-9.e-]*, "seconds": [0-9.]*, "peak_bytes": [1-9][0-9]*}$'
 
 # ---- the same bits
 same() { cmp -s "$work/a/adapter_model.safetensors" "$1/adapter_model.safetensors"; }
@@ -82,7 +82,20 @@ check 'a run in the way is not overwritten' ends_with 6 tune "$model" "$work/dat
 
 # ---- before work
 check 'a plan' tune --plan --json
-check 'has its keys' has '^{"steps": [0-9]*, "tokens": [0-9]*, "tokens_per_second": [0-9.]*, "seconds": [0-9.]*, "bytes": [0-9]*}$'
+check 'has its keys' has '^{"steps": [0-9]*, "epochs": 2, "tokens": [0-9]*, "trained": [0-9]*, "cut": 0, "tokens_per_second": [0-9.]*, "seconds": [0-9.]*, "bytes": [0-9]*, "peak_bytes": [0-9]*, "pass_tokens": [0-9]*, "recomputed": "rows", "parts": {"opening": [0-9.]*, "steps": [0-9.]*, "anchor": [0-9.]*, "optimizer": [0-9.]*, "validation": [0-9.]*, "meter": [0-9.]*, "saving": [0-9.]*}, "instead": \[{"change": "--rank 2", "steps"'
+check 'and other choices' has '"change": "--max-length 64".*"change": "--batch 8".*"change": "--epochs 1", "steps": [0-9]*, "epochs": 1,.*"change": "--no-anchor"'
+check 'a plan for people' tune --plan
+check 'has a table' has '^--rank 8 .* [0-9.]* [kMG]B'
+ample() { tune -o "$work/a" --val 0.1 --fit '2 h' && says '--fit 2 h: all 12 steps fit' && same "$work/a"; }
+check 'what fits stays as it is, to the bit' ample
+check 'a time that is none' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --fit soon -q
+check 'no time at all' ends_with 6 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --fit 0.01s -q
+check 'says what the least would be' says 'even [0-9]* steps take'
+check '--fit does not resume' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --fit 1h --resume -q
+fitted() { tune -o "$work/h" --val 0 --epochs 1000 --meter 64 --fit 15s --json && says ' epochs in place of 1000 ' && awk -v s="$(value seconds)" 'BEGIN { exit !(s > 4 && s < 30) }'; }
+check 'fewer epochs for less time' fitted
+said() { tune -o "$work/i" --val 0 --max-steps 1 --memory 30M && says '^nomoat: --memory 30M: '; }
+check 'what --memory chose is said' said
 check 'masks' tune --show-mask 1
 check 'show what is trained' has '\[\[It is the number'
 

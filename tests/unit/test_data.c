@@ -576,7 +576,7 @@ static void test_long_rows_are_counted(void **state)
     put("long.jsonl", "{\"question\": \"q\", \"answer\": \"a\"}\n{\"question\": \"q\", \"answer\": \"abcdefghijklmnopqrst\"}\n{\"question\": \"abcdefghijklmnopqrst\", \"answer\": \"a\"}\n");
     assert_int_equal(open_data(&d, m, o, "long.jsonl"), NM_OK);
     const nm_dataset_stats *s = nm_dataset_describe(d);
-    assert_true(s->long_rows == 1 && s->cut_answers == 1 && s->bad_rows == 1 && s->rows == 2 && s->longest == 20);
+    assert_true(s->long_rows == 1 && s->cut_answers == 1 && s->bad_rows == 1 && s->rows == 2 && s->longest > 20);
     assert_non_null(strstr(s->first_bad, "long.jsonl:3: the answer begins behind the 20 tokens of --max-length"));
     nm_dataset_close(&d);
     o.max_length = 3;

@@ -1,0 +1,13 @@
+/* Owns how spans of time are written: read from options, shown to people. */
+#ifndef NM_CMD_DURATION_H
+#define NM_CMD_DURATION_H
+
+#include "nomoat.h"
+
+/* "3h", "90m", "2h30m", "45 min", "1.5 hours", "1d 12h", "20s": numbers with units, the larger first; a number alone is minutes. NM_USAGE, naming the option,
+ * for anything else and for nothing. */
+nm_err nm_read_duration(const char *text, const char *option, double *seconds);
+/* "40 s", "12 min", "3.5 h". Returns out. */
+const char *nm_duration_text(double seconds, char out[32]);
+
+#endif
