@@ -245,7 +245,7 @@ static int run(void *arg, int count, char **operands)
     nm_found_stack found;
     char format[16];
     (void)count;
-    NM_TRY(nm_find_stack(&found, operands[0]));
+    NM_TRY(nm_find_stack(&found, operands[0], false));
     nm_err err = nm_found_format(&found, format);
     if (err == NM_OK) err = nm_open_found(&model, &found.model, &set->common, true);
     if (err != NM_OK) {

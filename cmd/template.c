@@ -121,7 +121,7 @@ static nm_err open_template(nm_template **tmpl, nm_model **model, const settings
     }
     char format[16] = "";
     nm_found_stack found;
-    NM_TRY(nm_find_stack(&found, operand));
+    NM_TRY(nm_find_stack(&found, operand, false));
     nm_err opened = set->name ? NM_OK : nm_found_format(&found, format);
     if (opened == NM_OK) opened = nm_open_found(model, &found.model, &set->common, true);
     nm_found_stack_free(&found);
