@@ -114,6 +114,7 @@ static int run(void *arg, int count, char **operands)
     nm_stacked stacked;
     if (!set->output && !set->plan && !set->show_mask) return nm_fail(NM_USAGE, "where does the adapter go? Give -o NAME, or -o ./FOLDER");
     if (count < 2 && !set->batches) return nm_fail(NM_USAGE, "no data: nomoat tune MODEL DATA... -o NAME");
+    if (set->gguf && set->dora) return nm_fail(NM_USAGE, "--gguf: a GGUF adapter has no place for DoRA's magnitudes: leave --gguf or --dora away");
     if (set->recipe_said) nm_note("%s", set->recipe_said);
     if (set->fit && set->resume) return nm_fail(NM_USAGE, "--fit would measure anew and choose otherwise: to go on, give the --epochs and --max-steps it chose in its place");
     NM_TRY(nm_stacked_open(&stacked, operands[0], &set->common, &set->stack));

@@ -49,6 +49,7 @@ check 'a recipe reaches the settings' settings_of
 tune -o "$work/a" --val 0.1 --log "$work/a.jsonl" --gguf --save-every 2
 check 'the end says how to use it' says "to use it: nomoat run $model+$work/a\$"
 check 'and GGUF lies beside' run run "$model+$work/a/adapter.gguf" --raw hello -n 4 --temp 0
+check 'but not for DoRA' ends_with 2 tune "$model" "$data" --format raw -o "$work/x" --gguf --dora
 from_own() { plain -o "$work/b" --config "$work/a/nomoat.json" && same a b; }
 check 'the settings of an adapter make it again' from_own
 differs() { plain -o "$work/b" --config "$work/a/nomoat.json" --learning_rate 1e-5 && ! same a b && told b '"lr": 1e-05, '; }
