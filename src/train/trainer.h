@@ -2,6 +2,7 @@
 #ifndef NM_TRAIN_TRAINER_H
 #define NM_TRAIN_TRAINER_H
 
+#include "train/pissa.h"
 #include "train/step.h"
 
 struct nm_trainer {
@@ -12,6 +13,7 @@ struct nm_trainer {
     nm_optim_settings set;
     nm_train_lora lora;
     float scale;
+    nm_pissa pissa;             /* NM_START_PISSA */
     nm_pass *pass;
     int64_t steps;              /* taken */
     nm_sequence *sequence;      /* [batch] */
