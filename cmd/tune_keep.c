@@ -19,6 +19,12 @@ static nm_err provenance(const nm_tune *t, nm_str *s)
     NM_TRY(nm_json_whole(s, "rank", (uint64_t)i->rank));
     NM_TRY(nm_json_key(s, "scale"));
     NM_TRY(nm_json_float(s, (double)i->scale));
+    if (set->optimizer) NM_TRY(nm_json_text(s, "optimizer", set->optimizer));
+    if (set->start) NM_TRY(nm_json_text(s, "init", set->start == NM_START_PISSA ? "pissa" : "gaussian"));
+    if (set->dropout > 0) {
+        NM_TRY(nm_json_key(s, "dropout"));
+        NM_TRY(nm_json_double(s, set->dropout));
+    }
     NM_TRY(nm_json_key(s, "learning_rate"));
     NM_TRY(nm_json_double(s, t->lr));
     NM_TRY(nm_json_key(s, "validation_loss"));

@@ -2,7 +2,8 @@
  *   m = mu m + (1 - mu) g;  u = (1 - mu) g + mu m  (Nesterov);  X = u / |u|;  5 times  X = a X + (b G + c G G) X  with G = X X'
  *   p = p (1 - lr decay) - lr f X
  * f is torch.optim.Muon's adjustment: "muon" its default, sqrt(max(1, outputs / inputs)) of the half; "muon-rms" its "match_rms_adamw", 0.2 sqrt(max(outputs,
- * inputs)), which gives updates AdamW's usual size (Liu et al. 2025), so that rates carry over. Of an adapter each half is orthogonalised by itself. */
+ * inputs)), which gives updates AdamW's usual size, 0.2 (Liu et al. 2025), so that rates carry over. With the default a number of B moves by 1 / sqrt(rank),
+ * 0.25 at rank 16, so AdamW's rate serves too; A moves less. Each half of an adapter is orthogonalised by itself. */
 #include <math.h>
 
 #include "optim/optim.h"
