@@ -21,6 +21,8 @@ typedef struct nm_tune_settings {
     double alpha;
     bool rslora, dora;
     const char *targets, *init;
+    int32_t start;              /* an nm_start */
+    double dropout;
     /* how */
     const char *optimizer;
     double lr, lr_ratio, weight_decay, clip, epochs, warmup;

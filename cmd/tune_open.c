@@ -11,7 +11,8 @@
 enum { TEMPLATE_MOST = 1 << 20, TEXT_MOST = 64 << 20, EVALUATIONS = 10, EPOCHS = 3, MOST_EPOCHS = 10, ENOUGH_STEPS = 100, LEAST_VALIDATION = 20 };
 static const char SHARE[] = "0.05";       /* of the rows, for validation */
 
-/* The default rate falls with the width of the model, as the largest stable one does (Yang et al. 2022): 1e-3 for 576 columns, 1.4e-4 for 4,096. */
+/* The default rate falls with the width of the model, as the largest stable one does (Yang et al. 2022): 1e-3 for 576 columns, 1.4e-4 for 4,096.
+ * This is AdamW's; other optimisers have a factor to it. */
 static const double RATE_TIMES_WIDTH = 0.576;
 
 static nm_err parse_bytes(const char *text, uint64_t *out)
@@ -132,9 +133,11 @@ nm_err nm_tune_trainer_options(nm_tune *t, nm_trainer_options *o)
 {
     const nm_tune_settings *set = t->set;
     size_t batch;
-    t->lr = isnan(set->lr) ? RATE_TIMES_WIDTH / nm_model_describe(t->stacked->model)->n_embd : set->lr;
+    float rate;
+    NM_TRY(nm_optimizer_rate(set->optimizer, &rate));
+    t->lr = isnan(set->lr) ? (double)rate * RATE_TIMES_WIDTH / nm_model_describe(t->stacked->model)->n_embd : set->lr;
     *o = (nm_trainer_options){.rank = set->rank, .alpha = (float)set->alpha, .rslora = set->rslora, .dora = set->dora, .targets = set->targets, .init = set->init,
-        .below = t->stacked->stack, .optimizer = set->optimizer, .lr = (float)t->lr, .lr_ratio = (float)set->lr_ratio, .weight_decay = (float)set->weight_decay,
+        .below = t->stacked->stack, .start = (nm_start)set->start, .dropout = (float)set->dropout, .optimizer = set->optimizer, .lr = (float)t->lr, .lr_ratio = (float)set->lr_ratio, .weight_decay = (float)set->weight_decay,
         .clip = (float)set->clip, .schedule = (nm_schedule)set->schedule, .steps = t->steps, .seed = set->seed.value};
     NM_TRY(find_largest(t, &batch, &o->max_length));
     NM_TRY(parse_bytes(set->memory, &o->memory));

@@ -465,6 +465,9 @@ NM_API size_t nm_order_pack(const nm_dataset *dataset, const uint32_t *samples, 
 /* Trains a LoRA adapter (Hu et al. 2021) on the model as it runs: the same quantised weights, in fp32 on what they stand for. */
 typedef struct nm_trainer nm_trainer;
 typedef enum nm_schedule { NM_SCHEDULE_COSINE, NM_SCHEDULE_LINEAR, NM_SCHEDULE_CONSTANT } nm_schedule;
+/* How the halves begin: B = 0 and A drawn uniformly or from a normal distribution, as PEFT does; or both from the largest singular triplets of the map, as
+ * many as the rank (PiSSA, Meng et al. 2024), which then are subtracted from it: what is saved has twice the rank. */
+typedef enum nm_start { NM_START_UNIFORM, NM_START_GAUSSIAN, NM_START_PISSA } nm_start;
 
 typedef struct nm_trainer_options {
     int32_t rank;               /* 0 = 16 */
@@ -474,8 +477,10 @@ typedef struct nm_trainer_options {
     const char *targets;        /* maps by the last part of their names, GGUF's ("attn_q") or PEFT's ("q_proj"), between commas; NULL: all linear maps of the layers */
     const char *init;           /* start from this adapter: its rank, scale and targets hold; NULL */
     const nm_stack *below;      /* adapters that stay as they are, below the one that is trained; NULL */
+    nm_start start;             /* without `init` */
+    float dropout;              /* probability that a value that goes into an A half is dropped in training, [0, 1); a mask for each map, step and token */
     const char *optimizer;      /* NULL = "adamw" */
-    float lr, lr_ratio;         /* 0 = 2e-4; lr_ratio: the B halves' rate to the A halves' (LoRA+, Hayou et al. 2024), 0 = 1 */
+    float lr, lr_ratio;         /* 0 = 2e-4 x nm_optimizer_rate; lr_ratio: the B halves' rate to the A halves' (LoRA+, Hayou et al. 2024), 0 = 1 */
     float weight_decay;         /* negative = the optimiser's own */
     float clip;                 /* of the gradient's norm; 0 = none */
     nm_schedule schedule;
@@ -497,6 +502,9 @@ typedef struct nm_trainer_info {
     int32_t pass_rows;              /* tokens of a pass */
     const char *recomputed;         /* "nothing", "rows" or "layers" */
 } nm_trainer_info;
+
+/* What suits an optimiser (NULL = "adamw") as a learning rate, to what suits AdamW. NM_USAGE, naming those that are known, if there is none of that name. */
+NM_API nm_err nm_optimizer_rate(const char *name, float *rate);
 
 NM_API nm_err nm_trainer_open(nm_trainer **out, const nm_model *model, const nm_trainer_options *options);
 NM_API void nm_trainer_close(nm_trainer **trainer);

@@ -6,7 +6,8 @@
  *
  * Adjoint, in fp32 on exactly dequantised weights: dx = dy W as one chain over the outputs ascending, then for each slot in stack order
  * dx = fma(s, (dy B) A, dx). For the trained slot t = s x A' and u = s dy B; da and db are left folds over the rows: da += u' x, db += dy' t.
- * Behind a gain dy is dy * gain; before, the magnitudes' gradient is folded from it and from y, dm += dy ((y - b) / m), and the bias's. */
+ * Behind a gain dy is dy * gain; before, the magnitudes' gradient is folded from it and from y, dm += dy ((y - b) / m), and the bias's. With dropout
+ * the trained slot reads a masked x, and what it adds to dx is masked alike. */
 #include "base/pool.h"
 #include "op/op.h"
 
@@ -42,7 +43,7 @@ enum { BACK_OUTPUTS = 64, BACK_INPUTS = NM_UNPACK_INPUTS, BACK_ROWS = 256 };
 
 static size_t train_scratch(const nm_shape *c, const nm_weight *w)
 {
-    size_t block = BACK_OUTPUTS * BACK_INPUTS + BACK_ROWS * BACK_INPUTS, slot = SLOT_ROWS * (size_t)(c->train_rank + w->n);
+    size_t block = BACK_OUTPUTS * BACK_INPUTS + BACK_ROWS * BACK_INPUTS, slot = SLOT_ROWS * (size_t)(c->train_rank + w->n + w->k);
     return nm_linear_scratch(&w->panels, 1) + (block > slot ? block : slot) * sizeof(float);
 }
 
@@ -101,14 +102,43 @@ static void add_slots(const nm_exec *e, const nm_step *s, const nm_stack *stack,
     }
 }
 
+static nm_rows rows_kind(const nm_exec *e, const nm_step *s) { return nm_owner(e->value, nm_in(e->operand, s, 0))->rows; }
+
+static bool drops(const nm_exec *e) { return e->train->dropout.p > 0; }
+
+/* Columns [c0, c0 + count) of rows [r, r + rows) with the mask that belongs to them, from x, the first of these rows at c0; y may be x. */
+static void drop(const nm_exec *e, const nm_step *s, int64_t r, int64_t rows, int64_t c0, int64_t count, const float *x, size_t ldx, float *y, size_t ldy)
+{
+    const nm_dropout *d = &e->train->dropout;
+    for (int64_t i = 0; i < rows; i++) {
+        const nm_row *row = &e->row[rows_kind(e, s) == NM_ROWS_OUT ? e->out_row[r + i] : r + i];
+        nm_dropout_row(d, nm_step_weight(e, s, 0)->id, d->first + row->seq, row->position, c0, count, x + (size_t)i * ldx, y + (size_t)i * ldy);
+    }
+}
+
+/* t = x A' of the trained slot for rows [r0, r1); with dropout at most SLOT_ROWS of them, whose masked inputs go to `masked`. */
+static void into_slot(const nm_exec *e, const nm_step *s, const nm_train_slot *slot, int64_t r0, int64_t r1, float *t, float *masked)
+{
+    int32_t v = nm_in(e->operand, s, 0);
+    const float *x = nm_at(e, v, r0);
+    size_t ldx = nm_ld(e->value, v);
+    int64_t k = nm_step_weight(e, s, 0)->k;
+    if (drops(e)) {
+        drop(e, s, r0, r1 - r0, 0, k, x, ldx, masked, (size_t)k);
+        x = masked;
+        ldx = (size_t)k;
+    }
+    e->kernel->gemm(&(nm_gemm_job){.m = r1 - r0, .n = slot->rank, .k = k, .a = x, .a_row = ldx, .a_k = 1, .b = slot->a_t, .ldb = (size_t)slot->rank,
+        .c = t, .ldc = (size_t)slot->rank});
+}
+
 /* Adds the slot that is being trained to rows [r0, r1), at most SLOT_ROWS of them. */
 static void add_trained(const nm_exec *e, const nm_step *s, const nm_train_slot *slot, int64_t r0, int64_t r1, float *own)
 {
     const nm_weight *w = nm_step_weight(e, s, 0);
-    int32_t x = nm_in(e->operand, s, 0), y = nm_out(e->operand, s, 0);
+    int32_t y = nm_out(e->operand, s, 0);
     float *t = own, *u = t + SLOT_ROWS * slot->rank;
-    e->kernel->gemm(&(nm_gemm_job){.m = r1 - r0, .n = slot->rank, .k = w->k, .a = nm_at(e, x, r0), .a_row = nm_ld(e->value, x), .a_k = 1,
-        .b = slot->a_t, .ldb = (size_t)slot->rank, .c = t, .ldc = (size_t)slot->rank});
+    into_slot(e, s, slot, r0, r1, t, u + SLOT_ROWS * w->n);
     e->kernel->gemm(&(nm_gemm_job){.m = r1 - r0, .n = w->n, .k = slot->rank, .a = t, .a_row = (size_t)slot->rank, .a_k = 1,
         .b = slot->b_t, .ldb = (size_t)w->n, .c = u, .ldc = (size_t)w->n});
     for (int64_t r = r0; r < r1; r++) {
@@ -128,8 +158,6 @@ static const nm_stack *stack_of(const nm_exec *e, nm_rows kind, int64_t r)
 {
     return e->row[kind == NM_ROWS_OUT ? e->out_row[r] : r].stack;
 }
-
-static nm_rows rows_kind(const nm_exec *e, const nm_step *s) { return nm_owner(e->value, nm_in(e->operand, s, 0))->rows; }
 
 /* The end of the run of rows from r on, at most `most` of them and before `to`, that have one stack. */
 static int64_t same_stack(const nm_exec *e, nm_rows kind, int64_t r, int64_t to, int64_t most)
@@ -247,14 +275,13 @@ static void gain_back(const nm_exec *e, const nm_step *s, const nm_train_slot *s
 }
 
 /* Phase one, rows shared out: t = s x A', u = s dy B of the trained slot; g = dy B of the stack's. */
-static void slot_back(const nm_exec *e, const nm_step *s, const nm_train_slot *slot, const slot_rows *z, int64_t r0, int64_t r1)
+static void slot_back(const nm_exec *e, const nm_step *s, const nm_train_slot *slot, const slot_rows *z, int64_t r0, int64_t r1, float *own)
 {
     const nm_weight *w = nm_step_weight(e, s, 0);
-    int32_t x = nm_in(e->operand, s, 0), y = nm_out(e->operand, s, 0);
-    int64_t rank = slot->rank, count = (r1 - r0) * rank;
+    int32_t y = nm_out(e->operand, s, 0);
+    int64_t rank = slot->rank, count = (r1 - r0) * rank, step = drops(e) ? SLOT_ROWS : r1 - r0;
     float *t = z->t + r0 * rank, *u = z->u + r0 * rank;
-    e->kernel->gemm(&(nm_gemm_job){.m = r1 - r0, .n = rank, .k = w->k, .a = nm_at(e, x, r0), .a_row = nm_ld(e->value, x), .a_k = 1,
-        .b = slot->a_t, .ldb = (size_t)rank, .c = t, .ldc = (size_t)rank});
+    for (int64_t r = r0; r < r1; r += step) into_slot(e, s, slot, r, r1 - r < step ? r1 : r + step, z->t + r * rank, own);
     e->kernel->gemm(&(nm_gemm_job){.m = r1 - r0, .n = rank, .k = w->n, .a = nm_grad(e, y, r0), .a_row = nm_ld(e->value, y), .a_k = 1,
         .b = slot->b, .ldb = (size_t)rank, .c = u, .ldc = (size_t)rank});
     e->kernel->scale(t, slot->scale, count, t);
@@ -305,6 +332,23 @@ static void add_stack_back(const nm_exec *e, const nm_step *s, const slot_rows *
     }
 }
 
+/* dx += u A of the trained slot, masked as x was. */
+static void slot_inputs(const nm_exec *e, const nm_step *s, const nm_train_slot *slot, const slot_rows *z, int64_t r, int64_t rows, int64_t k0, int64_t count,
+    float *dx, size_t ld, float *block)
+{
+    nm_gemm_job job = {.m = rows, .n = count, .k = slot->rank, .a = z->u + r * slot->rank, .a_row = (size_t)slot->rank, .a_k = 1, .b = slot->a + k0,
+        .ldb = (size_t)nm_step_weight(e, s, 0)->k, .c = dx, .ldc = ld, .add = true};
+    if (drops(e)) {
+        job.c = block;
+        job.ldc = BACK_INPUTS;
+        job.add = false;
+    }
+    e->kernel->gemm(&job);
+    if (!drops(e)) return;
+    drop(e, s, r, rows, k0, count, block, BACK_INPUTS, block, BACK_INPUTS);
+    for (int64_t i = 0; i < rows; i++) e->kernel->add_scaled(dx + (size_t)i * ld, block + i * BACK_INPUTS, 1, count, dx + (size_t)i * ld);
+}
+
 /* Phase two: a ticket is BACK_ROWS rows of BACK_INPUTS inputs of dx. */
 static void back_inputs(const nm_exec *e, const nm_step *s, const nm_train_slot *slot, const slot_rows *z, float *own)
 {
@@ -318,8 +362,7 @@ static void back_inputs(const nm_exec *e, const nm_step *s, const nm_train_slot 
         size_t ld = nm_ld(e->value, x);
         product_back(e, &w->panels, nm_grad(e, y, r), nm_ld(e->value, y), count, k0, inputs, dx, ld, nm_adds(e, s, 0), own);
         if (e->stacked) add_stack_back(e, s, z, r, r + count, k0, inputs, own);
-        if (slot) e->kernel->gemm(&(nm_gemm_job){.m = count, .n = inputs, .k = slot->rank, .a = z->u + r * slot->rank, .a_row = (size_t)slot->rank, .a_k = 1,
-            .b = slot->a + k0, .ldb = (size_t)w->k, .c = dx, .ldc = ld, .add = true});
+        if (slot) slot_inputs(e, s, slot, z, r, count, k0, inputs, dx, ld, own);
     }
 }
 
@@ -329,8 +372,19 @@ static void fold(const nm_exec *e, const float *a, size_t lda, int64_t m, const 
     e->kernel->gemm(&(nm_gemm_job){.m = m, .n = n, .k = rows, .a = a, .a_row = 1, .a_k = lda, .b = b, .ldb = ldb, .c = c, .ldc = ldc, .add = true});
 }
 
+/* Columns [c, c + n) of da += u' x with x masked: the same fold, a block of rows at a time. */
+static void fold_masked(const nm_exec *e, const nm_step *s, const nm_train_slot *slot, const slot_rows *z, int64_t rows, int64_t c, int64_t n, float *block)
+{
+    int32_t x = nm_in(e->operand, s, 0);
+    for (int64_t r = 0; r < rows; r += BACK_ROWS) {
+        int64_t count = rows - r < BACK_ROWS ? rows - r : BACK_ROWS;
+        drop(e, s, r, count, c, n, nm_at(e, x, r) + c, nm_ld(e->value, x), block, BACK_INPUTS);
+        fold(e, z->u + r * slot->rank, (size_t)slot->rank, slot->rank, block, BACK_INPUTS, count, n, slot->da + c, (size_t)nm_step_weight(e, s, 0)->k);
+    }
+}
+
 /* Phase three: gradients of the slot, a ticket BACK_INPUTS columns of da, then of db. */
-static void back_slot(const nm_exec *e, const nm_step *s, const nm_train_slot *slot, const slot_rows *z)
+static void back_slot(const nm_exec *e, const nm_step *s, const nm_train_slot *slot, const slot_rows *z, float *own)
 {
     const nm_weight *w = nm_step_weight(e, s, 0);
     int32_t x = nm_in(e->operand, s, 0), y = nm_out(e->operand, s, 0);
@@ -339,7 +393,8 @@ static void back_slot(const nm_exec *e, const nm_step *s, const nm_train_slot *s
         bool in_a = ticket < of_a;
         int64_t c = (in_a ? ticket : ticket - of_a) * BACK_INPUTS, all = in_a ? w->k : w->n, n = all - c < BACK_INPUTS ? all - c : BACK_INPUTS;
         int32_t v = in_a ? x : y;
-        fold(e, in_a ? z->u : z->t, (size_t)slot->rank, slot->rank, (in_a ? nm_at(e, v, 0) : nm_grad(e, v, 0)) + c, nm_ld(e->value, v), rows, n,
+        if (in_a && drops(e)) fold_masked(e, s, slot, z, rows, c, n, own);
+        else fold(e, in_a ? z->u : z->t, (size_t)slot->rank, slot->rank, (in_a ? nm_at(e, v, 0) : nm_grad(e, v, 0)) + c, nm_ld(e->value, v), rows, n,
             (in_a ? slot->da : slot->db_t) + c, (size_t)all);
     }
 }
@@ -372,17 +427,17 @@ static void back_wide(nm_exec *e, const nm_step *s, int thread, int threads)
     }
     if (slot || e->stacked) {
         nm_share(e->rows[rows_kind(e, s)], SLOT_ROWS, thread, threads, &from, &to);
-        if (slot && from < to) slot_back(e, s, slot, &z, from, to);
+        if (slot && from < to) slot_back(e, s, slot, &z, from, to, own);
         if (below) {            /* the trained slot needs dy before the stack's gains */
             nm_pool_barrier();
-            if (slot) back_slot(e, s, slot, &z);
+            if (slot) back_slot(e, s, slot, &z, own);
             nm_pool_barrier();
         }
         if (e->stacked && (below || nm_wants(e, s, 0))) stack_back(e, s, &z, from, to, own);
         nm_pool_barrier();
     }
     if (nm_wants(e, s, 0)) back_inputs(e, s, slot, &z, own);
-    if (slot && !below) back_slot(e, s, slot, &z);
+    if (slot && !below) back_slot(e, s, slot, &z, own);
     back_weight(e, s, !gains);
 }
 

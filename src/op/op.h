@@ -8,6 +8,7 @@
 
 #include <stdatomic.h>
 
+#include "op/dropout.h"
 #include "op/state.h"
 
 typedef enum nm_opcode {
@@ -99,6 +100,7 @@ typedef struct nm_train_slot {
 typedef struct nm_train {
     const nm_train_slot *slot;  /* by weight id */
     float *const *grad;         /* by weight id: [n][k], or [n] of a vector; NULL = not asked for. The whole may be NULL */
+    nm_dropout dropout;         /* of what goes into the A halves */
 } nm_train;
 
 /* What a step's backward owes, by input: bit i of `wants`: the gradient of input i is asked for; of `adds`: it holds something already, to which

@@ -4,7 +4,7 @@
 
 #include "optim/optim.h"
 
-static size_t state(int64_t rows, int64_t columns) { return 2 * (size_t)(rows * columns); }
+static size_t state(int64_t rows, int64_t columns) { return 2 * (size_t)(rows * columns) * sizeof(float); }
 
 static void update(const nm_optim_job *j)
 {
@@ -21,5 +21,5 @@ static void update(const nm_optim_job *j)
     }
 }
 
-const nm_optim nm_optim_adamw = {.name = "adamw", .defaults = {.beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .weight_decay = 0.01f}, .state = state,
+const nm_optim nm_optim_adamw = {.name = "adamw", .rate = 1, .defaults = {.beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .weight_decay = 0.01f}, .state = state,
     .update = update};

@@ -16,6 +16,14 @@ static const nm_optim *const optims[] = {
 };
 enum { OPTIMS = sizeof optims / sizeof *optims };
 
+nm_err nm_optimizer_rate(const char *name, float *rate)
+{
+    const nm_optim *optim;
+    NM_TRY(nm_optim_find(name ? name : "adamw", &optim));
+    *rate = optim->rate;
+    return NM_OK;
+}
+
 const nm_optim *nm_optim_at(int index) { return index >= 0 && index < OPTIMS ? optims[index] : NULL; }
 
 nm_err nm_optim_find(const char *name, const nm_optim **optim)

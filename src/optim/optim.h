@@ -4,25 +4,31 @@
 #define NM_OPTIM_H
 
 #include "base/err.h"
+#include "kernel/kernel.h"
 
 typedef struct nm_optim_settings {
-    float beta1, beta2, eps, weight_decay;
+    float beta1, beta2, eps, weight_decay;      /* an optimiser without one of them ignores it */
 } nm_optim_settings;
 
 typedef struct nm_optim_job {
     const nm_optim_settings *set;
+    const nm_kernels *kernel;
     int64_t step;               /* from 1 */
     float lr;
-    int64_t rows, columns;
+    int64_t rows, columns;      /* rows <= columns */
+    bool turned;                /* p is the transpose of what is trained (the B half): where its shape or the order of its numbers counts, they are that one's */
     float *p;                   /* [rows][columns] */
-    const float *g;
-    float *state;               /* nm_optim.state floats, zero before the first step */
+    float *g;                   /* the same; may be destroyed */
+    void *state;                /* nm_optim.state bytes, zero before the first step */
+    void *scratch;              /* nm_optim.scratch bytes, 64-byte aligned */
 } nm_optim_job;
 
 typedef struct nm_optim {
     const char *name;
+    float rate;                 /* what suits it as a learning rate, to what suits AdamW */
     nm_optim_settings defaults;
-    size_t (*state)(int64_t rows, int64_t columns);     /* floats */
+    size_t (*state)(int64_t rows, int64_t columns);     /* bytes */
+    size_t (*scratch)(int64_t rows, int64_t columns);   /* bytes; NULL = none */
     void (*update)(const nm_optim_job *);
 } nm_optim;
 

@@ -9,10 +9,15 @@
 #include "base/pool.h"
 #include "base/rng.h"
 
+enum { STATE_ALIGN = 64 };
+
 static size_t halves_of(const nm_train_map *m) { return (size_t)m->rank * (size_t)(m->n + m->k); }
 static size_t numbers_of(const nm_train_lora *l, const nm_train_map *m) { return halves_of(m) + (l->dora ? (size_t)m->n : 0); }
 
 float *nm_train_lora_magnitudes(const nm_train_lora *l, const nm_train_map *m) { return l->dora ? l->p + m->at + halves_of(m) : NULL; }
+
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+static size_t state_of(const nm_optim *optim, int64_t rows, int64_t columns) { return (optim->state(rows, columns) + STATE_ALIGN - 1) / STATE_ALIGN * STATE_ALIGN; }
 
 /* ---- Opening ---------------------------------------------------------------------------------------------------------------------- */
 
@@ -26,11 +31,12 @@ static nm_err list_maps(nm_train_lora *l, const int32_t *wanted, const nm_optim 
             return nm_fail(NM_USAGE, "%s: a rank of %d makes no sense for %lld x %lld", w->name, (int)wanted[i], (long long)w->k, (long long)w->n);
         NM_TRY(NM_GROW(l->map, capacity, l->maps + 1));
         nm_train_map *m = &l->map[l->maps++];
-        *m = (nm_train_map){.weight = (int32_t)i, .rank = wanted[i], .n = w->n, .k = w->k, .at = l->numbers, .state = l->states, .row = l->rows};
+        *m = (nm_train_map){.weight = (int32_t)i, .rank = wanted[i], .n = w->n, .k = w->k, .at = l->numbers, .state = l->state_bytes, .row = l->rows};
         l->numbers += numbers_of(l, m);
-        l->states += optim->state(m->rank, m->k) + optim->state(m->rank, m->n);
+        l->state_bytes += state_of(optim, m->rank, m->k) + state_of(optim, m->rank, m->n);
+        if (optim->scratch) l->scratch_bytes = larger(l->scratch_bytes, larger(optim->scratch(m->rank, m->k), optim->scratch(m->rank, m->n)));
         if (l->dora) {
-            l->states += optim->state(1, m->n);
+            l->state_bytes += state_of(optim, 1, m->n);
             l->rows += 2 * (size_t)m->n;
         }
         l->trained[i] |= l->dora ? NM_TRAIN_SLOT | NM_TRAIN_GAIN : NM_TRAIN_SLOT;
@@ -45,19 +51,35 @@ static nm_err allocate(nm_train_lora *l)
     l->p = nm_alloc_aligned(bytes);
     l->g = nm_alloc_aligned(bytes);
     l->half = nm_alloc_aligned(bytes);
-    l->state = nm_alloc_aligned(l->states * sizeof(float));
+    l->state = nm_alloc_aligned(l->state_bytes);
     if (l->rows && !(l->stretch = nm_alloc_aligned(l->rows * sizeof(float)))) return nm_fail_memory(l->rows * sizeof(float));
-    return l->p && l->g && l->half && l->state ? NM_OK : nm_fail_memory(3 * bytes + l->states * sizeof(float));
+    return l->p && l->g && l->half && l->state ? NM_OK : nm_fail_memory(3 * bytes + l->state_bytes);
 }
 
-static void start(nm_train_lora *l, float scale, uint64_t seed)
+/* Number `index` of a normal distribution, by the ratio of uniforms (Kinderman and Monahan 1977): of a logarithm only a comparison is asked, so that its last
+ * bit, in which C libraries differ, decides nothing. */
+static double draw_normal(uint64_t seed, uint64_t stream, uint64_t index)
+{
+    enum { TRIES = 64 };        /* each fails with probability 0.27 */
+    double x = 0;
+    for (uint64_t i = 0; i < TRIES; i++) {
+        double u = 1 - nm_rng_unit(seed, stream, (index * TRIES + i) * 2), v = nm_rng_unit(seed, stream, (index * TRIES + i) * 2 + 1);
+        x = 1.7155277699214135 * (v - 0.5) / u;         /* sqrt(8 / e) */
+        if (x * x <= -4 * log(u)) break;
+    }
+    return x;
+}
+
+static void start(nm_train_lora *l, float scale, nm_start from, uint64_t seed)
 {
     for (size_t i = 0; i < l->maps; i++) {
         const nm_train_map *m = &l->map[i];
         size_t a = (size_t)m->rank * (size_t)m->k;
         float *p = l->p + m->at, *half = l->half + m->at, *g = l->g + m->at;
         double bound = 1 / sqrt((double)m->k);
-        for (size_t j = 0; j < a; j++) p[j] = (float)((2 * nm_rng_unit(seed, (uint64_t)m->weight, j) - 1) * bound);
+        for (size_t j = 0; j < a; j++)
+            p[j] = (float)(from == NM_START_GAUSSIAN ? draw_normal(seed, (uint64_t)m->weight, j) / m->rank
+                                                     : (2 * nm_rng_unit(seed, (uint64_t)m->weight, j) - 1) * bound);
         l->slot[m->weight] = (nm_train_slot){.rank = m->rank, .scale = scale, .a = p, .a_t = half, .b = half + a, .b_t = p + a, .da = g, .db_t = g + a};
         if (!l->dora) continue;
         l->slot[m->weight].gain = l->stretch + m->row;
@@ -71,22 +93,23 @@ nm_err nm_train_lora_list(nm_train_lora *l, const nm_model *model, const int32_t
     *l = (nm_train_lora){.model = model, .dora = dora, .slot = nm_calloc(model->weights, sizeof *l->slot), .trained = nm_calloc(model->weights, 1)};
     nm_err err = l->slot && l->trained ? list_maps(l, wanted, optim) : nm_fail_memory(model->weights * sizeof *l->slot);
     if (err == NM_OK) return NM_OK;
-    l->numbers = l->states = l->rows = 0;         /* there is no room for them to be freed */
+    l->numbers = l->state_bytes = l->rows = 0;       /* there is no room for them to be freed */
     nm_train_lora_close(l);
     return err;
 }
 
-static nm_err open_lora(nm_train_lora *l, float scale, uint64_t seed)
+static nm_err open_lora(nm_train_lora *l, float scale, nm_start from, uint64_t seed)
 {
     NM_TRY(allocate(l));
-    start(l, scale, seed);
+    start(l, scale, from, seed);
     return l->dora ? nm_train_lora_measure(l) : nm_train_lora_derive(l);
 }
 
-nm_err nm_train_lora_open(nm_train_lora *l, const nm_model *model, const int32_t *wanted, float scale, bool dora, const nm_optim *optim, uint64_t seed)
+nm_err nm_train_lora_open(nm_train_lora *l, const nm_model *model, const int32_t *wanted, float scale, bool dora, const nm_optim *optim, nm_start from,
+    uint64_t seed)
 {
     NM_TRY(nm_train_lora_list(l, model, wanted, dora, optim));
-    nm_err err = open_lora(l, scale, seed);
+    nm_err err = open_lora(l, scale, from, seed);
     if (err != NM_OK) nm_train_lora_close(l);
     return err;
 }
@@ -97,7 +120,7 @@ void nm_train_lora_close(nm_train_lora *l)
     nm_free_aligned(l->p, bytes);
     nm_free_aligned(l->g, bytes);
     nm_free_aligned(l->half, bytes);
-    nm_free_aligned(l->state, l->states * sizeof(float));
+    nm_free_aligned(l->state, l->state_bytes);
     nm_free_aligned(l->stretch, l->rows * sizeof(float));
     nm_free(l->map);
     nm_free(l->slot);
@@ -111,7 +134,7 @@ typedef struct by_map {
     nm_train_lora *lora;
     atomic_int_fast64_t ticket;
     void (*work)(struct by_map *, size_t map, void *scratch);
-    uint8_t *scratch;           /* [threads][each], where there are gains to find */
+    uint8_t *scratch;           /* [threads][each], where there are gains to find or the optimiser wants some */
     size_t each;
     atomic_int failed;          /* a map with a row that has no length, from 1 */
     const nm_optim *optim;
@@ -124,17 +147,17 @@ typedef struct by_map {
 static void run_maps(void *arg, int thread, int threads)
 {
     by_map *b = arg;
-    for (int64_t i; (i = atomic_fetch_add(&b->ticket, 1)) < (int64_t)b->lora->maps;) b->work(b, (size_t)i, b->scratch + (size_t)thread * b->each);
+    void *own = b->scratch ? b->scratch + (size_t)thread * b->each : NULL;
+    for (int64_t i; (i = atomic_fetch_add(&b->ticket, 1)) < (int64_t)b->lora->maps;) b->work(b, (size_t)i, own);
 }
 
-/* Work that finds gains needs room for unpacked weights. */
+/* Work that finds gains needs room for unpacked weights, and an optimiser its own. */
 static nm_err run_finding(by_map *b)
 {
     const nm_train_lora *l = b->lora;
-    for (size_t i = 0; l->dora && i < l->maps; i++) {
-        size_t need = (nm_dora_scratch(&l->model->weight[l->map[i].weight].panels) + 63) & ~(size_t)63;
-        if (need > b->each) b->each = need;
-    }
+    b->each = b->optim ? l->scratch_bytes : 0;
+    for (size_t i = 0; l->dora && i < l->maps; i++) b->each = larger(b->each, nm_dora_scratch(&l->model->weight[l->map[i].weight].panels));
+    b->each = (b->each + 63) & ~(size_t)63;
     size_t bytes = b->each * (size_t)nm_threads();
     if (bytes && !(b->scratch = nm_alloc_aligned(bytes))) return nm_fail_memory(bytes);
     nm_err err = nm_pool_run(run_maps, b);
@@ -222,8 +245,9 @@ nm_err nm_train_lora_norm(const nm_train_lora *l, double *norm)
 static void update_magnitudes(const by_map *b, const nm_train_map *m, const nm_optim_job *half)
 {
     nm_optim_job job = *half;
-    job.state += b->optim->state(m->rank, m->n);
+    job.state = (uint8_t *)half->state + state_of(b->optim, m->rank, m->n);
     job.rows = 1;
+    job.turned = false;
     job.p = nm_train_lora_magnitudes(b->lora, m);
     job.g = b->lora->g + m->at + halves_of(m);
     b->optim->update(&job);
@@ -233,15 +257,17 @@ static void update_map(by_map *b, size_t i, void *scratch)
 {
     const nm_train_map *m = &b->lora->map[i];
     float *g = b->lora->g + m->at;
-    size_t a = (size_t)m->rank * (size_t)m->k, state = b->optim->state(m->rank, m->k);
+    size_t a = (size_t)m->rank * (size_t)m->k;
     for (size_t j = 0; b->clip != 1 && j < numbers_of(b->lora, m); j++) g[j] *= b->clip;
-    nm_optim_job job = {.set = b->set, .step = b->step, .lr = b->lr, .rows = m->rank, .columns = m->k, .p = b->lora->p + m->at, .g = g, .state = b->lora->state + m->state};
+    nm_optim_job job = {.set = b->set, .kernel = nm_kernels_get(), .step = b->step, .lr = b->lr, .rows = m->rank, .columns = m->k, .p = b->lora->p + m->at,
+        .g = g, .state = b->lora->state + m->state, .scratch = scratch};
     b->optim->update(&job);
     job.lr = b->lr_b;
     job.columns = m->n;
+    job.turned = true;
     job.p += a;
     job.g += a;
-    job.state += state;
+    job.state = b->lora->state + m->state + state_of(b->optim, m->rank, m->k);
     b->optim->update(&job);
     if (b->lora->dora) update_magnitudes(b, m, &job);
     derive_map(b, i, scratch);

@@ -11,7 +11,7 @@ typedef struct nm_train_map {   /* one trained map */
     int32_t rank;
     int64_t n, k;
     size_t at;                  /* of A [rank][k], then B' [rank][n], then DoRA's m [n], in p, g and half (there m's place is unused) */
-    size_t state;               /* of A's state, then B's, then m's */
+    size_t state;               /* byte of A's state, then B's, then m's */
     size_t row;                 /* of its gains, then inverses: 2 n of stretch */
 } nm_train_map;
 
@@ -19,23 +19,27 @@ typedef struct nm_train_lora {
     const nm_model *model;
     nm_train_map *map;
     size_t maps;
-    size_t numbers, states;     /* floats of p, g and half each; of state */
+    size_t numbers;             /* floats of p, g and half each */
+    size_t state_bytes, scratch_bytes;      /* the latter: of a thread in an update */
     float *p, *g;               /* A and B' of all maps, one after the other */
     float *half;                /* the same turned: A' [k][rank], B [n][rank] */
-    float *state;
+    uint8_t *state;
     bool dora;
     float *stretch;             /* DoRA: gains m / |W + s B A| and inverses 1 / m of all maps */
     size_t rows;                /* floats of it */
     nm_train_slot *slot;        /* by weight id, for nm_train */
+    nm_dropout dropout;         /* likewise; the caller sets its step */
     uint8_t *trained;           /* by weight id, for the plan */
     int32_t max_rank;
 } nm_train_lora;
 
 /* Only finds out what would be owned (maps, numbers, states, trained, max_rank), with no room for the numbers. */
 nm_err nm_train_lora_list(nm_train_lora *lora, const nm_model *model, const int32_t *wanted, bool dora, const nm_optim *optim);
-/* wanted: ranks by weight id, 0 = not trained. scale: of every slot. A is drawn uniformly in +-1/sqrt(k) (as PEFT does), B is 0; with `dora` the magnitudes are
- * the lengths of W's rows, and a row of zeros is NM_REFUSED. */
-nm_err nm_train_lora_open(nm_train_lora *lora, const nm_model *model, const int32_t *wanted, float scale, bool dora, const nm_optim *optim, uint64_t seed);
+/* wanted: ranks by weight id, 0 = not trained. scale: of every slot. B is 0, and A is drawn as PEFT draws it: uniformly in +-1/sqrt(k), or from a normal
+ * distribution of deviation 1/rank; NM_START_PISSA is drawn uniformly too, and overwritten (pissa.h). With `dora` the magnitudes are the lengths of W's rows,
+ * and a row of zeros is NM_REFUSED. */
+nm_err nm_train_lora_open(nm_train_lora *lora, const nm_model *model, const int32_t *wanted, float scale, bool dora, const nm_optim *optim, nm_start from,
+    uint64_t seed);
 void nm_train_lora_close(nm_train_lora *lora);
 /* After p has changed: the turned halves and the gains follow. */
 nm_err nm_train_lora_derive(nm_train_lora *lora);

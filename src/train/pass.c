@@ -21,6 +21,7 @@ struct nm_pass {
     int32_t outs;
     int32_t first;              /* of the chunk in work */
     float scale;
+    const nm_stack *stack;      /* of this pass's rows */
     float *before;              /* the anchor's logits without what is trained: [max_anchor][vocabulary] */
     size_t before_bytes;
     const volatile sig_atomic_t *cancel;
@@ -72,7 +73,6 @@ static nm_err open_pass(nm_pass *p)
     p->walk.exec.loss_arg = p;
     p->walk.exec.row = p->row;
     p->walk.exec.seq = p->seq;
-    p->walk.exec.stacked = p->options.stack != NULL;
     return open_sessions(p);
 }
 
@@ -169,7 +169,7 @@ static nm_err add_sequence(nm_pass *p, int32_t at, const nm_sequence *s, int64_t
     *seq = (nm_seq){.row = (int32_t)*rows, .rows = s->count};
     for (int32_t g = 0; g < session->layout.groups; g++) seq->pages[g] = session->list[g].page;
     for (int32_t i = 0; i < s->count; i++) {
-        p->row[*rows + i] = (nm_row){.token = s->ids[i], .position = i, .seq = at, .stack = p->options.stack};
+        p->row[*rows + i] = (nm_row){.token = s->ids[i], .position = i, .seq = at, .stack = p->stack};
         if (i + 1 == s->count || s->weight[i + 1] == 0) continue;
         p->out_row[p->outs] = (int32_t)(*rows + i);
         p->target[p->outs] = s->ids[i + 1];
@@ -203,11 +203,13 @@ static void choose_chunk(nm_pass *p)
     e->rows[NM_ROWS_OUT] = left < p->options.max_out ? left : p->options.max_out;
 }
 
-static nm_err start(nm_pass *p, const nm_sequence *sequence, int32_t count, float scale, const nm_train *train, const volatile sig_atomic_t *cancel)
+static nm_err start(nm_pass *p, const nm_stack *stack, const nm_sequence *sequence, int32_t count, float scale, const nm_train *train,
+    const volatile sig_atomic_t *cancel)
 {
     nm_exec *e = &p->walk.exec;
     int64_t rows = 0;
     p->outs = 0;
+    p->stack = stack;
     if (count < 1 || count > p->options.max_sequences) return nm_fail(NM_USAGE, "%d sequences in a pass of at most %d", (int)count, (int)p->options.max_sequences);
     for (int32_t i = 0; i < count; i++) NM_TRY(add_sequence(p, i, &sequence[i], &rows));
     NM_TRY(nm_walk_fit(&p->walk));
@@ -216,6 +218,7 @@ static nm_err start(nm_pass *p, const nm_sequence *sequence, int32_t count, floa
     e->kernel = nm_kernels_get();
     e->kv = &p->session[0]->layout;
     e->train = train;
+    e->stacked = stack != NULL;
     e->stop = cancelled;
     e->stop_arg = p;
     e->seqs = count;
@@ -241,7 +244,7 @@ static nm_err there_and_back(nm_pass *p, void (*loss)(void *, int64_t, const flo
 nm_err nm_pass_run(nm_pass *p, const nm_sequence *sequence, int32_t count, float scale, const nm_train *train, double *loss, float *nll,
     const volatile sig_atomic_t *cancel)
 {
-    NM_TRY(start(p, sequence, count, scale, train, cancel));
+    NM_TRY(start(p, p->options.stack, sequence, count, scale, train, cancel));
     NM_TRY(there_and_back(p, loss_row, loss));
     if (nll) memcpy(nll, p->nll, (size_t)p->outs * sizeof *nll);
     return NM_OK;
@@ -269,7 +272,7 @@ static void anchor_row(void *arg, int64_t row, const float *logits, int64_t n, f
 static nm_err keep_before(nm_pass *p, const nm_sequence *sequence, const nm_train *none, const volatile sig_atomic_t *cancel)
 {
     size_t row = (size_t)p->model->config.n_vocab * sizeof(float);
-    NM_TRY(start(p, sequence, 1, 0, none, cancel));
+    NM_TRY(start(p, p->options.before, sequence, 1, 0, none, cancel));
     if (p->outs > p->options.max_anchor) return nm_fail(NM_USAGE, "an anchor of %d rows, and there is room for %d", (int)p->outs, (int)p->options.max_anchor);
     NM_TRY(walk(p, 0, p->plan.head));
     for (p->first = 0; p->first < p->outs; p->first += p->options.max_out) {
@@ -285,6 +288,6 @@ nm_err nm_pass_anchor(nm_pass *p, const nm_sequence *sequence, float scale, cons
 {
     static const nm_train none;
     NM_TRY(keep_before(p, sequence, &none, cancel));
-    NM_TRY(start(p, sequence, 1, scale, train, cancel));
+    NM_TRY(start(p, p->options.stack, sequence, 1, scale, train, cancel));
     return there_and_back(p, anchor_row, kl);
 }

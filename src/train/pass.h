@@ -10,6 +10,7 @@ typedef struct nm_train_options {
     int32_t rank;               /* the largest trained rank; 0 without slots */
     nm_remake remake;
     const nm_stack *stack;      /* below what is trained; NULL = the base alone */
+    const nm_stack *before;     /* of the model that the anchor holds to: `stack`, but for what is subtracted while an adapter is trained (pissa.h) */
     int32_t max_rows;           /* tokens of a pass */
     int32_t max_length;         /* of a sequence; 0 = max_rows */
     int32_t max_sequences;

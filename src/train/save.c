@@ -12,18 +12,32 @@
 
 /* ---- The adapter -------------------------------------------------------------------------------------------------------------------------- */
 
+/* What PiSSA subtracts of the map joins the adapter as further ranks, [A; A0] and [B, -B0]: the sum is plain LoRA on the map as it is. */
+static void add_subtracted(const nm_slot *slot, int64_t rank, nm_pair *pair)
+{
+    float *row = pair->a + rank * pair->in;
+    for (int64_t r = 0; r < rank; r++, row += pair->in) nm_panels_row(&slot->a, r, row);
+    for (int64_t n = 0; n < pair->out; n++) {
+        float *b = pair->b + n * pair->rank + rank;
+        nm_panels_row(&slot->b, n, b);
+        for (int64_t r = 0; r < rank; r++) b[r] = -b[r];
+    }
+}
+
 static nm_err add_pair(const nm_trainer *t, const nm_train_map *m, nm_lora *lora)
 {
     const nm_weight *w = &t->model->weight[m->weight];
     const nm_train_slot *slot = &t->lora.slot[m->weight];
+    bool pissa = t->options.start == NM_START_PISSA;
     nm_pair *pair;
     char name[160];
     /* A tied head is trained under the embedding's name in the file, and is the head all the same. */
     bool head = !strcmp(w->name, "token_embd.weight");
     snprintf(name, sizeof name, "%.*s", head ? 6 : (int)(strlen(w->name) - strlen(".weight")), head ? "output" : w->name);
-    NM_TRY(nm_lora_add(lora, name, w->name, false, m->k, m->n, m->rank, &pair));
+    NM_TRY(nm_lora_add(lora, name, w->name, false, m->k, m->n, (pissa ? 2 : 1) * m->rank, &pair));
     memcpy(pair->a, slot->a, (size_t)(m->rank * m->k) * sizeof(float));
-    memcpy(pair->b, slot->b, (size_t)(m->rank * m->n) * sizeof(float));
+    for (int64_t n = 0; n < m->n; n++) memcpy(pair->b + n * pair->rank, slot->b + n * m->rank, (size_t)m->rank * sizeof(float));
+    if (pissa) add_subtracted(nm_pissa_slot(&t->pissa, m->weight), m->rank, pair);
     pair->scale = t->scale;
     if (!t->lora.dora) return NM_OK;
     NM_TRY(nm_pair_add_magnitudes(pair));
@@ -72,7 +86,7 @@ static void run_hash(const nm_trainer *t, char out[17])
     const nm_trainer_options *o = &t->options;
     uint64_t h = nm_model_fingerprint(t->model);
     const double numbers[] = {t->scale, o->lr, o->lr_ratio, o->clip, t->set.beta1, t->set.beta2, t->set.eps, t->set.weight_decay, (double)o->schedule, (double)o->warmup,
-        (double)o->steps, (double)NM_ARITHMETIC};
+        (double)o->steps, (double)NM_ARITHMETIC, (double)o->start, o->dropout};
     h = nm_hash(h, numbers, sizeof numbers);
     h = nm_hash(h, &o->seed, sizeof o->seed);
     h = nm_hash(h, t->optim->name, strlen(t->optim->name));
@@ -96,18 +110,18 @@ nm_err nm_trainer_checkpoint(const nm_trainer *t, const char *path, const char *
     snprintf(steps, sizeof steps, "%lld", (long long)t->steps);
     const nm_type *f32 = nm_type_of(NM_F32);
     const nm_safe_tensor tensor[] = {{.name = "numbers", .type = f32, .rank = 1, .dim = {(int64_t)t->lora.numbers}, .data = t->lora.p},
-        {.name = "state", .type = f32, .rank = 1, .dim = {(int64_t)t->lora.states}, .data = t->lora.state}};
+        {.name = "state", .type = f32, .rank = 1, .dim = {(int64_t)(t->lora.state_bytes / sizeof(float))}, .data = t->lora.state}};     /* whatever its bytes are */
     const nm_safe_meta meta[] = {{KEY_RUN, run}, {KEY_STEPS, steps}, {KEY_NOTE, note ? note : ""}};
     return nm_safetensors_write(path, tensor, 2, meta, 3);
 }
 
-static nm_err take_tensor(const nm_safetensors *file, const char *name, float *to, size_t count)
+static nm_err take_tensor(const nm_safetensors *file, const char *name, void *to, size_t count)
 {
     for (size_t i = 0; i < nm_safetensors_count(file); i++) {
         const nm_safe_tensor *t = nm_safetensors_at(file, i);
         if (strcmp(t->name, name)) continue;
         if (t->type->id != NM_F32 || t->values != (int64_t)count) break;
-        memcpy(to, t->data, count * sizeof *to);
+        memcpy(to, t->data, count * sizeof(float));
         return NM_OK;
     }
     return nm_fail(NM_BAD_FILE, "%s: no checkpoint: %s is missing or of another size", nm_safetensors_name(file), name);
@@ -133,7 +147,7 @@ nm_err nm_trainer_resume(nm_trainer *t, const char *path, char **note)
     NM_TRY(nm_safetensors_open(&file, path));
     nm_err err = check_run(t, file, &steps);
     if (err == NM_OK) err = take_tensor(file, "numbers", t->lora.p, t->lora.numbers);
-    if (err == NM_OK) err = take_tensor(file, "state", t->lora.state, t->lora.states);
+    if (err == NM_OK) err = take_tensor(file, "state", t->lora.state, t->lora.state_bytes / sizeof(float));
     if (err == NM_OK) {
         const char *text = nm_safetensors_meta(file, KEY_NOTE);
         *note = nm_strndup(text ? text : "", strlen(text ? text : ""));

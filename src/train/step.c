@@ -33,7 +33,7 @@ static nm_err finish(const nm_train_lora *lora, nm_step_report *report)
 nm_err nm_step_gradients(nm_pass *pass, nm_train_lora *lora, const nm_sequence *sequence, int32_t count, nm_step_report *report,
     const volatile sig_atomic_t *cancel)
 {
-    nm_train train = {.slot = lora->slot};
+    nm_train train = {.slot = lora->slot, .dropout = lora->dropout};
     *report = (nm_step_report){0};
     for (int32_t i = 0; i < count; i++) {
         report->supervised += weight_of(&sequence[i]);
@@ -43,6 +43,7 @@ nm_err nm_step_gradients(nm_pass *pass, nm_train_lora *lora, const nm_sequence *
     memset(lora->g, 0, lora->numbers * sizeof *lora->g);
     for (int32_t at = 0, n; at < count; at += n) {
         n = fits(pass, sequence, at, count);
+        train.dropout.first = at;
         NM_TRY(nm_pass_run(pass, sequence + at, n, (float)(1 / report->supervised), &train, &report->loss, NULL, cancel));
     }
     report->loss /= report->supervised;
@@ -52,7 +53,8 @@ nm_err nm_step_gradients(nm_pass *pass, nm_train_lora *lora, const nm_sequence *
 nm_err nm_step_anchor(nm_pass *pass, nm_train_lora *lora, const nm_sequence *sequence, float weight, nm_step_report *report, double *kl,
     const volatile sig_atomic_t *cancel)
 {
-    nm_train train = {.slot = lora->slot};
+    nm_train train = {.slot = lora->slot, .dropout = lora->dropout};
+    train.dropout.first = -1;       /* a mask of its own */
     double tokens = weight_of(sequence), sum = 0;
     NM_TRY(nm_pass_anchor(pass, sequence, (float)((double)weight / tokens), &train, &sum, cancel));
     *kl = sum / tokens;

@@ -137,12 +137,14 @@ static nm_err complete(nm_trainer *t, const nm_trainer_options *given)
     nm_trainer_options *o = &t->options;
     *o = *given;
     if (!o->rank) o->rank = DEFAULT_RANK;
-    if (!(o->lr > 0)) o->lr = DEFAULT_LR;
     if (!(o->lr_ratio > 0)) o->lr_ratio = 1;
     if (o->rank < 1 || o->max_length < 2 || o->batch < 1 || o->steps < 1 || o->warmup < 0 || o->anchor < 0 || o->anchor > o->max_length)
         return nm_fail(NM_USAGE, "rank, length, batch and steps must be positive, and the anchor no longer than a sequence");
     if (!isfinite(o->lr) || !isfinite(o->alpha) || !isfinite(o->lr_ratio) || !isfinite(o->clip)) return nm_fail(NM_USAGE, "a rate that is no number makes no sense");
+    if (!(o->dropout >= 0 && o->dropout < 1)) return nm_fail(NM_USAGE, "a dropout of %g makes no sense: 0 or more, and below 1", (double)o->dropout);
+    if (o->start > NM_START_PISSA || (o->start && o->init)) return nm_fail(NM_USAGE, "an adapter that is given is where the training starts: no other start goes with it");
     NM_TRY(nm_optim_find(o->optimizer ? o->optimizer : "adamw", &t->optim));
+    if (!(o->lr > 0)) o->lr = DEFAULT_LR * t->optim->rate;
     t->set = t->optim->defaults;
     if (o->weight_decay >= 0) t->set.weight_decay = o->weight_decay;
     return NM_OK;
@@ -155,12 +157,16 @@ static nm_err open_lora(nm_trainer *t)
     nm_err err = wanted ? NM_OK : nm_fail_memory(t->model->weights * sizeof *wanted);
     float scale = scale_of(&t->options);
     if (err == NM_OK) err = t->options.init ? read_init(t, t->options.init, &init, wanted, &scale) : choose_targets(t->model, t->options.targets, t->options.rank, wanted);
+    if (err == NM_OK && t->options.dora && (t->options.dropout > 0 || t->options.start == NM_START_PISSA))
+        err = nm_fail(NM_USAGE, "DoRA goes with neither dropout nor PiSSA: give one of them");
     if (err == NM_OK && t->planned) err = nm_train_lora_list(&t->lora, t->model, wanted, t->options.dora, t->optim);
-    else if (err == NM_OK) err = nm_train_lora_open(&t->lora, t->model, wanted, scale, t->options.dora, t->optim, t->options.seed);
+    else if (err == NM_OK) err = nm_train_lora_open(&t->lora, t->model, wanted, scale, t->options.dora, t->optim, t->options.start, t->options.seed);
     if (err == NM_OK && !t->planned && t->options.init) err = copy_init(t, &init);
     nm_lora_free(&init);
     nm_free(wanted);
+    if (err == NM_OK && !t->planned && t->options.start == NM_START_PISSA) err = nm_pissa_open(&t->pissa, &t->lora, scale, t->options.below);
     t->scale = scale;
+    t->lora.dropout = (nm_dropout){.p = t->options.dropout, .seed = t->options.seed};
     return err;
 }
 
@@ -168,6 +174,7 @@ static nm_err open_lora(nm_trainer *t)
 static nm_err open_pass(nm_trainer *t)
 {
     const nm_trainer_options *o = &t->options;
+    bool pissa = o->start == NM_START_PISSA && !t->planned;
     int64_t together = o->no_packing ? 1 : o->batch, all = together * o->max_length, most = o->max_length > PASS_ROWS ? o->max_length : PASS_ROWS;
     int32_t rows = (int32_t)(all < most ? all : most);
     int64_t out = LOGIT_BYTES / (2 * (int64_t)sizeof(float) * t->model->config.n_vocab);
@@ -175,8 +182,9 @@ static nm_err open_pass(nm_trainer *t)
         {NM_REMAKE_LAYERS, o->max_length}};
     uint64_t own = nm_trainer_bytes(t), need = 0;
     for (size_t i = 0; i < sizeof way / sizeof *way; i++) {
-        nm_train_options p = {.trained = t->lora.trained, .rank = t->lora.max_rank, .remake = way[i].remake, .stack = o->below, .max_rows = way[i].rows,
-            .max_length = o->max_length, .max_anchor = o->anchor, .max_sequences = (int32_t)together, .max_out = (int32_t)(out < 8 ? 8 : out > MOST_OUT ? MOST_OUT : out)};
+        nm_train_options p = {.trained = t->lora.trained, .rank = t->lora.max_rank, .remake = way[i].remake, .stack = pissa ? &t->pissa.stack : o->below,
+            .before = o->below, .max_rows = way[i].rows, .max_length = o->max_length, .max_anchor = o->anchor, .max_sequences = (int32_t)together,
+            .max_out = (int32_t)(out < 8 ? 8 : out > MOST_OUT ? MOST_OUT : out)};
         NM_TRY(nm_pass_open(&t->pass, t->model, &p));
         need = own + nm_pass_bytes(t->pass);
         if (!o->memory || need <= o->memory) return NM_OK;
@@ -221,7 +229,7 @@ nm_err nm_trainer_plan(nm_trainer_info *info, const nm_model *model, const nm_tr
     nm_trainer *t;
     NM_TRY(open_trainer(&t, model, options, true));
     *info = t->info;
-    t->lora.numbers = t->lora.states = 0;       /* there is no room for them to be freed */
+    t->lora.numbers = t->lora.state_bytes = 0;       /* there is no room for them to be freed */
     nm_trainer_close(&t);
     return NM_OK;
 }
@@ -233,6 +241,7 @@ void nm_trainer_close(nm_trainer **trainer)
     if (!t) return;
     nm_pass_close(&t->pass);
     nm_train_lora_close(&t->lora);
+    nm_pissa_close(&t->pissa);
     nm_free(t->sequence);
     nm_free(t->weight);
     nm_free(t);
@@ -241,7 +250,11 @@ void nm_trainer_close(nm_trainer **trainer)
 const nm_trainer_info *nm_trainer_describe(const nm_trainer *t) { return &t->info; }
 int64_t nm_trainer_steps(const nm_trainer *t) { return t->steps; }
 void nm_trainer_rest(nm_trainer *t) { nm_pass_rest(t->pass); }
-uint64_t nm_trainer_bytes(const nm_trainer *t) { return (3 * t->lora.numbers + t->lora.states + t->lora.rows) * sizeof(float); }
+uint64_t nm_trainer_bytes(const nm_trainer *t)
+{
+    const nm_train_lora *l = &t->lora;
+    return (3 * l->numbers + l->rows) * sizeof(float) + l->state_bytes + l->scratch_bytes * (size_t)nm_threads() + t->pissa.bytes;
+}
 
 /* ---- Steps ------------------------------------------------------------------------------------------------------------------------------ */
 
@@ -257,6 +270,7 @@ static nm_err gradients(nm_trainer *t, const nm_sample *samples, size_t count, c
     nm_train_report *report, const volatile sig_atomic_t *cancel)
 {
     float *weight = t->weight;
+    t->lora.dropout.step = t->steps + 1;
     if (count < 1 || count > (size_t)t->options.batch) return nm_fail(NM_USAGE, "a step of %zu sequences, and the trainer was made for %d", count, (int)t->options.batch);
     for (size_t i = 0; i < count; weight += samples[i++].count) NM_TRY(take_sample(t, &samples[i], weight, false, &t->sequence[i]));
     NM_TRY(nm_step_gradients(t->pass, &t->lora, t->sequence, (int32_t)count, r, cancel));

@@ -2,6 +2,7 @@
 #ifndef NM_TRAIN_TRAINER_H
 #define NM_TRAIN_TRAINER_H
 
+#include "train/pissa.h"
 #include "train/step.h"
 
 struct nm_trainer {
@@ -13,6 +14,7 @@ struct nm_trainer {
     nm_train_lora lora;
     float scale;
     bool planned;               /* only: there are no numbers to train */
+    nm_pissa pissa;             /* NM_START_PISSA */
     nm_pass *pass;
     int64_t steps;              /* taken */
     nm_sequence *sequence;      /* [batch] */

@@ -80,6 +80,22 @@ check 'Ctrl-C saves and says how to go on' stopped
 check 'other settings do not go on' ends_with 6 tune "$model" "$work/data.jsonl" --format alpaca --epochs 2000 --batch 4 -r 8 -o "$work/g" --val 0 --resume -q
 check 'a run in the way is not overwritten' ends_with 6 tune "$model" "$work/data.jsonl" --format alpaca --epochs 2000 --batch 4 -r 4 -o "$work/g" --val 0 -q
 
+# ---- options of training: each makes an adapter that runs
+option() {
+    rm -rf "$work/option"
+    tune -o "$work/option" --max-steps 2 --val 0 --meter 0 "$@" && run run "$model+$work/option" --raw hello -n 2 --temp 0
+}
+for name in adamw8bit lion adafactor muon muon-rms; do check "optimiser $name" option --optimizer "$name"; done
+check 'DoRA with Muon' option --dora --optimizer muon
+check 'DoRA with 8-bit moments' option --dora --optimizer adamw8bit
+check 'LoRA+' option --loraplus 16
+check 'dropout' option --dropout 0.1
+check 'a Gaussian start' option --init-lora gaussian
+check 'a PiSSA start' option --init-lora pissa
+double() { grep -q '"r": 8' "$work/option/adapter_config.json"; }
+check 'is written with twice the rank' double
+check 'PiSSA on top of a stack' run tune "$model+mine=0.5" "$work/data.jsonl" --format alpaca --max-steps 2 -r 4 -o "$work/top2" --val 0 --meter 64 --init-lora pissa --dropout 0.1
+
 # ---- before work
 check 'a plan' tune --plan --json
 check 'has its keys' has '^{"steps": [0-9]*, "epochs": 2, "tokens": [0-9]*, "trained": [0-9]*, "cut": 0, "tokens_per_second": [0-9.]*, "seconds": [0-9.]*, "bytes": [0-9]*, "peak_bytes": [0-9]*, "pass_tokens": [0-9]*, "recomputed": "rows", "parts": {"opening": [0-9.]*, "steps": [0-9.]*, "anchor": [0-9.]*, "optimizer": [0-9.]*, "validation": [0-9.]*, "meter": [0-9.]*, "saving": [0-9.]*}, "instead": \[{"change": "--rank 2", "steps"'
@@ -108,6 +124,12 @@ check 'a bad row' ends_with 4 tune "$model" "$work/bad.jsonl" --format alpaca -o
 check 'is named' says 'bad.jsonl:1'
 check 'no such map' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --targets nothing -q
 check 'no such optimiser' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --optimizer none -q
+check 'no such start' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --init-lora none -q
+check 'a start and an adapter to start from' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --init-lora pissa --init "$work/a" -q
+check 'DoRA with dropout' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --dora --dropout 0.1 -q
+check 'DoRA with PiSSA' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --dora --init-lora pissa -q
+check 'all dropped' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --dropout 1 -q
+check 'a ratio of nothing' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --loraplus 0 -q
 check 'too little memory' ends_with 5 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --memory 1k -q
 check 'a rank beyond the maps' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" -r 4096 -q
 finish

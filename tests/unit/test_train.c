@@ -79,7 +79,7 @@ static bool open_run(run *r)
     int32_t *wanted = calloc(r->model->weights, sizeof *wanted);
     for (size_t i = 0; i < init.pairs; i++) wanted[weight_named(r->model, init.pair[i].name)] = (int32_t)init.pair[i].rank;
     assert_int_equal(nm_optim_find("adamw", &r->optim), NM_OK);
-    if (nm_train_lora_open(&r->lora, r->model, wanted, init.pair[0].scale, false, r->optim, 1) != NM_OK) fail_msg("%s", nm_error_text());
+    if (nm_train_lora_open(&r->lora, r->model, wanted, init.pair[0].scale, false, r->optim, NM_START_UNIFORM, 1) != NM_OK) fail_msg("%s", nm_error_text());
     start_from(r, &init);
     nm_lora_free(&init);
     free(wanted);

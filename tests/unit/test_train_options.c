@@ -1,0 +1,323 @@
+/* Each option of training through the public trainer: against 20 steps of PEFT and PyTorch (tests/make_train_options.py), the same bits for any number of
+ * threads and with less memory, and after a checkpoint. On the tiny Qwen3 of NOMOAT_TEST_DATA. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "base/rng.h"
+#include "format/json.h"
+#include "os/file.h"
+#include "train/trainer.h"
+
+static const double LOSS_BOUND = 1e-3, NORM_BOUND = 1e-2;
+enum { MOST = 8, LENGTH = 32, STEPS = 20, ANCHOR = 12 };
+
+typedef struct step { nm_sample sample[MOST]; size_t count; } step;
+static nm_json record;
+static nm_model *model;
+static step *batch;             /* [STEPS] */
+
+/* ---- The record ---------------------------------------------------------------------------------------------------------------------------------- */
+
+static double number(const nm_json *object, const char *key, double otherwise)
+{
+    const nm_json *v = nm_json_get(object, key);
+    return !v ? otherwise : v->kind == NM_JSON_INT ? (double)v->integer : v->real;
+}
+
+static const char *text_of(const nm_json *object, const char *key)
+{
+    const nm_json *v = nm_json_get(object, key);
+    return v ? v->string.bytes : NULL;
+}
+
+static nm_sample read_sample(const nm_json *s)
+{
+    const nm_json *ids = nm_json_get(s, "ids"), *mask = nm_json_get(s, "mask");
+    int32_t n = (int32_t)ids->array.count, *id = nm_calloc((size_t)n, sizeof *id);
+    uint8_t *m = nm_calloc((size_t)n, 1);
+    for (int32_t i = 0; i < n; i++) {
+        id[i] = (int32_t)ids->array.items[i].integer;
+        m[i] = (uint8_t)mask->array.items[i].integer;
+    }
+    return (nm_sample){.ids = id, .mask = m, .count = n};
+}
+
+static bool open_all(void)
+{
+    char path[4096], file[4096], *text;
+    size_t size;
+    const char *data = getenv("NOMOAT_TEST_DATA");
+    if (model) return true;
+    snprintf(file, sizeof file, "%s/tiny/qwen3.gguf", data ? data : "");
+    if (!data || access(file, R_OK) != 0) return false;
+    const char *slash = strrchr(__FILE__, '/');     /* tests/data lies beside this file; the path is as the compiler was given it */
+    snprintf(path, sizeof path, "%.*s/../data/train/options.json", (int)(slash - __FILE__), __FILE__);
+    if (nm_file_read(path, 1 << 24, &text, &size) != NM_OK) fail_msg("%s", nm_error_text());
+    if (nm_json_parse(&record, text, size) != NM_OK) fail_msg("%s", nm_error_text());
+    nm_free(text);
+    const nm_json *steps = nm_json_get(&record, "batches");
+    assert_int_equal(steps->array.count, STEPS);
+    batch = nm_calloc(STEPS, sizeof *batch);
+    for (size_t i = 0; i < STEPS; i++)
+        for (size_t k = 0; k < steps->array.items[i].array.count; k++) batch[i].sample[batch[i].count++] = read_sample(&steps->array.items[i].array.items[k]);
+    if (nm_model_open(&model, file, NULL) != NM_OK) fail_msg("%s", nm_error_text());
+    return true;
+}
+
+static int close_all(void **state)
+{
+    for (size_t i = 0; batch && i < STEPS; i++)
+        for (size_t k = 0; k < batch[i].count; k++) {
+            nm_free((void *)batch[i].sample[k].ids);
+            nm_free((void *)batch[i].sample[k].mask);
+        }
+    nm_free(batch);
+    nm_json_free(&record);
+    nm_model_close(&model);
+    return 0;
+}
+
+static void need_data(void)
+{
+    if (open_all()) return;
+    print_message("skipped: NOMOAT_TEST_DATA is missing\n");
+    skip();
+}
+
+static nm_start start_of(const nm_json *run)
+{
+    const char *word = text_of(run, "start");
+    return !word ? NM_START_UNIFORM : !strcmp(word, "pissa") ? NM_START_PISSA : NM_START_GAUSSIAN;
+}
+
+static nm_trainer *open_trainer(const nm_json *run, uint64_t memory)
+{
+    nm_trainer *t;
+    const char *optimizer = text_of(run, "optimizer");
+    nm_trainer_options o = {.rank = (int32_t)number(run, "rank", 0), .alpha = (float)number(run, "alpha", 0), .start = start_of(run),
+        .dropout = (float)number(run, "dropout", 0), .optimizer = optimizer, .lr = (float)number(run, "lr", 0), .lr_ratio = (float)number(run, "lr_ratio", 1),
+        .weight_decay = (float)number(run, "weight_decay", -1), .clip = (float)number(run, "clip", 0), .schedule = NM_SCHEDULE_CONSTANT, .steps = STEPS,
+        .seed = (uint64_t)number(run, "seed", 0), .max_length = LENGTH, .anchor = ANCHOR, .batch = MOST, .memory = memory};
+    if (nm_trainer_open(&t, model, &o) != NM_OK) fail_msg("%s", nm_error_text());
+    return t;
+}
+
+/* ---- Against the record ---------------------------------------------------------------------------------------------------------------------------- */
+
+static void compare(const nm_json *run)
+{
+    const char *name = text_of(run, "name");
+    nm_trainer *t = open_trainer(run, 0);
+    const nm_json *steps = nm_json_get(run, "steps");
+    double worst_loss = 0, worst_norm = 0;
+    assert_int_equal(steps->array.count, STEPS);
+    for (size_t i = 0; i < STEPS; i++) {
+        nm_train_report r;
+        if (nm_trainer_step(t, batch[i].sample, batch[i].count, NULL, 0, &r, NULL) != NM_OK) fail_msg("%s: %s", name, nm_error_text());
+        worst_loss = fmax(worst_loss, fabs(r.loss - number(&steps->array.items[i], "loss", NAN)));
+        worst_norm = fmax(worst_norm, fabs(r.grad_norm / number(&steps->array.items[i], "grad_norm", NAN) - 1));
+    }
+    print_message("%-10s loss off by at most %.1e, gradient norm by %.1e of itself\n", name, worst_loss, worst_norm);
+    if (!(worst_loss <= LOSS_BOUND)) fail_msg("%s: a loss is off by %.2e", name, worst_loss);
+    if (!(worst_norm <= NORM_BOUND)) fail_msg("%s: a gradient's norm is off by %.2e", name, worst_norm);
+    nm_trainer_close(&t);
+}
+
+static void test_record(void **state)
+{
+    need_data();
+    const nm_json *runs = nm_json_get(&record, "runs");
+    for (size_t i = 0; i < runs->array.count; i++) compare(&runs->array.items[i]);
+}
+
+/* ---- The same bits ------------------------------------------------------------------------------------------------------------------------------------ */
+
+static void take_steps(nm_trainer *t, size_t from, size_t to)
+{
+    for (size_t i = from; i < to; i++) {
+        nm_train_report r;
+        nm_sample anchor = {.ids = batch[0].sample[0].ids, .count = batch[0].sample[0].count < ANCHOR ? batch[0].sample[0].count : ANCHOR};
+        if (nm_trainer_step(t, batch[i].sample, batch[i].count, &anchor, 0.5f, &r, NULL) != NM_OK) fail_msg("%s", nm_error_text());
+    }
+}
+
+static void expect_same(const nm_trainer *a, const nm_trainer *b, const char *name, const char *how)
+{
+    assert_int_equal(a->lora.numbers, b->lora.numbers);
+    if (memcmp(a->lora.p, b->lora.p, a->lora.numbers * sizeof(float)) || memcmp(a->lora.state, b->lora.state, a->lora.state_bytes)) fail_msg("%s: other bits %s", name, how);
+}
+
+/* Least memory that a run takes: what it says it lacks goes up in steps until it opens. */
+static nm_trainer *open_small(const nm_trainer *whole)
+{
+    uint64_t fixed = nm_trainer_bytes(whole), full = whole->info.bytes;
+    nm_trainer *t = NULL;
+    for (uint64_t part = 1; !t && part < 32; part++) {
+        nm_trainer_options o = whole->options;
+        o.memory = fixed + (full - fixed) * part / 32;
+        if (nm_trainer_open(&t, model, &o) != NM_OK) t = NULL;
+    }
+    assert_non_null(t);
+    assert_true(t->info.pass_rows < whole->info.pass_rows);
+    return t;
+}
+
+static void resume_into(nm_trainer *t, const char *path)
+{
+    char *note;
+    if (nm_trainer_resume(t, path, &note) != NM_OK) fail_msg("%s", nm_error_text());
+    nm_free(note);
+}
+
+static void test_bits(void **state)
+{
+    enum { HALF = 2, ALL = 4 };
+    need_data();
+    const nm_json *runs = nm_json_get(&record, "runs");
+    char path[] = "/tmp/nomoat-options-XXXXXX";
+    int handle = mkstemp(path);
+    assert_true(handle >= 0);
+    close(handle);
+    for (size_t i = 0; i < runs->array.count; i++) {
+        const nm_json *run = &runs->array.items[i];
+        const char *name = text_of(run, "name");
+        nm_set_threads(2);
+        nm_trainer *a = open_trainer(run, 0), *c = open_trainer(run, 0);
+        take_steps(a, 0, HALF);
+        if (nm_trainer_checkpoint(a, path, "note") != NM_OK) fail_msg("%s", nm_error_text());
+        take_steps(a, HALF, ALL);
+        nm_set_threads(1);
+        nm_trainer *b = open_trainer(run, 0), *d = open_small(a);
+        take_steps(b, 0, ALL);
+        expect_same(a, b, name, "on one thread");
+        take_steps(d, 0, ALL);
+        expect_same(a, d, name, "with less memory");
+        resume_into(c, path);
+        take_steps(c, HALF, ALL);
+        expect_same(a, c, name, "after a checkpoint");
+        nm_trainer_close(&a);
+        nm_trainer_close(&b);
+        nm_trainer_close(&c);
+        nm_trainer_close(&d);
+    }
+    nm_set_threads(0);
+    unlink(path);
+}
+
+/* ---- What a start is ------------------------------------------------------------------------------------------------------------------------------------ */
+
+static const nm_json *run_named(const char *name)
+{
+    const nm_json *runs = nm_json_get(&record, "runs");
+    for (size_t i = 0; i < runs->array.count; i++) {
+        if (!strcmp(text_of(&runs->array.items[i], "name"), name)) return &runs->array.items[i];
+    }
+    fail_msg("no run %s", name);
+    return NULL;
+}
+
+/* PiSSA subtracts what it begins with: before the first step the adapter, of twice the rank, changes nothing but rounding; and a mask of dropout is of its step. */
+static void test_pissa_begins_at_the_model(void **state)
+{
+    need_data();
+    nm_trainer *t = open_trainer(run_named("pissa"), 0), *plain = open_trainer(run_named("adamw"), 0);
+    nm_adapter *adapter;
+    nm_train_report a, b;
+    if (nm_trainer_adapter(t, &adapter) != NM_OK) fail_msg("%s", nm_error_text());
+    assert_int_equal(nm_adapter_describe(adapter)->max_rank, 2 * nm_trainer_describe(t)->rank);
+    nm_adapter_close(&adapter);
+    if (nm_trainer_step(t, batch[0].sample, batch[0].count, NULL, 0, &a, NULL) != NM_OK) fail_msg("%s", nm_error_text());
+    if (nm_trainer_step(plain, batch[0].sample, batch[0].count, NULL, 0, &b, NULL) != NM_OK) fail_msg("%s", nm_error_text());
+    assert_true(fabs(a.loss - b.loss) < 1e-4);
+    nm_trainer_close(&t);
+    nm_trainer_close(&plain);
+}
+
+/* The triplets of a matrix: W v = s u, orthonormal, and nothing larger is left. */
+static void check_triplets(int64_t n, int64_t k, int64_t rank, int64_t true_rank)
+{
+    float *w = nm_calloc((size_t)(n * k), sizeof *w), *u = nm_calloc((size_t)(n * rank), sizeof *u), *v = nm_calloc((size_t)(k * rank), sizeof *v);
+    float *s = nm_calloc((size_t)rank, sizeof *s), *left = nm_calloc((size_t)(n + k), sizeof *left), most = 0;
+    for (int64_t r = 0; r < true_rank; r++)
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t j = 0; j < k; j++)
+                w[i * k + j] += (float)((nm_rng_unit(1, 2 * (uint64_t)r, (uint64_t)i) - 0.5) * (nm_rng_unit(1, 2 * (uint64_t)r + 1, (uint64_t)j) - 0.5));
+    nm_panels p = {.type = nm_type_of(NM_F32), .n = n, .k = k, .panels = (n + NM_PANEL - 1) / NM_PANEL, .rows = (const uint8_t *)w, .row_bytes = (size_t)k * sizeof *w};
+    size_t bytes = nm_triplets_bytes(&p, rank);
+    void *scratch = nm_alloc_aligned(bytes);
+    nm_triplets(&p, rank, scratch, u, s, v);
+    for (int64_t r = 0; r < rank && r < true_rank; r++) {
+        double uu = 0, vv = 0;
+        for (int64_t i = 0; i < n; i++) {
+            double sum = 0;
+            for (int64_t j = 0; j < k; j++) sum += (double)w[i * k + j] * (double)v[j * rank + r];
+            assert_true(fabs(sum - (double)s[r] * (double)u[i * rank + r]) < 1e-4 * (double)s[0]);
+            uu += (double)u[i * rank + r] * (double)u[i * rank + r];
+        }
+        for (int64_t j = 0; j < k; j++) vv += (double)v[j * rank + r] * (double)v[j * rank + r];
+        assert_true(fabs(uu - 1) < 1e-4 && fabs(vv - 1) < 1e-4 && (r == 0 || s[r] <= s[r - 1]));
+    }
+    for (int64_t i = 0; i < n; i++) for (int64_t j = 0; j < k; j++) for (int64_t r = 0; r < rank; r++) w[i * k + j] -= u[i * rank + r] * s[r] * v[j * rank + r];
+    nm_triplets(&p, 1, scratch, left, &most, left + n);
+    assert_true(most <= s[rank - 1] * 1.001f + 1e-4f * s[0]);
+    nm_free_aligned(scratch, bytes);
+    nm_free(w);
+    nm_free(u);
+    nm_free(v);
+    nm_free(s);
+    nm_free(left);
+}
+
+static void test_triplets(void **state)
+{
+    check_triplets(70, 96, 8, 60);
+    check_triplets(300, 64, 8, 64);
+    check_triplets(20, 50, 20, 20);     /* all of them */
+    check_triplets(64, 64, 8, 3);       /* fewer than are asked for */
+    check_triplets(16, 32, 4, 0);
+}
+
+static void test_state_is_small(void **state)
+{
+    need_data();
+    nm_trainer *small = open_trainer(run_named("adamw8bit"), 0);
+    size_t numbers = small->lora.numbers, bytes = small->lora.state_bytes;
+    print_message("adamw8bit: %.2f bytes a number (matrices below 4,096 numbers keep 8)\n", (double)bytes / (double)numbers);
+    assert_true(bytes < 8 * numbers * 3 / 4);
+    nm_trainer_close(&small);
+    const nm_optim *optim;
+    assert_int_equal(nm_optim_find("adamw8bit", &optim), NM_OK);
+    assert_true(optim->state(16, 4096) < (size_t)(16 * 4096 * 2.1));
+}
+
+static void test_faults(void **state)
+{
+    need_data();
+    nm_trainer *t;
+    nm_trainer_options o = {.max_length = LENGTH, .batch = 1, .steps = 1, .dropout = 1};
+    assert_int_equal(nm_trainer_open(&t, model, &o), NM_USAGE);
+    o.dropout = NAN;
+    assert_int_equal(nm_trainer_open(&t, model, &o), NM_USAGE);
+    o.dropout = 0;
+    o.start = NM_START_PISSA;
+    o.init = "somewhere";
+    assert_int_equal(nm_trainer_open(&t, model, &o), NM_USAGE);
+    float rate;
+    assert_int_equal(nm_optimizer_rate("none", &rate), NM_USAGE);
+    assert_int_equal(nm_optimizer_rate(NULL, &rate), NM_OK);
+    assert_true(rate == 1);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_record), cmocka_unit_test(test_bits), cmocka_unit_test(test_pissa_begins_at_the_model),
+        cmocka_unit_test(test_triplets), cmocka_unit_test(test_state_is_small), cmocka_unit_test(test_faults)};
+    return cmocka_run_group_tests(tests, NULL, close_all);
+}
