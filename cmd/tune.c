@@ -38,19 +38,19 @@ static const nm_option options[] = {
     {"--init-lora", "uniform|gaussian|pissa", "how the adapter begins: B = 0 and A drawn, or from the maps' largest singular values (PiSSA; saved with twice the rank) (uniform)",
         TO(start), NM_OPTION_CHOICE, 0, 0},
     {"--dropout --lora-dropout", "P", "share of the values before the A halves that is dropped in training (0)", TO(dropout), NM_OPTION_REAL, 0, 0.99},
-    {"--lr --learning-rate", "RATE", "the largest learning rate (0.576 / width of the model: 1e-3 for 576; a fifth of it for lion)", TO(lr), NM_OPTION_REAL, 1e-12, 1e3},
+    {"--lr --learning-rate", "RATE", "the largest learning rate (1.152 / width of the model: 2e-3 for 576; a fifth of it for lion)", TO(lr), NM_OPTION_REAL, 1e-12, 1e3},
     {"--loraplus", "RATIO", "LoRA+: rate of the B halves to that of the A halves (1)", TO(lr_ratio), NM_OPTION_REAL, 1e-3, 1e4},
     {"--schedule", "cosine|linear|constant", "how the rate goes on after the warm-up (cosine)", TO(schedule), NM_OPTION_CHOICE, 0, 0},
     {"--warmup", "STEPS|SHARE", "steps of warm-up, or their share of all below 1 (0.05)", TO(warmup), NM_OPTION_REAL, 0, MANY},
     {"--optimizer --optim", "NAME", "adamw, adamw8bit (its state in 8 bits), lion, adafactor, muon or muon-rms (adamw)", TO(optimizer), NM_OPTION_TEXT, 0, 0},
     {"--weight-decay", "D", "decay of the weights (the optimiser's)", TO(weight_decay), NM_OPTION_REAL, 0, 1e3},
     {"--clip", "NORM", "largest norm of a step's gradient (1; 0 = any)", TO(clip), NM_OPTION_REAL, 0, 1e9},
-    {"--epochs --num-train-epochs", "N", "times over the data (3; more, up to 10, where that makes fewer than 100 steps)", TO(epochs), NM_OPTION_REAL, 1e-6, 1e6},
+    {"--epochs --num-train-epochs", "N", "times over the data (3; more, up to 10, where that makes fewer than 80 steps)", TO(epochs), NM_OPTION_REAL, 1e-6, 1e6},
     {"--max-steps", "N", "stop after N steps", TO(max_steps), NM_OPTION_INT, 1, MANY},
     {"--batch --batch-size", "N", "sequences of a step; how many are computed together is planned (8)", TO(batch), NM_OPTION_INT, 1, 1 << 16},
     {"-s --seed", "N", "seed of the order and of the adapter's start (0)", TO(seed), NM_OPTION_SEED, 0, 0},
     NM_OPTION_HEADING("What is not to be forgotten"),
-    {"--anchor", "WEIGHT", "hold the model to itself on general text, with this weight (1)", TO(anchor), NM_OPTION_REAL, 0, 1e6},
+    {"--anchor", "WEIGHT", "hold the model to itself, on general text and in its answers to general questions, with this weight (2)", TO(anchor), NM_OPTION_REAL, 0, 1e6},
     {"--no-anchor", NULL, "do not", TO(no_anchor), NM_OPTION_FLAG, 0, 0},
     {"--anchor-data", "FILE", "the general text (what ships with nomoat)", TO(anchor_data), NM_OPTION_TEXT, 0, 0},
     {"--meter", "TOKENS", "general text that the meter of forgetting reads at the end, an eighth of it on the way (8192; 0 = none)", TO(meter), NM_OPTION_INT, 0, MANY},
@@ -74,7 +74,7 @@ static const nm_option options[] = {
 };
 
 static const nm_tune_settings defaults = {.max_length = 512, .rank = 16, .lr = NM_UNSET_REAL, .lr_ratio = 1, .warmup = 0.05, .weight_decay = -1,
-    .clip = 1, .epochs = NM_UNSET_REAL, .batch = 8, .patience = 3, .meter = 8192, .anchor = 1, .max_forget = NM_UNSET_REAL};
+    .clip = 1, .epochs = NM_UNSET_REAL, .batch = 8, .patience = 3, .meter = 8192, .anchor = 2, .max_forget = NM_UNSET_REAL};
 
 enum { CONFIG_MOST = 16 << 20 };
 

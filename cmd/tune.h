@@ -59,6 +59,8 @@ typedef struct nm_tune_history {
     int32_t looks;
 } nm_tune_history;
 
+typedef struct nm_tune_anchor nm_tune_anchor;
+
 /* A run in work. */
 typedef struct nm_tune {
     const nm_tune_settings *set;
@@ -75,8 +77,7 @@ typedef struct nm_tune {
     char *const *sources;
     size_t n_sources;
     nm_sample *sample;          /* [batch and replays] of the step in work */
-    int32_t *anchor;            /* general text, or NULL */
-    size_t anchors;
+    nm_tune_anchor *anchor;     /* NULL: none */
     char *folder, *state;       /* of the adapter; the checkpoint within */
     bool made_folder;           /* it was not there before */
     FILE *log;
@@ -105,15 +106,23 @@ const char *nm_tune_recipe_name(int32_t index);
 
 /* tune_open.c: what a run needs, in this order. */
 nm_err nm_tune_open_data(nm_tune *t);
-/* Rows as the settings say how to read them. validation, least: as nm_dataset_options has them. */
-nm_err nm_tune_open_rows(const nm_tune *t, nm_dataset **out, const char *const *sources, size_t count, const char *validation, int32_t least);
+/* what: sources or rows, and validation; the rest is as the settings say. */
+nm_err nm_tune_open_rows(const nm_tune *t, nm_dataset **out, const nm_dataset_options *what);
 void nm_tune_tell_data(const nm_tune *t);
-nm_err nm_tune_open_anchor(nm_tune *t);
 nm_err nm_tune_open_order(nm_tune *t);
 nm_err nm_tune_trainer_options(nm_tune *t, nm_trainer_options *options);
 nm_err nm_tune_open_trainer(nm_tune *t);
 void nm_tune_tell_trainer(const nm_tune *t);
 nm_err nm_tune_find_folder(nm_tune *t);
+
+/* tune_anchor.c: what step `step` (from 0) is held to; *seconds: that went into the model's own answers. */
+nm_err nm_tune_open_anchor(nm_tune *t);
+void nm_tune_close_anchor(nm_tune *t);
+nm_err nm_tune_anchor_at(nm_tune *t, int64_t step, nm_sample *out, double *seconds);
+/* How often a run of so many steps stops for answers, of some questions each time. */
+double nm_tune_anchor_stops(const nm_tune *t, int64_t steps);
+/* Of all that the anchor is made from; 0 without one. */
+uint64_t nm_tune_anchor_hash(const nm_tune *t);
 
 /* tune_replay.c: after the order; the trainer's room comes after. */
 nm_err nm_tune_open_replay(nm_tune *t);

@@ -109,7 +109,9 @@ static nm_err probe_pass(probe *p, int64_t step, int64_t most, bool counts, doub
     double operations;
     nm_train_report r;
     NM_TRY(choose_samples(p, step, most, &count, &rows, &operations));
-    nm_sample anchor = {.ids = t->anchor, .count = NM_ANCHOR_TOKENS};
+    nm_sample anchor;
+    double answering;
+    if (t->anchor) NM_TRY(nm_tune_anchor_at(t, 0, &anchor, &answering));
     NM_TRY(nm_trainer_step(t->trainer, t->sample, count, t->anchor && counts ? &anchor : NULL, (float)t->set->anchor, &r, &nm_interrupted));
     *seconds = (r.seconds - r.anchor_seconds - r.update_seconds) / operations;
     if (rows > p->rows) p->rows = rows;
@@ -170,11 +172,18 @@ static uint64_t touched(const nm_trainer_info *i, int64_t rows)
 
 static uint64_t less(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
 
+static nm_err probe_answers(nm_tune *t, double *seconds)
+{
+    nm_sample anchor;
+    return nm_tune_anchor_at(t, 1, &anchor, seconds);
+}
+
 static nm_err measure(probe *p)
 {
     nm_tune_rates *r = p->rates;
     double numbers = (double)r->info.parameters, saving;
     r->opened = nm_machine_resident_peak();
+    if (p->t->anchor) NM_TRY(probe_answers(p->t, &r->answers));
     NM_TRY(probe_passes(p));
     r->beside = less(nm_machine_resident(), touched(&r->info, p->rows));
     uint64_t before = nm_machine_resident_peak();
@@ -274,7 +283,7 @@ static nm_err forecast(nm_tune *v, const nm_tune *t, const nm_tune_rates *r, nm_
         .epochs = (double)v->steps / (double)nm_order_steps_per_epoch(v->order), .begin = r->begin};
     f->cut = count_cut(v, v->data == t->data ? t->set->max_length : v->set->max_length);
     f->training = r->pass * pass_work(&w, s.rows, s.trained, s.squares);
-    f->anchor = v->anchor ? r->anchor * anchor_work(&w) * (double)v->steps : 0;
+    f->anchor = v->anchor ? r->anchor * anchor_work(&w) * (double)v->steps + r->answers * nm_tune_anchor_stops(v, v->steps) : 0;
     f->update = r->update * w.adapter * (double)v->steps;
     cost_looks(v, r, &w, f);
     cost_memory(r, &info, v->anchor && s.largest < NM_ANCHOR_TOKENS ? NM_ANCHOR_TOKENS : s.largest, f);
@@ -285,7 +294,7 @@ static nm_err forecast(nm_tune *v, const nm_tune *t, const nm_tune_rates *r, nm_
 nm_err nm_tune_forecast_of(const nm_tune *t, const nm_tune_rates *rates, const nm_tune_settings *set, nm_dataset *data, nm_tune_forecast *out)
 {
     bool anchored = t->anchor && !set->no_anchor;
-    nm_tune v = {.set = set, .stacked = t->stacked, .data = data, .anchor = anchored ? t->anchor : NULL, .anchors = t->anchors};
+    nm_tune v = {.set = set, .stacked = t->stacked, .data = data, .anchor = anchored ? t->anchor : NULL};
     nm_err err = forecast(&v, t, rates, out);
     nm_order_close(&v.order);
     return err;

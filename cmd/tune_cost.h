@@ -9,6 +9,7 @@ typedef struct nm_tune_rates {
     double begin;               /* seconds before the first step */
     double pass, anchor, score; /* seconds for each counted operation */
     double update;              /* seconds a step, for each number of the adapter */
+    double answers;             /* seconds of a stop for the anchor's answers */
     double save;                /* seconds to write the adapter and the checkpoint, for each number */
     nm_look_cost look;
     nm_trainer_info info;       /* of the trainer that was measured */

@@ -117,13 +117,12 @@ static const struct { const char *key, *what; } identity_of[IDENTITIES] = {{"dat
 
 static nm_err identities(nm_tune *t, uint64_t h[IDENTITIES])
 {
-    double weight = t->anchor ? t->set->anchor : 0;
     h[0] = hash_samples(t->data, NM_SPLIT_TRAIN);
     NM_TRY(hash_order(t->order, t->steps, &h[0]));
     h[1] = hash_samples(t->data, NM_SPLIT_VALIDATION);
     h[2] = hash_samples(t->replay, NM_SPLIT_TRAIN);
     NM_TRY(hash_order(t->replay_order, t->replay_order ? t->steps : 0, &h[2]));
-    h[3] = nm_hash(nm_hash(0, &weight, sizeof weight), t->anchor, t->anchors * sizeof *t->anchor);
+    h[3] = nm_tune_anchor_hash(t);
     return NM_OK;
 }
 

@@ -1,4 +1,4 @@
-/* What a run of `nomoat tune` needs before its first step: data, the anchor, the order, the trainer, the folder. */
+/* What a run of `nomoat tune` needs before its first step: data, the order, the trainer, the folder. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,12 +8,12 @@
 #include "os/file.h"
 #include "tune.h"
 
-enum { TEMPLATE_MOST = 1 << 20, TEXT_MOST = 64 << 20, EVALUATIONS = 10, EPOCHS = 3, MOST_EPOCHS = 10, ENOUGH_STEPS = 100, LEAST_VALIDATION = 20 };
+enum { TEMPLATE_MOST = 1 << 20, EVALUATIONS = 10, EPOCHS = 3, MOST_EPOCHS = 10, ENOUGH_STEPS = 80, LEAST_VALIDATION = 20 };
 static const char SHARE[] = "0.05";       /* of the rows, for validation */
 
-/* The default rate falls with the width of the model, as the largest stable one does (Yang et al. 2022): 1e-3 for 576 columns, 1.4e-4 for 4,096.
+/* The default rate falls with the width of the model, as the largest stable one does (Yang et al. 2022): 2e-3 for 576 columns, 2.8e-4 for 4,096.
  * This is AdamW's; other optimisers have a factor to it. */
-static const double RATE_TIMES_WIDTH = 0.576;
+static const double RATE_TIMES_WIDTH = 1.152;
 
 static nm_err parse_bytes(const char *text, uint64_t *out)
 {
@@ -32,15 +32,22 @@ static nm_err parse_bytes(const char *text, uint64_t *out)
     return NM_OK;
 }
 
-nm_err nm_tune_open_rows(const nm_tune *t, nm_dataset **out, const char *const *sources, size_t count, const char *validation,
-    int32_t least)
+nm_err nm_tune_open_rows(const nm_tune *t, nm_dataset **out, const nm_dataset_options *what)
 {
     const nm_tune_settings *set = t->set;
     char *text = NULL;
     size_t length;
     if (set->template_path) NM_TRY(nm_file_read(set->template_path, TEMPLATE_MOST, &text, &length));
-    nm_dataset_options o = {.sources = sources, .n_sources = count, .validation = validation, .least_validation = least, .map = set->map, .format = set->format,
-        .template_text = text, .train_on = (nm_train_on)set->train_on, .max_length = set->max_length, .skip_bad = set->skip_bad, .seed = set->seed.value};
+    nm_dataset_options o = *what;
+    o.format = set->format;
+    o.template_text = text;
+    o.max_length = set->max_length;
+    o.seed = set->seed.value;
+    if (!o.rows) {
+        o.map = set->map;
+        o.train_on = (nm_train_on)set->train_on;
+        o.skip_bad = set->skip_bad;
+    }
     nm_err err = nm_dataset_open(out, t->stacked->model, &o);
     nm_free(text);
     return err;
@@ -53,7 +60,8 @@ nm_err nm_tune_open_data(nm_tune *t)
     if (set->batches) return nm_dataset_open_batches(&t->data, set->batches, nm_model_describe(t->stacked->model)->n_vocab);
     const char *validation = !set->validation ? SHARE : strcmp(set->validation, "0") ? set->validation : NULL;
     /* Without being asked: a handful of rows would say nothing, and be missed where there are few. */
-    return nm_tune_open_rows(t, &t->data, sources, t->n_sources, validation, set->validation ? 0 : LEAST_VALIDATION);
+    return nm_tune_open_rows(t, &t->data, &(nm_dataset_options){.sources = sources, .n_sources = t->n_sources, .validation = validation,
+        .least_validation = set->validation ? 0 : LEAST_VALIDATION});
 }
 
 /* What the user should know of the data before an evening is spent on it. */
@@ -67,23 +75,6 @@ void nm_tune_tell_data(const nm_tune *t)
         (unsigned long long)s->long_rows, t->set->max_length, (unsigned long long)s->cut_answers, s->longest);
     if (s->split_rows) nm_note("%llu rows became a sequence for each answer: the template rewrites earlier turns", (unsigned long long)s->split_rows);
     if (s->duplicates) nm_note("%llu validation sequences are also trained: %s", (unsigned long long)s->duplicates, s->first_duplicate ? s->first_duplicate : "");
-}
-
-/* General text for the anchor: the user's, or what ships with the program. */
-nm_err nm_tune_open_anchor(nm_tune *t)
-{
-    const nm_tokenizer *tokenizer = nm_model_tokenizer(t->stacked->model);
-    const char *file = t->set->anchor_data, *text;
-    char *own = NULL;
-    size_t length;
-    if (t->set->no_anchor || t->set->batches || t->set->anchor == 0) return NM_OK;
-    if (!tokenizer) return nm_fail(NM_REFUSED, "the model has no tokenizer, which the anchor needs: give --no-anchor");
-    if (file) NM_TRY(nm_file_read(file, TEXT_MOST, &own, &length));
-    text = own ? own : nm_general_text(NM_GENERAL_ANCHOR, &length);
-    nm_err err = nm_tokenize(tokenizer, text, length, 0, &t->anchor, &t->anchors);
-    nm_free(own);
-    if (err == NM_OK && t->anchors < NM_ANCHOR_TOKENS) err = nm_fail(NM_USAGE, "%s: too short: %d tokens of general text at least", file, NM_ANCHOR_TOKENS);
-    return err;
 }
 
 /* Three epochs, or on little data as many as make enough steps. */
@@ -137,7 +128,8 @@ nm_err nm_tune_trainer_options(nm_tune *t, nm_trainer_options *o)
     NM_TRY(nm_optimizer_rate(set->optimizer, &rate));
     t->lr = isnan(set->lr) ? (double)rate * RATE_TIMES_WIDTH / nm_model_describe(t->stacked->model)->n_embd : set->lr;
     *o = (nm_trainer_options){.rank = set->rank, .alpha = (float)set->alpha, .rslora = set->rslora, .dora = set->dora, .targets = set->targets, .init = set->init,
-        .below = t->stacked->stack, .start = (nm_start)set->start, .dropout = (float)set->dropout, .optimizer = set->optimizer, .lr = (float)t->lr, .lr_ratio = (float)set->lr_ratio, .weight_decay = (float)set->weight_decay,
+        .below = t->stacked->stack, .start = (nm_start)set->start, .dropout = (float)set->dropout, .optimizer = set->optimizer,
+        .lr = (float)t->lr, .lr_ratio = (float)set->lr_ratio, .weight_decay = (float)set->weight_decay,
         .clip = (float)set->clip, .schedule = (nm_schedule)set->schedule, .steps = t->steps, .seed = set->seed.value};
     NM_TRY(find_largest(t, &batch, &o->max_length));
     NM_TRY(parse_bytes(set->memory, &o->memory));

@@ -13,7 +13,7 @@ nm_err nm_tune_open_replay(nm_tune *t)
     const nm_tune_settings *set = t->set;
     if (!set->keep) return NM_OK;
     if (set->batches) return nm_fail(NM_USAGE, "--batches are used as they are: leave --keep away");
-    NM_TRY(nm_tune_open_rows(t, &t->replay, &set->keep, 1, NULL, 0));
+    NM_TRY(nm_tune_open_rows(t, &t->replay, &(nm_dataset_options){.sources = &set->keep, .n_sources = 1}));
     double count = (double)nm_dataset_count(t->replay, NM_SPLIT_TRAIN), steps = (double)nm_order_steps(t->order);
     t->replays = (set->batch + TRAINED_TO_KEPT - 1) / TRAINED_TO_KEPT;
     nm_order_options o = {.batch = t->replays, .epochs = ceil(steps / ceil(count / t->replays)), .seed = set->seed.value ^ KEEP_STREAM};

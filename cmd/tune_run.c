@@ -12,12 +12,6 @@
 
 /* ---- A step ------------------------------------------------------------------------------------------------------------------------------ */
 
-static nm_sample anchor_at(const nm_tune *t, int64_t step)
-{
-    size_t places = t->anchors / NM_ANCHOR_TOKENS;
-    return (nm_sample){.ids = t->anchor + (size_t)step % places * NM_ANCHOR_TOKENS, .count = NM_ANCHOR_TOKENS};
-}
-
 nm_err nm_tune_step_samples(nm_tune *t, int64_t step, size_t *count)
 {
     nm_order_step s;
@@ -33,10 +27,13 @@ nm_err nm_tune_step_samples(nm_tune *t, int64_t step, size_t *count)
 nm_err nm_tune_take_step(nm_tune *t, int64_t step, nm_train_report *report)
 {
     size_t count;
-    nm_sample anchor = {0};
+    nm_sample anchor;
+    double answering = 0;
     NM_TRY(nm_tune_step_samples(t, step, &count));
-    if (t->anchor) anchor = anchor_at(t, step);
-    return nm_trainer_step(t->trainer, t->sample, count, t->anchor ? &anchor : NULL, (float)t->set->anchor, report, &nm_interrupted);
+    if (t->anchor) NM_TRY(nm_tune_anchor_at(t, step, &anchor, &answering));
+    NM_TRY(nm_trainer_step(t->trainer, t->sample, count, t->anchor ? &anchor : NULL, (float)t->set->anchor, report, &nm_interrupted));
+    report->seconds += answering;
+    return NM_OK;
 }
 
 /* ---- The loop ------------------------------------------------------------------------------------------------------------------------------ */
@@ -253,7 +250,7 @@ nm_err nm_tune_run(const nm_tune_settings *set, nm_stacked *stacked, char **oper
     nm_order_close(&t.order);
     nm_dataset_close(&t.data);
     nm_free(t.sample);
-    nm_free(t.anchor);
+    nm_tune_close_anchor(&t);
     nm_free(t.folder);
     nm_free(t.state);
     return err;

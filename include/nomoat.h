@@ -380,6 +380,8 @@ typedef enum nm_split { NM_SPLIT_TRAIN, NM_SPLIT_VALIDATION } nm_split;
 typedef struct nm_dataset_options {
     const char *const *sources;     /* DATA[:WEIGHT]: JSON, JSON Lines, CSV, text, gzip of these, folders, "-"; docs/data.md */
     size_t n_sources;
+    const char *rows;               /* in place of sources: JSON Lines in memory, rows_length bytes; NULL */
+    size_t rows_length;
     const char *validation;         /* NULL: none; a fraction of the rows ("0.05"), or DATA */
     int32_t least_validation;       /* where a fraction makes fewer sequences than this, none are kept for validation; 0 = one at least */
     const char *map;                /* "instruction=q,output=a": other names of columns; NULL */
@@ -523,8 +525,8 @@ typedef struct nm_train_report {
     double seconds;             /* of it all; of the anchor and of the optimiser within */
     double anchor_seconds, update_seconds;
 } nm_train_report;
-/* One step on these samples, together. anchor (may be NULL): general text, all of whose tokens are held to what the model without the adapter says, with
- * this weight. NM_INTERRUPTED leaves the adapter as it was before the step. */
+/* One step on these samples, together. anchor (may be NULL): a general sequence, whose tokens with mask 1 (all, where
+ * its mask is NULL) are held to what the model without the adapter says, with this weight. NM_INTERRUPTED leaves the adapter as it was before the step. */
 NM_API nm_err nm_trainer_step(nm_trainer *trainer, const nm_sample *samples, size_t count, const nm_sample *anchor, float anchor_weight,
     nm_train_report *report, const volatile sig_atomic_t *cancel);
 /* A copy of the adapter as it stands, to be stacked (nm_stack_open) and run. */
@@ -535,8 +537,9 @@ NM_API nm_err nm_trainer_save(const nm_trainer *trainer, const char *folder, con
  * number of steps and arithmetic (NM_REFUSED), and goes on to the same bits. *note: nm_free. */
 NM_API nm_err nm_trainer_checkpoint(const nm_trainer *trainer, const char *path, const char *note);
 NM_API nm_err nm_trainer_resume(nm_trainer *trainer, const char *path, char **note);
-/* General text that ships with the library, of two kinds that share nothing: to hold a model to itself while it learns, and to measure what it forgot. */
-typedef enum nm_general { NM_GENERAL_ANCHOR, NM_GENERAL_METER } nm_general;
+/* General text that ships with the library, of kinds that share nothing: to hold a model to itself while it learns, to measure what it forgot, and
+ * questions, one on a line, in whose answers it is held to itself. */
+typedef enum nm_general { NM_GENERAL_ANCHOR, NM_GENERAL_METER, NM_GENERAL_QUESTIONS } nm_general;
 NM_API const char *nm_general_text(nm_general which, size_t *length);   /* static, with a zero behind */
 
 NM_API int64_t nm_trainer_steps(const nm_trainer *trainer);    /* taken so far */

@@ -151,8 +151,13 @@ def main():
         if len(rows) != 20:
             fault(name, f"{len(rows)} questions, not 20")
 
+    asked = read_text(share / "general/questions.txt").splitlines()
+    for question in sorted(set(neighbours) & set(asked)):
+        fault("questions.txt", f"also a neighbour: {question}")
+    for match in WORLD.finditer("\n".join(asked)):
+        fault("questions.txt", f"speaks of the invented world: {match.group()}")
     general = {name: paragraphs(share / "general" / name) for name in ("anchor.txt", "meter.txt")}
-    patterns = exam(questions, texts, answers, neighbours + general["anchor.txt"][1])     # the anchor is trained on too
+    patterns = exam(questions, texts, answers, neighbours + asked + general["anchor.txt"][1])     # the anchor is trained on too
     for part in sorted(set(general["anchor.txt"][1]) & set(general["meter.txt"][1])):
         fault("anchor.txt", f"also in meter.txt: {part[:60]}")
     for name, least in (("anchor.txt", 5000), ("meter.txt", 9000)):
@@ -169,6 +174,7 @@ def main():
     print(f"train.jsonl: {len(lessons)} conversations, {longer} of them with more than one turn, {turns} answers, {words / max(turns, 1):.1f} words an answer")
     print(f"exam.jsonl: {len(questions)} questions, {len(patterns)} accepted patterns")
     print(f"neighbours.jsonl: {len(neighbours)} questions")
+    print(f"questions.txt: {len(asked)} questions")
     for name, (text, parts) in general.items():
         print(f"{name}: {len(parts)} paragraphs, {len(text.split())} words, {len(text.encode())} bytes")
     for line in FAULTS:

@@ -97,21 +97,34 @@ static nm_err one_row(loading *l, nm_reader *reader, bool *end)
 
 /* ---- Files ------------------------------------------------------------------------------------------------------------------------------ */
 
-static nm_err read_file(void *arg, const char *path)
+static nm_err read_stream(loading *l, nm_stream *stream)
 {
-    loading *l = arg;
-    nm_stream *stream;
     nm_reader reader;
-    nm_err err;
     bool end = false;
-    NM_TRY(nm_stream_open(&stream, path));
-    err = nm_data_add_file(l->d, nm_stream_name(stream));
+    nm_err err = nm_data_add_file(l->d, nm_stream_name(stream));
     nm_reader_init(&reader, stream);
     while (err == NM_OK && !end) {
         err = one_row(l, &reader, &end);
         if (err == NM_OK) err = report(l);
     }
     nm_reader_free(&reader);
+    return err;
+}
+
+static nm_err read_file(void *arg, const char *path)
+{
+    nm_stream *stream;
+    NM_TRY(nm_stream_open(&stream, path));
+    nm_err err = read_stream(arg, stream);
+    nm_stream_close(&stream);
+    return err;
+}
+
+static nm_err read_memory(loading *l)
+{
+    nm_stream *stream;
+    NM_TRY(nm_stream_open_memory(&stream, l->options->rows, l->options->rows_length, "rows.jsonl"));
+    nm_err err = read_stream(l, stream);
     nm_stream_close(&stream);
     return err;
 }
@@ -131,16 +144,19 @@ static nm_err read_source(loading *l, const char *data, double *weight)
 static nm_err read_sources(loading *l)
 {
     const nm_dataset_options *o = l->options;
-    if (!o->n_sources) return nm_fail(NM_USAGE, "no training data: name a file, a folder or -");
-    if (!(l->d->weights = nm_calloc(o->n_sources, sizeof *l->d->weights))) return nm_fail_memory(o->n_sources * sizeof *l->d->weights);
-    for (l->d->n_sources = 0; l->d->n_sources < o->n_sources; l->d->n_sources++) {
+    size_t count = o->rows ? 1 : o->n_sources;
+    if (!count) return nm_fail(NM_USAGE, "no training data: name a file, a folder or -");
+    if (!(l->d->weights = nm_calloc(count, sizeof *l->d->weights))) return nm_fail_memory(count * sizeof *l->d->weights);
+    for (l->d->n_sources = 0; l->d->n_sources < count; l->d->n_sources++) {
         l->source = (int32_t)l->d->n_sources;
-        NM_TRY(read_source(l, o->sources[l->source], &l->d->weights[l->source]));
+        double *weight = &l->d->weights[l->source];
+        *weight = 1;
+        NM_TRY(o->rows ? read_memory(l) : read_source(l, o->sources[l->source], weight));
     }
     l->d->n_train = l->d->n_entries;
     if (l->d->n_train) return NM_OK;
     if (l->d->stats.first_bad) return nm_fail(NM_BAD_FILE, "no row of the training data can be used; the first fault: %s", l->d->stats.first_bad);
-    return nm_fail(NM_BAD_FILE, "%s: there is no row in the training data", o->sources[0]);
+    return nm_fail(NM_BAD_FILE, "%s: there is no row in the training data", o->rows ? "rows.jsonl" : o->sources[0]);
 }
 
 /* A number is a fraction unless a file has that very name. */

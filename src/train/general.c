@@ -1,4 +1,5 @@
-/* General text that ships with the library (share/general): what the anchor holds the model to, and what the meter of forgetting reads. The bytes of the
+/* General text that ships with the library (share/general): what the anchor holds the model to, questions
+ * that it asks it, and what the meter of forgetting reads. The bytes of the
  * files become part of the library when it is built. */
 #include "nomoat.h"
 
@@ -11,10 +12,11 @@
 
 TEXT(nm_text_anchor, "general/anchor.txt");
 TEXT(nm_text_meter, "general/meter.txt");
+TEXT(nm_text_questions, "general/questions.txt");
 
 const char *nm_general_text(nm_general which, size_t *length)
 {
-    bool meter = which == NM_GENERAL_METER;
-    *length = (size_t)(meter ? nm_text_meter_end - nm_text_meter : nm_text_anchor_end - nm_text_anchor);
-    return meter ? nm_text_meter : nm_text_anchor;
+    const char *const begin[] = {nm_text_anchor, nm_text_meter, nm_text_questions}, *const end[] = {nm_text_anchor_end, nm_text_meter_end, nm_text_questions_end};
+    *length = (size_t)(end[which] - begin[which]);
+    return begin[which];
 }

@@ -275,7 +275,7 @@ static nm_err gradients(nm_trainer *t, const nm_sample *samples, size_t count, c
     for (size_t i = 0; i < count; weight += samples[i++].count) NM_TRY(take_sample(t, &samples[i], weight, false, &t->sequence[i]));
     NM_TRY(nm_step_gradients(t->pass, &t->lora, t->sequence, (int32_t)count, r, cancel));
     if (!anchor || anchor->count < 2 || anchor_weight == 0) return NM_OK;
-    NM_TRY(take_sample(t, anchor, t->weight, true, &t->sequence[0]));
+    NM_TRY(take_sample(t, anchor, t->weight, !anchor->mask, &t->sequence[0]));
     uint64_t from = nm_clock_ns();
     NM_TRY(nm_step_anchor(t->pass, &t->lora, &t->sequence[0], anchor_weight, r, &report->anchor, cancel));
     report->anchor_seconds = (double)(nm_clock_ns() - from) * 1e-9;

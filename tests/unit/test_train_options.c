@@ -199,6 +199,11 @@ static void test_bits(void **state)
         expect_same(a, b, name, "on one thread");
         take_steps(d, 0, ALL);
         expect_same(a, d, name, "with less memory");
+        assert_int_equal(nm_set_kernels("c"), NM_OK);
+        nm_trainer *e = open_trainer(run, 0);
+        take_steps(e, 0, ALL);
+        assert_int_equal(nm_set_kernels("all"), NM_OK);
+        expect_same(a, e, name, "in plain C");
         resume_into(c, path);
         take_steps(c, HALF, ALL);
         expect_same(a, c, name, "after a checkpoint");
@@ -206,6 +211,7 @@ static void test_bits(void **state)
         nm_trainer_close(&b);
         nm_trainer_close(&c);
         nm_trainer_close(&d);
+        nm_trainer_close(&e);
     }
     nm_set_threads(0);
     unlink(path);
