@@ -235,6 +235,19 @@ static nm_err add_step(nm_tune *v, int64_t step, int32_t pass_rows, sums *s)
     return NM_OK;
 }
 
+/* What --keep adds to every step, as its samples are on average. */
+static void add_kept(const nm_tune *t, int64_t steps, sums *s)
+{
+    size_t count = t->replay ? nm_dataset_count(t->replay, NM_SPLIT_TRAIN) : 0;
+    for (size_t i = 0; i < count; i++) {
+        nm_sample sample = nm_dataset_sample(t->replay, NM_SPLIT_TRAIN, i);
+        double times = (double)steps * t->replays / (double)count;
+        s->rows += times * sample.count;
+        s->trained += times * sample.trained;
+        s->squares += times * sample.count * sample.count;
+    }
+}
+
 /* Those that these settings cut: of data that is cut at the same length the reader counted them; of data that is cut later they show. */
 static uint64_t count_cut(const nm_tune *v, int32_t data_length)
 {
@@ -279,6 +292,7 @@ static nm_err forecast(nm_tune *v, const nm_tune *t, const nm_tune_rates *r, nm_
     NM_TRY(nm_trainer_plan(&info, v->stacked->model, &o));
     work w = work_of(v->stacked->model, &info);
     for (int64_t i = 0; i < v->steps; i++) NM_TRY(add_step(v, i, info.pass_rows, &s));
+    add_kept(t, v->steps, &s);
     *f = (nm_tune_forecast){.steps = v->steps, .every = v->every, .tokens = s.rows, .trained = s.trained, .pass_rows = info.pass_rows, .recomputed = info.recomputed,
         .epochs = (double)v->steps / (double)nm_order_steps_per_epoch(v->order), .begin = r->begin};
     f->cut = count_cut(v, v->data == t->data ? t->set->max_length : v->set->max_length);

@@ -138,8 +138,8 @@ static nm_err put_run(nm_str *s, const nm_tune *t)
     NM_TRY(put_format(s, "trained", "rank %d on %d maps, %.2f million numbers, scale %g", i->rank, i->maps, (double)i->parameters * 1e-6, (double)i->scale));
     if (t->seconds > 0) NM_TRY(put_format(s, "speed", "%.0f tokens/s; %s since it was begun or resumed", t->tokens / t->seconds,
         nm_duration_text((double)(nm_clock_ns() - t->begun_ns) * 1e-9, a)));
-    NM_TRY(put_format(s, "memory", "%s beside the model, %s resident in all; %d tokens a pass, computed again: %s", nm_bytes_text(i->bytes, a),
-        nm_bytes_text(nm_machine_resident(), b), i->pass_rows, i->recomputed));
+    NM_TRY(put_format(s, "memory", "%s beside the model, %s resident at most in all; %d tokens a pass, computed again: %s", nm_bytes_text(i->bytes, a),
+        nm_bytes_text(nm_machine_resident_peak(), b), i->pass_rows, i->recomputed));
     NM_TRY(put_format(s, "nomoat", "%s, kernels %s, %d threads", nm_version(), nm_kernels_tier(), nm_threads()));
     return nm_str_puts(s, "</table>\n");
 }
