@@ -24,6 +24,9 @@ static const float STABLE_ALPHA = 8, DEFAULT_LR = 2e-4f;
 static const char *const aliases[][2] = {{"q_proj", "attn_q"}, {"k_proj", "attn_k"}, {"v_proj", "attn_v"}, {"o_proj", "attn_output"}, {"gate_proj", "ffn_gate"},
     {"up_proj", "ffn_up"}, {"down_proj", "ffn_down"}, {"query_key_value", "attn_qkv"}, {"c_attn", "attn_qkv"}, {"lm_head", "output"}};
 
+/* A tied head stands in the file under the embedding's name; as a linear map it is the head, and adapters call it so. */
+static bool is_head(const nm_weight *w, const char *name, size_t n) { return n == 6 && !memcmp(name, "output", n) && !strcmp(w->name, "token_embd.weight"); }
+
 static bool is_named(const nm_weight *w, const char *target, size_t n)
 {
     const char *last = w->name;
@@ -33,7 +36,7 @@ static bool is_named(const nm_weight *w, const char *target, size_t n)
             n = strlen(target);
         }
     if (!strncmp(last, "blk.", 4) && strchr(last + 4, '.')) last = strchr(last + 4, '.') + 1;
-    return !strncmp(last, target, n) && !strcmp(last + n, ".weight");
+    return is_head(w, target, n) || (!strncmp(last, target, n) && !strcmp(last + n, ".weight"));
 }
 
 /* Gives the maps that one target means their rank; false if there is none. */
@@ -75,7 +78,8 @@ static int32_t map_named(const nm_trainer *t, const char *name)
         const nm_step *s = &t->model->program.step[i];
         if (s->op != NM_OP_LINEAR) continue;
         int32_t id = nm_weight_of(t->model->program.operand, s, 0);
-        if (!strncmp(t->model->weight[id].name, name, n) && !strcmp(t->model->weight[id].name + n, ".weight")) return id;
+        const nm_weight *w = &t->model->weight[id];
+        if (is_head(w, name, n) || (!strncmp(w->name, name, n) && !strcmp(w->name + n, ".weight"))) return id;
     }
     return -1;
 }

@@ -303,6 +303,35 @@ static void test_state_is_small(void **state)
     assert_true(optim->state(16, 4096) < (size_t)(16 * 4096 * 2.1));
 }
 
+/* A tied head is trained and saved as the head, and training goes on from there. */
+static void test_tied_head(void **state)
+{
+    need_data();
+    char path[4096], folder[] = "/tmp/nomoat-tied-XXXXXX";
+    nm_model *tied;
+    nm_trainer *t;
+    snprintf(path, sizeof path, "%s/tiny/llama_tied.gguf", getenv("NOMOAT_TEST_DATA"));
+    if (nm_model_open(&tied, path, NULL) != NM_OK) fail_msg("%s", nm_error_text());
+    assert_non_null(mkdtemp(folder));
+    nm_trainer_options o = {.rank = 2, .targets = "lm_head,q_proj", .max_length = LENGTH, .batch = 1, .steps = 1};
+    if (nm_trainer_open(&t, tied, &o) != NM_OK) fail_msg("%s", nm_error_text());
+    const int32_t maps = nm_trainer_describe(t)->maps;
+    if (nm_trainer_save(t, folder, NULL) != NM_OK) fail_msg("%s", nm_error_text());
+    nm_trainer_close(&t);
+    o.targets = NULL;
+    o.init = folder;
+    if (nm_trainer_open(&t, tied, &o) != NM_OK) fail_msg("%s", nm_error_text());
+    assert_int_equal(nm_trainer_describe(t)->maps, maps);
+    nm_trainer_close(&t);
+    nm_model_close(&tied);
+    const char *const files[] = {"README.md", "nomoat.json", "adapter_config.json", "adapter_model.safetensors"};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        snprintf(path, sizeof path, "%s/%s", folder, files[i]);
+        assert_int_equal(unlink(path), 0);
+    }
+    rmdir(folder);
+}
+
 static void test_faults(void **state)
 {
     need_data();
@@ -324,6 +353,7 @@ static void test_faults(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_record), cmocka_unit_test(test_bits), cmocka_unit_test(test_pissa_begins_at_the_model),
-        cmocka_unit_test(test_triplets), cmocka_unit_test(test_state_is_small), cmocka_unit_test(test_faults)};
+        cmocka_unit_test(test_triplets), cmocka_unit_test(test_state_is_small),
+        cmocka_unit_test(test_tied_head), cmocka_unit_test(test_faults)};
     return cmocka_run_group_tests(tests, NULL, close_all);
 }
