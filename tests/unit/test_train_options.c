@@ -303,6 +303,22 @@ static void test_state_is_small(void **state)
     assert_true(optim->state(16, 4096) < (size_t)(16 * 4096 * 2.1));
 }
 
+/* An anchor none of whose tokens is chosen holds nothing. */
+static void test_empty_anchor(void **state)
+{
+    need_data();
+    nm_trainer *a = open_trainer(run_named("adamw"), 0), *b = open_trainer(run_named("adamw"), 0);
+    const uint8_t mask[ANCHOR] = {1};       /* the first token is never predicted */
+    nm_sample anchor = {.ids = batch[0].sample[0].ids, .mask = mask, .count = batch[0].sample[0].count < ANCHOR ? batch[0].sample[0].count : ANCHOR};
+    nm_train_report r;
+    if (nm_trainer_step(a, batch[0].sample, batch[0].count, &anchor, 0.5f, &r, NULL) != NM_OK) fail_msg("%s", nm_error_text());
+    assert_true(r.anchor == 0);
+    if (nm_trainer_step(b, batch[0].sample, batch[0].count, NULL, 0, &r, NULL) != NM_OK) fail_msg("%s", nm_error_text());
+    expect_same(a, b, "adamw", "with an empty anchor");
+    nm_trainer_close(&a);
+    nm_trainer_close(&b);
+}
+
 /* A tied head is trained and saved as the head, and training goes on from there. */
 static void test_tied_head(void **state)
 {
@@ -353,7 +369,7 @@ static void test_faults(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_record), cmocka_unit_test(test_bits), cmocka_unit_test(test_pissa_begins_at_the_model),
-        cmocka_unit_test(test_triplets), cmocka_unit_test(test_state_is_small),
+        cmocka_unit_test(test_triplets), cmocka_unit_test(test_state_is_small), cmocka_unit_test(test_empty_anchor),
         cmocka_unit_test(test_tied_head), cmocka_unit_test(test_faults)};
     return cmocka_run_group_tests(tests, NULL, close_all);
 }
