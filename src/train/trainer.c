@@ -168,7 +168,8 @@ static nm_err open_lora(nm_trainer *t)
     if (err == NM_OK && !t->planned && t->options.init) err = copy_init(t, &init);
     nm_lora_free(&init);
     nm_free(wanted);
-    if (err == NM_OK && !t->planned && t->options.start == NM_START_PISSA) err = nm_pissa_open(&t->pissa, &t->lora, scale, t->options.below);
+    if (err == NM_OK && t->options.start == NM_START_PISSA)
+        err = t->planned ? nm_pissa_list(&t->pissa, &t->lora, scale, t->options.below) : nm_pissa_open(&t->pissa, &t->lora, scale, t->options.below);
     t->scale = scale;
     t->lora.dropout = (nm_dropout){.p = t->options.dropout, .seed = t->options.seed};
     return err;
@@ -178,7 +179,7 @@ static nm_err open_lora(nm_trainer *t)
 static nm_err open_pass(nm_trainer *t)
 {
     const nm_trainer_options *o = &t->options;
-    bool pissa = o->start == NM_START_PISSA && !t->planned;
+    bool pissa = o->start == NM_START_PISSA;
     int64_t together = o->no_packing ? 1 : o->batch, all = together * o->max_length, most = o->max_length > PASS_ROWS ? o->max_length : PASS_ROWS;
     int32_t rows = (int32_t)(all < most ? all : most);
     int64_t out = LOGIT_BYTES / (2 * (int64_t)sizeof(float) * t->model->config.n_vocab);

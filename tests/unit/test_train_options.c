@@ -303,6 +303,24 @@ static void test_state_is_small(void **state)
     assert_true(optim->state(16, 4096) < (size_t)(16 * 4096 * 2.1));
 }
 
+/* A plan tells what opening takes, also of what PiSSA subtracts. */
+static void test_plan(void **state)
+{
+    need_data();
+    const nm_json *runs = nm_json_get(&record, "runs");
+    for (size_t i = 0; i < runs->array.count; i++) {
+        nm_trainer *t = open_trainer(&runs->array.items[i], 0);
+        const nm_trainer_info *is = nm_trainer_describe(t);
+        nm_trainer_info would;
+        nm_trainer_options o = t->options;
+        if (nm_trainer_plan(&would, model, &o) != NM_OK) fail_msg("%s", nm_error_text());
+        assert_int_equal(would.parameters, is->parameters);
+        assert_int_equal(would.pass_bytes, is->pass_bytes);
+        assert_int_equal(would.bytes, is->bytes);
+        nm_trainer_close(&t);
+    }
+}
+
 /* An anchor none of whose tokens is chosen holds nothing. */
 static void test_empty_anchor(void **state)
 {
@@ -369,7 +387,7 @@ static void test_faults(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_record), cmocka_unit_test(test_bits), cmocka_unit_test(test_pissa_begins_at_the_model),
-        cmocka_unit_test(test_triplets), cmocka_unit_test(test_state_is_small), cmocka_unit_test(test_empty_anchor),
+        cmocka_unit_test(test_triplets), cmocka_unit_test(test_state_is_small), cmocka_unit_test(test_plan), cmocka_unit_test(test_empty_anchor),
         cmocka_unit_test(test_tied_head), cmocka_unit_test(test_faults)};
     return cmocka_run_group_tests(tests, NULL, close_all);
 }
