@@ -147,6 +147,8 @@ static nm_err complete(nm_trainer *t, const nm_trainer_options *given)
     if (!isfinite(o->lr) || !isfinite(o->alpha) || !isfinite(o->lr_ratio) || !isfinite(o->clip)) return nm_fail(NM_USAGE, "a rate that is no number makes no sense");
     if (!(o->dropout >= 0 && o->dropout < 1)) return nm_fail(NM_USAGE, "a dropout of %g makes no sense: 0 or more, and below 1", (double)o->dropout);
     if (o->start > NM_START_PISSA || (o->start && o->init)) return nm_fail(NM_USAGE, "an adapter that is given is where the training starts: no other start goes with it");
+    if (o->rank > NM_MOST_RANK / (o->start == NM_START_PISSA ? 2 : 1))
+        return nm_fail(NM_USAGE, "a rank of %d makes no sense: adapters have %d at most", (int)o->rank, NM_MOST_RANK);
     NM_TRY(nm_optim_find(o->optimizer ? o->optimizer : "adamw", &t->optim));
     if (!(o->lr > 0)) o->lr = DEFAULT_LR * t->optim->rate;
     t->set = t->optim->defaults;

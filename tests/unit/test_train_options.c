@@ -375,6 +375,9 @@ static void test_faults(void **state)
     o.dropout = NAN;
     assert_int_equal(nm_trainer_open(&t, model, &o), NM_USAGE);
     o.dropout = 0;
+    o.rank = 1 << 15;
+    assert_int_equal(nm_trainer_open(&t, model, &o), NM_USAGE);
+    o.rank = 0;
     o.start = NM_START_PISSA;
     o.init = "somewhere";
     assert_int_equal(nm_trainer_open(&t, model, &o), NM_USAGE);
