@@ -236,7 +236,6 @@ nm_err nm_trainer_plan(nm_trainer_info *info, const nm_model *model, const nm_tr
     nm_trainer *t;
     NM_TRY(open_trainer(&t, model, options, true));
     *info = t->info;
-    t->lora.numbers = t->lora.state_bytes = 0;       /* there is no room for them to be freed */
     nm_trainer_close(&t);
     return NM_OK;
 }
