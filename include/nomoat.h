@@ -209,8 +209,8 @@ NM_API const nm_adapter_info *nm_adapter_describe(const nm_adapter *adapter);   
 
 /* Puts adapters on each other, in this order; any may stand in it more than once. They are computed beside the base, never merged: output =
  * base + sum of scale x adapter's own scale x (x A') B'. One of DoRA's kind (Liu et al. 2024) then sets the length of each row of what there is to its
- * magnitude, as PEFT does; NM_BAD_FILE for a row that has no length. A scale of 0 gives the base's bits. Takes well below a millisecond. The adapters
- * must outlive the stack, and the stack the sessions that were opened with it. */
+ * magnitude, as PEFT does; NM_BAD_FILE for a row that has no length. A scale of 0 gives the base's bits. Takes well below a millisecond, and with
+ * DoRA a square root for each row that it changes. The adapters must outlive the stack, and the stack the sessions that were opened with it. */
 NM_API nm_err nm_stack_open(nm_stack **out, const nm_model *model, const nm_adapter *const *adapters, const float *scales, size_t count);
 NM_API void nm_stack_close(nm_stack **stack);
 
@@ -475,7 +475,7 @@ typedef struct nm_trainer_options {
     int32_t rank;               /* 0 = 16 */
     float alpha;                /* 0: the scale is rank-stabilised, 8 / sqrt(rank) (Kalajdzievski 2023); else alpha / rank, or alpha / sqrt(rank) with rslora */
     bool rslora;
-    bool dora;                  /* also learn the length of each row (DoRA, Liu et al. 2024) */
+    bool dora;                  /* also learn the length of each row (DoRA, Liu et al. 2024); goes with neither dropout nor PiSSA (NM_USAGE) */
     const char *targets;        /* maps by the last part of their names, GGUF's ("attn_q") or PEFT's ("q_proj"), between commas; NULL: all linear maps of the layers */
     const char *init;           /* start from this adapter: its rank, scale and targets hold; NULL */
     const nm_stack *below;      /* adapters that stay as they are, below the one that is trained; NULL */
@@ -531,7 +531,7 @@ NM_API nm_err nm_trainer_step(nm_trainer *trainer, const nm_sample *samples, siz
     nm_train_report *report, const volatile sig_atomic_t *cancel);
 /* A copy of the adapter as it stands, to be stacked (nm_stack_open) and run. */
 NM_API nm_err nm_trainer_adapter(const nm_trainer *trainer, nm_adapter **out);
-/* Writes a PEFT folder, whole or not at all: plain LoRA or DoRA, lora_alpha = scale x rank. */
+/* Writes a PEFT folder, each file whole or not at all and the weights last: plain LoRA or DoRA, lora_alpha = scale x rank. */
 NM_API nm_err nm_trainer_save(const nm_trainer *trainer, const char *folder, const nm_adapter_card *card);
 /* Everything that the next step depends on, and a note of the caller's; written whole or not at all. Resuming needs a trainer of the same model, options,
  * number of steps and arithmetic (NM_REFUSED), and goes on to the same bits. *note: nm_free. */

@@ -26,6 +26,7 @@ struct nm_adapter {
     changed *map;               /* [info.n_maps], by ascending weight */
     uint64_t hash;
     uint8_t *memory;            /* of all slots' panels and rows */
+    size_t bytes;               /* of memory */
 };
 
 /* ---- Which weight a pair means ------------------------------------------------------------------------------------------------------------ */
@@ -188,13 +189,15 @@ static nm_err find_weights(nm_adapter *a, const nm_lora *l)
 
 static nm_err make_slots(nm_adapter *a, const nm_lora *l)
 {
-    for (size_t i = 0; i < l->pairs; i++) a->info.bytes += pair_bytes(&l->pair[i]);
-    if (!(a->memory = nm_alloc_aligned(a->info.bytes))) return nm_fail_memory(a->info.bytes);
+    for (size_t i = 0; i < l->pairs; i++) a->bytes += pair_bytes(&l->pair[i]);
+    if (!(a->memory = nm_alloc_aligned(a->bytes))) return nm_fail_memory(a->bytes);
+    a->info.bytes = a->bytes;
     uint8_t *at = a->memory;
     for (size_t i = 0; i < l->pairs; i++) {
         const nm_pair *p = &l->pair[i];
         a->map[i].slot = make_slot(p, &at);
         a->info.n_parameters += (uint64_t)(p->rank * (p->in + p->out) + (p->m ? p->out : 0));
+        if (p->m) a->info.bytes += (uint64_t)p->out * (sizeof *p->m + 3 * sizeof *a->map->sums.w);
         if (p->rank > a->info.max_rank) a->info.max_rank = (int32_t)p->rank;
     }
     NM_TRY(make_lengths(a, l));
@@ -266,7 +269,7 @@ void nm_adapter_close(nm_adapter **adapter)
         nm_free(a->map[i].m);
         nm_free(a->map[i].sums.w);
     }
-    nm_free_aligned(a->memory, a->info.bytes);
+    nm_free_aligned(a->memory, a->bytes);
     nm_free(a->map);
     nm_free(a->path);
     nm_free(a->base);

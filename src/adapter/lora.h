@@ -45,10 +45,10 @@ void nm_lora_free(nm_lora *lora);
 
 /* A new pair with room for its halves (zero); name is copied. Checks sizes: NM_BAD_FILE naming `what`. */
 nm_err nm_lora_add(nm_lora *lora, const char *name, const char *what, bool embedding, int64_t in, int64_t out, int64_t rank, nm_pair **pair);
-/* Sorts by name; NM_BAD_FILE for two pairs of one name. */
 nm_err nm_pair_add_magnitudes(nm_pair *pair);     /* makes room for them (zero) */
 /* NM_REFUSED, naming a map and saying what cannot be done with it, if one is DoRA's. */
 nm_err nm_lora_need_plain(const nm_lora *lora, const char *why);
+/* Sorts by name; NM_BAD_FILE for two pairs of one name. */
 nm_err nm_lora_sort(nm_lora *lora);
 const nm_pair *nm_lora_find(const nm_lora *lora, const char *name);     /* NULL if absent; after nm_lora_sort */
 /* Of names, shapes, values and scales: the same for the same adapter in either format, once both have GGUF's names. */

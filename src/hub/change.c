@@ -178,7 +178,7 @@ out:
     return err;
 }
 
-/* The rename by which the model appears; replacing swaps the two folders, and work_end deletes the old one. */
+/* The rename by which the entry appears; replacing swaps the two folders, and nm_change_end deletes the old one. */
 nm_err nm_change_appear(const nm_change *w, const char *name, const char *what, bool replace)
 {
     char *final;

@@ -92,9 +92,7 @@ nm_err nm_train_lora_list(nm_train_lora *l, const nm_model *model, const int32_t
 {
     *l = (nm_train_lora){.model = model, .dora = dora, .slot = nm_calloc(model->weights, sizeof *l->slot), .trained = nm_calloc(model->weights, 1)};
     nm_err err = l->slot && l->trained ? list_maps(l, wanted, optim) : nm_fail_memory(model->weights * sizeof *l->slot);
-    if (err == NM_OK) return NM_OK;
-    l->numbers = l->state_bytes = l->rows = 0;       /* there is no room for them to be freed */
-    nm_train_lora_close(l);
+    if (err != NM_OK) nm_train_lora_close(l);
     return err;
 }
 
@@ -136,7 +134,6 @@ typedef struct by_map {
     void (*work)(struct by_map *, size_t map, void *scratch);
     uint8_t *scratch;           /* [threads][each], where there are gains to find or the optimiser wants some */
     size_t each;
-    atomic_int failed;          /* a map with a row that has no length, from 1 */
     const nm_optim *optim;
     const nm_optim_settings *set;
     int64_t step;
@@ -181,23 +178,31 @@ static float *find_lengths(const nm_train_lora *l, const nm_train_map *m, void *
     return length;
 }
 
-static void find_gains(const nm_train_lora *l, const nm_train_map *m, void *scratch)
+/* From the lengths, in their place. */
+static void make_gains(const nm_train_lora *l, const nm_train_map *m)
 {
     const float *magnitude = nm_train_lora_magnitudes(l, m);
-    float *gain = find_lengths(l, m, scratch), *inverse = gain + m->n;
+    float *gain = l->stretch + m->row, *inverse = gain + m->n;
     for (int64_t n = 0; n < m->n; n++) {
         gain[n] = magnitude[n] / gain[n];
         inverse[n] = magnitude[n] != 0 ? 1 / magnitude[n] : 0;
     }
 }
 
+static void turn_halves(const nm_train_lora *l, const nm_train_map *m)
+{
+    size_t a = (size_t)m->rank * (size_t)m->k;
+    turn(l->p + m->at, m->rank, m->k, l->half + m->at);
+    turn(l->p + m->at + a, m->rank, m->n, l->half + m->at + a);
+}
+
 static void derive_map(by_map *b, size_t i, void *scratch)
 {
     const nm_train_map *m = &b->lora->map[i];
-    size_t a = (size_t)m->rank * (size_t)m->k;
-    turn(b->lora->p + m->at, m->rank, m->k, b->lora->half + m->at);
-    turn(b->lora->p + m->at + a, m->rank, m->n, b->lora->half + m->at + a);
-    if (b->lora->dora) find_gains(b->lora, m, scratch);
+    turn_halves(b->lora, m);
+    if (!b->lora->dora) return;
+    find_lengths(b->lora, m, scratch);
+    make_gains(b->lora, m);
 }
 
 nm_err nm_train_lora_derive(nm_train_lora *l) { return run_finding(&(by_map){.lora = l, .work = derive_map}); }
@@ -206,18 +211,27 @@ static void measure_map(by_map *b, size_t i, void *scratch)
 {
     const nm_train_map *m = &b->lora->map[i];
     float *magnitude = nm_train_lora_magnitudes(b->lora, m);
-    derive_map(b, i, scratch);
+    turn_halves(b->lora, m);
     memcpy(magnitude, find_lengths(b->lora, m, scratch), (size_t)m->n * sizeof *magnitude);
-    for (int64_t n = 0; n < m->n; n++) if (!(magnitude[n] > 0)) atomic_store(&b->failed, (int)i + 1);
-    find_gains(b->lora, m, scratch);
+    make_gains(b->lora, m);
+}
+
+/* Names the first map of those that have a row without a length, whichever thread it was. */
+static nm_err check_magnitudes(const nm_train_lora *l)
+{
+    for (size_t i = 0; i < l->maps; i++) {
+        const float *magnitude = nm_train_lora_magnitudes(l, &l->map[i]);
+        for (int64_t n = 0; n < l->map[i].n; n++)
+            if (!(magnitude[n] > 0))
+                return nm_fail(NM_REFUSED, "%s has a row of zeros, which has no length: train without DoRA, or other maps", l->model->weight[l->map[i].weight].name);
+    }
+    return NM_OK;
 }
 
 nm_err nm_train_lora_measure(nm_train_lora *l)
 {
-    by_map b = {.lora = l, .work = measure_map};
-    NM_TRY(run_finding(&b));
-    int failed = atomic_load(&b.failed);
-    return failed ? nm_fail(NM_REFUSED, "%s has a row of zeros, which has no length: train without DoRA, or other maps", l->model->weight[l->map[failed - 1].weight].name) : NM_OK;
+    NM_TRY(run_finding(&(by_map){.lora = l, .work = measure_map}));
+    return check_magnitudes(l);
 }
 
 static void square_map(by_map *b, size_t i, void *scratch)

@@ -46,7 +46,6 @@ static void start_maps(void *arg, int thread, int threads)
 static nm_err start(nm_train_lora *l, float scale)
 {
     starting t = {.lora = l, .scale = scale};
-    if (!(scale > 0)) return nm_fail(NM_USAGE, "PiSSA begins at the model's own values: a scale of %g makes no sense", (double)scale);
     for (size_t i = 0; i < l->maps; i++) {
         size_t bytes = round64(start_bytes(l, &l->map[i]));
         if (bytes > t.bytes) t.bytes = bytes;
@@ -75,6 +74,7 @@ static void pack(nm_panels *p, const float *values, uint8_t **memory)
     *memory += bytes_of(p);
 }
 
+/* All but the panels' memory. */
 static nm_err allocate(nm_pissa *p, const nm_train_lora *l, const nm_stack *below)
 {
     size_t slots = l->maps + (below ? (size_t)below->first[l->model->weights] : 0);
@@ -84,32 +84,27 @@ static nm_err allocate(nm_pissa *p, const nm_train_lora *l, const nm_stack *belo
     }
     p->first = nm_calloc(l->model->weights + 1, sizeof *p->first);
     p->slot = nm_calloc(slots, sizeof *p->slot);
-    p->memory = nm_alloc_aligned(p->bytes);
-    return p->first && p->slot && p->memory ? NM_OK : nm_fail_memory(p->bytes);
+    return p->first && p->slot ? NM_OK : nm_fail_memory(slots * sizeof *p->slot);
 }
 
 /* Each weight's slots below, then what is subtracted of it. Maps lie by ascending weight. */
 static void fill(nm_pissa *p, const nm_train_lora *l, float scale, const nm_stack *below)
 {
-    uint8_t *at = p->memory;
     int32_t slots = 0;
     for (size_t w = 0, map = 0; w < l->model->weights; w++) {
         p->first[w] = slots;
         for (int32_t i = below ? below->first[w] : 0; below && i < below->first[w + 1]; i++) p->slot[slots++] = below->slot[i];
         if (map == l->maps || l->map[map].weight != (int32_t)w) continue;
         const nm_train_map *m = &l->map[map++];
-        nm_slot *slot = &p->slot[slots++];
-        *slot = (nm_slot){.a = panels_of(m->rank, m->k), .b = panels_of(m->n, m->rank), .scale = -scale};
-        pack(&slot->a, l->slot[w].a, &at);
-        pack(&slot->b, l->slot[w].b, &at);
+        p->slot[slots++] = (nm_slot){.a = panels_of(m->rank, m->k), .b = panels_of(m->n, m->rank), .scale = -scale};
     }
     p->first[l->model->weights] = slots;
 }
 
-nm_err nm_pissa_open(nm_pissa *p, nm_train_lora *l, float scale, const nm_stack *below)
+nm_err nm_pissa_list(nm_pissa *p, const nm_train_lora *l, float scale, const nm_stack *below)
 {
     *p = (nm_pissa){0};
-    NM_TRY(start(l, scale));
+    if (!(scale > 0)) return nm_fail(NM_USAGE, "PiSSA begins at the model's own values: a scale of %g makes no sense", (double)scale);
     nm_err err = allocate(p, l, below);
     if (err != NM_OK) {
         nm_pissa_close(p);
@@ -123,6 +118,29 @@ nm_err nm_pissa_open(nm_pissa *p, nm_train_lora *l, float scale, const nm_stack 
     p->stack.identity = 0;
     if (l->max_rank > p->stack.max_rank) p->stack.max_rank = l->max_rank;
     return NM_OK;
+}
+
+/* The values that the halves begin with, as what is subtracted. */
+static nm_err keep_start(nm_pissa *p, const nm_train_lora *l)
+{
+    uint8_t *at = p->memory = nm_alloc_aligned(p->bytes);
+    if (!at) return nm_fail_memory(p->bytes);
+    for (size_t i = 0; i < l->maps; i++) {
+        int32_t w = l->map[i].weight;
+        nm_slot *slot = &p->slot[p->first[w + 1] - 1];
+        pack(&slot->a, l->slot[w].a, &at);
+        pack(&slot->b, l->slot[w].b, &at);
+    }
+    return NM_OK;
+}
+
+nm_err nm_pissa_open(nm_pissa *p, nm_train_lora *l, float scale, const nm_stack *below)
+{
+    NM_TRY(nm_pissa_list(p, l, scale, below));
+    nm_err err = start(l, scale);
+    if (err == NM_OK) err = keep_start(p, l);
+    if (err != NM_OK) nm_pissa_close(p);
+    return err;
 }
 
 void nm_pissa_close(nm_pissa *p)

@@ -16,6 +16,8 @@ typedef struct nm_pissa {
 /* Starts the maps of `lora` from their triplets, A = sqrt(S / scale) V' and B = U sqrt(S / scale), and makes the stack of `below` (may be NULL; outlives it)
  * and what is subtracted. The same bits for any number of threads and on every machine. */
 nm_err nm_pissa_open(nm_pissa *pissa, nm_train_lora *lora, float scale, const nm_stack *below);
+/* Only what would be: the stack without its numbers, and how many bytes these take. */
+nm_err nm_pissa_list(nm_pissa *pissa, const nm_train_lora *lora, float scale, const nm_stack *below);
 void nm_pissa_close(nm_pissa *pissa);
 /* The slot that is subtracted from a trained weight. */
 const nm_slot *nm_pissa_slot(const nm_pissa *pissa, int32_t weight);

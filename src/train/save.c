@@ -154,6 +154,10 @@ nm_err nm_trainer_resume(nm_trainer *t, const char *path, char **note)
         err = *note ? nm_train_lora_derive(&t->lora) : nm_fail_memory(1);
     }
     if (err == NM_OK) t->steps = steps;
+    else {
+        nm_free(*note);
+        *note = NULL;
+    }
     nm_safetensors_close(&file);
     return err;
 }

@@ -56,6 +56,8 @@ nm_err nm_step_anchor(nm_pass *pass, nm_train_lora *lora, const nm_sequence *seq
     nm_train train = {.slot = lora->slot, .dropout = lora->dropout};
     train.dropout.first = -1;       /* a mask of its own */
     double tokens = weight_of(sequence), sum = 0;
+    *kl = 0;
+    if (!(tokens > 0)) return NM_OK;        /* nothing is held */
     NM_TRY(nm_pass_anchor(pass, sequence, (float)((double)weight / tokens), &train, &sum, cancel));
     *kl = sum / tokens;
     report->tokens += sequence->count;

@@ -18,7 +18,7 @@ typedef struct nm_step_report {
 nm_err nm_step_gradients(nm_pass *pass, nm_train_lora *lora, const nm_sequence *sequence, int32_t count, nm_step_report *report,
     const volatile sig_atomic_t *cancel);
 /* Adds to lora->g the gradient of weight x the mean KL of the model before to the model now over the sequence's tokens; *kl: that mean. The report's norm
- * follows. */
+ * follows. A sequence without weights holds nothing, and *kl is 0. */
 nm_err nm_step_anchor(nm_pass *pass, nm_train_lora *lora, const nm_sequence *sequence, float weight, nm_step_report *report, double *kl,
     const volatile sig_atomic_t *cancel);
 /* The factor by which gradients of this norm are clipped to `most` (0 = never), as PyTorch does. */

@@ -24,6 +24,9 @@ static const float STABLE_ALPHA = 8, DEFAULT_LR = 2e-4f;
 static const char *const aliases[][2] = {{"q_proj", "attn_q"}, {"k_proj", "attn_k"}, {"v_proj", "attn_v"}, {"o_proj", "attn_output"}, {"gate_proj", "ffn_gate"},
     {"up_proj", "ffn_up"}, {"down_proj", "ffn_down"}, {"query_key_value", "attn_qkv"}, {"c_attn", "attn_qkv"}, {"lm_head", "output"}};
 
+/* A tied head stands in the file under the embedding's name; as a linear map it is the head, and adapters call it so. */
+static bool is_head(const nm_weight *w, const char *name, size_t n) { return n == 6 && !memcmp(name, "output", n) && !strcmp(w->name, "token_embd.weight"); }
+
 static bool is_named(const nm_weight *w, const char *target, size_t n)
 {
     const char *last = w->name;
@@ -33,7 +36,7 @@ static bool is_named(const nm_weight *w, const char *target, size_t n)
             n = strlen(target);
         }
     if (!strncmp(last, "blk.", 4) && strchr(last + 4, '.')) last = strchr(last + 4, '.') + 1;
-    return !strncmp(last, target, n) && !strcmp(last + n, ".weight");
+    return is_head(w, target, n) || (!strncmp(last, target, n) && !strcmp(last + n, ".weight"));
 }
 
 /* Gives the maps that one target means their rank; false if there is none. */
@@ -75,7 +78,8 @@ static int32_t map_named(const nm_trainer *t, const char *name)
         const nm_step *s = &t->model->program.step[i];
         if (s->op != NM_OP_LINEAR) continue;
         int32_t id = nm_weight_of(t->model->program.operand, s, 0);
-        if (!strncmp(t->model->weight[id].name, name, n) && !strcmp(t->model->weight[id].name + n, ".weight")) return id;
+        const nm_weight *w = &t->model->weight[id];
+        if (is_head(w, name, n) || (!strncmp(w->name, name, n) && !strcmp(w->name + n, ".weight"))) return id;
     }
     return -1;
 }
@@ -143,6 +147,8 @@ static nm_err complete(nm_trainer *t, const nm_trainer_options *given)
     if (!isfinite(o->lr) || !isfinite(o->alpha) || !isfinite(o->lr_ratio) || !isfinite(o->clip)) return nm_fail(NM_USAGE, "a rate that is no number makes no sense");
     if (!(o->dropout >= 0 && o->dropout < 1)) return nm_fail(NM_USAGE, "a dropout of %g makes no sense: 0 or more, and below 1", (double)o->dropout);
     if (o->start > NM_START_PISSA || (o->start && o->init)) return nm_fail(NM_USAGE, "an adapter that is given is where the training starts: no other start goes with it");
+    if (o->rank > NM_MOST_RANK / (o->start == NM_START_PISSA ? 2 : 1))
+        return nm_fail(NM_USAGE, "a rank of %d makes no sense: adapters have %d at most", (int)o->rank, NM_MOST_RANK);
     NM_TRY(nm_optim_find(o->optimizer ? o->optimizer : "adamw", &t->optim));
     if (!(o->lr > 0)) o->lr = DEFAULT_LR * t->optim->rate;
     t->set = t->optim->defaults;
@@ -164,7 +170,8 @@ static nm_err open_lora(nm_trainer *t)
     if (err == NM_OK && !t->planned && t->options.init) err = copy_init(t, &init);
     nm_lora_free(&init);
     nm_free(wanted);
-    if (err == NM_OK && !t->planned && t->options.start == NM_START_PISSA) err = nm_pissa_open(&t->pissa, &t->lora, scale, t->options.below);
+    if (err == NM_OK && t->options.start == NM_START_PISSA)
+        err = t->planned ? nm_pissa_list(&t->pissa, &t->lora, scale, t->options.below) : nm_pissa_open(&t->pissa, &t->lora, scale, t->options.below);
     t->scale = scale;
     t->lora.dropout = (nm_dropout){.p = t->options.dropout, .seed = t->options.seed};
     return err;
@@ -174,7 +181,7 @@ static nm_err open_lora(nm_trainer *t)
 static nm_err open_pass(nm_trainer *t)
 {
     const nm_trainer_options *o = &t->options;
-    bool pissa = o->start == NM_START_PISSA && !t->planned;
+    bool pissa = o->start == NM_START_PISSA;
     int64_t together = o->no_packing ? 1 : o->batch, all = together * o->max_length, most = o->max_length > PASS_ROWS ? o->max_length : PASS_ROWS;
     int32_t rows = (int32_t)(all < most ? all : most);
     int64_t out = LOGIT_BYTES / (2 * (int64_t)sizeof(float) * t->model->config.n_vocab);
@@ -229,7 +236,6 @@ nm_err nm_trainer_plan(nm_trainer_info *info, const nm_model *model, const nm_tr
     nm_trainer *t;
     NM_TRY(open_trainer(&t, model, options, true));
     *info = t->info;
-    t->lora.numbers = t->lora.state_bytes = 0;       /* there is no room for them to be freed */
     nm_trainer_close(&t);
     return NM_OK;
 }

@@ -303,6 +303,69 @@ static void test_state_is_small(void **state)
     assert_true(optim->state(16, 4096) < (size_t)(16 * 4096 * 2.1));
 }
 
+/* A plan tells what opening takes, also of what PiSSA subtracts. */
+static void test_plan(void **state)
+{
+    need_data();
+    const nm_json *runs = nm_json_get(&record, "runs");
+    for (size_t i = 0; i < runs->array.count; i++) {
+        nm_trainer *t = open_trainer(&runs->array.items[i], 0);
+        const nm_trainer_info *is = nm_trainer_describe(t);
+        nm_trainer_info would;
+        nm_trainer_options o = t->options;
+        if (nm_trainer_plan(&would, model, &o) != NM_OK) fail_msg("%s", nm_error_text());
+        assert_int_equal(would.parameters, is->parameters);
+        assert_int_equal(would.pass_bytes, is->pass_bytes);
+        assert_int_equal(would.bytes, is->bytes);
+        nm_trainer_close(&t);
+    }
+}
+
+/* An anchor none of whose tokens is chosen holds nothing. */
+static void test_empty_anchor(void **state)
+{
+    need_data();
+    nm_trainer *a = open_trainer(run_named("adamw"), 0), *b = open_trainer(run_named("adamw"), 0);
+    const uint8_t mask[ANCHOR] = {1};       /* the first token is never predicted */
+    nm_sample anchor = {.ids = batch[0].sample[0].ids, .mask = mask, .count = batch[0].sample[0].count < ANCHOR ? batch[0].sample[0].count : ANCHOR};
+    nm_train_report r;
+    if (nm_trainer_step(a, batch[0].sample, batch[0].count, &anchor, 0.5f, &r, NULL) != NM_OK) fail_msg("%s", nm_error_text());
+    assert_true(r.anchor == 0);
+    if (nm_trainer_step(b, batch[0].sample, batch[0].count, NULL, 0, &r, NULL) != NM_OK) fail_msg("%s", nm_error_text());
+    expect_same(a, b, "adamw", "with an empty anchor");
+    nm_trainer_close(&a);
+    nm_trainer_close(&b);
+}
+
+/* A tied head is trained and saved as the head, and training goes on from there. */
+static void test_tied_head(void **state)
+{
+    need_data();
+    char path[4096], folder[] = "/tmp/nomoat-tied-XXXXXX";
+    nm_model *tied;
+    nm_trainer *t;
+    snprintf(path, sizeof path, "%s/tiny/llama_tied.gguf", getenv("NOMOAT_TEST_DATA"));
+    if (nm_model_open(&tied, path, NULL) != NM_OK) fail_msg("%s", nm_error_text());
+    assert_non_null(mkdtemp(folder));
+    nm_trainer_options o = {.rank = 2, .targets = "lm_head,q_proj", .max_length = LENGTH, .batch = 1, .steps = 1};
+    if (nm_trainer_open(&t, tied, &o) != NM_OK) fail_msg("%s", nm_error_text());
+    const int32_t maps = nm_trainer_describe(t)->maps;
+    if (nm_trainer_save(t, folder, NULL) != NM_OK) fail_msg("%s", nm_error_text());
+    nm_trainer_close(&t);
+    o.targets = NULL;
+    o.init = folder;
+    if (nm_trainer_open(&t, tied, &o) != NM_OK) fail_msg("%s", nm_error_text());
+    assert_int_equal(nm_trainer_describe(t)->maps, maps);
+    nm_trainer_close(&t);
+    nm_model_close(&tied);
+    const char *const files[] = {"README.md", "nomoat.json", "adapter_config.json", "adapter_model.safetensors"};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        snprintf(path, sizeof path, "%s/%s", folder, files[i]);
+        assert_int_equal(unlink(path), 0);
+    }
+    rmdir(folder);
+}
+
 static void test_faults(void **state)
 {
     need_data();
@@ -312,6 +375,9 @@ static void test_faults(void **state)
     o.dropout = NAN;
     assert_int_equal(nm_trainer_open(&t, model, &o), NM_USAGE);
     o.dropout = 0;
+    o.rank = 1 << 15;
+    assert_int_equal(nm_trainer_open(&t, model, &o), NM_USAGE);
+    o.rank = 0;
     o.start = NM_START_PISSA;
     o.init = "somewhere";
     assert_int_equal(nm_trainer_open(&t, model, &o), NM_USAGE);
@@ -324,6 +390,7 @@ static void test_faults(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_record), cmocka_unit_test(test_bits), cmocka_unit_test(test_pissa_begins_at_the_model),
-        cmocka_unit_test(test_triplets), cmocka_unit_test(test_state_is_small), cmocka_unit_test(test_faults)};
+        cmocka_unit_test(test_triplets), cmocka_unit_test(test_state_is_small), cmocka_unit_test(test_plan), cmocka_unit_test(test_empty_anchor),
+        cmocka_unit_test(test_tied_head), cmocka_unit_test(test_faults)};
     return cmocka_run_group_tests(tests, NULL, close_all);
 }
