@@ -127,7 +127,8 @@ nm_err nm_tune_trainer_options(nm_tune *t, nm_trainer_options *o)
     float rate;
     NM_TRY(nm_optimizer_rate(set->optimizer, &rate));
     t->lr = isnan(set->lr) ? (double)rate * RATE_TIMES_WIDTH / nm_model_describe(t->stacked->model)->n_embd : set->lr;
-    *o = (nm_trainer_options){.rank = set->rank, .alpha = (float)set->alpha, .rslora = set->rslora, .dora = set->dora, .targets = set->targets, .init = set->init,
+    *o = (nm_trainer_options){.rank = set->rank, .alpha = (float)set->alpha, .rslora = set->rslora, .dora = set->dora, .targets = set->targets,
+        .init = set->init, .force = set->stack.force,
         .below = t->stacked->stack, .start = (nm_start)set->start, .dropout = (float)set->dropout, .optimizer = set->optimizer,
         .lr = (float)t->lr, .lr_ratio = (float)set->lr_ratio, .weight_decay = (float)set->weight_decay,
         .clip = (float)set->clip, .schedule = (nm_schedule)set->schedule, .steps = t->steps, .seed = set->seed.value};

@@ -478,6 +478,7 @@ typedef struct nm_trainer_options {
     bool dora;                  /* also learn the length of each row (DoRA, Liu et al. 2024); goes with neither dropout nor PiSSA (NM_USAGE) */
     const char *targets;        /* maps by the last part of their names, GGUF's ("attn_q") or PEFT's ("q_proj"), between commas; NULL: all linear maps of the layers */
     const char *init;           /* start from this adapter: its rank, scale and targets hold; NULL */
+    bool force;                 /* also from one that was made for other weights (else NM_REFUSED) */
     const nm_stack *below;      /* adapters that stay as they are, below the one that is trained; NULL */
     nm_start start;             /* without `init` */
     float dropout;              /* probability that a value that goes into an A half is dropped in training, [0, 1); a mask for each map, step and token */

@@ -55,5 +55,5 @@ static void update(const nm_optim_job *j) { update_by(j, j->turned ? sqrt((doubl
 static void update_rms(const nm_optim_job *j) { update_by(j, 0.2 * sqrt((double)j->columns)); }
 
 #define SETTINGS {.beta1 = 0.95f, .eps = 1e-7f, .weight_decay = 0.1f}
-const nm_optim nm_optim_muon = {.name = "muon", .rate = 1, .defaults = SETTINGS, .state = state, .scratch = scratch, .update = update};
-const nm_optim nm_optim_muon_rms = {.name = "muon-rms", .rate = 1, .defaults = SETTINGS, .state = state, .scratch = scratch, .update = update_rms};
+const nm_optim nm_optim_muon = {.name = "muon", .matrices = true, .rate = 1, .defaults = SETTINGS, .state = state, .scratch = scratch, .update = update};
+const nm_optim nm_optim_muon_rms = {.name = "muon-rms", .matrices = true, .rate = 1, .defaults = SETTINGS, .state = state, .scratch = scratch, .update = update_rms};

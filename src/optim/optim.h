@@ -25,6 +25,7 @@ typedef struct nm_optim_job {
 
 typedef struct nm_optim {
     const char *name;
+    bool matrices;              /* of no use for vectors */
     float rate;                 /* what suits it as a learning rate, to what suits AdamW */
     nm_optim_settings defaults;
     size_t (*state)(int64_t rows, int64_t columns);     /* bytes */

@@ -115,13 +115,13 @@ nm_err nm_trainer_checkpoint(const nm_trainer *t, const char *path, const char *
     return nm_safetensors_write(path, tensor, 2, meta, 3);
 }
 
-static nm_err take_tensor(const nm_safetensors *file, const char *name, void *to, size_t count)
+static nm_err find_tensor(const nm_safetensors *file, const char *name, size_t count, const nm_safe_tensor **out)
 {
     for (size_t i = 0; i < nm_safetensors_count(file); i++) {
         const nm_safe_tensor *t = nm_safetensors_at(file, i);
         if (strcmp(t->name, name)) continue;
         if (t->type->id != NM_F32 || t->values != (int64_t)count) break;
-        memcpy(to, t->data, count * sizeof(float));
+        *out = t;
         return NM_OK;
     }
     return nm_fail(NM_BAD_FILE, "%s: no checkpoint: %s is missing or of another size", nm_safetensors_name(file), name);
@@ -146,8 +146,13 @@ nm_err nm_trainer_resume(nm_trainer *t, const char *path, char **note)
     *note = NULL;
     NM_TRY(nm_safetensors_open(&file, path));
     nm_err err = check_run(t, file, &steps);
-    if (err == NM_OK) err = take_tensor(file, "numbers", t->lora.p, t->lora.numbers);
-    if (err == NM_OK) err = take_tensor(file, "state", t->lora.state, t->lora.state_bytes / sizeof(float));
+    const nm_safe_tensor *numbers = NULL, *state = NULL;
+    if (err == NM_OK) err = find_tensor(file, "numbers", t->lora.numbers, &numbers);
+    if (err == NM_OK) err = find_tensor(file, "state", t->lora.state_bytes / sizeof(float), &state);
+    if (err == NM_OK) {
+        memcpy(t->lora.p, numbers->data, t->lora.numbers * sizeof *t->lora.p);
+        memcpy(t->lora.state, state->data, t->lora.state_bytes);
+    }
     if (err == NM_OK) {
         const char *text = nm_safetensors_meta(file, KEY_NOTE);
         *note = nm_strndup(text ? text : "", strlen(text ? text : ""));

@@ -99,6 +99,10 @@ static nm_err read_init(nm_trainer *t, const char *path, nm_lora *init, int32_t 
         wanted[id] = (int32_t)p->rank;
     }
     if (init->pairs && init->pair->m) t->options.dora = true;
+    nm_match match;
+    double correlation;
+    nm_err err = nm_identity_match(&init->identity, t->model, t->options.force, &match, &correlation);
+    if (err != NM_OK) return err == NM_REFUSED ? nm_fail_in(err, path) : err;
     return NM_OK;
 }
 
@@ -165,6 +169,8 @@ static nm_err open_lora(nm_trainer *t)
     if (err == NM_OK) err = t->options.init ? read_init(t, t->options.init, &init, wanted, &scale) : choose_targets(t->model, t->options.targets, t->options.rank, wanted);
     if (err == NM_OK && t->options.dora && (t->options.dropout > 0 || t->options.start == NM_START_PISSA))
         err = nm_fail(NM_USAGE, "DoRA goes with neither dropout nor PiSSA: give one of them");
+    if (err == NM_OK && t->options.dora && t->optim->matrices)
+        err = nm_fail(NM_USAGE, "DoRA's magnitudes are vectors, and %s is for matrices alone: take another optimizer", t->optim->name);
     if (err == NM_OK && t->planned) err = nm_train_lora_list(&t->lora, t->model, wanted, t->options.dora, t->optim);
     else if (err == NM_OK) err = nm_train_lora_open(&t->lora, t->model, wanted, scale, t->options.dora, t->optim, t->options.start, t->options.seed);
     if (err == NM_OK && !t->planned && t->options.init) err = copy_init(t, &init);

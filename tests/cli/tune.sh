@@ -86,7 +86,6 @@ option() {
     tune -o "$work/option" --max-steps 2 --val 0 --meter 0 "$@" && run run "$model+$work/option" --raw hello -n 2 --temp 0
 }
 for name in adamw8bit lion adafactor muon muon-rms; do check "optimiser $name" option --optimizer "$name"; done
-check 'DoRA with Muon' option --dora --optimizer muon
 check 'DoRA with 8-bit moments' option --dora --optimizer adamw8bit
 check 'LoRA+' option --loraplus 16
 check 'dropout' option --dropout 0.1
@@ -126,6 +125,9 @@ check 'no such map' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca
 check 'no such optimiser' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --optimizer none -q
 check 'no such start' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --init-lora none -q
 check 'a start and an adapter to start from' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --init-lora pissa --init "$work/a" -q
+check 'DoRA with Muon' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --dora --optimizer muon -q
+check 'an adapter of other weights to start from' ends_with 6 tune "${model%/*}/stablelm.gguf" "$work/data.jsonl" --format alpaca -o "$work/x" --init "$work/a" -q
+check 'which --force allows' run tune "${model%/*}/stablelm.gguf" "$work/data.jsonl" --format alpaca -o "$work/forced" --init "$work/a" --force --max-steps 1 --val 0 --meter 64
 check 'DoRA with dropout' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --dora --dropout 0.1 -q
 check 'DoRA with PiSSA' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --dora --init-lora pissa -q
 check 'all dropped' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --dropout 1 -q
