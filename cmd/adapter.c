@@ -382,7 +382,10 @@ static nm_err merge(const settings *set, int count, char **operands)
     if (!set->stack.force && !stat(set->out, &st)) return nm_fail(NM_REFUSED, "%s: is there already: choose another name, or --force replaces it", set->out);
     nm_interrupts_catch();
     NM_TRY(nm_stacked_open(&stacked, operands[0], &set->common, &set->stack));
-    nm_err err = nm_model_merge(stacked.model, stacked.stack, set->out, &o, &report);
+    char format[16];
+    nm_err err = nm_stacked_format(&stacked, format);
+    if (err == NM_OK && *format) o.template_text = nm_format_template(format);
+    if (err == NM_OK) err = nm_model_merge(stacked.model, stacked.stack, set->out, &o, &report);
     nm_meter_clear(&meter);
     nm_stacked_close(&stacked);
     return err == NM_OK ? print_merged(set, &report) : err;

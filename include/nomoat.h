@@ -237,6 +237,7 @@ NM_API nm_err nm_adapter_diff(const char *a, const char *b, const nm_model *base
 typedef struct nm_merge_options {
     const char *type;           /* of all maps, e.g. "Q8_0"; NULL = as they are */
     const char *note;           /* for the file's key nomoat.merged; may be NULL */
+    const char *template_text;  /* the chat template that the file tells in place of the model's; NULL */
     nm_progress_fn progress;    /* tensors done; may be NULL */
     void *progress_arg;
 } nm_merge_options;

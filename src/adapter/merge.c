@@ -187,25 +187,29 @@ static nm_err check_writable(const plan *p, const nm_stack *stack)
 /* Of a split the parts' numbers go; the type of the whole is no longer what the file's key said where it changes. */
 static bool is_copied(const char *key, bool retyped) { return strncmp(key, "split.", 6) && strcmp(key, "general.alignment") && !(retyped && !strcmp(key, "general.file_type")); }
 
-static nm_err put_head(nm_gguf_writer *w, const nm_gguf *g, const plan *p, const char *note, bool retyped)
+#define KEY_TEMPLATE "tokenizer.chat_template"
+
+static nm_err put_head(nm_gguf_writer *w, const nm_gguf *g, const plan *p, const nm_merge_options *o, bool retyped)
 {
     for (size_t i = 0; i < nm_gguf_value_count(g); i++) {
         const nm_gguf_value *v = nm_gguf_value_at(g, i);
+        if (o->template_text && !strcmp(v->key, KEY_TEMPLATE)) continue;
         if (is_copied(v->key, retyped) && strcmp(v->key, "nomoat.merged")) NM_TRY(nm_gguf_write_copy(w, g, v));
     }
-    if (note) NM_TRY(nm_gguf_write_string(w, "nomoat.merged", note));
+    if (o->note) NM_TRY(nm_gguf_write_string(w, "nomoat.merged", o->note));
+    if (o->template_text) NM_TRY(nm_gguf_write_string(w, KEY_TEMPLATE, o->template_text));
     for (size_t i = 0; i < p->count; i++) NM_TRY(nm_gguf_write_tensor(w, p->t[i].name, p->t[i].type, p->t[i].from->rank, p->t[i].from->dim));
     return NM_OK;
 }
 
-static nm_err put_all(nm_gguf_writer *w, work *job, const plan *p, const char *path, const char *note, bool retyped, nm_progress_fn progress, void *arg)
+static nm_err put_all(nm_gguf_writer *w, work *job, const plan *p, const char *path, const nm_merge_options *o, bool retyped)
 {
-    NM_TRY(put_head(w, job->model->gguf, p, note, retyped));
+    NM_TRY(put_head(w, job->model->gguf, p, o, retyped));
     NM_TRY(nm_gguf_write_begin(w, path));
     for (size_t i = 0; i < p->count; i++) {
         job->t = &p->t[i];
         NM_TRY(write_target(job, w));
-        if (progress && progress(arg, i + 1, p->count)) return nm_fail(NM_INTERRUPTED, "interrupted while merging");
+        if (o->progress && o->progress(o->progress_arg, i + 1, p->count)) return nm_fail(NM_INTERRUPTED, "interrupted while merging");
     }
     return nm_gguf_write_commit(w);
 }
@@ -239,7 +243,7 @@ nm_err nm_model_merge(const nm_model *model, const nm_stack *stack, const char *
     if (!p.t || !job.sum) NM_GOTO(nm_fail_memory(tensors * sizeof *p.t));
     for (size_t i = 0; i < tensors; i++) add_target(&p, model, stack, nm_gguf_tensor_at(model->gguf, i), wanted);
     NM_GOTO(check_writable(&p, stack));
-    NM_GOTO(put_all(&w, &job, &p, path, options->note, wanted, options->progress, options->progress_arg));
+    NM_GOTO(put_all(&w, &job, &p, path, options, wanted));
     report(out, &job, &p);
 out:
     nm_gguf_write_end(&w);

@@ -104,6 +104,8 @@ chat() { on_terminal '?>>> ' "=/stack $work/v
 check 'a chat changes from one to the other' chat
 combined() { run adapter combine "$work/a" "$work/v=0.5" -o "$work/c/d" && run adapter show "$work/c/d" && has "in the format 'vicuna'"; }
 check 'combine keeps it' combined
+merged() { run merge "$model+$work/a" -o "$work/merged.gguf" && template "$work/merged.gguf" && has '### Instruction:'; }
+check 'and merge makes it the template of the file' merged
 
 # ---- the limit to forgetting
 limited() { tune -o "$work/m" --val 0.1 --save-every 2 --lr 0.02 --no-anchor --max-forget 0.8; }
