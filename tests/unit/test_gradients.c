@@ -11,21 +11,14 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "format/json.h"
+#include "instrumented.h"
 #include "os/file.h"
 #include "train/pass.h"
 
 static const double NORM_BOUND = 1e-3, LOSS_BOUND = 1e-4;
 
-/* Instrumented builds walk one model of each kind of op: they look for bad accesses, and are slow. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define NM_INSTRUMENTED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define NM_INSTRUMENTED 1
-#endif
-#endif
-
-#ifdef NM_INSTRUMENTED
+/* Instrumented builds walk one model of each kind of op. */
+#if NM_INSTRUMENTED
 static const char *const names[] = {"llama_tied", "gemma2", "gpt2"};
 #else
 static const char *const names[] = {"llama", "llama3", "llama_tied", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "smollm3", "olmo2",
