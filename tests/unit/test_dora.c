@@ -87,8 +87,8 @@ static nm_err keep(void *arg, int32_t index, const float *logits, int32_t n_voca
 
 static void last_logits(const bench *b, const nm_stack *stack, nm_compute compute, const int32_t *ids, int32_t count, float *out)
 {
-    nm_session *s;
-    nm_runner *r;
+    nm_session *s = NULL;
+    nm_runner *r = NULL;
     nm_session_options o = {.context = 64, .compute = compute, .kv = compute == NM_COMPUTE_F32 ? NM_KV_F32 : NM_KV_F16, .stack = stack};
     if (nm_session_open(&s, b->model, &o) != NM_OK || nm_runner_open(&r, b->model, &(nm_runner_options){.compute = compute, .max_rows = 7}) != NM_OK)
         fail_msg("%s", nm_error_text());
