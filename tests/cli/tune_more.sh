@@ -206,6 +206,15 @@ check 'leaves no folder' no_folder x
 check 'nor does a log that cannot be written' ends 1 tune -o "$work/x" --log "$work/none/log.jsonl"
 check 'as seen' no_folder x
 
+# ---- tools/exam
+exam() { NOMOAT=$NOMOAT sh "$(dirname "$0")/../../tools/exam" "$@" >"$work/out" 2>"$work/err"; }
+printf '{"question": "One?", "accept": ["."]}\n{"question": "-two?", "accept": ["no such answer"]}' >"$work/exam.jsonl"
+exam "$model+$work/a" "$work/exam.jsonl"
+check 'an exam counts its last line, and dashes' has '^1 of 2$'
+check 'without a model it fails' ends 3 exam "$work/missing.gguf" "$work/exam.jsonl"
+check 'and gives no marks' test ! -s "$work/out"
+check 'nor without a file' ends 3 exam "$model" "$work/missing.jsonl"
+
 # ---- a full disk
 check 'a limit on files' interrupt f
 cp "$work/f/checkpoint.safetensors" "$work/before"
