@@ -1,6 +1,9 @@
 /* The run of `nomoat tune`: the loop with validation and checkpoints, and the adapter at the end. */
+#include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include "common.h"
@@ -122,7 +125,7 @@ static bool is_over(nm_tune *t)
     if (t->over) {
         nm_note("forgetting %.4f nats at step %lld is above --max-forget %g: stopping", t->forgetting, step, t->set->max_forget);
         t->ended = "forgetting passed --max-forget";
-    } else if (t->set->patience && t->worse >= t->set->patience) {
+    } else if (t->set->patience && t->worse >= t->set->patience && step < t->steps) {
         nm_note("validation has not improved %d times: stopping at step %lld", t->worse, step);
         t->ended = "validation did not improve any more";
     } else {
@@ -203,6 +206,8 @@ static nm_err prepare(nm_tune *t)
     NM_TRY(nm_tune_open_trainer(t));
     nm_tune_tell_trainer(t);
     if (t->set->memory) NM_TRY(nm_tune_tell_memory(t));
+    nm_interrupts_catch();      /* until here nothing would be lost, and data from a pipe may be long in coming: Ctrl-C ends at once */
+    nm_endings_catch();
     if (t->set->fit) {
         NM_TRY(nm_tune_fit(t));
         NM_TRY(nm_tune_open_trainer(t));
@@ -210,20 +215,37 @@ static nm_err prepare(nm_tune *t)
     return NM_OK;
 }
 
+/* Two runs into one folder would write each other's files over. Where nothing can be locked nothing is. */
+static nm_err lock_folder(nm_tune *t)
+{
+    t->lock = open(t->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (t->lock < 0 || !flock(t->lock, LOCK_EX | LOCK_NB) || errno != EWOULDBLOCK) return NM_OK;
+    return nm_fail(NM_REFUSED, "%s: another tune writes there at this moment: wait for it, or give another -o", t->folder);
+}
+
 static nm_err begin(nm_tune *t)
 {
     if (t->set->report) NM_TRY(nm_tune_check_report(t));
     NM_TRY(nm_tune_find_folder(t));
+    NM_TRY(lock_folder(t));
     if (t->set->resume) NM_TRY(nm_tune_resume(t));
     else if (access(t->state, F_OK) == 0)
         return nm_fail(NM_REFUSED, "%s holds a run that was interrupted: --resume goes on with it; remove the file to begin anew", t->state);
     return nm_tune_open_log(t);
 }
 
+static nm_err show_mask(const nm_tune *t)
+{
+    const nm_tokenizer *tokenizer = nm_model_tokenizer(t->stacked->model);
+    size_t n = (size_t)t->set->show_mask;
+    nm_str s = {0};
+    return t->set->common.json ? nm_json_print(&s, nm_show_mask_json(&s, t->data, tokenizer, n)) : nm_show_mask(t->data, tokenizer, n);
+}
+
 static nm_err run_all(nm_tune *t)
 {
     NM_TRY(prepare(t));
-    if (t->set->show_mask) return nm_show_mask(t->data, nm_model_tokenizer(t->stacked->model), (size_t)t->set->show_mask);
+    if (t->set->show_mask) return show_mask(t);
     if (t->set->plan) return nm_tune_plan(t);
     NM_TRY(begin(t));
     t->begun_ns = nm_clock_ns();
@@ -239,11 +261,13 @@ static void drop_folder(const nm_tune *t)
 
 nm_err nm_tune_run(const nm_tune_settings *set, nm_stacked *stacked, char **operands, size_t count)
 {
-    nm_tune t = {.set = set, .stacked = stacked, .best = HUGE_VAL, .forgetting = -1, .kept_forgetting = -1, .model_text = operands[0], .sources = operands + 1,
+    nm_tune t = {.set = set, .stacked = stacked, .best = HUGE_VAL, .forgetting = -1, .kept_forgetting = -1, .lock = -1, .model_text = operands[0], .sources = operands + 1,
         .n_sources = count - 1};
     nm_err err = run_all(&t);
+    if (err != NM_OK && nm_interrupted) err = nm_fail(NM_INTERRUPTED, "interrupted");      /* Ctrl-C ended a wait: for data, for a pipe's reader */
     if (t.log && fclose(t.log) && err == NM_OK) err = nm_fail(NM_FAILED, "%s: cannot be written", set->log);
     if (err != NM_OK) drop_folder(&t);
+    if (t.lock >= 0) close(t.lock);
     nm_trainer_close(&t.trainer);
     nm_order_close(&t.replay_order);
     nm_dataset_close(&t.replay);
