@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include "base/err.h"
-#include "common.h"
 #include "term.h"
 
 /* What opens and closes a trained run. */
@@ -45,39 +44,6 @@ nm_err nm_show_mask_text(nm_str *out, const nm_tokenizer *tokenizer, const nm_sa
     nm_err err = show_tokens(out, decoder, sample, colour ? &coloured : &bracketed);
     nm_decoder_close(&decoder);
     return err == NM_OK ? nm_str_putc(out, '\n') : err;
-}
-
-static nm_err json_sample(nm_str *s, const nm_tokenizer *tokenizer, const nm_sample *sample)
-{
-    char *text;
-    size_t length;
-    NM_TRY(nm_str_putc(s, '{'));
-    NM_TRY(nm_json_text(s, "file", sample->file));
-    NM_TRY(nm_json_whole(s, "line", sample->line));
-    NM_TRY(nm_json_whole(s, "tokens", (uint64_t)sample->count));
-    NM_TRY(nm_json_whole(s, "trained", (uint64_t)sample->trained));
-    NM_TRY(nm_detokenize(tokenizer, sample->ids, (size_t)sample->count, NM_TEXT_SPECIAL, &text, &length));
-    NM_TRY(nm_json_key(s, "text"));
-    nm_err err = nm_str_json(s, text, length);
-    nm_free(text);
-    NM_TRY(err);
-    NM_TRY(nm_json_key(s, "ids"));
-    NM_TRY(nm_json_ids(s, sample->ids, (size_t)sample->count));
-    NM_TRY(nm_json_key(s, "mask"));
-    for (int32_t i = 0; i < sample->count; i++) NM_TRY(nm_str_printf(s, "%s%d", i ? ", " : "[", sample->mask[i] != 0));
-    return nm_str_puts(s, "]}");
-}
-
-nm_err nm_show_mask_json(nm_str *s, const nm_dataset *dataset, const nm_tokenizer *tokenizer, size_t n)
-{
-    size_t count = nm_dataset_count(dataset, NM_SPLIT_TRAIN);
-    NM_TRY(nm_str_puts(s, "{\"sequences\": ["));
-    for (size_t i = 0; i < n && i < count; i++) {
-        nm_sample sample = nm_dataset_sample(dataset, NM_SPLIT_TRAIN, i);
-        if (i) NM_TRY(nm_str_puts(s, ", "));
-        NM_TRY(json_sample(s, tokenizer, &sample));
-    }
-    return nm_str_puts(s, "]}");
 }
 
 nm_err nm_show_mask(const nm_dataset *dataset, const nm_tokenizer *tokenizer, size_t n)
