@@ -90,7 +90,8 @@ static nm_err only_settings(const nm_json *settings, const char *path)
 {
     static const char *const files[] = {"o", "output", "log", "report"};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)
-        if (nm_json_get(settings, files[i])) return nm_fail(NM_REFUSED, "%s: its settings name a file to write (\"%s\"), as tune's own never do: take out what you trust", path, files[i]);
+        if (nm_json_get(settings, files[i]))
+            return nm_fail(NM_REFUSED, "%s: its settings name a file to write (\"%s\"), as tune's own never do: take out what you trust", path, files[i]);
     return NM_OK;
 }
 
