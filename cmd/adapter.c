@@ -49,7 +49,7 @@ static nm_err out_path(const settings *set, nm_str *path)
     char *store;
     if (!set->out || !*set->out) return nm_fail(NM_USAGE, "where to is missing: give -o NAME, -o ./FOLDER or -o FILE.gguf");
     if (strchr(set->out, '/') || ends_in(set->out, ".gguf")) return nm_str_puts(path, set->out);
-    if (strpbrk(set->out, "+=:") || set->out[0] == '.') return nm_fail(NM_USAGE, "-o %s: a name has no '+', '=' or ':' and no '.' in front; a path has a slash: ./NAME", set->out);
+    NM_TRY(nm_check_adapter_name(set->out));
     NM_TRY(nm_adapter_folder(&store));
     nm_err err = nm_folder_make(store, 0700);
     if (err == NM_OK) err = nm_str_printf(path, "%s/%s%s", store, set->out, set->gguf ? ".gguf" : "");

@@ -268,12 +268,16 @@ static nm_err take_option(nm_beneath *b, int argc, char **argv, int *i)
         value = arg + 2;
     }
     if (!o) return unknown_option(command, arg, length);
-    char shown[NAME_MAX_];
+    char shown[NAME_MAX_], fallback[16];
     if (length >= sizeof shown) length = sizeof shown - 1;
     memcpy(shown, arg, length);
     shown[length] = 0;
     if (o->kind == NM_OPTION_FLAG) {
         if (value) return nm_fail(NM_USAGE, "%s takes no value: leave '=%s' away", shown, value);
+    } else if (!value && *o->value == '[') {        /* "[N=3]": a number, if one follows */
+        const char *next = *i + 1 < argc ? argv[*i + 1] : "", *otherwise = o->value + strcspn(o->value, "=") + 1;
+        snprintf(fallback, sizeof fallback, "%.*s", (int)strcspn(otherwise, "]"), otherwise);
+        value = *next && !next[strspn(next, "0123456789")] ? argv[++*i] : fallback;
     } else if (!value) {
         if (*i + 1 >= argc) return nm_fail(NM_USAGE, "%s needs a value: %s %s", shown, shown, o->value);
         value = argv[++*i];
@@ -334,7 +338,7 @@ static const nm_option *find_named(const nm_command *command, const char *name)
     if (n + 3 > sizeof dashed || name[0] == '-') return NULL;
     memcpy(dashed, "--", 2);
     memcpy(dashed + 2, name, n + 1);
-    return find_option(command, dashed, n + 2);
+    return n == 1 ? find_option(command, dashed + 1, 2) : find_option(command, dashed, n + 2);     /* "r" is -r, as PEFT has it */
 }
 
 /* "--no-anchor" for "--anchor" and the other way round; NULL if there is none. */

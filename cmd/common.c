@@ -119,7 +119,8 @@ nm_err nm_read_stdin(char **text, size_t *length, const char *expected)
 {
     *text = NULL;
     if (nm_term_is(STDIN_FILENO)) return nm_fail(NM_USAGE, "standard input is a terminal: give %s by a pipe or '< FILE'", expected);
-    if (fcntl(STDIN_FILENO, F_GETFD) < 0) return nm_fail(NM_FAILED, "standard input is closed: give %s by a pipe or '< FILE'", expected);
+    int flags = fcntl(STDIN_FILENO, F_GETFL);       /* main holds the place of a closed one open, for writing */
+    if (flags < 0 || (flags & O_ACCMODE) == O_WRONLY) return nm_fail(NM_FAILED, "standard input is closed: give %s by a pipe or '< FILE'", expected);
     return nm_fd_read(STDIN_FILENO, "standard input", NM_INPUT_MOST, text, length);    /* not /dev/stdin: a socket cannot be opened */
 }
 

@@ -377,6 +377,7 @@ static int run(void *arg, int count, char **operands)
     nm_new_file page = {0};
     nm_str prompt = {0};
     nm_err err = NM_OK;
+    if (set->html && !*set->html) return nm_fail(NM_USAGE, "--html '': give a file's name");
     NM_TRY(check_early(set, operands[0]));
     NM_GOTO(read_prompt(&prompt, count - 1, operands + 1));
     e.prompt = prompt.data ? prompt.data : "";

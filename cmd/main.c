@@ -1,5 +1,6 @@
 /* The program: a table of subcommands, what every run begins with, and the one place where errors are printed and become exit codes. */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -124,8 +125,17 @@ static nm_err dispatch(int argc, char **argv)
     return c ? run_command(c, argc - 2, argv + 2) : unknown_command(first);
 }
 
+/* A standard stream that was closed by the caller: else the next file that is opened, a log or an adapter, would be it, and notes would go there. Opened
+ * the wrong way round, so that using it still fails. */
+static void hold_standard_streams(void)
+{
+    for (int fd = 0; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF) (void)!open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+}
+
 int main(int argc, char **argv)
 {
+    hold_standard_streams();
     prepare_signals();
     nm_err err = dispatch(argc, argv);
     char text[1024];

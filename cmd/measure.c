@@ -54,7 +54,7 @@ static nm_err on_logits(void *arg, int32_t index, const float *logits, int32_t n
     if (next < 0 || next >= n) return nm_fail(NM_USAGE, "token %zu is %d, and the vocabulary has %d", at + 1, next, n);
     double sum = nm_log_sum(logits, n);
     if (isnan(sum))
-        return nm_fail(NM_FAILED, "%s: the logits behind token %zu hold a NaN: the model's weights or the computation are broken",
+        return nm_fail(NM_FAILED, "%s: the logits behind token %zu hold a NaN: the weights or an adapter are broken (after training: lower the learning rate)",
                        nm_model_describe(w->model)->name, at);
     w->nll[at] = sum - (double)logits[next];
     return NM_OK;

@@ -45,6 +45,19 @@ static nm_err find(const char *name, bool *adapter)
     return NM_OK;
 }
 
+/* "+NAME" and "NAME:latest" are NAME; adapters are found in any case of letters. */
+static bool same_name(const char *a, const char *b, bool adapter)
+{
+    size_t n, m;
+    a += adapter && *a == '+';
+    b += adapter && *b == '+';
+    n = strlen(a);
+    m = strlen(b);
+    if (n > 7 && !strcmp(a + n - 7, ":latest")) n -= 7;
+    if (m > 7 && !strcmp(b + m - 7, ":latest")) m -= 7;
+    return n == m && !(adapter ? strncasecmp(a, b, n) : strncmp(a, b, n));
+}
+
 /* All are looked for first: a name that is wrong removes nothing. */
 static int run(void *arg, int count, char **operands)
 {
@@ -53,8 +66,11 @@ static int run(void *arg, int count, char **operands)
     nm_str s = {0};
     for (int i = 0; i < count; i++) {
         NM_TRY(find(operands[i], &adapter));
-        for (int j = 0; j < i; j++)
-            if (!strcmp(operands[i], operands[j])) return nm_fail(NM_USAGE, "rm: %s stands there twice: leave one away", operands[i]);
+        for (int j = 0; j < i; j++) {
+            bool other;
+            NM_TRY(find(operands[j], &other));
+            if (other == adapter && same_name(operands[i], operands[j], adapter)) return nm_fail(NM_USAGE, "rm: %s stands there twice: leave one away", operands[i]);
+        }
     }
     for (int i = 0; i < count; i++) {
         NM_TRY(find(operands[i], &adapter));

@@ -45,6 +45,9 @@ nm_err nm_stacked_prepare(nm_prepared *out, nm_stacked *stacked, const char *ada
 void nm_stacked_exchange(nm_stacked *stacked, nm_prepared *prepared);
 void nm_prepared_free(nm_prepared *prepared);       /* once no session has its stack */
 
+/* NM_USAGE for what cannot be an adapter's name in the store (given by -o), with what can. */
+nm_err nm_check_adapter_name(const char *name);
+
 /* Stored adapters as a table, and as a member "adapters" of an object. */
 nm_err nm_adapters_print(const nm_found_adapter *list, size_t count);
 nm_err nm_adapters_json(nm_str *s, const nm_found_adapter *list, size_t count);

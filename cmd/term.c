@@ -234,6 +234,18 @@ void nm_interrupts_catch(void)
     sigaction(SIGINT, &action, NULL);
 }
 
+void nm_endings_catch(void)
+{
+    static const int endings[] = {SIGTERM, SIGHUP};
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
+        struct sigaction action;
+        if (sigaction(endings[i], NULL, &action) || action.sa_handler == SIG_IGN) continue;      /* nohup */
+        action = (struct sigaction){.sa_handler = on_interrupt};
+        sigemptyset(&action.sa_mask);
+        sigaction(endings[i], &action, NULL);
+    }
+}
+
 const char *nm_bytes_text(uint64_t bytes, char out[32])
 {
     static const char *const units[] = {"B", "kB", "MB", "GB", "TB", "PB", "EB"};

@@ -51,6 +51,8 @@ void nm_meter_clear(nm_meter *meter);
 /* Ctrl-C: from nm_interrupts_catch on it only sets the flag. */
 extern volatile sig_atomic_t nm_interrupted;
 void nm_interrupts_catch(void);
+/* The same for SIGTERM and, where it is not ignored, SIGHUP: for work that is kept when it is stopped. */
+void nm_endings_catch(void);
 
 /* "12.3 MB"; decimal units. */
 const char *nm_bytes_text(uint64_t bytes, char out[32]);

@@ -24,7 +24,7 @@ static const nm_option options[] = {
     {"--train-on", "assistant|last|all", "what is trained: all answers, the last, or every token (assistant)", TO(train_on), NM_OPTION_CHOICE, 0, 0},
     {"--max-length --cutoff-len --max-seq-length", "N", "tokens of a sequence; longer ones are cut, and said (512)", TO(max_length), NM_OPTION_INT, 8, 1 << 20},
     {"--skip-bad", NULL, "count bad rows and go on", TO(skip_bad), NM_OPTION_FLAG, 0, 0},
-    {"--show-mask", "N", "show N sequences with what is trained of them, and stop", TO(show_mask), NM_OPTION_INT, 1, MANY},
+    {"--show-mask", "[N=3]", "show N sequences with what is trained of them, and stop", TO(show_mask), NM_OPTION_INT, 1, MANY},
     {"--batches", "FILE", "ready batches as JSON, used as they are", TO(batches), NM_OPTION_TEXT, 0, 0},
     {"--keep", "FILE", "data of what the model is to go on doing: one such sequence with each eight that are trained", TO(keep), NM_OPTION_TEXT, 0, 0},
     NM_OPTION_HEADING("What is trained"),
@@ -85,6 +85,16 @@ static const nm_json *settings_in(const nm_json *file)
     return within ? within : file;
 }
 
+/* An adapter may be anyone's: how it was taught is read from it, not which files are written here. */
+static nm_err only_settings(const nm_json *settings, const char *path)
+{
+    static const char *const files[] = {"o", "output", "log", "report"};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+        if (nm_json_get(settings, files[i]))
+            return nm_fail(NM_REFUSED, "%s: its settings name a file to write (\"%s\"), as tune's own never do: take out what you trust", path, files[i]);
+    return NM_OK;
+}
+
 static nm_err read_config(nm_beneath *b, const char *path)
 {
     char *text;
@@ -98,6 +108,7 @@ static nm_err read_config(nm_beneath *b, const char *path)
     if (nm_json_get(settings, "config")) err = nm_fail(NM_USAGE, "%s: \"config\": a file of settings names no other", path);
     if (err == NM_OK && nm_json_get(&json, "provenance") && settings == &json)
         err = nm_fail(NM_USAGE, "%s: the adapter does not tell its settings: it was not taught by this version's tune", path);
+    if (err == NM_OK && settings != &json) err = only_settings(settings, path);
     if (err == NM_OK) err = nm_beneath_json(b, settings, path);
     nm_json_free(&json);
     return err;
@@ -116,12 +127,13 @@ static int run(void *arg, int count, char **operands)
     set->begun_ns = nm_clock_ns();
     nm_stacked stacked;
     if (!set->output && !set->plan && !set->show_mask) return nm_fail(NM_USAGE, "where does the adapter go? Give -o NAME, or -o ./FOLDER");
+    if (set->output && !strchr(set->output, '/')) NM_TRY(nm_check_adapter_name(set->output));
+    if ((set->log && !*set->log) || (set->report && !*set->report)) return nm_fail(NM_USAGE, "%s '': give a file's name", set->log && !*set->log ? "--log" : "--report");
     if (count < 2 && !set->batches) return nm_fail(NM_USAGE, "no data: nomoat tune MODEL DATA... -o NAME");
     if (set->gguf && set->dora) return nm_fail(NM_USAGE, "--gguf: a GGUF adapter has no place for DoRA's magnitudes: leave --gguf or --dora away");
     if (set->recipe_said) nm_note("%s", set->recipe_said);
     if (set->fit && set->resume) return nm_fail(NM_USAGE, "--fit would measure anew and choose otherwise: to go on, give the --epochs and --max-steps it chose in its place");
     NM_TRY(nm_stacked_open(&stacked, operands[0], &set->common, &set->stack));
-    nm_interrupts_catch();
     nm_err err = nm_tune_run(set, &stacked, operands, (size_t)count);
     nm_stacked_close(&stacked);
     return err;

@@ -80,6 +80,7 @@ typedef struct nm_tune {
     nm_tune_anchor *anchor;     /* NULL: none */
     char *folder, *state;       /* of the adapter; the checkpoint within */
     bool made_folder;           /* it was not there before */
+    int lock;                   /* on the folder, while the run lasts; -1: none */
     FILE *log;
     int64_t steps, every;
     double lr, epochs;

@@ -109,6 +109,7 @@ uint64_t nm_tune_anchor_hash(const nm_tune *t)
     const nm_tune_anchor *a = t->anchor;
     if (!a) return 0;
     uint64_t h = nm_hash(0, &t->set->anchor, sizeof t->set->anchor);
+    h = nm_hash(h, &t->set->common.compute, sizeof t->set->common.compute);      /* which the answers are made in */
     h = nm_hash(h, a->text, a->texts * sizeof *a->text);
     for (size_t i = 0; i < a->talks; i++) h = nm_hash(h, a->talk[i].ids, (size_t)a->talk[i].prompt * sizeof *a->talk[i].ids);
     return h;

@@ -291,7 +291,10 @@ static nm_err forecast(nm_tune *v, const nm_tune *t, const nm_tune_rates *r, nm_
     if (!v->set->batches && o.max_length > most) o.max_length = most;
     NM_TRY(nm_trainer_plan(&info, v->stacked->model, &o));
     work w = work_of(v->stacked->model, &info);
-    for (int64_t i = 0; i < v->steps; i++) NM_TRY(add_step(v, i, info.pass_rows, &s));
+    for (int64_t i = 0; i < v->steps; i++) {
+        if (nm_interrupted) return nm_fail(NM_INTERRUPTED, "interrupted");
+        NM_TRY(add_step(v, i, info.pass_rows, &s));
+    }
     add_kept(t, v->steps, &s);
     *f = (nm_tune_forecast){.steps = v->steps, .every = v->every, .tokens = s.rows, .trained = s.trained, .pass_rows = info.pass_rows, .recomputed = info.recomputed,
         .epochs = (double)v->steps / (double)nm_order_steps_per_epoch(v->order), .begin = r->begin};

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/hash.h"
 #include "commands.h"
@@ -68,7 +69,8 @@ static nm_err keep_gguf(const nm_tune *t, const nm_adapter_card *card)
 {
     nm_str path = {0};
     nm_err err = nm_str_printf(&path, "%s/adapter.gguf", t->folder);
-    if (err == NM_OK) err = nm_adapter_export(t->folder, t->stacked->model, path.data, true, card);
+    if (err == NM_OK && t->set->gguf) err = nm_adapter_export(t->folder, t->stacked->model, path.data, true, card);
+    else if (err == NM_OK) unlink(path.data);       /* of an earlier run into this folder: it would be another adapter */
     nm_str_free(&path);
     return err;
 }
@@ -80,7 +82,7 @@ nm_err nm_tune_keep_adapter(nm_tune *t)
     const char *base = t->set->base_id ? t->set->base_id : nm_model_describe(t->stacked->model)->name;
     nm_adapter_card card = {.base = base, .provenance = s.data, .prompt_format = t->set->format};
     if (err == NM_OK) err = nm_trainer_save(t->trainer, t->folder, &card);
-    if (err == NM_OK && t->set->gguf) err = keep_gguf(t, &card);
+    if (err == NM_OK) err = keep_gguf(t, &card);
     if (err == NM_OK) {
         t->kept = nm_trainer_steps(t->trainer);
         t->kept_forgetting = t->forgetting;

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/err.h"
@@ -10,6 +11,13 @@
 #include "tune.h"
 
 enum { LINE_MOST = 1 << 16 };
+
+/* A pipe or a device has no past to go on behind, and reading it could wait for ever. */
+static bool is_file(const char *path)
+{
+    struct stat st;
+    return !stat(path, &st) && S_ISREG(st.st_mode);
+}
 
 static nm_err failed(const nm_tune *t) { return nm_fail(NM_FAILED, "%s: %s: the log cannot be written", t->set->log, strerror(errno)); }
 
@@ -38,7 +46,7 @@ static long end_of(FILE *log, int64_t last)
 nm_err nm_tune_open_log(nm_tune *t)
 {
     if (!t->set->log) return NM_OK;
-    if (t->set->resume && (t->log = fopen(t->set->log, "r+"))) {
+    if (t->set->resume && is_file(t->set->log) && (t->log = fopen(t->set->log, "r+"))) {
         long end = end_of(t->log, t->from - (t->pending.step > 0));
         if (fseek(t->log, end, SEEK_SET) || ftruncate(fileno(t->log), end)) return failed(t);
         return NM_OK;

@@ -111,6 +111,7 @@ static nm_err find_largest(nm_tune *t, size_t *batch, int32_t *length)
     *length = t->anchor ? NM_ANCHOR_TOKENS : 2;
     for (int64_t i = 0; i < t->steps; i++) {
         nm_order_step step;
+        if (nm_interrupted) return nm_fail(NM_INTERRUPTED, "interrupted");
         NM_TRY(nm_order_step_at(t->order, i, &step));
         if (step.count > *batch) *batch = step.count;
     }
@@ -168,7 +169,6 @@ nm_err nm_tune_find_folder(nm_tune *t)
     char *store = NULL;
     size_t n;
     if (!name) return NM_OK;
-    if (!*name || !strcmp(name, ".") || !strcmp(name, "..")) return nm_fail(NM_USAGE, "-o '%s' names no adapter", name);
     if (!strchr(name, '/')) NM_TRY(nm_adapter_folder(&store));
     n = strlen(name) + (store ? strlen(store) : 0) + 2;
     t->folder = nm_malloc(n);

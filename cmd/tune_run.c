@@ -1,6 +1,9 @@
 /* The run of `nomoat tune`: the loop with validation and checkpoints, and the adapter at the end. */
+#include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include "common.h"
@@ -40,11 +43,12 @@ nm_err nm_tune_take_step(nm_tune *t, int64_t step, nm_train_report *report)
 
 static bool is_limited(const nm_tune *t) { return !isnan(t->set->max_forget); }
 
-/* Whether the adapter as it stands is what the folder should hold: the best so far, or where nothing tells good from bad the latest that --max-forget allows. */
+/* Whether the adapter as it stands is what the folder should hold: the best so far, or where nothing tells good from bad the latest (that --max-forget allows):
+ * a run that comes to nothing later has then left something. */
 static bool is_to_be_kept(nm_tune *t, double validation)
 {
     t->over = is_limited(t) && !(t->forgetting <= t->set->max_forget);
-    if (validation < 0) return is_limited(t) && !t->over;
+    if (validation < 0) return !t->over;
     bool better = validation < t->best && !t->over;
     t->worse = better ? 0 : t->worse + 1;
     if (better) t->best = validation;
@@ -122,7 +126,7 @@ static bool is_over(nm_tune *t)
     if (t->over) {
         nm_note("forgetting %.4f nats at step %lld is above --max-forget %g: stopping", t->forgetting, step, t->set->max_forget);
         t->ended = "forgetting passed --max-forget";
-    } else if (t->set->patience && t->worse >= t->set->patience) {
+    } else if (t->set->patience && t->worse >= t->set->patience && step < t->steps) {
         nm_note("validation has not improved %d times: stopping at step %lld", t->worse, step);
         t->ended = "validation did not improve any more";
     } else {
@@ -203,6 +207,8 @@ static nm_err prepare(nm_tune *t)
     NM_TRY(nm_tune_open_trainer(t));
     nm_tune_tell_trainer(t);
     if (t->set->memory) NM_TRY(nm_tune_tell_memory(t));
+    nm_interrupts_catch();      /* until here nothing would be lost, and data from a pipe may be long in coming: Ctrl-C ends at once */
+    nm_endings_catch();
     if (t->set->fit) {
         NM_TRY(nm_tune_fit(t));
         NM_TRY(nm_tune_open_trainer(t));
@@ -210,20 +216,71 @@ static nm_err prepare(nm_tune *t)
     return NM_OK;
 }
 
+/* Two runs into one folder would write each other's files over. Where nothing can be locked nothing is. */
+static nm_err lock_folder(nm_tune *t)
+{
+    t->lock = open(t->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (t->lock < 0 || !flock(t->lock, LOCK_EX | LOCK_NB) || errno != EWOULDBLOCK) return NM_OK;
+    return nm_fail(NM_REFUSED, "%s: another tune writes there at this moment: wait for it, or give another -o", t->folder);
+}
+
 static nm_err begin(nm_tune *t)
 {
     if (t->set->report) NM_TRY(nm_tune_check_report(t));
     NM_TRY(nm_tune_find_folder(t));
+    NM_TRY(lock_folder(t));
     if (t->set->resume) NM_TRY(nm_tune_resume(t));
     else if (access(t->state, F_OK) == 0)
         return nm_fail(NM_REFUSED, "%s holds a run that was interrupted: --resume goes on with it; remove the file to begin anew", t->state);
     return nm_tune_open_log(t);
 }
 
+static nm_err json_sample(nm_str *s, const nm_tokenizer *tokenizer, const nm_sample *sample)
+{
+    char *text;
+    size_t length;
+    NM_TRY(nm_str_putc(s, '{'));
+    NM_TRY(nm_json_text(s, "file", sample->file));
+    NM_TRY(nm_json_whole(s, "line", sample->line));
+    NM_TRY(nm_json_whole(s, "tokens", (uint64_t)sample->count));
+    NM_TRY(nm_json_whole(s, "trained", (uint64_t)sample->trained));
+    NM_TRY(nm_detokenize(tokenizer, sample->ids, (size_t)sample->count, NM_TEXT_SPECIAL, &text, &length));
+    NM_TRY(nm_json_key(s, "text"));
+    nm_err err = nm_str_json(s, text, length);
+    nm_free(text);
+    NM_TRY(err);
+    NM_TRY(nm_json_key(s, "ids"));
+    NM_TRY(nm_json_ids(s, sample->ids, (size_t)sample->count));
+    NM_TRY(nm_json_key(s, "mask"));
+    for (int32_t i = 0; i < sample->count; i++) NM_TRY(nm_str_printf(s, "%s%d", i ? ", " : "[", sample->mask[i] != 0));
+    return nm_str_puts(s, "]}");
+}
+
+/* {"sequences": [{"file", "line", "tokens", "trained", "text", "ids", "mask"}]} */
+static nm_err mask_json(nm_str *s, const nm_dataset *dataset, const nm_tokenizer *tokenizer, size_t n)
+{
+    size_t count = nm_dataset_count(dataset, NM_SPLIT_TRAIN);
+    NM_TRY(nm_str_puts(s, "{\"sequences\": ["));
+    for (size_t i = 0; i < n && i < count; i++) {
+        nm_sample sample = nm_dataset_sample(dataset, NM_SPLIT_TRAIN, i);
+        if (i) NM_TRY(nm_str_puts(s, ", "));
+        NM_TRY(json_sample(s, tokenizer, &sample));
+    }
+    return nm_str_puts(s, "]}");
+}
+
+static nm_err show_mask(const nm_tune *t)
+{
+    const nm_tokenizer *tokenizer = nm_model_tokenizer(t->stacked->model);
+    size_t n = (size_t)t->set->show_mask;
+    nm_str s = {0};
+    return t->set->common.json ? nm_json_print(&s, mask_json(&s, t->data, tokenizer, n)) : nm_show_mask(t->data, tokenizer, n);
+}
+
 static nm_err run_all(nm_tune *t)
 {
     NM_TRY(prepare(t));
-    if (t->set->show_mask) return nm_show_mask(t->data, nm_model_tokenizer(t->stacked->model), (size_t)t->set->show_mask);
+    if (t->set->show_mask) return show_mask(t);
     if (t->set->plan) return nm_tune_plan(t);
     NM_TRY(begin(t));
     t->begun_ns = nm_clock_ns();
@@ -239,11 +296,13 @@ static void drop_folder(const nm_tune *t)
 
 nm_err nm_tune_run(const nm_tune_settings *set, nm_stacked *stacked, char **operands, size_t count)
 {
-    nm_tune t = {.set = set, .stacked = stacked, .best = HUGE_VAL, .forgetting = -1, .kept_forgetting = -1, .model_text = operands[0], .sources = operands + 1,
+    nm_tune t = {.set = set, .stacked = stacked, .best = HUGE_VAL, .forgetting = -1, .kept_forgetting = -1, .lock = -1, .model_text = operands[0], .sources = operands + 1,
         .n_sources = count - 1};
     nm_err err = run_all(&t);
+    if (err != NM_OK && nm_interrupted) err = nm_fail(NM_INTERRUPTED, "interrupted");      /* Ctrl-C ended a wait: for data, for a pipe's reader */
     if (t.log && fclose(t.log) && err == NM_OK) err = nm_fail(NM_FAILED, "%s: cannot be written", set->log);
     if (err != NM_OK) drop_folder(&t);
+    if (t.lock >= 0) close(t.lock);
     nm_trainer_close(&t.trainer);
     nm_order_close(&t.replay_order);
     nm_dataset_close(&t.replay);

@@ -62,12 +62,14 @@ void nm_tune_show_progress(nm_tune *t, const nm_train_report *r)
     double speed = t->tokens / t->seconds, rest = (double)(t->steps - r->step) * t->seconds / (double)(r->step - t->from);
     const nm_tune_look *look = t->history.looks ? &t->history.look[t->history.looks - 1] : NULL;
     if (look && look->validation >= 0) snprintf(validation, sizeof validation, "  val %.3f", look->validation);
-    int n = snprintf(before, sizeof before, "step %lld/%lld  loss %.3f", (long long)r->step, (long long)t->steps, t->last_loss);
-    n += snprintf(after, sizeof after, "%s  %.0f tokens/s  %s left", validation, speed, nm_duration_text(rest, left));
+    int first = snprintf(before, sizeof before, "step %lld/%lld  loss %.3f", (long long)r->step, (long long)t->steps, t->last_loss);
+    int n = first + snprintf(after, sizeof after, "%s  %.0f tokens/s  %s left", validation, speed, nm_duration_text(rest, left));
     int room = terminal_columns() - n - 2;
     if (room >= CURVE_LEAST && speaks_utf8()) draw_curve(&t->history, room < CURVE_MOST ? room : CURVE_MOST, curve);
     bool colour = *curve && nm_term_colour(STDERR_FILENO);
-    fprintf(stderr, "\r\x1b[K%s%s%s%s%s%.*s", before, *curve ? " " : "", colour ? "\x1b[36m" : "", curve, colour ? "\x1b[39m" : "", n + room, after);
+    int columns = n + room + 1, rest_of_line = columns > first ? columns - first : 0;      /* one short of the terminal's: a line that wraps cannot be cleared */
+    fprintf(stderr, "\r\x1b[K%.*s%s%s%s%s%.*s", columns, before, *curve ? " " : "", colour ? "\x1b[36m" : "", curve, colour ? "\x1b[39m" : "",
+        *curve ? n : rest_of_line, after);
     fflush(stderr);
 }
 

@@ -141,6 +141,7 @@ check 'rm takes adapters, too' prints '{"removed": ["STYLE", "flat"]}' rm STYLE 
 check 'from the disk' test ! -e "$adapters/style" -a ! -e "$adapters/flat.gguf"
 check 'and leaves the original' test -f "$work/My Style/adapter_model.safetensors"
 check 'a missing one' ends_with 3 rm +nothing
+check 'one in two spellings removes nothing' ends_with 2 rm +my-style MY-STYLE
 run import "$work/Tiny Llama.gguf" --name my-style --force
 check 'a model and an adapter of one name' ends_with 2 rm my-style
 check 'are told apart' says '+my-style for the adapter, my-style:latest for the model'

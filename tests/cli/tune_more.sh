@@ -208,6 +208,48 @@ check 'leaves no folder' no_folder x
 check 'nor does a log that cannot be written' ends 1 tune -o "$work/x" --log "$work/none/log.jsonl"
 check 'as seen' no_folder x
 
+# ---- what would go wrong unseen
+for name in a+b .hidden '' -x x.gguf; do check "no adapter is called '$name'" ends_with 2 tune "$model" "$data" -o "$name"; done
+printf '{"provenance": {"settings": {"rank": 2, "log": "%s"}}}' "$work/foreign.jsonl" >"$work/config.json"
+check 'settings of an adapter that would write elsewhere' ends_with 6 tune "$model" "$data" -o "$work/x" --config "$work/config.json"
+check 'do not' test ! -e "$work/foreign.jsonl"
+printf '{"r": 2, "format": "raw"}' >"$work/config.json"
+check 'a key of one letter' plain -o "$work/b" --config "$work/config.json" --max-steps 1 --meter 0 --val 0
+check 'is its option' told b '"rank": 2'
+tune -o "$work/g" --max-steps 1 --gguf
+tune -o "$work/g" --max-steps 1 -s 8
+check 'a GGUF of an earlier run goes' test ! -e "$work/g/adapter.gguf"
+closed() { "$NOMOAT" tune "$model" "$data" -t 1 --format raw --max-steps 1 --val 0 --meter 0 -o "$work/g" --log "$work/g.jsonl" 2>&- >"$work/out" </dev/null && ! grep -v '^{"step": ' "$work/g.jsonl"; }
+check 'notes do not go into a log where standard error is closed' closed
+masks() { run tune "$model" "$data" --format raw --show-mask --json && has '^{"sequences": \[{"file": .*"mask": \[0, .*\]}\]}$' && [ "$(grep -o '"line"' "$work/out" | wc -l)" -eq 3 ]; }
+check 'masks of three rows, as JSON' masks
+check 'Ctrl-C again' interrupt l --log "$work/l.jsonl"
+cp "$work/l/checkpoint.safetensors" "$work/before"
+moved() { ! cmp -s "$work/before" "$work/l/checkpoint.safetensors"; }
+again() {       # again SIGNAL: goes on until the checkpoint is another, with a log that is no file; then the signal
+    "$NOMOAT" tune "$model" "$data" -t 1 --format raw --epochs 2000 --batch 4 -r 4 --meter 0 --val 0 --save-every 3 -o "$work/l" --log /dev/null --resume >"$work/out" 2>"$work/err" </dev/null &
+    pid=$!
+    wait_for moved || return 1
+    ends 6 "$NOMOAT" tune "$model" "$data" --format raw -o "$work/l" -q >"$work/out" 2>"$work/err2" </dev/null || return 1
+    kill "-$1" "$pid"
+    wait "$pid"
+    [ $? -eq 130 ] && says 'with --resume goes on'
+}
+check 'SIGTERM keeps the work, too' again TERM
+check 'a second run into the same folder is refused' grep -q 'another tune writes there' "$work/err2"
+mkfifo "$work/pipe"
+piped() { cat "$work/pipe" >"$work/piped" & "$NOMOAT" tune "$model" "$data" -t 1 --format raw --epochs 2000 --batch 4 -r 4 --meter 0 --val 0 -o "$work/l" --log "$work/pipe" --resume -q >"$work/out" 2>"$work/err" </dev/null & pid=$!; wait_for test -s "$work/piped" && kill -INT "$pid" && wait "$pid"; [ $? -eq 130 ]; }
+check 'a pipe for a log, also of a run that goes on' piped
+
+# ---- tools/exam
+exam() { NOMOAT=$NOMOAT sh "$(dirname "$0")/../../tools/exam" "$@" >"$work/out" 2>"$work/err"; }
+printf '{"question": "One?", "accept": ["."]}\n{"question": "-two?", "accept": ["no such answer"]}' >"$work/exam.jsonl"
+exam "$model+$work/a" "$work/exam.jsonl"
+check 'an exam counts its last line, and dashes' has '^1 of 2$'
+check 'without a model it fails' ends 3 exam "$work/missing.gguf" "$work/exam.jsonl"
+check 'and gives no marks' test ! -s "$work/out"
+check 'nor without a file' ends 3 exam "$model" "$work/missing.jsonl"
+
 # ---- a full disk
 check 'a limit on files' interrupt f
 cp "$work/f/checkpoint.safetensors" "$work/before"
