@@ -378,8 +378,6 @@ static nm_err unknown_key(const nm_command *command, const char *name, const cha
     return nm_fail(NM_USAGE, "%s: \"%.60s\" is no option of %s: 'nomoat help %s' lists them", from, name, command->name, command->name);
 }
 
-bool nm_beneath_knows(const nm_beneath *b, const char *name) { return find_named(b->command, name); }
-
 /* A copy of the value that lives as long as the settings. */
 static nm_err set_copy(nm_beneath *b, const nm_option *o, const char *shown, const char *value)
 {

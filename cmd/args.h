@@ -84,7 +84,6 @@ void nm_args_free(const nm_command *command, void *settings);
 nm_err nm_beneath_set(nm_beneath *beneath, const char *name, const char *value, const char *from, bool *taken);
 /* The same for the members of a JSON object: numbers, texts, true (false and null: as if absent), arrays of these. */
 nm_err nm_beneath_json(nm_beneath *beneath, const struct nm_json *object, const char *from);
-bool nm_beneath_knows(const nm_beneath *beneath, const char *name);
 /* Keeps an allocated string as long as the settings live. */
 nm_err nm_beneath_keep(nm_beneath *beneath, char *text);
 /* The command's own options as one JSON object that nm_beneath_json would set again; what is unset is left out, and so are the options in `skip` (long

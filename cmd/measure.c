@@ -32,6 +32,13 @@ void nm_measure_close(nm_measure *m)
 
 typedef struct work { const nm_model *model; const int32_t *ids; size_t count, from, first; double *nll; nm_last_fn on_last; void *arg; } work;
 
+int32_t nm_best_token(const float *logits, int32_t n)
+{
+    int32_t best = 0;
+    for (int32_t i = 1; i < n; i++) if (logits[i] > logits[best]) best = i;
+    return best;
+}
+
 double nm_log_sum(const float *logits, int32_t n)
 {
     float most = logits[0];

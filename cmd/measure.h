@@ -1,4 +1,4 @@
-/* Owns likelihoods of given tokens: what score and perplexity have in common. */
+/* Owns likelihoods of given tokens, and the likeliest one: what score, perplexity, effect and tune have in common. */
 #ifndef NM_CMD_MEASURE_H
 #define NM_CMD_MEASURE_H
 
@@ -16,6 +16,8 @@ void nm_measure_close(nm_measure *measure);
 typedef void (*nm_last_fn)(void *arg, const float *logits, int32_t n_vocab);
 nm_err nm_measure_run(nm_measure *measure, const int32_t *ids, size_t count, size_t first, double *nll, nm_last_fn on_last, void *arg);
 
+/* The likeliest token, and the first of equals. */
+int32_t nm_best_token(const float *logits, int32_t n);
 /* log of the sum of e^logit, in double; NAN if a logit is. */
 double nm_log_sum(const float *logits, int32_t n);
 

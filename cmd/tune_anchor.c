@@ -6,6 +6,7 @@
 
 #include "base/hash.h"
 #include "common.h"
+#include "measure.h"
 #include "os/clock.h"
 #include "os/file.h"
 #include "tune.h"
@@ -123,8 +124,7 @@ static nm_err on_logits(void *arg, int32_t index, const float *logits, int32_t n
 {
     speaker *s = arg;
     (void)index;
-    s->best = 0;
-    for (int32_t i = 1; i < n; i++) if (logits[i] > logits[s->best]) s->best = i;
+    s->best = nm_best_token(logits, n);
     return NM_OK;
 }
 

@@ -63,11 +63,6 @@ static nm_err apply(nm_beneath *b, int32_t index, nm_str *said)
     NM_TRY(nm_str_printf(said, "recipe %s:", name));
     for (const row *r = recipes[index].rows; r->option; r++) {
         bool taken;
-        if (!nm_beneath_knows(b, r->option)) {
-            NM_TRY(nm_str_printf(said, "%s (no --%s here)", any ? "," : "", r->option));
-            any = true;
-            continue;
-        }
         NM_TRY(nm_beneath_set(b, r->option, r->value, name, &taken));
         if (!taken) continue;
         NM_TRY(nm_str_printf(said, "%s %s %s", any ? "," : "", r->option, r->value));

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "common.h"
+#include "measure.h"
 #include "tune.h"
 
 enum { ANSWER_MOST = 96, TEXT_PROMPT = 32 };     /* tokens of an answer; of a text, where every token is trained, that are taken for a prompt */
@@ -17,8 +18,7 @@ static nm_err on_logits(void *arg, int32_t index, const float *logits, int32_t n
 {
     player *p = arg;
     (void)index;
-    p->best = 0;
-    for (int32_t i = 1; i < n; i++) if (logits[i] > logits[p->best]) p->best = i;
+    p->best = nm_best_token(logits, n);
     return NM_OK;
 }
 

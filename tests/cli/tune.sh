@@ -125,6 +125,8 @@ check 'no such map' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca
 check 'no such optimiser' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --optimizer none -q
 check 'no such start' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --init-lora none -q
 check 'a start and an adapter to start from' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --init-lora pissa --init "$work/a" -q
+diverges() { ! run tune "$model" "$work/data.jsonl" --format alpaca --batch 4 -r 4 --lr 1000 --warmup 0 --clip 0 --epochs 40 --save-every 1 --val 0 --meter 0 --no-anchor -o "$work/wild" && [ -s "$work/wild/adapter_model.safetensors" ]; }
+check 'a run that comes to nothing leaves what it had learned' diverges
 check 'DoRA with Muon' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --dora --optimizer muon -q
 check 'an adapter of other weights to start from' ends_with 6 tune "${model%/*}/stablelm.gguf" "$work/data.jsonl" --format alpaca -o "$work/x" --init "$work/a" -q
 check 'which --force allows' run tune "${model%/*}/stablelm.gguf" "$work/data.jsonl" --format alpaca -o "$work/forced" --init "$work/a" --force --max-steps 1 --val 0 --meter 64
