@@ -39,11 +39,12 @@ static size_t slot_scratch(int64_t n, int64_t k, int64_t rank)
 }
 
 /* What training takes of a thread's scratch: a block of unpacked weights beside the unpacker's own, and a block of slots' outputs. */
-enum { BACK_OUTPUTS = 64, BACK_INPUTS = NM_UNPACK_INPUTS, BACK_ROWS = 256 };
+enum { BACK_OUTPUTS = 128, BACK_INPUTS = NM_UNPACK_INPUTS, BACK_ROWS = 256 };
+enum { BACK_LD = BACK_INPUTS + 16 };    /* of the weights' block: an odd number of lines, or its rows would crowd into a few sets of the first level */
 
 static size_t train_scratch(const nm_shape *c, const nm_weight *w)
 {
-    size_t block = BACK_OUTPUTS * BACK_INPUTS + BACK_ROWS * BACK_INPUTS, slot = SLOT_ROWS * (size_t)(c->train_rank + w->n + w->k);
+    size_t block = BACK_OUTPUTS * BACK_LD + BACK_ROWS * BACK_INPUTS, slot = SLOT_ROWS * (size_t)(c->train_rank + w->n + w->k);
     return nm_linear_scratch(&w->panels, 1) + (block > slot ? block : slot) * sizeof(float);
 }
 
@@ -231,12 +232,12 @@ static void product_back(const nm_exec *e, const nm_panels *w, const float *y, s
     bool add, float *own)
 {
     float *block = own;
-    void *unpacker = block + BACK_OUTPUTS * BACK_INPUTS + BACK_ROWS * BACK_INPUTS;
+    void *unpacker = block + BACK_OUTPUTS * BACK_LD + BACK_ROWS * BACK_INPUTS;
     for (int64_t n = 0; n < w->n; n += BACK_OUTPUTS) {
         int64_t outputs = w->n - n < BACK_OUTPUTS ? w->n - n : BACK_OUTPUTS;
         for (int64_t p = 0; p * NM_PANEL < outputs; p++)
-            e->kernel->unpack_rows(w, n / NM_PANEL + p, k0, count, block + p * NM_PANEL * BACK_INPUTS, BACK_INPUTS, unpacker);
-        e->kernel->gemm(&(nm_gemm_job){.m = rows, .n = count, .k = outputs, .a = y + n, .a_row = ldy, .a_k = 1, .b = block, .ldb = BACK_INPUTS,
+            e->kernel->unpack_rows(w, n / NM_PANEL + p, k0, count, block + p * NM_PANEL * BACK_LD, BACK_LD, unpacker);
+        e->kernel->gemm(&(nm_gemm_job){.m = rows, .n = count, .k = outputs, .a = y + n, .a_row = ldy, .a_k = 1, .b = block, .ldb = BACK_LD,
             .c = x, .ldc = ldx, .add = add || n > 0});
     }
 }
@@ -315,7 +316,7 @@ static void add_stack_back(const nm_exec *e, const nm_step *s, const slot_rows *
 {
     const nm_weight *w = nm_step_weight(e, s, 0);
     nm_rows kind = rows_kind(e, s);
-    float *block = own + BACK_OUTPUTS * BACK_INPUTS;
+    float *block = own + BACK_OUTPUTS * BACK_LD;
     for (int64_t r = from, end; r < to; r = end) {
         const nm_stack *stack = stack_of(e, kind, r);
         const float *g = z->g + (size_t)r * z->ld;

@@ -18,7 +18,8 @@ static void unpack_chunk(const nm_panels *w, int64_t p, int64_t b0, int64_t bloc
 enum { F32_ROWS = 6, F32_PANELS = 1 };
 #include "kernel/x86/linear_f32.h"
 
-enum { GEMM_VECTORS = 1, GEMM_NARROW = 6 };
+#define GEMM_VECTORS 1
+#define GEMM_NARROW 6
 #include "kernel/x86/gemm.h"
 
 V16_INLINE __m256i magnitude8(const float *x)

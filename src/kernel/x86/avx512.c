@@ -18,7 +18,8 @@ static void unpack_chunk(const nm_panels *w, int64_t p, int64_t b0, int64_t bloc
 enum { F32_ROWS = 6, F32_PANELS = 4 };
 #include "kernel/x86/linear_f32.h"
 
-enum { GEMM_VECTORS = 4, GEMM_NARROW = 12 };
+#define GEMM_VECTORS 4
+#define GEMM_NARROW 12
 #include "kernel/x86/gemm.h"
 
 /* One block of 32: see kernel/ref/ref.c for the rule. */

@@ -34,31 +34,41 @@ V16_INLINE void gemm_tile(int rows, int vectors, int lanes, const nm_gemm_job *g
         }
 }
 
-#define GEMM_TILE(name, rows, vectors) \
-    static void name(const nm_gemm_job *g, int64_t i, int64_t j, int64_t k0, int64_t k1, int lanes) \
-    { \
-        if (lanes == 16) gemm_tile(rows, vectors, 16, g, i, j, k0, k1); \
-        else gemm_tile(rows, vectors, lanes, g, i, j, k0, k1); \
-    }
-typedef void (*gemm_fn)(const nm_gemm_job *, int64_t, int64_t, int64_t, int64_t, int);
-GEMM_TILE(gemm_wide, GEMM_ROWS, GEMM_VECTORS)
-GEMM_TILE(gemm_wide_1, 1, GEMM_VECTORS)
-GEMM_TILE(gemm_narrow, GEMM_NARROW, 1)
-GEMM_TILE(gemm_narrow_1, 1, 1)
+#define GEMM_TILE(name, rows, vectors, lanes) \
+    static void name##_##rows(const nm_gemm_job *g, int64_t i, int64_t j, int64_t k0, int64_t k1) { gemm_tile(rows, vectors, lanes, g, i, j, k0, k1); }
+#define GEMM_TILES(name, vectors, lanes) \
+    GEMM_TILE(name, 1, vectors, lanes) GEMM_TILE(name, 2, vectors, lanes) GEMM_TILE(name, 3, vectors, lanes) \
+    GEMM_TILE(name, 4, vectors, lanes) GEMM_TILE(name, 5, vectors, lanes) GEMM_TILE(name, 6, vectors, lanes)
+typedef void (*gemm_fn)(const nm_gemm_job *, int64_t i, int64_t j, int64_t k0, int64_t k1);
+GEMM_TILES(wide, GEMM_VECTORS, 16)
+GEMM_TILES(part, 1, (int)(g->n - j))        /* the last columns */
+static const gemm_fn gemm_wide[] = {NULL, wide_1, wide_2, wide_3, wide_4, wide_5, wide_6};
+static const gemm_fn gemm_part[] = {NULL, part_1, part_2, part_3, part_4, part_5, part_6};
+#if GEMM_NARROW > 6
+GEMM_TILES(narrow, 1, 16)
+GEMM_TILE(narrow, 12, 1, 16)
+static const gemm_fn gemm_narrow[] = {NULL, narrow_1, narrow_2, narrow_3, narrow_4, narrow_5, narrow_6, [GEMM_NARROW] = narrow_12};
+#else
+#define gemm_narrow gemm_wide
+#endif
 
-static void gemm_columns(const nm_gemm_job *g, int64_t j, int64_t k0, int64_t k1, gemm_fn tile, int64_t rows, gemm_fn one, int lanes)
+/* The last rows have a tile of their own height: a lone row's chains would wait for each other. */
+static void gemm_columns(const nm_gemm_job *g, int64_t j, int64_t k0, int64_t k1, const gemm_fn *tile, int64_t most)
 {
-    int64_t i = 0;
-    for (; i + rows <= g->m; i += rows) tile(g, i, j, k0, k1, lanes);
-    for (; i < g->m; i++) one(g, i, j, k0, k1, lanes);
+    for (int64_t i = 0, rows; i < g->m; i += rows) {
+        rows = g->m - i < most ? g->m - i : most;
+        if (rows < most && rows > GEMM_ROWS) rows = GEMM_ROWS;
+        tile[rows](g, i, j, k0, k1);
+    }
 }
 
 static void gemm(const nm_gemm_job *g)
 {
     for (int64_t k0 = 0; k0 < g->k || (k0 == 0 && !g->add); k0 += GEMM_CHUNK) {
         int64_t k1 = k0 + GEMM_CHUNK < g->k ? k0 + GEMM_CHUNK : g->k, j = 0;
-        for (; j + 16 * GEMM_VECTORS <= g->n; j += 16 * GEMM_VECTORS) gemm_columns(g, j, k0, k1, gemm_wide, GEMM_ROWS, gemm_wide_1, 16);
-        for (; j < g->n; j += 16) gemm_columns(g, j, k0, k1, gemm_narrow, GEMM_NARROW, gemm_narrow_1, g->n - j < 16 ? (int)(g->n - j) : 16);
+        for (; j + 16 * GEMM_VECTORS <= g->n; j += 16 * GEMM_VECTORS) gemm_columns(g, j, k0, k1, gemm_wide, GEMM_ROWS);
+        for (; j + 16 <= g->n; j += 16) gemm_columns(g, j, k0, k1, gemm_narrow, GEMM_NARROW);
+        if (j < g->n) gemm_columns(g, j, k0, k1, gemm_part, GEMM_ROWS);
     }
 }
 
