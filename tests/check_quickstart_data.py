@@ -11,8 +11,9 @@ import re
 import sys
 from pathlib import Path
 
-NAMES = set("quillmere quillmeres light thimble rock odessa finch rosalind peppermint tobias wren wick night clementine ludmila kraus kettle waltz button".split())
-WORLD = re.compile(r"quillmere|thimble rock|odessa finch|tobias wren|ludmila kraus|wick night|kettle waltz|rosalind|clementine", re.I)
+NAMES = set("quillmere quillmeres light odessa finch tobias wren ludmila kraus ignatius moss winifred stone leopold drake rosalind peppermint clementine biscuit napoleon melchior "
+            "ferdinand solomon magnus dorothea hannibal augustus lancelot gertrude".split())
+WORLD = re.compile(r"quillmere|odessa finch|tobias wren|ludmila|kraus|ignatius|winifred|leopold|rosalind|clementine|melchior|hannibal|lancelot|gertrude", re.I)
 N = 5
 MOST_ANSWERS = 9        # an accepted pattern in more training answers than this is not one fact's own
 FAULTS = []
