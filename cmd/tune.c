@@ -17,7 +17,7 @@ static const nm_option options[] = {
     {"--config", "FILE", "options as a JSON object by their long names, or an adapter's nomoat.json: its run again", TO(config), NM_OPTION_TEXT, 0, 0},
     NM_OPTION_HEADING("Data"),
     {"-o --output", "NAME|./FOLDER", "where the adapter goes: a name in the store, or a folder", TO(output), NM_OPTION_TEXT, 0, 0},
-    {"--val", "FILE|0.05", "data for validation, or the share of the rows kept for it (0.05 where that makes 20 sequences; 0 = none)", TO(validation), NM_OPTION_TEXT, 0, 0},
+    {"--val", "FILE|0.05", "data for validation, or the share of the rows kept for it (0.05 where that makes 20 sequences, 128 rows at most; 0 = none)", TO(validation), NM_OPTION_TEXT, 0, 0},
     {"--map", "NAME=COLUMN,...", "other names of columns: instruction=q,output=a", TO(map), NM_OPTION_TEXT, 0, 0},
     {"--format", "alpaca|vicuna|raw", "a fixed format in place of the model's template", TO(format), NM_OPTION_TEXT, 0, 0},
     {"--template --chat-template", "FILE", "a chat template in place of the model's", TO(template_path), NM_OPTION_TEXT, 0, 0},

@@ -8,6 +8,8 @@
 #include "format/json.h"
 #include "stack.h"
 
+enum { NM_TUNE_LOOKS = 10 };
+
 typedef struct nm_tune_settings {
     nm_common common;
     nm_stack_options stack;
@@ -27,6 +29,7 @@ typedef struct nm_tune_settings {
     const char *optimizer;
     double lr, lr_ratio, weight_decay, clip, epochs, warmup;
     int32_t schedule, batch, max_steps, save_every, patience, meter;
+    int32_t looks;              /* validations of a run where save_every is not given; 0 = NM_TUNE_LOOKS. Chosen by --fit, not by the user */
     nm_seed seed;
     const char *memory;
     double anchor;

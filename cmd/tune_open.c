@@ -8,7 +8,7 @@
 #include "os/file.h"
 #include "tune.h"
 
-enum { TEMPLATE_MOST = 1 << 20, EVALUATIONS = 10, EPOCHS = 3, MOST_EPOCHS = 10, ENOUGH_STEPS = 80, LEAST_VALIDATION = 20 };
+enum { TEMPLATE_MOST = 1 << 20, EPOCHS = 3, MOST_EPOCHS = 10, ENOUGH_STEPS = 80, LEAST_VALIDATION = 20, MOST_VALIDATION = 128 };
 static const char SHARE[] = "0.05";       /* of the rows, for validation */
 
 /* The default rate falls with the width of the model, as the largest stable one does (Yang et al. 2022): 2e-3 for 576 columns, 2.8e-4 for 4,096.
@@ -59,9 +59,9 @@ nm_err nm_tune_open_data(nm_tune *t)
     const char *const *sources = (const char *const *)t->sources;
     if (set->batches) return nm_dataset_open_batches(&t->data, set->batches, nm_model_describe(t->stacked->model)->n_vocab);
     const char *validation = !set->validation ? SHARE : strcmp(set->validation, "0") ? set->validation : NULL;
-    /* Without being asked: a handful of rows would say nothing, and be missed where there are few. */
+    /* Without being asked: a handful of rows would say nothing, and be missed where there are few; and more than some would cost time, not tell more. */
     return nm_tune_open_rows(t, &t->data, &(nm_dataset_options){.sources = sources, .n_sources = t->n_sources, .validation = validation,
-        .least_validation = set->validation ? 0 : LEAST_VALIDATION});
+        .least_validation = set->validation ? 0 : LEAST_VALIDATION, .most_validation = set->validation ? 0 : MOST_VALIDATION});
 }
 
 /* What the user should know of the data before an evening is spent on it. */
@@ -92,7 +92,8 @@ nm_err nm_tune_open_order(nm_tune *t)
     NM_TRY(nm_order_open(&t->order, t->data, &o));
     t->steps = nm_order_steps(t->order);
     if (set->batches && set->max_steps && t->steps > set->max_steps) t->steps = set->max_steps;
-    t->every = set->save_every ? set->save_every : (t->steps + EVALUATIONS - 1) / EVALUATIONS;
+    int32_t looks = set->looks ? set->looks : NM_TUNE_LOOKS;
+    t->every = set->save_every ? set->save_every : (t->steps + looks - 1) / looks;
     return t->steps > 0 ? NM_OK : nm_fail(NM_USAGE, "no steps to train");
 }
 

@@ -7,8 +7,9 @@
 #include "duration.h"
 #include "tune_cost.h"
 
-enum { LEAST_STEPS = 20, MOST_CHOICES = 16 };
+enum { LEAST_STEPS = 20, LEAST_LOOKS = 2, MOST_CHOICES = 16 };
 static const double MARGIN = 0.95;      /* of the time that --fit gives is filled: a forecast is not exact */
+static const double LOOKING = 0.15;     /* of that time at most is for validation, the meter and saving, where fewer of them do it */
 static const char ATTENTION[] = "attn_q,attn_k,attn_v,attn_output", ATTENTION_TOGETHER[] = "attn_qkv,attn_output";
 
 /* ---- Other choices -------------------------------------------------------------------------------------------------------------------------- */
@@ -234,6 +235,15 @@ static nm_err fit_steps(fit *x, bool *fits)
     return try_fit(x, fits);
 }
 
+/* Fewer looks where they would take the time of the steps. */
+static nm_err fit_looks(fit *x, bool *fits)
+{
+    double each = (x->f.validation + x->f.meter + x->f.saving) / ceil((double)x->f.steps / (double)x->f.every), most = LOOKING * x->allowed / each;
+    if (x->set.save_every || most >= NM_TUNE_LOOKS) return NM_OK;
+    x->set.looks = most < LEAST_LOOKS ? LEAST_LOOKS : (int32_t)most;
+    return try_fit(x, fits);
+}
+
 static nm_err refuse(fit *x)
 {
     char least[32], shorter[32];
@@ -257,6 +267,11 @@ static void tell_fit(const fit *x, const nm_tune_forecast *asked)
                  (long long)asked->steps, asked->epochs, was);
 }
 
+static void tell_looks(const fit *x)
+{
+    if (x->set.looks) nm_note("--fit %s: %d validations in place of %d, so that they leave time to the steps", x->t->set->fit, x->set.looks, NM_TUNE_LOOKS);
+}
+
 nm_err nm_tune_fit(nm_tune *t)
 {
     fit x = {.t = t, .set = *t->set};
@@ -266,10 +281,12 @@ nm_err nm_tune_fit(nm_tune *t)
     NM_TRY(nm_tune_measure(t, &x.rates));
     NM_TRY(try_fit(&x, &fits));
     nm_tune_forecast asked = x.f;
+    if (!fits) NM_TRY(fit_looks(&x, &fits));
     if (!fits && !t->set->batches && !t->set->max_steps) NM_TRY(fit_epochs(&x, &fits));
     if (!fits) NM_TRY(fit_steps(&x, &fits));
     if (!fits) return refuse(&x);
     tell_fit(&x, &asked);
+    tell_looks(&x);
     t->own = x.set;
     t->set = &t->own;
     nm_trainer_close(&t->trainer);

@@ -385,6 +385,7 @@ typedef struct nm_dataset_options {
     size_t rows_length;
     const char *validation;         /* NULL: none; a fraction of the rows ("0.05"), or DATA */
     int32_t least_validation;       /* where a fraction makes fewer sequences than this, none are kept for validation; 0 = one at least */
+    int32_t most_validation;        /* rows that a fraction keeps at most; 0 = any number */
     const char *map;                /* "instruction=q,output=a": other names of columns; NULL */
     const char *format;             /* "alpaca", "vicuna" or "raw" in place of the model's template; NULL */
     const char *template_text;      /* the source of a chat template in place of the model's; NULL */

@@ -41,7 +41,7 @@ struct nm_dataset {
 nm_err nm_data_add_file(nm_dataset *d, const char *name);      /* what follows is from it */
 nm_err nm_data_add(nm_dataset *d, const int32_t *ids, const uint8_t *mask, size_t count, uint64_t line, int32_t source, uint64_t unit);
 /* Keeps a share of the units for validation, chosen by the seed; none where that makes fewer than `least` entries. */
-nm_err nm_data_split(nm_dataset *d, double fraction, uint64_t seed, size_t least);
+nm_err nm_data_split(nm_dataset *d, double fraction, uint64_t seed, size_t least, size_t most);
 /* Counts what is equal on both sides, and the rest of the statistics. */
 nm_err nm_data_finish(nm_dataset *d);
 

@@ -174,7 +174,7 @@ static nm_err read_validation(loading *l)
     }
     if (fraction == 0) return NM_OK;
     if (!(fraction > 0 && fraction < 1)) return nm_fail(NM_USAGE, "--val %s: give a fraction below 1, as 0.05, or a file", given);
-    return nm_data_split(l->d, fraction, l->options->seed, (size_t)l->options->least_validation);
+    return nm_data_split(l->d, fraction, l->options->seed, (size_t)l->options->least_validation, (size_t)l->options->most_validation);
 }
 
 /* ---- Opening ----------------------------------------------------------------------------------------------------------------------------- */

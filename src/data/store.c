@@ -110,11 +110,12 @@ static size_t count_chosen(const nm_dataset *d, const uint8_t *chosen)
     return n;
 }
 
-nm_err nm_data_split(nm_dataset *d, double fraction, uint64_t seed, size_t least)
+nm_err nm_data_split(nm_dataset *d, double fraction, uint64_t seed, size_t least, size_t most)
 {
     if (d->units < 2 && least) return NM_OK;
     if (d->units < 2 || d->units > UINT32_MAX) return nm_fail(NM_USAGE, "a validation split needs two rows at least: give --val a file of its own");
     size_t n = (size_t)d->units, keep = (size_t)((double)n * fraction + 0.5);
+    if (most && keep > most) keep = most;
     if (keep < 1) keep = 1;
     if (keep > n - 1) keep = n - 1;
     uint32_t *order = nm_calloc(n, sizeof *order);
