@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common.h"
@@ -224,8 +225,41 @@ static nm_err lock_folder(nm_tune *t)
     return nm_fail(NM_REFUSED, "%s: another tune writes there at this moment: wait for it, or give another -o", t->folder);
 }
 
+/* ---- What is read here is not written over ---- */
+
+static bool is_file(const char *path, const struct stat *st)
+{
+    struct stat other;
+    return path && stat(path, &other) == 0 && other.st_dev == st->st_dev && other.st_ino == st->st_ino;
+}
+
+static bool has_file(const nm_dataset *data, const struct stat *st)
+{
+    const char *last = NULL;
+    for (int split = 0; data && split < 2; split++)
+        for (size_t i = 0; i < nm_dataset_count(data, (nm_split)split); i++) {
+            const char *file = nm_dataset_sample(data, (nm_split)split, i).file;
+            if (file != last && is_file(file, st)) return true;
+            last = file;
+        }
+    return false;
+}
+
+static nm_err spare(const nm_tune *t, const char *option, const char *path)
+{
+    const nm_tune_settings *set = t->set;
+    const char *const read[] = {t->model_text, set->anchor_data, set->config, set->template_path, set->batches};
+    struct stat st;
+    if (!path || stat(path, &st)) return NM_OK;
+    bool taken = has_file(t->data, &st) || has_file(t->replay, &st);
+    for (size_t i = 0; i < sizeof read / sizeof *read; i++) taken = taken || is_file(read[i], &st);
+    return taken ? nm_fail(NM_REFUSED, "%s %s: is read in this run and would be written over: give another name", option, path) : NM_OK;
+}
+
 static nm_err begin(nm_tune *t)
 {
+    NM_TRY(spare(t, "--log", t->set->log));
+    NM_TRY(spare(t, "--report", t->set->report));
     if (t->set->report) NM_TRY(nm_tune_check_report(t));
     NM_TRY(nm_tune_find_folder(t));
     NM_TRY(lock_folder(t));

@@ -250,6 +250,15 @@ check 'without a model it fails' ends 3 exam "$work/missing.gguf" "$work/exam.js
 check 'and gives no marks' test ! -s "$work/out"
 check 'nor without a file' ends 3 exam "$model" "$work/missing.jsonl"
 
+# ---- what is read is not written over
+cp "$data" "$work/data.before"
+ln -s data.jsonl "$work/link.jsonl"
+for option in --log --report; do
+    check "$option on the data is refused" ends 6 tune -o "$work/spared" "$option" "$work/link.jsonl"
+    check 'which stays, and nothing else is left' eval 'cmp -s "$data" "$work/data.before" && no_folder spared'
+done
+check '--log on a file of validation, too' ends 6 tune -o "$work/spared" --val "$work/keep.jsonl" --log "$work/keep.jsonl"
+
 # ---- a full disk
 check 'a limit on files' interrupt f
 cp "$work/f/checkpoint.safetensors" "$work/before"
