@@ -11,7 +11,7 @@
 #include "base/pool.h"
 #include "op/op.h"
 
-enum { SLOT_ROWS = 16 };        /* rows of one stack handled together */
+enum { SLOT_ROWS = 24 };        /* rows of one stack handled together: whole tiles of every tier */
 
 static nm_err shape(const nm_shape *c, const nm_step *s)
 {

@@ -109,6 +109,12 @@ check 'says what the least would be' says 'even [0-9]* steps take'
 check '--fit does not resume' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --fit 1h --resume -q
 fitted() { tune -o "$work/h" --val 0 --epochs 1000 --meter 64 --fit 15s --json && says ' epochs in place of 1000 ' && awk -v s="$(value seconds)" 'BEGIN { exit !(s > 4 && s < 30) }'; }
 check 'fewer epochs for less time' fitted
+awk 'BEGIN { for (i = 0; i < 2700; i++) printf "{\"prompt\": \"What is %d?\", \"completion\": \"It is the number %d.\"}\n", i, i }' >"$work/many.jsonl"
+check 'many rows' run tune "$model" "$work/many.jsonl" --format alpaca --show-mask 1
+check 'keep no more than tells enough' says '2700 sequences,.*; 128 sequences for validation'
+looks() { run tune "$model" "$work/data.jsonl" --format alpaca -r 4 --epochs 1000 --meter 64 --val "$work/many.jsonl" --plan "$@"; }
+seldom() { looks --json && looks --fit "$(value validation)s" && says ': [2-9] validations in place of 10'; }
+check 'fewer validations for less time' seldom
 said() { tune -o "$work/i" --val 0 --max-steps 1 --memory 30M && says '^nomoat: --memory 30M: '; }
 check 'what --memory chose is said' said
 check 'masks' tune --show-mask 1

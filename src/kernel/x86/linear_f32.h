@@ -1,6 +1,7 @@
 /* Template: linear maps in fp32 on v16: float weights always, every type under compute f32. Included once per tier after a v16 backend and
  * kernel/layout.h. Parameters:
  *   F32_ROWS, F32_PANELS     a register tile is F32_ROWS activation rows by F32_PANELS panels of 16 outputs
+ *   F32_NARROW               rows of the tile for a panel that is left alone (the whole of a LoRA's inner map), which has registers to spare
  *   unpack_chunk(w, p, b0, blocks, u)      the tier's unpacker to the U form; u's offset is chunk_offset(w) of q8_rows.h
  * A chunk of K of a few panels becomes [k][16] fp32 in scratch once, then all rows pass over it; each output's accumulator waits in scratch
  * between chunks. w = (scale * q) + min in two roundings, then one chain of fma in ascending K: kernel.h. */
@@ -14,7 +15,7 @@ enum { F32_CHUNK = 256 };       /* inputs: 16 KB of fp32 a panel */
 /* rows x panels accumulators continue their chains over n inputs. f: [panels] -> [n][16]; acc: [panel][row][16], panels acc_stride apart. */
 V16_INLINE void f32_tile(int rows, int panels, const float *const *f, int64_t n, const float *x, size_t ldx, float *acc, size_t acc_stride)
 {
-    v16 a[F32_ROWS][F32_PANELS];
+    v16 a[F32_NARROW][F32_PANELS];
     _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
         _Pragma("GCC unroll 4") for (int p = 0; p < panels; p++) a[r][p] = v_load(acc + (size_t)p * acc_stride + 16 * r);
     for (int64_t k = 0; k < n; k++) {
@@ -35,6 +36,10 @@ V16_INLINE void f32_tile(int rows, int panels, const float *const *f, int64_t n,
 F32_TILE(f32_tile_full, F32_ROWS, F32_PANELS)
 F32_TILE(f32_tile_3, 3, F32_PANELS)
 F32_TILE(f32_tile_1, 1, F32_PANELS)
+F32_TILE(f32_alone_full, F32_NARROW, 1)
+F32_TILE(f32_alone_3, 3, 1)
+F32_TILE(f32_alone_1, 1, 1)
+typedef void (*f32_tile_fn)(const float *const *f, int64_t n, const float *x, size_t ldx, float *acc, size_t acc_stride);
 
 /* Inputs [k0, k0 + n) of panel p to fp32 [n][16]; gives where they are: float weights need no copy. */
 static const float *f32_panel(const nm_panels *w, int64_t p, int64_t k0, int64_t n, float *out, const nm_u *u)
@@ -61,14 +66,15 @@ static const float *f32_panel(const nm_panels *w, int64_t p, int64_t k0, int64_t
     return out;
 }
 
-static void f32_rows(const float *const *f, int64_t n, const nm_linear_job *job, int64_t k0, float *acc)
+static void f32_rows(const float *const *f, int64_t n, const nm_linear_job *job, int64_t k0, float *acc, bool alone)
 {
+    static const struct { f32_tile_fn run; int64_t rows; } tiles[2][3] = {
+        {{f32_tile_full, F32_ROWS}, {f32_tile_3, 3}, {f32_tile_1, 1}}, {{f32_alone_full, F32_NARROW}, {f32_alone_3, 3}, {f32_alone_1, 1}}};
     size_t stride = (size_t)job->rows * 16;
     int64_t t = 0;
-    const float *x = job->x + k0;
-    for (; t + F32_ROWS <= job->rows; t += F32_ROWS) f32_tile_full(f, n, x + (size_t)t * job->ldx, job->ldx, acc + 16 * t, stride);
-    for (; t + 3 <= job->rows; t += 3) f32_tile_3(f, n, x + (size_t)t * job->ldx, job->ldx, acc + 16 * t, stride);
-    for (; t < job->rows; t++) f32_tile_1(f, n, x + (size_t)t * job->ldx, job->ldx, acc + 16 * t, stride);
+    for (int i = 0; i < 3; i++)
+        for (int64_t rows = tiles[alone][i].rows; t + rows <= job->rows; t += rows)
+            tiles[alone][i].run(f, n, job->x + k0 + (size_t)t * job->ldx, job->ldx, acc + 16 * t, stride);
 }
 
 /* ---- A few rows of float weights, straight from the packed panel: bound by memory ---- */
@@ -130,15 +136,14 @@ static void linear_f32(const nm_linear_job *job)
     u.scale = acc + (size_t)F32_PANELS * (size_t)job->rows * 16;
     u.min = u.scale + F32_CHUNK / 16 * 16;
     u.q = (uint8_t *)(u.min + F32_CHUNK / 16 * 16);
-    for (int64_t p = job->p0; p < job->p1; p += F32_PANELS) {
-        int64_t count = job->p1 - p < F32_PANELS ? job->p1 - p : F32_PANELS;
-        memset(acc, 0, (size_t)F32_PANELS * (size_t)job->rows * 16 * sizeof *acc);
+    for (int64_t p = job->p0, count; p < job->p1; p += count) {
+        count = job->p1 - p < F32_PANELS ? 1 : F32_PANELS;
+        memset(acc, 0, (size_t)count * (size_t)job->rows * 16 * sizeof *acc);
         for (int64_t k = 0; k < w->k; k += F32_CHUNK) {
             int64_t n = w->k - k < F32_CHUNK ? w->k - k : F32_CHUNK;
             const float *f[F32_PANELS];
-            for (int i = 0; i < F32_PANELS; i++)        /* a last odd panel is computed twice, and stored once */
-                f[i] = i < count ? f32_panel(w, p + i, k, n, values + i * F32_CHUNK * 16, &u) : f[0];
-            f32_rows(f, n, job, k, acc);
+            for (int i = 0; i < count; i++) f[i] = f32_panel(w, p + i, k, n, values + i * F32_CHUNK * 16, &u);
+            f32_rows(f, n, job, k, acc, count == 1);
         }
         for (int i = 0; i < count; i++) store_outputs(job, p + i, acc + (size_t)i * (size_t)job->rows * 16, job->rows);
     }
