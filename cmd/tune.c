@@ -45,7 +45,7 @@ static const nm_option options[] = {
     {"--optimizer --optim", "NAME", "adamw, adamw8bit (its state in 8 bits), lion, adafactor, muon or muon-rms (adamw)", TO(optimizer), NM_OPTION_TEXT, 0, 0},
     {"--weight-decay", "D", "decay of the weights (the optimiser's)", TO(weight_decay), NM_OPTION_REAL, 0, 1e3},
     {"--clip", "NORM", "largest norm of a step's gradient (1; 0 = any)", TO(clip), NM_OPTION_REAL, 0, 1e9},
-    {"--epochs --num-train-epochs", "N", "times over the data (3; more, up to 10, where that makes fewer than 75 steps)", TO(epochs), NM_OPTION_REAL, 1e-6, 1e6},
+    {"--epochs --num-train-epochs", "N", "times over the data (3; more, up to 10, where that makes fewer than 80 steps)", TO(epochs), NM_OPTION_REAL, 1e-6, 1e6},
     {"--max-steps", "N", "stop after N steps", TO(max_steps), NM_OPTION_INT, 1, MANY},
     {"--batch --batch-size", "N", "sequences of a step; how many are computed together is planned (8)", TO(batch), NM_OPTION_INT, 1, 1 << 16},
     {"-s --seed", "N", "seed of the order and of the adapter's start (0)", TO(seed), NM_OPTION_SEED, 0, 0},

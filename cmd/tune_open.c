@@ -8,7 +8,7 @@
 #include "os/file.h"
 #include "tune.h"
 
-enum { TEMPLATE_MOST = 1 << 20, EPOCHS = 3, MOST_EPOCHS = 10, ENOUGH_STEPS = 75, LEAST_VALIDATION = 20, MOST_VALIDATION = 128 };
+enum { TEMPLATE_MOST = 1 << 20, EPOCHS = 3, MOST_EPOCHS = 10, ENOUGH_STEPS = 80, LEAST_VALIDATION = 20, MOST_VALIDATION = 128 };
 static const char SHARE[] = "0.05";       /* of the rows, for validation */
 
 /* The default rate falls with the width of the model, as the largest stable one does (Yang et al. 2022): 2e-3 for 576 columns, 2.8e-4 for 4,096.
