@@ -52,6 +52,7 @@ static const nm_option options[] = {
     NM_OPTION_HEADING("What is not to be forgotten"),
     {"--anchor", "WEIGHT", "hold the model to itself, on general text and in its answers to general questions, with this weight (2)", TO(anchor), NM_OPTION_REAL, 0, 1e6},
     {"--no-anchor", NULL, "do not", TO(no_anchor), NM_OPTION_FLAG, 0, 0},
+    {"--ease", "NATS", "where the anchor's KL runs above this, the rate gives way (0.1 with the default rate; 0 = never)", TO(ease), NM_OPTION_REAL, 0, 1e6},
     {"--anchor-data", "FILE", "the general text (what ships with nomoat)", TO(anchor_data), NM_OPTION_TEXT, 0, 0},
     {"--meter", "TOKENS", "general text that the meter of forgetting reads at the end, an eighth of it on the way (8192; 0 = none)", TO(meter), NM_OPTION_INT, 0, MANY},
     {"--max-forget", "NATS", "stop where the meter says more, and leave the last adapter below", TO(max_forget), NM_OPTION_REAL, 0, 1e6},
@@ -74,7 +75,7 @@ static const nm_option options[] = {
 };
 
 static const nm_tune_settings defaults = {.max_length = 512, .rank = 16, .lr = NM_UNSET_REAL, .lr_ratio = 1, .warmup = 0.05, .weight_decay = -1,
-    .clip = 1, .epochs = NM_UNSET_REAL, .batch = 8, .patience = 3, .meter = 8192, .anchor = 2, .max_forget = NM_UNSET_REAL};
+    .clip = 1, .epochs = NM_UNSET_REAL, .batch = 8, .patience = 3, .meter = 8192, .anchor = 2, .ease = NM_UNSET_REAL, .max_forget = NM_UNSET_REAL};
 
 enum { CONFIG_MOST = 16 << 20 };
 

@@ -32,7 +32,7 @@ typedef struct nm_tune_settings {
     int32_t looks;              /* validations of a run where save_every is not given; 0 = NM_TUNE_LOOKS. Chosen by --fit, not by the user */
     nm_seed seed;
     const char *memory;
-    double anchor;
+    double anchor, ease;        /* ease: NAN = with the default rate */
     bool no_anchor;
     const char *anchor_data;
     bool plan, resume;
@@ -86,7 +86,7 @@ typedef struct nm_tune {
     int lock;                   /* on the folder, while the run lasts; -1: none */
     FILE *log;
     int64_t steps, every;
-    double lr, epochs;
+    double lr, ease, epochs;
     double best;                /* validation loss of the adapter that was kept; HUGE_VAL before the first */
     int32_t worse;              /* validations since */
     int64_t looked;             /* step of the last one */

@@ -19,6 +19,7 @@ nm_err nm_tune_settings_json(const nm_tune *t, nm_str *s)
 {
     nm_tune_settings set = *t->set;
     set.lr = t->lr;
+    set.ease = t->ease;
     set.epochs = t->epochs;
     if (t->every <= INT32_MAX) set.save_every = (int32_t)t->every;
     return nm_args_json(s, &nm_command_tune, &set, NOT_SETTINGS);

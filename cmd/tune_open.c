@@ -15,6 +15,9 @@ static const char SHARE[] = "0.05";       /* of the rows, for validation */
  * This is AdamW's; other optimisers have a factor to it. */
 static const double RATE_TIMES_WIDTH = 1.152;
 
+/* Nats of the anchor at which that rate gives way: taught models stay around 0.05 where all is well. */
+static const double EASE = 0.1;
+
 static nm_err parse_bytes(const char *text, uint64_t *out)
 {
     char *end;
@@ -129,6 +132,7 @@ nm_err nm_tune_trainer_options(nm_tune *t, nm_trainer_options *o)
     float rate;
     NM_TRY(nm_optimizer_rate(set->optimizer, &rate));
     t->lr = isnan(set->lr) ? (double)rate * RATE_TIMES_WIDTH / nm_model_describe(t->stacked->model)->n_embd : set->lr;
+    t->ease = !isnan(set->ease) ? set->ease : isnan(set->lr) ? EASE : 0;
     *o = (nm_trainer_options){.rank = set->rank, .alpha = (float)set->alpha, .rslora = set->rslora, .dora = set->dora, .targets = set->targets,
         .init = set->init, .force = set->stack.force,
         .below = t->stacked->stack, .start = (nm_start)set->start, .dropout = (float)set->dropout, .optimizer = set->optimizer,
@@ -137,6 +141,7 @@ nm_err nm_tune_trainer_options(nm_tune *t, nm_trainer_options *o)
     NM_TRY(find_largest(t, &batch, &o->max_length));
     NM_TRY(parse_bytes(set->memory, &o->memory));
     o->anchor = t->anchor ? NM_ANCHOR_TOKENS : 0;
+    o->ease = t->anchor ? (float)t->ease : 0;
     o->batch = (int32_t)batch;
     o->no_packing = set->no_packing;
     o->warmup = set->warmup < 1 ? (int64_t)ceil(set->warmup * (double)t->steps) : (int64_t)set->warmup;

@@ -493,6 +493,7 @@ typedef struct nm_trainer_options {
     uint64_t seed;
     int32_t max_length;         /* of a sequence */
     int32_t anchor;             /* tokens of an anchor; 0 = none will be given */
+    float ease;                 /* nats: where the running mean of the anchor's KL is above, the rate is lower by (ease / KL)^2; 0 = never */
     int32_t batch;              /* sequences of a step; how many go into a pass at once is planned */
     bool no_packing;            /* each sequence in a pass of its own: slower, the same bits */
     uint64_t memory;            /* bytes for values of passes and the adapter's numbers; 0 = no limit. Less memory, more recomputation: the same bits */

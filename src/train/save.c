@@ -1,4 +1,5 @@
 /* What a trainer leaves behind: the adapter for others to use, and checkpoints for itself. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,7 +87,7 @@ static void run_hash(const nm_trainer *t, char out[17])
     const nm_trainer_options *o = &t->options;
     uint64_t h = nm_model_fingerprint(t->model);
     const double numbers[] = {t->scale, o->lr, o->lr_ratio, o->clip, t->set.beta1, t->set.beta2, t->set.eps, t->set.weight_decay, (double)o->schedule, (double)o->warmup,
-        (double)o->steps, (double)NM_ARITHMETIC, (double)o->start, o->dropout};
+        (double)o->steps, (double)NM_ARITHMETIC, (double)o->start, o->dropout, o->ease};
     h = nm_hash(h, numbers, sizeof numbers);
     h = nm_hash(h, &o->seed, sizeof o->seed);
     h = nm_hash(h, t->optim->name, strlen(t->optim->name));
@@ -102,17 +103,19 @@ static void run_hash(const nm_trainer *t, char out[17])
 #define KEY_RUN "nomoat.run"
 #define KEY_STEPS "nomoat.steps"
 #define KEY_NOTE "nomoat.note"
+#define KEY_SLIP "nomoat.slip"
 
 nm_err nm_trainer_checkpoint(const nm_trainer *t, const char *path, const char *note)
 {
-    char run[17], steps[24];
+    char run[17], steps[24], slip[40];
     run_hash(t, run);
+    snprintf(slip, sizeof slip, "%a", t->slip);
     snprintf(steps, sizeof steps, "%lld", (long long)t->steps);
     const nm_type *f32 = nm_type_of(NM_F32);
     const nm_safe_tensor tensor[] = {{.name = "numbers", .type = f32, .rank = 1, .dim = {(int64_t)t->lora.numbers}, .data = t->lora.p},
         {.name = "state", .type = f32, .rank = 1, .dim = {(int64_t)(t->lora.state_bytes / sizeof(float))}, .data = t->lora.state}};     /* whatever its bytes are */
-    const nm_safe_meta meta[] = {{KEY_RUN, run}, {KEY_STEPS, steps}, {KEY_NOTE, note ? note : ""}};
-    return nm_safetensors_write(path, tensor, 2, meta, 3);
+    const nm_safe_meta meta[] = {{KEY_RUN, run}, {KEY_STEPS, steps}, {KEY_NOTE, note ? note : ""}, {KEY_SLIP, slip}};
+    return nm_safetensors_write(path, tensor, 2, meta, 4);
 }
 
 static nm_err find_tensor(const nm_safetensors *file, const char *name, size_t count, const nm_safe_tensor **out)
@@ -127,15 +130,17 @@ static nm_err find_tensor(const nm_safetensors *file, const char *name, size_t c
     return nm_fail(NM_BAD_FILE, "%s: no checkpoint: %s is missing or of another size", nm_safetensors_name(file), name);
 }
 
-static nm_err check_run(const nm_trainer *t, const nm_safetensors *file, int64_t *steps)
+static nm_err check_run(const nm_trainer *t, const nm_safetensors *file, int64_t *steps, double *slip)
 {
-    const char *run = nm_safetensors_meta(file, KEY_RUN), *text = nm_safetensors_meta(file, KEY_STEPS);
+    const char *run = nm_safetensors_meta(file, KEY_RUN), *text = nm_safetensors_meta(file, KEY_STEPS), *mean = nm_safetensors_meta(file, KEY_SLIP);
     char own[17], *end;
     run_hash(t, own);
-    if (!run || !text) return nm_fail(NM_BAD_FILE, "%s: no checkpoint of a training run", nm_safetensors_name(file));
+    if (!run || !text || !mean) return nm_fail(NM_BAD_FILE, "%s: no checkpoint of a training run", nm_safetensors_name(file));
     if (strcmp(run, own)) return nm_fail(NM_REFUSED, "%s belongs to a run of another model or with other settings: resume with those it was begun with", nm_safetensors_name(file));
     *steps = strtoll(text, &end, 10);
     if (*end || *steps < 0 || *steps > t->options.steps) return nm_fail(NM_BAD_FILE, "%s: %s steps make no sense", nm_safetensors_name(file), text);
+    *slip = strtod(mean, &end);
+    if (*end || !isfinite(*slip)) return nm_fail(NM_BAD_FILE, "%s: an anchor's mean of %s makes no sense", nm_safetensors_name(file), mean);
     return NM_OK;
 }
 
@@ -143,9 +148,10 @@ nm_err nm_trainer_resume(nm_trainer *t, const char *path, char **note)
 {
     nm_safetensors *file;
     int64_t steps = 0;
+    double slip = 0;
     *note = NULL;
     NM_TRY(nm_safetensors_open(&file, path));
-    nm_err err = check_run(t, file, &steps);
+    nm_err err = check_run(t, file, &steps, &slip);
     const nm_safe_tensor *numbers = NULL, *state = NULL;
     if (err == NM_OK) err = find_tensor(file, "numbers", t->lora.numbers, &numbers);
     if (err == NM_OK) err = find_tensor(file, "state", t->lora.state_bytes / sizeof(float), &state);
@@ -158,8 +164,10 @@ nm_err nm_trainer_resume(nm_trainer *t, const char *path, char **note)
         *note = nm_strndup(text ? text : "", strlen(text ? text : ""));
         err = *note ? nm_train_lora_derive(&t->lora) : nm_fail_memory(1);
     }
-    if (err == NM_OK) t->steps = steps;
-    else {
+    if (err == NM_OK) {
+        t->steps = steps;
+        t->slip = slip;
+    } else {
         nm_free(*note);
         *note = NULL;
     }

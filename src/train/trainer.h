@@ -17,6 +17,7 @@ struct nm_trainer {
     nm_pissa pissa;             /* NM_START_PISSA */
     nm_pass *pass;
     int64_t steps;              /* taken */
+    double slip;                /* running mean of the logarithm of the anchor's KL: what the rate gives way to */
     nm_sequence *sequence;      /* [batch] */
     float *weight;              /* [batch x max_length] */
 };

@@ -338,6 +338,43 @@ static void test_empty_anchor(void **state)
     nm_trainer_close(&b);
 }
 
+/* The rate gives way by (ease / KL)^2, KL being the anchor's running geometric mean; a checkpoint keeps that mean. */
+static void test_ease(void **state)
+{
+    enum { HALF = 3, ALL = 6 };
+    need_data();
+    char path[] = "/tmp/nomoat-ease-XXXXXX", *note;
+    int handle = mkstemp(path);
+    assert_true(handle >= 0);
+    close(handle);
+    nm_trainer *plain = open_trainer(run_named("adamw"), 0), *a, *b;
+    nm_trainer_options o = plain->options;
+    o.ease = 1.2e-3f;
+    assert_int_equal(nm_trainer_open(&a, model, &o), NM_OK);
+    assert_int_equal(nm_trainer_open(&b, model, &o), NM_OK);
+    double slip = log(1e-3);
+    bool gave = false;
+    for (size_t i = 0; i < ALL; i++) {
+        nm_train_report r;
+        nm_sample anchor = {.ids = batch[0].sample[0].ids, .count = batch[0].sample[0].count < ANCHOR ? batch[0].sample[0].count : ANCHOR};
+        if (nm_trainer_step(a, batch[i].sample, batch[i].count, &anchor, 0.5f, &r, NULL) != NM_OK) fail_msg("%s", nm_error_text());
+        slip = 0.8 * slip + 0.2 * log(fmax(r.anchor, 1e-3));
+        double share = fmin((double)o.ease / exp(slip), 1);
+        assert_true(fabs((double)r.lr / ((double)o.lr * share * share) - 1) < 1e-6);
+        gave = gave || share < 1;
+        if (i + 1 == HALF && nm_trainer_checkpoint(a, path, NULL) != NM_OK) fail_msg("%s", nm_error_text());
+    }
+    assert_true(gave);
+    resume_into(b, path);
+    take_steps(b, HALF, ALL);
+    expect_same(a, b, "ease", "after a checkpoint");
+    assert_int_equal(nm_trainer_resume(plain, path, &note), NM_REFUSED);
+    nm_trainer_close(&plain);
+    nm_trainer_close(&a);
+    nm_trainer_close(&b);
+    unlink(path);
+}
+
 /* A tied head is trained and saved as the head, and training goes on from there. */
 static void test_tied_head(void **state)
 {
@@ -392,6 +429,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_record), cmocka_unit_test(test_bits), cmocka_unit_test(test_pissa_begins_at_the_model),
         cmocka_unit_test(test_triplets), cmocka_unit_test(test_state_is_small), cmocka_unit_test(test_plan), cmocka_unit_test(test_empty_anchor),
-        cmocka_unit_test(test_tied_head), cmocka_unit_test(test_faults)};
+        cmocka_unit_test(test_ease), cmocka_unit_test(test_tied_head), cmocka_unit_test(test_faults)};
     return cmocka_run_group_tests(tests, NULL, close_all);
 }
