@@ -348,7 +348,8 @@ static nm_err bench_model(bench *b, const char *name)
     b->stack = stacked.stack;
     if (err == NM_OK && b->set->tune) {
         nm_interrupts_catch();
-        err = nm_bench_tune_run(b->model, b->stack, &(nm_bench_tune){b->set->rank, b->batches[0], b->set->length, b->set->repeat}, b->set->common.json);
+        err = nm_bench_tune_run(b->model, b->stack, &(nm_bench_tune){b->set->rank, b->batches[0], b->set->length, b->set->repeat, (nm_compute)b->set->common.compute},
+            b->set->common.json);
         nm_stacked_close(&stacked);
         return err;
     }
@@ -413,7 +414,8 @@ const nm_command nm_command_bench = {
     .details = "ppN is the prefill of N tokens, tgN the decode of N tokens one by one, tgN@B of B sequences together (tokens of all of them count). The "
         "limits are probed in the same run: reading memory, and products on floats and bytes, on the same threads and instructions. The share says how "
         "near a test came to the limit that binds it: the bytes it must read, or the products it must form, whichever takes longer.\n\n"
-        "--tune times steps of training, every token trained, without anchor: 4 operations for each parameter of the maps and the head, held against the fp32 limit.",
+        "--tune times steps of training, every token trained, without anchor: 4 operations for each parameter of the maps and the head, held against "
+        "the fp32 limit, or bf16's where that is trained in.",
     .examples = examples, .options = options, .settings_size = sizeof(settings), .defaults = &defaults,
     .least_operands = 1, .most_operands = 1, .run = run
 };

@@ -74,7 +74,12 @@ static nm_err measure(tune_bench *b)
 }
 
 static double median(const tune_bench *b) { return b->count % 2 ? b->rate[b->count / 2] : (b->rate[b->count / 2 - 1] + b->rate[b->count / 2]) / 2; }
-static double share(const tune_bench *b) { return median(b) * b->operations / (b->limits.fp32_gflops * 1e9); }
+
+/* The limit that the products are held against. */
+static bool in_bf16(const tune_bench *b) { return !strcmp(nm_trainer_describe(b->trainer)->arithmetic, "bf16") && b->limits.bf16_gflops > 0; }
+static const char *limit_name(const tune_bench *b) { return in_bf16(b) ? "bf16" : "fp32"; }
+static double limit(const tune_bench *b) { return in_bf16(b) ? b->limits.bf16_gflops : b->limits.fp32_gflops; }
+static double share(const tune_bench *b) { return median(b) * b->operations / (limit(b) * 1e9); }
 
 static nm_err json_report(nm_str *s, const tune_bench *b)
 {
@@ -82,11 +87,13 @@ static nm_err json_report(nm_str *s, const tune_bench *b)
     NM_TRY(nm_str_putc(s, '{'));
     NM_TRY(nm_json_text(s, "tier", nm_kernels_tier()));
     NM_TRY(nm_json_whole(s, "threads", (uint64_t)nm_threads()));
-    NM_TRY(nm_str_printf(s, ", \"limits\": {\"fp32_gflops\": %.6g}, \"tune\": {\"rank\": %d, \"maps\": %d, \"batch\": %d, \"length\": %d", b->limits.fp32_gflops, i->rank,
+    NM_TRY(nm_str_printf(s, ", \"limits\": {\"fp32_gflops\": %.6g", b->limits.fp32_gflops));
+    if (in_bf16(b)) NM_TRY(nm_str_printf(s, ", \"bf16_gflops\": %.6g", b->limits.bf16_gflops));
+    NM_TRY(nm_str_printf(s, "}, \"tune\": {\"rank\": %d, \"maps\": %d, \"batch\": %d, \"length\": %d", i->rank,
         i->maps, b->set->batch, b->set->length));
     NM_TRY(nm_str_printf(s, ", \"tokens_per_second\": {\"median\": %.6g, \"min\": %.6g, \"max\": %.6g}", median(b), b->rate[0], b->rate[b->count - 1]));
-    NM_TRY(nm_str_printf(s, ", \"gflop_per_token\": %.6g, \"limit\": \"fp32_gflops\", \"share\": %.4f, \"trainer_mb\": %.1f, \"peak_mb\": %.1f", b->operations * 1e-9, share(b),
-        (double)i->bytes * 1e-6, (double)b->peak * 1e-6));
+    NM_TRY(nm_str_printf(s, ", \"gflop_per_token\": %.6g, \"limit\": \"%s_gflops\", \"share\": %.4f, \"trainer_mb\": %.1f, \"peak_mb\": %.1f", b->operations * 1e-9,
+        limit_name(b), share(b), (double)i->bytes * 1e-6, (double)b->peak * 1e-6));
     NM_TRY(nm_json_text(s, "recomputed", i->recomputed));
     return nm_str_puts(s, "}}");
 }
@@ -97,7 +104,8 @@ static nm_err print_report(const tune_bench *b)
     char trainer[32], peak[32];
     NM_TRY(nm_out_puts("model       "));
     NM_TRY(nm_out_name(nm_model_describe(b->model)->name));
-    NM_TRY(nm_out_printf("\nkernels     %s, %d thread%s\nlimit       fp32 %.0f GFLOP/s\n", nm_kernels_tier(), nm_threads(), nm_threads() == 1 ? "" : "s", b->limits.fp32_gflops));
+    NM_TRY(nm_out_printf("\nkernels     %s, %d thread%s\nlimit       %s %.0f GFLOP/s\n", nm_kernels_tier(), nm_threads(), nm_threads() == 1 ? "" : "s", limit_name(b),
+        limit(b)));
     NM_TRY(nm_out_printf("step        %d x %d tokens, rank %d on %d maps, computed again: %s\n", b->set->batch, b->set->length, i->rank, i->maps, i->recomputed));
     NM_TRY(nm_out_printf("speed       %.1f tokens/s (%.1f to %.1f of %d)\n", median(b), b->rate[0], b->rate[b->count - 1], b->count));
     NM_TRY(nm_out_printf("share       %.0f %% of the limit at %.3g GFLOP a token\n", share(b) * 100, b->operations * 1e-9));
@@ -113,7 +121,8 @@ static nm_err print(const tune_bench *b, bool json)
 nm_err nm_bench_tune_run(const nm_model *model, const nm_stack *stack, const nm_bench_tune *set, bool json)
 {
     tune_bench b = {.model = model, .set = set};
-    nm_trainer_options o = {.rank = set->rank, .below = stack, .max_length = set->length, .batch = set->batch, .steps = set->repeat + 1, .weight_decay = -1};
+    nm_trainer_options o = {.rank = set->rank, .below = stack, .compute = set->compute, .max_length = set->length, .batch = set->batch, .steps = set->repeat + 1,
+        .weight_decay = -1};
     nm_err err = make_samples(&b);
     b.operations = count_operations(&b);
     if (err == NM_OK) err = nm_trainer_open(&b.trainer, model, &o);

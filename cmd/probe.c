@@ -163,10 +163,10 @@ static loops choose_loops(void)
 {
     loops l = {.fp32 = {fp32_c, CHAINS * 4 * 2.0}, .int8 = {int8_c, CHAINS * 8 * 2.0}, .read = read_c};
 #if defined(__x86_64__)
-    static const char *const tiers[] = {"avx2", "avx512", "vnni", "amx"};
+    static const char *const tiers[] = {"avx2", "avx512", "vnni", "bf16", "amx"};
     const char *tier = nm_kernels_tier();
     int rank = 0;
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         if (strcmp(tier, tiers[i]) == 0) rank = i + 1;
     }
     if (rank >= 1) {
@@ -181,7 +181,7 @@ static loops choose_loops(void)
         if (cpu_has_bf16()) l.bf16 = (peak){bf16_avx512, 28 * 32 * 2.0};
     }
     if (rank >= 3) l.int8 = (peak){int8_vnni, 28 * 64 * 2.0};
-    if (rank >= 4) {
+    if (rank >= 5) {
         l.amx_int8 = (peak){int8_amx, 8 * 16 * 16 * 64 * 2.0};
         if (cpu_has_amx_bf16()) l.amx_bf16 = (peak){bf16_amx, 8 * 16 * 16 * 32 * 2.0};
     }

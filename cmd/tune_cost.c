@@ -296,7 +296,8 @@ static nm_err forecast(nm_tune *v, const nm_tune *t, const nm_tune_rates *r, nm_
         NM_TRY(add_step(v, i, info.pass_rows, &s));
     }
     add_kept(t, v->steps, &s);
-    *f = (nm_tune_forecast){.steps = v->steps, .every = v->every, .tokens = s.rows, .trained = s.trained, .pass_rows = info.pass_rows, .recomputed = info.recomputed,
+    *f = (nm_tune_forecast){.steps = v->steps, .every = v->every, .tokens = s.rows, .trained = s.trained, .pass_rows = info.pass_rows, .arithmetic = info.arithmetic,
+        .recomputed = info.recomputed,
         .epochs = (double)v->steps / (double)nm_order_steps_per_epoch(v->order), .begin = r->begin};
     f->cut = count_cut(v, v->data == t->data ? t->set->max_length : v->set->max_length);
     f->training = r->pass * pass_work(&w, s.rows, s.trained, s.squares);

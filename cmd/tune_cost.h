@@ -26,7 +26,7 @@ typedef struct nm_tune_forecast {
     double begin, training, anchor, update, validation, meter, saving, seconds;
     uint64_t bytes, peak;       /* beside the model; of the whole process */
     int32_t pass_rows;
-    const char *recomputed;
+    const char *arithmetic, *recomputed;       /* nm_trainer_info */
 } nm_tune_forecast;
 
 /* A few seconds of work with t's trainer, which is of no use afterwards. */

@@ -57,6 +57,7 @@ static nm_err provenance(const nm_tune *t, nm_str *s)
     NM_TRY(nm_json_whole(s, "rank", (uint64_t)i->rank));
     NM_TRY(nm_json_key(s, "scale"));
     NM_TRY(nm_json_float(s, (double)i->scale));
+    NM_TRY(nm_json_text(s, "arithmetic", i->arithmetic));
     NM_TRY(put_double(s, "learning_rate", t->lr));
     NM_TRY(put_double(s, "validation_loss", isfinite(t->best) ? t->best : NAN));
     NM_TRY(put_double(s, "forgetting", t->forgetting >= 0 ? t->forgetting : NAN));

@@ -59,8 +59,9 @@ nm_err nm_tune_log_step(nm_tune *t, const nm_train_report *r, double validation,
 {
     nm_str s = {0};
     if (!t->log) return NM_OK;
-    nm_err err = nm_str_printf(&s, "{\"step\": %lld, \"loss\": %.9g, \"grad_norm\": %.9g, \"lr\": %.9g, \"supervised_tokens\": %lld, \"tokens\": %lld, \"seconds\": %.3f",
-        (long long)r->step, r->loss, r->grad_norm, (double)r->lr, (long long)r->supervised, (long long)r->tokens, r->seconds);
+    nm_err err = nm_str_printf(&s, "{\"step\": %lld, \"loss\": %.9g, \"grad_norm\": %.9g, \"lr\": %.9g, "
+        "\"supervised_tokens\": %lld, \"tokens\": %lld, \"seconds\": %.3f, \"arithmetic\": \"%s\"",
+        (long long)r->step, r->loss, r->grad_norm, (double)r->lr, (long long)r->supervised, (long long)r->tokens, r->seconds, nm_trainer_describe(t->trainer)->arithmetic);
     if (err == NM_OK && t->anchor) err = nm_str_printf(&s, ", \"anchor\": %.6g", r->anchor);
     if (err == NM_OK && t->replay) err = nm_str_printf(&s, ", \"kept_tokens\": %lld", (long long)t->kept_tokens);
     if (err == NM_OK && validation >= 0) err = nm_str_printf(&s, ", \"val_loss\": %.9g", validation);

@@ -133,7 +133,8 @@ nm_err nm_tune_trainer_options(nm_tune *t, nm_trainer_options *o)
     NM_TRY(nm_optimizer_rate(set->optimizer, &rate));
     t->lr = isnan(set->lr) ? (double)rate * RATE_TIMES_WIDTH / nm_model_describe(t->stacked->model)->n_embd : set->lr;
     t->ease = !isnan(set->ease) ? set->ease : isnan(set->lr) ? EASE : 0;
-    *o = (nm_trainer_options){.rank = set->rank, .alpha = (float)set->alpha, .rslora = set->rslora, .dora = set->dora, .targets = set->targets,
+    *o = (nm_trainer_options){.compute = (nm_compute)set->common.compute, .rank = set->rank, .alpha = (float)set->alpha, .rslora = set->rslora, .dora = set->dora,
+        .targets = set->targets,
         .init = set->init, .force = set->stack.force,
         .below = t->stacked->stack, .start = (nm_start)set->start, .dropout = (float)set->dropout, .optimizer = set->optimizer,
         .lr = (float)t->lr, .lr_ratio = (float)set->lr_ratio, .weight_decay = (float)set->weight_decay,
@@ -161,9 +162,9 @@ void nm_tune_tell_trainer(const nm_tune *t)
 {
     char bytes[32];
     const nm_trainer_info *i = nm_trainer_describe(t->trainer);
-    nm_note("%srank %d on %d maps, %.1f million numbers, scale %g; %lld steps, rate %.2g; %s beside the model, %d tokens a pass, computed again: %s",
+    nm_note("%srank %d on %d maps, %.1f million numbers, scale %g; %lld steps, rate %.2g; %s beside the model, %d tokens a pass, in %s, computed again: %s",
         i->dora ? "DoRA of " : "", i->rank, i->maps, (double)i->parameters * 1e-6, (double)i->scale, (long long)t->steps, t->lr,
-        nm_bytes_text(i->bytes, bytes), i->pass_rows, i->recomputed);
+        nm_bytes_text(i->bytes, bytes), i->pass_rows, i->arithmetic, i->recomputed);
     if (t->set->warmup >= (double)t->steps && t->steps > 1)
         nm_note("the warm-up of %g steps is not over before the run is: the rate stays low. --warmup 0.05 suits any length", t->set->warmup);
 }

@@ -157,8 +157,8 @@ static nm_err print_plan(const plan *p)
     NM_TRY(nm_out_printf("steps     %lld (%.3g epochs)\ntokens    %.0f, %.0f of them trained\n", (long long)f->steps, f->epochs, f->tokens, f->trained));
     NM_TRY(nm_out_printf("speed     %.0f tokens/s\ntime      %s, if it is not stopped early\n", f->tokens / f->training, nm_duration_text(f->seconds, time)));
     NM_TRY(print_parts(f));
-    NM_TRY(nm_out_printf("memory    %s at most, model and program included; %s of it to train (%d tokens a pass, computed again: %s)\n\n", nm_bytes_text(f->peak, peak),
-        nm_bytes_text(f->bytes, beside), f->pass_rows, f->recomputed));
+    NM_TRY(nm_out_printf("memory    %s at most, model and program included; %s of it to train (%d tokens a pass, in %s, computed again: %s)\n\n", nm_bytes_text(f->peak, peak),
+        nm_bytes_text(f->bytes, beside), f->pass_rows, f->arithmetic, f->recomputed));
     NM_TRY(nm_out_printf("%-44s %8s %10s\n", "instead", "time", "memory"));
     for (size_t i = 0; i < p->choices; i++) NM_TRY(print_choice(p, &p->choice[i]));
     return NM_OK;
@@ -168,8 +168,10 @@ static nm_err json_forecast(nm_str *s, const nm_tune_forecast *f)
 {
     NM_TRY(nm_str_printf(s, "\"steps\": %lld, \"epochs\": %.4g, \"tokens\": %.0f, \"trained\": %.0f, \"cut\": %llu, ", (long long)f->steps, f->epochs, f->tokens, f->trained,
         (unsigned long long)f->cut));
-    return nm_str_printf(s, "\"tokens_per_second\": %.1f, \"seconds\": %.1f, \"bytes\": %llu, \"peak_bytes\": %llu, \"pass_tokens\": %d, \"recomputed\": \"%s\"",
-        f->training > 0 ? f->tokens / f->training : 0, f->seconds, (unsigned long long)f->bytes, (unsigned long long)f->peak, f->pass_rows, f->recomputed);
+    return nm_str_printf(s, "\"tokens_per_second\": %.1f, \"seconds\": %.1f, \"bytes\": %llu, \"peak_bytes\": %llu, \"pass_tokens\": %d, "
+        "\"arithmetic\": \"%s\", \"recomputed\": \"%s\"",
+        f->training > 0 ? f->tokens / f->training : 0, f->seconds, (unsigned long long)f->bytes, (unsigned long long)f->peak, f->pass_rows, f->arithmetic,
+        f->recomputed);
 }
 
 static nm_err json_plan(nm_str *s, const plan *p)

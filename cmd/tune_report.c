@@ -135,7 +135,8 @@ static nm_err put_run(nm_str *s, const nm_tune *t)
     NM_TRY(put_format(s, "of it", "%llu rows, %llu sequences (%zu for validation), %llu tokens, %llu of them trained", (unsigned long long)d->rows,
         (unsigned long long)d->samples, nm_dataset_count(t->data, NM_SPLIT_VALIDATION), (unsigned long long)d->tokens, (unsigned long long)d->trained));
     if (t->replay) NM_TRY(put_format(s, "kept in mind", "%zu sequences, %d in each step", nm_dataset_count(t->replay, NM_SPLIT_TRAIN), (int)t->replays));
-    NM_TRY(put_format(s, "trained", "rank %d on %d maps, %.2f million numbers, scale %g", i->rank, i->maps, (double)i->parameters * 1e-6, (double)i->scale));
+    NM_TRY(put_format(s, "trained", "rank %d on %d maps, %.2f million numbers, scale %g, in %s", i->rank, i->maps, (double)i->parameters * 1e-6,
+        (double)i->scale, i->arithmetic));
     if (t->seconds > 0) NM_TRY(put_format(s, "speed", "%.0f tokens/s; %s since it was begun or resumed", t->tokens / t->seconds,
         nm_duration_text((double)(nm_clock_ns() - t->begun_ns) * 1e-9, a)));
     NM_TRY(put_format(s, "memory", "%s beside the model, %s resident at most in all; %d tokens a pass, computed again: %s", nm_bytes_text(i->bytes, a),

@@ -53,7 +53,7 @@ NM_API const char *nm_version(void);
 NM_API nm_err nm_set_threads(int threads);
 NM_API int nm_threads(void);
 
-/* Restrict the kernels: a comma-separated list of tiers to allow ("c", "avx2", "avx512", "vnni", "amx", ...; see
+/* Restrict the kernels: a comma-separated list of tiers to allow ("c", "avx2", "avx512", "vnni", "bf16", "amx", ...; see
  * nm_kernels_describe), or "all". Must not be called while a runner runs. NM_USAGE for an unknown name. */
 NM_API nm_err nm_set_kernels(const char *mask);
 /* One word for the strongest tier in use, e.g. "avx2"; static string. */
@@ -466,7 +466,7 @@ NM_API size_t nm_order_pack(const nm_dataset *dataset, const uint32_t *samples, 
 
 /* ---- Teaching --------------------------------------------------------------------------------------------------------------- */
 
-/* Trains a LoRA adapter (Hu et al. 2021) on the model as it runs: the same quantised weights, in fp32 on what they stand for. */
+/* Trains a LoRA adapter (Hu et al. 2021) on the model as it runs: the same quantised weights, in floating point on what they stand for. */
 typedef struct nm_trainer nm_trainer;
 typedef enum nm_schedule { NM_SCHEDULE_COSINE, NM_SCHEDULE_LINEAR, NM_SCHEDULE_CONSTANT } nm_schedule;
 /* How the halves begin: B = 0 and A drawn uniformly or from a normal distribution, as PEFT does; or both from the largest singular triplets of the map, as
@@ -474,6 +474,7 @@ typedef enum nm_schedule { NM_SCHEDULE_COSINE, NM_SCHEDULE_LINEAR, NM_SCHEDULE_C
 typedef enum nm_start { NM_START_UNIFORM, NM_START_GAUSSIAN, NM_START_PISSA } nm_start;
 
 typedef struct nm_trainer_options {
+    nm_compute compute;         /* DEFAULT: products with the model's maps in bf16 where the instruction set has them, all else in fp32; F32: all in fp32 */
     int32_t rank;               /* 0 = 16 */
     float alpha;                /* 0: the scale is rank-stabilised, 8 / sqrt(rank) (Kalajdzievski 2023); else alpha / rank, or alpha / sqrt(rank) with rslora */
     bool rslora;
@@ -506,6 +507,7 @@ typedef struct nm_trainer_info {
     uint64_t parameters, bytes;     /* bytes: taken beside the model */
     uint64_t pass_bytes;            /* of them: what passes compute in, touched as far as they are full */
     int32_t pass_rows;              /* tokens of a pass */
+    const char *arithmetic;         /* of products with the model's maps: "f32" or "bf16" */
     const char *recomputed;         /* "nothing", "rows" or "layers" */
 } nm_trainer_info;
 
@@ -538,7 +540,7 @@ NM_API nm_err nm_trainer_adapter(const nm_trainer *trainer, nm_adapter **out);
 /* Writes a PEFT folder, each file whole or not at all and the weights last: plain LoRA or DoRA, lora_alpha = scale x rank. */
 NM_API nm_err nm_trainer_save(const nm_trainer *trainer, const char *folder, const nm_adapter_card *card);
 /* Everything that the next step depends on, and a note of the caller's; written whole or not at all. Resuming needs a trainer of the same model, options,
- * number of steps and arithmetic (NM_REFUSED), and goes on to the same bits. *note: nm_free. */
+ * number of steps and arithmetic (nm_trainer_info; NM_REFUSED), and goes on to the same bits. *note: nm_free. */
 NM_API nm_err nm_trainer_checkpoint(const nm_trainer *trainer, const char *path, const char *note);
 NM_API nm_err nm_trainer_resume(nm_trainer *trainer, const char *path, char **note);
 /* General text that ships with the library, of kinds that share nothing: to hold a model to itself while it learns, to measure what it forgot, and

@@ -7,8 +7,9 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "nm_config.h"
 
-static const char *const tier_names[] = {"c", "avx2", "avx512", "vnni", "amx"};
+static const char *const tier_names[] = {"c", "avx2", "avx512", "vnni", "bf16", "amx"};
 enum { TIERS = sizeof tier_names / sizeof *tier_names };
 
 #if defined(__x86_64__)
@@ -20,10 +21,10 @@ enum { TIERS = sizeof tier_names / sizeof *tier_names };
 
 typedef struct leaf { uint32_t a, b, c, d; } leaf;
 
-static leaf cpuid(uint32_t number)
+static leaf cpuid(uint32_t number, uint32_t sub)
 {
     leaf r = {0, 0, 0, 0};
-    if (number <= (uint32_t)__get_cpuid_max(0, NULL)) __cpuid_count(number, 0, r.a, r.b, r.c, r.d);
+    if (number <= (uint32_t)__get_cpuid_max(0, NULL)) __cpuid_count(number, sub, r.a, r.b, r.c, r.d);
     return r;
 }
 
@@ -48,10 +49,10 @@ static bool has(uint32_t reg, uint32_t bits) { return (reg & bits) == bits; }
 
 static uint32_t detect(void)
 {
-    const uint32_t amx_tile = 1u << 24, amx_int8 = 1u << 25;   /* leaf 7, edx; clang 14's cpuid.h has no names for them */
+    const uint32_t amx_tile = 1u << 24, amx_int8 = 1u << 25, avx512_bf16 = 1u << 5;   /* leaf 7, edx, and its subleaf 1, eax; clang 14's cpuid.h has no names for them */
     enum { YMM = 0x6, ZMM = 0xe6, TILES = 0x60000 };    /* XCR0: SSE, AVX; + opmask, ZMM_Hi256, Hi16_ZMM; tile configuration and data */
     uint32_t set = NM_CPU_C;
-    leaf one = cpuid(1), seven = cpuid(7);
+    leaf one = cpuid(1, 0), seven = cpuid(7, 0);
     if (!has(one.c, bit_OSXSAVE | bit_AVX | bit_FMA | bit_F16C) || !has(seven.b, bit_AVX2)) return set;
     uint64_t saved = xcr0();
     if ((saved & YMM) != YMM) return set;
@@ -60,6 +61,7 @@ static uint32_t detect(void)
     set |= NM_CPU_AVX512;
     if (!has(seven.c, bit_AVX512VNNI)) return set;
     set |= NM_CPU_VNNI;
+    if (NM_EMULATE_BF16 || (seven.a >= 1 && has(cpuid(7, 1).a, avx512_bf16))) set |= NM_CPU_BF16;
     if ((saved & TILES) == TILES && has(seven.d, amx_tile | amx_int8) && amx_permitted()) set |= NM_CPU_AMX;
     return set;
 }
@@ -98,7 +100,7 @@ nm_err nm_cpu_parse(const char *mask, uint32_t *allowed)
     for (const char *p = mask;; p++) {
         size_t length = strcspn(p, ",");
         uint32_t tier = tier_named(p, length);
-        if (!tier) return nm_fail(NM_USAGE, "kernels \"%s\": no tier is called \"%.*s\"; use all, or a list of c, avx2, avx512, vnni, amx",
+        if (!tier) return nm_fail(NM_USAGE, "kernels \"%s\": no tier is called \"%.*s\"; use all, or a list of c, avx2, avx512, vnni, bf16, amx",
                                   mask, (int)(length < 40 ? length : 40), p);
         set |= tier;
         p += length;

@@ -8,6 +8,8 @@
  *       acc = fma((float)isum_g, s_w[g] * s_x[g*group/32], acc);      isum_g = sum of q_w * q_x over the group, exact int32
  *       acc = fma(min_w[g], s_x * (float)xsum_g, acc)                 where the type has a minimum; xsum_g = sum of q_x over the group
  *   compute f32, and F32 F16 BF16 weights always:   acc = fma(w[k], x[k], acc),  w[k] = (scale * q) + min as quant.h says
+ *   bf16 (training, where the ISA has it), two inputs a time, as VDPBF16PS does on Intel's cores, every denormal on the way in or out being zero:
+ *       acc = fma(w[k+1], x[k+1], acc);  acc = fma(w[k], x[k], acc)    k even, w and x rounded to bf16 (nearest even; NaN stays NaN), beyond K zero
  *   bias: y = acc + bias, after the chain.
  *   attention: see nm_attention_job.   norms: 16 virtual lanes (lane i takes elements i, i+16, ...; a short tail leaves lanes untouched), then
  *   the fixed tree lane[i] += lane[i+8], +4, +2, +1.
@@ -75,6 +77,8 @@ typedef struct nm_linear_job {
     void *scratch;              /* nm_linear_scratch bytes, 64-byte aligned, this thread's own */
 } nm_linear_job;
 size_t nm_linear_scratch(const nm_panels *w, int64_t rows);
+/* The same for linear_bf16, which keeps the rows rounded as well. */
+size_t nm_linear_bf16_scratch(const nm_panels *w, int64_t rows);
 
 /* Keys and values of one KV head and 64 positions (a page's part). K is stored transposed, V as rows:
  *   F16, F32:  K[d_k][64], V[64][d_v]
@@ -131,6 +135,8 @@ typedef struct nm_kernels {
     /* Any type; picks by w->type and by panels or rows. */
     void (*linear_q8)(const nm_linear_job *);       /* quantised types, job->xq */
     void (*linear_f32)(const nm_linear_job *);      /* any type, job->x, exact dequantised weights */
+    void (*linear_bf16)(const nm_linear_job *);     /* the same, rounded to bf16; scratch: nm_linear_bf16_scratch */
+    bool has_bf16;              /* the ISA has such products: linear_bf16 and gemm_bf16 are worth it, not only defined */
     void (*quantize_row)(const float *x, int64_t k, int8_t *q, float *scale, int16_t *sum);  /* pads to 64 */
     void (*attention[3])(const nm_attention_job *); /* by nm_kv_type */
     void (*kv_store_k[3])(void *k_page, int d_k, int slot, const float *k);     /* slot: position & 63 */
@@ -153,6 +159,7 @@ typedef struct nm_kernels {
 
     /* ---- What backward needs beside them */
     void (*gemm)(const nm_gemm_job *);
+    void (*gemm_bf16)(const nm_gemm_job *);         /* the bf16 chain; k counts from 0 in each job */
     /* Inputs [k0, k0 + count) of panel p as rows: out[r * ldo + i], exact fp32, rows beyond n zero of either sign. k0 is a multiple of NM_UNPACK_INPUTS, and so
      * is count, or it reaches the row's end. scratch: nm_linear_scratch. */
     void (*unpack_rows)(const nm_panels *w, int64_t p, int64_t k0, int64_t count, float *out, size_t ldo, void *scratch);
@@ -183,6 +190,7 @@ void nm_kernels_ref(nm_kernels *table);
 void nm_kernels_avx2(nm_kernels *table);
 void nm_kernels_avx512(nm_kernels *table);
 void nm_kernels_vnni(nm_kernels *table);
+void nm_kernels_bf16(nm_kernels *table);
 void nm_kernels_amx(nm_kernels *table);
 
 #endif

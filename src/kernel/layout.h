@@ -119,6 +119,9 @@ void nm_unpack_row(const nm_panels *w, int64_t row, int64_t b0, int64_t count, i
 /* Inputs [k0, k0 + count) of panel p of a plain type as fp32: out [count][16]. */
 void nm_unpack_plain(const nm_panels *w, int64_t p, int64_t k0, int64_t count, float *out);
 
+/* Pairs of bf16 inputs that a row takes where kernels keep it rounded: whole lines of 64 bytes. */
+static inline size_t nm_bf16_pairs(int64_t k) { return ((size_t)k + 31) / 32 * 16; }
+
 /* The reference attention for any cache type. */
 void nm_attention_ref(nm_kv_type type, const nm_attention_job *job);
 

@@ -14,6 +14,7 @@ static const struct { uint32_t tier; void (*fill)(nm_kernels *); } fillers[] = {
     {NM_CPU_AVX2, nm_kernels_avx2},
     {NM_CPU_AVX512, nm_kernels_avx512},
     {NM_CPU_VNNI, nm_kernels_vnni},
+    {NM_CPU_BF16, nm_kernels_bf16},
     {NM_CPU_AMX, nm_kernels_amx},
 #endif
 };
@@ -113,4 +114,9 @@ size_t nm_linear_scratch(const nm_panels *w, int64_t rows)
     size_t groups = align64((size_t)w->k) / 16, n = (size_t)rows + 32;     /* the x86 tiers pad the rows */
     size_t chunk = NM_TILE_PANELS * (NM_CHUNK * NM_PANEL * sizeof(float) + 2 * NM_CHUNK / 16 * NM_PANEL * sizeof(float));
     return chunk + align64(n * NM_TILE_PANELS * NM_PANEL * sizeof(float)) + 3 * align64(n * groups * sizeof(float)) + 64 * 1024;
+}
+
+size_t nm_linear_bf16_scratch(const nm_panels *w, int64_t rows)
+{
+    return nm_linear_scratch(w, rows) + (size_t)rows * nm_bf16_pairs(w->k) * sizeof(uint32_t);
 }

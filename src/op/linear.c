@@ -4,10 +4,10 @@
  * inputs: x; outputs: y; weights: W [n, k], bias [n] (optional). In training the adapter that is being trained is the last slot.
  * Work is split by panels of outputs, handed out by ticket because cores are uneven; K is never split.
  *
- * Adjoint, in fp32 on exactly dequantised weights: dx = dy W as one chain over the outputs ascending, then for each slot in stack order
- * dx = fma(s, (dy B) A, dx). For the trained slot t = s x A' and u = s dy B; da and db are left folds over the rows: da += u' x, db += dy' t.
- * Behind a gain dy is dy * gain; before, the magnitudes' gradient is folded from it and from y, dm += dy ((y - b) / m), and the bias's. With dropout
- * the trained slot reads a masked x, and what it adds to dx is masked alike. */
+ * Adjoint, in fp32 on exactly dequantised weights (dy W in bf16 where the forward's x W' is): dx = dy W as one chain over the outputs ascending, then for
+ * each slot in stack order dx = fma(s, (dy B) A, dx). For the trained slot t = s x A' and u = s dy B; da and db are left folds over the rows: da += u' x,
+ * db += dy' t. Behind a gain dy is dy * gain; before, the magnitudes' gradient is folded from it and from y, dm += dy ((y - b) / m), and the bias's. With
+ * dropout the trained slot reads a masked x, and what it adds to dx is masked alike. */
 #include "base/pool.h"
 #include "op/op.h"
 
@@ -51,7 +51,7 @@ static size_t train_scratch(const nm_shape *c, const nm_weight *w)
 static size_t scratch(const nm_shape *c, const nm_step *s, int64_t max_rows)
 {
     const nm_weight *w = &c->weight[nm_weight_of(c->operand, s, 0)];
-    size_t base = nm_linear_scratch(&w->panels, max_rows);
+    size_t base = c->bf16 ? nm_linear_bf16_scratch(&w->panels, max_rows) : nm_linear_scratch(&w->panels, max_rows);
     size_t slots = c->max_rank ? slot_scratch(w->n, w->k, c->max_rank) + SLOT_ROWS * (size_t)(c->max_rank + w->n) * sizeof(float) : 0;
     size_t most = base > slots ? base : slots, train = c->trained ? train_scratch(c, w) : 0;
     return most > train ? most : train;
@@ -189,6 +189,7 @@ static void wide(nm_exec *e, const nm_step *s, int thread, int threads)
     int32_t x = nm_in(e->operand, s, 0), y = nm_out(e->operand, s, 0);
     int64_t rows = e->rows[nm_owner(e->value, x)->rows], panels = w->panels.panels, grain = grain_of(&w->panels, rows, threads);
     bool int8 = is_int8(e->compute, w);
+    void (*kernel)(const nm_linear_job *) = int8 ? e->kernel->linear_q8 : e->bf16 ? e->kernel->linear_bf16 : e->kernel->linear_f32;
     nm_qrows q = {0};
     if (int8) q = nm_at_q(e, x);
     nm_linear_job job = {.w = &w->panels, .rows = rows, .xq = int8 ? &q : NULL, .x = nm_at(e, x, 0), .ldx = nm_ld(e->value, x),
@@ -199,8 +200,7 @@ static void wide(nm_exec *e, const nm_step *s, int thread, int threads)
         job.p0 = atomic_fetch_add_explicit(&e->ticket[s->ticket], (int)grain, memory_order_relaxed);
         if (job.p0 >= panels) break;
         job.p1 = job.p0 + grain < panels ? job.p0 + grain : panels;
-        if (int8) e->kernel->linear_q8(&job);
-        else e->kernel->linear_f32(&job);
+        kernel(&job);
     }
     if (!e->stacked && !trained_slot(e, s)) return;
     nm_pool_barrier();
@@ -227,9 +227,9 @@ static slot_rows slot_rows_at(const nm_exec *e, const nm_step *s, int32_t rank)
     return x;
 }
 
-/* x[rows][k0, k0 + count) (+)= y W: the chain over W's outputs ascending, a block of them unpacked at a time. own: this thread's scratch. */
-static void product_back(const nm_exec *e, const nm_panels *w, const float *y, size_t ldy, int64_t rows, int64_t k0, int64_t count, float *x, size_t ldx,
-    bool add, float *own)
+/* x[rows][k0, k0 + count) (+)= y W: the chain over W's outputs ascending, a block of them unpacked at a time. gemm: of the table; own: this thread's scratch. */
+static void product_back(const nm_exec *e, void (*gemm)(const nm_gemm_job *), const nm_panels *w, const float *y, size_t ldy, int64_t rows, int64_t k0,
+    int64_t count, float *x, size_t ldx, bool add, float *own)
 {
     float *block = own;
     void *unpacker = block + BACK_OUTPUTS * BACK_LD + BACK_ROWS * BACK_INPUTS;
@@ -237,7 +237,7 @@ static void product_back(const nm_exec *e, const nm_panels *w, const float *y, s
         int64_t outputs = w->n - n < BACK_OUTPUTS ? w->n - n : BACK_OUTPUTS;
         for (int64_t p = 0; p * NM_PANEL < outputs; p++)
             e->kernel->unpack_rows(w, n / NM_PANEL + p, k0, count, block + p * NM_PANEL * BACK_LD, BACK_LD, unpacker);
-        e->kernel->gemm(&(nm_gemm_job){.m = rows, .n = count, .k = outputs, .a = y + n, .a_row = ldy, .a_k = 1, .b = block, .ldb = BACK_LD,
+        gemm(&(nm_gemm_job){.m = rows, .n = count, .k = outputs, .a = y + n, .a_row = ldy, .a_k = 1, .b = block, .ldb = BACK_LD,
             .c = x, .ldc = ldx, .add = add || n > 0});
     }
 }
@@ -306,7 +306,8 @@ static void stack_back(const nm_exec *e, const nm_step *s, const slot_rows *z, i
             if (slot->scale == 0) continue;
             for (int64_t row = r; slot->gain && row < end; row++) e->kernel->mul(nm_grad(e, y, row), slot->gain, w->n, nm_grad(e, y, row));
             for (int64_t k0 = 0, rank = slot->b.k; k0 < rank; k0 += BACK_INPUTS)
-                product_back(e, &slot->b, nm_grad(e, y, r), nm_ld(e->value, y), end - r, k0, rank - k0 < BACK_INPUTS ? rank - k0 : BACK_INPUTS, g + k0, z->ld, false, own);
+                product_back(e, e->kernel->gemm, &slot->b, nm_grad(e, y, r), nm_ld(e->value, y), end - r, k0, rank - k0 < BACK_INPUTS ? rank - k0 : BACK_INPUTS,
+                    g + k0, z->ld, false, own);
         }
     }
 }
@@ -324,7 +325,7 @@ static void add_stack_back(const nm_exec *e, const nm_step *s, const slot_rows *
         for (int32_t i = stack ? stack->first[w->id] : 0; stack && i < stack->first[w->id + 1]; g += stack->slot[i++].b.k) {
             const nm_slot *slot = &stack->slot[i];
             if (slot->scale == 0) continue;
-            product_back(e, &slot->a, g, z->ld, end - r, k0, count, block, BACK_INPUTS, false, own);
+            product_back(e, e->kernel->gemm, &slot->a, g, z->ld, end - r, k0, count, block, BACK_INPUTS, false, own);
             for (int64_t row = r; row < end; row++) {
                 float *dx = nm_grad_in(e, s, 0, row) + k0;
                 e->kernel->add_scaled(dx, block + (row - r) * BACK_INPUTS, slot->scale, count, dx);
@@ -361,7 +362,7 @@ static void back_inputs(const nm_exec *e, const nm_step *s, const nm_train_slot 
         int64_t count = rows - r < BACK_ROWS ? rows - r : BACK_ROWS, inputs = w->k - k0 < BACK_INPUTS ? w->k - k0 : BACK_INPUTS;
         float *dx = nm_grad(e, x, r) + k0;
         size_t ld = nm_ld(e->value, x);
-        product_back(e, &w->panels, nm_grad(e, y, r), nm_ld(e->value, y), count, k0, inputs, dx, ld, nm_adds(e, s, 0), own);
+        product_back(e, e->bf16 ? e->kernel->gemm_bf16 : e->kernel->gemm, &w->panels, nm_grad(e, y, r), nm_ld(e->value, y), count, k0, inputs, dx, ld, nm_adds(e, s, 0), own);
         if (e->stacked) add_stack_back(e, s, z, r, r + count, k0, inputs, own);
         if (slot) slot_inputs(e, s, slot, z, r, count, k0, inputs, dx, ld, own);
     }

@@ -119,6 +119,7 @@ typedef struct nm_row {         /* one row of work */
 typedef struct nm_exec {
     const nm_kernels *kernel;
     nm_compute compute;
+    bool bf16;                  /* training: what the base's linear maps multiply is rounded to bf16, forward and backward; slots and all folds stay fp32 */
     const nm_value *value;
     const int32_t *operand;
     const nm_weight *weight;
@@ -165,6 +166,7 @@ typedef struct nm_shape {       /* what a shape check may see */
     const nm_weight *weight;
     const nm_kv_layout *kv;
     nm_compute compute;
+    bool bf16;
     int32_t max_rank;           /* of slots to make room for; 0 = no stacks */
     const uint8_t *trained;     /* NM_TRAIN_* by weight id; NULL outside of training */
     int32_t train_rank;         /* the largest rank that is trained */

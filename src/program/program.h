@@ -117,12 +117,14 @@ typedef enum nm_remake { NM_REMAKE_NOTHING, NM_REMAKE_ROWS, NM_REMAKE_LAYERS } n
 typedef struct nm_train_plan {
     const uint8_t *trained;     /* NM_TRAIN_* by weight id */
     int32_t rank;               /* the largest trained rank */
+    bool bf16;                  /* products of the base's linear maps, op.h */
     nm_remake remake;           /* ROWS: what row phases make of values that are kept anyway; LAYERS: all but what crosses layers */
 } nm_train_plan;
 
 typedef struct nm_plan {
     const nm_program *program;
     nm_compute compute;
+    bool bf16;
     nm_value *value;            /* the program's, with lifetimes and places */
     nm_task *task;
     size_t tasks, task_capacity;
@@ -138,7 +140,7 @@ typedef struct nm_plan {
 
 nm_err nm_plan_make(nm_plan *plan, const nm_program *program, const nm_weight *weight, nm_compute compute, int64_t max_rows, int64_t max_out,
     int64_t context, int32_t max_rank);
-/* The same for training in fp32, the backward walk behind the forward one. max_rank: the sum of the ranks of the stack below. NM_REFUSED where an op
+/* The same for training in fp32 (but see bf16), the backward walk behind the forward one. max_rank: the sum of the ranks of the stack below. NM_REFUSED where an op
  * has no adjoint. */
 nm_err nm_plan_make_training(nm_plan *plan, const nm_program *program, const nm_weight *weight, const nm_train_plan *train, int64_t max_rows,
     int64_t max_out, int32_t max_rank);

@@ -204,8 +204,9 @@ nm_err nm_plan_make_training(nm_plan *p, const nm_program *program, const nm_wei
     int64_t max_out, int32_t max_rank)
 {
     NM_TRY(nm_schedule_start(p, program, NM_COMPUTE_F32, max_rows, max_out));
-    nm_shape shape = {.value = p->value, .operand = program->operand, .weight = weight, .compute = NM_COMPUTE_F32, .max_rank = max_rank,
+    nm_shape shape = {.value = p->value, .operand = program->operand, .weight = weight, .compute = NM_COMPUTE_F32, .bf16 = train->bf16, .max_rank = max_rank,
         .trained = train->trained, .train_rank = train->rank};
+    p->bf16 = train->bf16;
     reverse r = {.plan = p, .shape = &shape, .remake = train->remake};
     nm_err err = schedule(&r);
     if (err == NM_OK) err = nm_schedule_place(p, &shape, max_rows);

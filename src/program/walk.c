@@ -119,6 +119,7 @@ nm_err nm_walk_open(nm_walk *w, const nm_plan *plan, const nm_weight *weight)
     size_t tickets = (size_t)plan->program->tickets;
     *w = (nm_walk){.plan = plan};
     e->compute = plan->compute;
+    e->bf16 = plan->bf16;
     e->value = plan->value;
     e->operand = plan->program->operand;
     e->step = plan->program->step;

@@ -65,7 +65,7 @@ static int32_t stack_rank(const nm_model *m, const nm_stack *stack)
 
 static nm_err open_pass(nm_pass *p)
 {
-    nm_train_plan train = {.trained = p->options.trained, .rank = p->options.rank, .remake = p->options.remake};
+    nm_train_plan train = {.trained = p->options.trained, .rank = p->options.rank, .bf16 = p->options.bf16, .remake = p->options.remake};
     NM_TRY(nm_plan_make_training(&p->plan, &p->model->program, p->model->weight, &train, p->options.max_rows, p->options.max_out,
         stack_rank(p->model, p->options.stack)));
     NM_TRY(nm_walk_open(&p->walk, &p->plan, p->model->weight));

@@ -81,7 +81,8 @@ nm_err nm_trainer_save(const nm_trainer *t, const char *folder, const nm_adapter
 
 /* ---- Checkpoints ---------------------------------------------------------------------------------------------------------------------------- */
 
-/* Of everything that must be the same for a resumed run to end in the same bits. Not of the instruction set: all give the same (kernel.h). */
+/* Of everything that must be the same for a resumed run to end in the same bits, but for the arithmetic, which is told apart. Not of the instruction set:
+ * all give the same (kernel.h). */
 static void run_hash(const nm_trainer *t, char out[17])
 {
     const nm_trainer_options *o = &t->options;
@@ -102,6 +103,7 @@ static void run_hash(const nm_trainer *t, char out[17])
 
 #define KEY_RUN "nomoat.run"
 #define KEY_STEPS "nomoat.steps"
+#define KEY_ARITHMETIC "nomoat.arithmetic"
 #define KEY_NOTE "nomoat.note"
 #define KEY_SLIP "nomoat.slip"
 
@@ -114,8 +116,8 @@ nm_err nm_trainer_checkpoint(const nm_trainer *t, const char *path, const char *
     const nm_type *f32 = nm_type_of(NM_F32);
     const nm_safe_tensor tensor[] = {{.name = "numbers", .type = f32, .rank = 1, .dim = {(int64_t)t->lora.numbers}, .data = t->lora.p},
         {.name = "state", .type = f32, .rank = 1, .dim = {(int64_t)(t->lora.state_bytes / sizeof(float))}, .data = t->lora.state}};     /* whatever its bytes are */
-    const nm_safe_meta meta[] = {{KEY_RUN, run}, {KEY_STEPS, steps}, {KEY_NOTE, note ? note : ""}, {KEY_SLIP, slip}};
-    return nm_safetensors_write(path, tensor, 2, meta, 4);
+    const nm_safe_meta meta[] = {{KEY_RUN, run}, {KEY_STEPS, steps}, {KEY_ARITHMETIC, t->info.arithmetic}, {KEY_NOTE, note ? note : ""}, {KEY_SLIP, slip}};
+    return nm_safetensors_write(path, tensor, 2, meta, sizeof meta / sizeof *meta);
 }
 
 static nm_err find_tensor(const nm_safetensors *file, const char *name, size_t count, const nm_safe_tensor **out)
@@ -130,13 +132,22 @@ static nm_err find_tensor(const nm_safetensors *file, const char *name, size_t c
     return nm_fail(NM_BAD_FILE, "%s: no checkpoint: %s is missing or of another size", nm_safetensors_name(file), name);
 }
 
+static nm_err check_arithmetic(const nm_trainer *t, const nm_safetensors *file, const char *with)
+{
+    if (!strcmp(with, t->info.arithmetic)) return NM_OK;
+    return nm_fail(NM_REFUSED, "%s: the run was begun in %.8s and would go on in %s, to other bits: %s", nm_safetensors_name(file), with, t->info.arithmetic,
+        t->bf16 ? "resume with kernels that leave bf16 out (--kernels avx2,avx512,vnni)" : "resume on a processor that has bf16, with all kernels and settings as then");
+}
+
 static nm_err check_run(const nm_trainer *t, const nm_safetensors *file, int64_t *steps, double *slip)
 {
     const char *run = nm_safetensors_meta(file, KEY_RUN), *text = nm_safetensors_meta(file, KEY_STEPS), *mean = nm_safetensors_meta(file, KEY_SLIP);
+    const char *with = nm_safetensors_meta(file, KEY_ARITHMETIC);
     char own[17], *end;
     run_hash(t, own);
-    if (!run || !text || !mean) return nm_fail(NM_BAD_FILE, "%s: no checkpoint of a training run", nm_safetensors_name(file));
+    if (!run || !text || !mean || !with) return nm_fail(NM_BAD_FILE, "%s: no checkpoint of a training run", nm_safetensors_name(file));
     if (strcmp(run, own)) return nm_fail(NM_REFUSED, "%s belongs to a run of another model or with other settings: resume with those it was begun with", nm_safetensors_name(file));
+    NM_TRY(check_arithmetic(t, file, with));
     *steps = strtoll(text, &end, 10);
     if (*end || *steps < 0 || *steps > t->options.steps) return nm_fail(NM_BAD_FILE, "%s: %s steps make no sense", nm_safetensors_name(file), text);
     *slip = strtod(mean, &end);

@@ -155,6 +155,8 @@ static nm_err complete(nm_trainer *t, const nm_trainer_options *given)
     if (o->start > NM_START_PISSA || (o->start && o->init)) return nm_fail(NM_USAGE, "an adapter that is given is where the training starts: no other start goes with it");
     if (o->rank > NM_MOST_RANK / (o->start == NM_START_PISSA ? 2 : 1))
         return nm_fail(NM_USAGE, "a rank of %d makes no sense: adapters have %d at most", (int)o->rank, NM_MOST_RANK);
+    if (o->compute > NM_COMPUTE_F32) return nm_fail(NM_USAGE, "unknown arithmetic");
+    t->bf16 = o->compute == NM_COMPUTE_DEFAULT && nm_kernels_get()->has_bf16;
     NM_TRY(nm_optim_find(o->optimizer ? o->optimizer : "adamw", &t->optim));
     if (!(o->lr > 0)) o->lr = DEFAULT_LR * t->optim->rate;
     t->set = t->optim->defaults;
@@ -197,7 +199,7 @@ static nm_err open_pass(nm_trainer *t)
         {NM_REMAKE_LAYERS, o->max_length}};
     uint64_t own = nm_trainer_bytes(t), need = 0;
     for (size_t i = 0; i < sizeof way / sizeof *way; i++) {
-        nm_train_options p = {.trained = t->lora.trained, .rank = t->lora.max_rank, .remake = way[i].remake, .stack = pissa ? &t->pissa.stack : o->below,
+        nm_train_options p = {.trained = t->lora.trained, .rank = t->lora.max_rank, .bf16 = t->bf16, .remake = way[i].remake, .stack = pissa ? &t->pissa.stack : o->below,
             .before = o->below, .max_rows = way[i].rows, .max_length = o->max_length, .max_anchor = o->anchor, .max_sequences = (int32_t)together,
             .max_out = (int32_t)(out < 8 ? 8 : out > MOST_OUT ? MOST_OUT : out)};
         NM_TRY(nm_pass_open(&t->pass, t->model, &p));
@@ -214,7 +216,7 @@ static void describe(nm_trainer *t)
     static const char *const words[] = {"nothing", "rows", "layers"};
     t->info = (nm_trainer_info){.rank = t->lora.max_rank, .maps = (int32_t)t->lora.maps, .scale = t->scale, .parameters = t->lora.numbers, .dora = t->lora.dora,
         .bytes = nm_trainer_bytes(t) + nm_pass_bytes(t->pass), .pass_bytes = nm_pass_bytes(t->pass), .pass_rows = nm_pass_options(t->pass)->max_rows,
-        .recomputed = words[nm_pass_options(t->pass)->remake]};
+        .arithmetic = t->bf16 ? "bf16" : "f32", .recomputed = words[nm_pass_options(t->pass)->remake]};
 }
 
 static nm_err open_trainer(nm_trainer **out, const nm_model *model, const nm_trainer_options *options, bool planned)

@@ -13,6 +13,7 @@ struct nm_trainer {
     nm_optim_settings set;
     nm_train_lora lora;
     float scale;
+    bool bf16;                  /* arithmetic of the passes: chosen when the trainer is opened */
     bool planned;               /* only: there are no numbers to train */
     nm_pissa pissa;             /* NM_START_PISSA */
     nm_pass *pass;

@@ -17,7 +17,7 @@ check 'a run' tune -o "$work/a" --log "$work/log.jsonl" --val 0.1
 check 'names what it made' has "^$work/a\$"
 check 'makes a PEFT folder' test -s "$work/a/adapter_model.safetensors" -a -s "$work/a/adapter_config.json"
 check 'leaves no checkpoint behind' test ! -e "$work/a/checkpoint.safetensors"
-logged() { grep -q '^{"step": 1, "loss": [0-9.]*, "grad_norm": [0-9.]*, "lr": [0-9.e-]*, "supervised_tokens": [0-9]*, "tokens": [0-9]*, "seconds": [0-9.]*, "anchor": [0-9.e-]*}$' "$work/log.jsonl" && grep -q '"val_loss": [0-9.]*, "forgetting": [0-9.e-]*}$' "$work/log.jsonl"; }
+logged() { grep -q '^{"step": 1, "loss": [0-9.]*, "grad_norm": [0-9.]*, "lr": [0-9.e-]*, "supervised_tokens": [0-9]*, "tokens": [0-9]*, "seconds": [0-9.]*, "arithmetic": "b*f[0-9]*", "anchor": [0-9.e-]*}$' "$work/log.jsonl" && grep -q '"val_loss": [0-9.]*, "forgetting": [0-9.e-]*}$' "$work/log.jsonl"; }
 check 'logs every step' logged
 less() { awk '{ match($0, /"loss": [0-9.]*/); l = substr($0, RSTART + 8, RLENGTH - 8) + 0; if (NR == 1) first = l } END { exit !(l < first) }' "$work/log.jsonl"; }
 check 'and learns' less
@@ -97,7 +97,7 @@ check 'PiSSA on top of a stack' run tune "$model+mine=0.5" "$work/data.jsonl" --
 
 # ---- before work
 check 'a plan' tune --plan --json
-check 'has its keys' has '^{"steps": [0-9]*, "epochs": 2, "tokens": [0-9]*, "trained": [0-9]*, "cut": 0, "tokens_per_second": [0-9.]*, "seconds": [0-9.]*, "bytes": [0-9]*, "peak_bytes": [0-9]*, "pass_tokens": [0-9]*, "recomputed": "rows", "parts": {"opening": [0-9.]*, "steps": [0-9.]*, "anchor": [0-9.]*, "optimizer": [0-9.]*, "validation": [0-9.]*, "meter": [0-9.]*, "saving": [0-9.]*}, "instead": \[{"change": "--rank 2", "steps"'
+check 'has its keys' has '^{"steps": [0-9]*, "epochs": 2, "tokens": [0-9]*, "trained": [0-9]*, "cut": 0, "tokens_per_second": [0-9.]*, "seconds": [0-9.]*, "bytes": [0-9]*, "peak_bytes": [0-9]*, "pass_tokens": [0-9]*, "arithmetic": "b*f[0-9]*", "recomputed": "rows", "parts": {"opening": [0-9.]*, "steps": [0-9.]*, "anchor": [0-9.]*, "optimizer": [0-9.]*, "validation": [0-9.]*, "meter": [0-9.]*, "saving": [0-9.]*}, "instead": \[{"change": "--rank 2", "steps"'
 check 'and other choices' has '"change": "--max-length 64".*"change": "--batch 8".*"change": "--epochs 1", "steps": [0-9]*, "epochs": 1,.*"change": "--no-anchor"'
 check 'a plan for people' tune --plan
 check 'has a table' has '^--rank 8 .* [0-9.]* [kMG]B'

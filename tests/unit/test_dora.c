@@ -230,6 +230,7 @@ static nm_trainer *open_trainer(const bench *b, nm_trainer_options o)
     o.batch = MOST_SEQUENCES;
     o.max_length = 32;
     o.schedule = NM_SCHEDULE_CONSTANT;
+    o.compute = NM_COMPUTE_F32;
     if (!o.steps) o.steps = 100;
     if (nm_trainer_open(&t, b->model, &o) != NM_OK) fail_msg("%s", nm_error_text());
     return t;

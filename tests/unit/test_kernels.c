@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "../bf16.h"
 #include "../kernels/guard.h"
 #include "base/rng.h"
 #include "cpu/cpu.h"
@@ -50,6 +51,12 @@ static bool same(float a, float b) { return !memcmp(&a, &b, sizeof a) || (isnan(
             } \
     } while (0)
 
+/* Equal but for what the order of additions makes. */
+static void expect_near(const float *want, const float *got, int64_t n, bool ordinary)
+{
+    for (int64_t i = 0; ordinary && i < n; i++) assert_true(same(want[i], got[i]) || fabsf(got[i] - want[i]) <= 1e-3f * (1 + fabsf(want[i])));
+}
+
 /* ---- Tiers ------------------------------------------------------------------------------------------------------------------------------ */
 
 static nm_kernels reference;
@@ -58,6 +65,15 @@ static nm_kernels reference;
 typedef struct tier_table { char name[16]; nm_kernels k; } tier_table;
 static tier_table tier[8];
 static int tiers;
+
+static void add_emulated(void)
+{
+#if defined(__x86_64__)
+    if (!(nm_cpu_features() & NM_CPU_AVX512)) return;
+    tier[tiers] = (tier_table){"bf16 emulated", *nm_kernels_get()};
+    nm_kernels_bf16_emulated(&tier[tiers++].k);
+#endif
+}
 
 static void add_tier(const char *mask)
 {
@@ -75,6 +91,7 @@ static int find_tiers(void **state)
         else print_message("tier %s is not on this machine: not tested here\n", name);
     }
     add_tier("all");
+    add_emulated();
     for (int i = 0; i < tiers; i++) print_message("tier %s against the reference\n", tier[i].name);
     return 0;
 }
@@ -189,7 +206,7 @@ static void packing_keeps_every_value(void **state)
 
 /* ---- Linear maps -------------------------------------------------------------------------------------------------------------------------------- */
 
-typedef enum inputs { GAUSS, EXTREME, ZEROS, TINY, BROKEN } inputs;
+typedef enum inputs { GAUSS, EXTREME, ZEROS, TINY, DENORMAL, BROKEN } inputs;     /* DENORMAL: on both sides of 2^-126, ties in bf16 among them */
 
 static void make_inputs(float *x, int64_t n, inputs kind)
 {
@@ -198,6 +215,7 @@ static void make_inputs(float *x, int64_t n, inputs kind)
         if (kind == EXTREME) v = v < 0 ? -1 : 1;
         if (kind == ZEROS && i / 32 % 3 == 0) v = 0;
         if (kind == TINY) v *= 0x1p-97f;
+        if (kind == DENORMAL) v = random_below(3) ? v * 0x1p-126f : nm_bf16_to_float((uint16_t)random_below(0x180)) * (1 + 0x1p-8f);
         x[i] = v;
     }
     if (kind == BROKEN) {
@@ -229,11 +247,17 @@ static void free_activations(activations *a)
     if (a->q.p) guard_close(&a->q);
 }
 
+static bool is_bf16(void (*kernel)(const nm_linear_job *))
+{
+    for (int i = 0; i < tiers; i++) if (tier[i].k.linear_bf16 == kernel) return true;
+    return kernel == reference.linear_bf16;
+}
+
 /* Runs one linear kernel into a fresh guarded output; the columns outside the job must stay as they were. */
 static void run_linear(void (*kernel)(const nm_linear_job *), const nm_panels *w, const activations *a, int64_t rows, int64_t p0, int64_t p1,
                        const float *bias, guard *out)
 {
-    size_t scratch_bytes = nm_linear_scratch(w, rows);
+    size_t scratch_bytes = is_bf16(kernel) ? nm_linear_bf16_scratch(w, rows) : nm_linear_scratch(w, rows);
     guard scratch = guard_open((scratch_bytes + 63) & ~(size_t)63, 64, 1);
     *out = guard_open((size_t)(rows * w->n) * 4, 4, random_below(2));
     nm_linear_job job = {.w = w, .p0 = p0, .p1 = p1, .rows = rows, .xq = a->q.p ? &a->qr : NULL, .x = a->f, .ldx = a->ldx,
@@ -301,7 +325,12 @@ static void reference_is_the_definition(void **state)
     }
 }
 
-static void compare_linear(const nm_type *type, bool int8, int64_t n, int64_t k, int64_t rows, weights kind, inputs x_kind)
+typedef enum arithmetic { FP32, INT8, BF16 } arithmetic;
+static const char *const arithmetic_name[] = {"f32", "int8", "bf16"};
+
+static void (*linear_of(const nm_kernels *k, arithmetic a))(const nm_linear_job *) { return a == INT8 ? k->linear_q8 : a == BF16 ? k->linear_bf16 : k->linear_f32; }
+
+static void compare_linear(const nm_type *type, arithmetic with, int64_t n, int64_t k, int64_t rows, weights kind, inputs x_kind)
 {
     weight w = make_weight(type, n, k, kind);
     activations a = make_activations(rows, k, x_kind);
@@ -310,13 +339,14 @@ static void compare_linear(const nm_type *type, bool int8, int64_t n, int64_t k,
     int64_t panels = w.rows.panels, p0 = random_below((int)panels), p1 = p0 + 1 + random_below((int)(panels - p0));
     const float *b = random_below(2) ? bias.p : NULL;
     guard want, got;
-    run_linear(int8 ? reference.linear_q8 : reference.linear_f32, &w.packed, &a, rows, p0, p1, b, &want);
+    run_linear(linear_of(&reference, with), &w.packed, &a, rows, p0, p1, b, &want);
     for (int i = 0; i < tiers; i++)
         for (int packed = 0; packed < 2; packed++) {
-            if (!packed && !w.packed.data) continue;
-            run_linear(int8 ? tier[i].k.linear_q8 : tier[i].k.linear_f32, packed ? &w.packed : &w.rows, &a, rows, p0, p1, b, &got);
-            expect_same((float *)want.p, (float *)got.p, rows * n, "%s %s %s %s n %d k %d rows %d panels %d-%d weights %d inputs %d", tier[i].name,
-                        type->name, int8 ? "int8" : "f32", packed ? "packed" : "rows", (int)n, (int)k, (int)rows, (int)p0, (int)p1, kind, x_kind);
+            if ((!packed && !w.packed.data) || (with == BF16 && tier[i].k.linear_bf16 == reference.linear_bf16)) continue;
+            run_linear(linear_of(&tier[i].k, with), packed ? &w.packed : &w.rows, &a, rows, p0, p1, b, &got);
+            if (with == BF16 && !bf16_is_exact(&tier[i].k)) expect_near(want.p, got.p, rows * n, kind != WILD && x_kind != BROKEN);
+            else expect_same((float *)want.p, (float *)got.p, rows * n, "%s %s %s %s n %d k %d rows %d panels %d-%d weights %d inputs %d", tier[i].name,
+                        type->name, arithmetic_name[with], packed ? "packed" : "rows", (int)n, (int)k, (int)rows, (int)p0, (int)p1, kind, x_kind);
             guard_close(&got);
         }
     guard_close(&want);
@@ -325,23 +355,53 @@ static void compare_linear(const nm_type *type, bool int8, int64_t n, int64_t k,
     free_weight(&w);
 }
 
-static void sweep_linear(bool int8)
+static void sweep_linear(arithmetic with)
 {
     static const int ks[] = {32, 64, 96, 160, 256, 544, 768, 1056, 1536};
     for (int i = 0; nm_type_at(i); i++) {
         const nm_type *type = nm_type_at(i);
-        if (!holds_weights(type) || (int8 && !quantised(type))) continue;
+        if (!holds_weights(type) || (with == INT8 && !quantised(type))) continue;
         bool packed = nm_pack_bytes(type, type->block) != 0;
         for (int trial = 0; trial < (packed ? 24 : 6); trial += SANITIZED ? 5 : 1) {
             int64_t rows = trial < 12 ? 1 + trial : 1 + random_below(70);
-            int64_t k = inputs_for(type, int8 || quantised(type) ? ks[random_below(9)] : 1 + random_below(700));
-            compare_linear(type, int8, 1 + random_below(100), k, rows, trial == 23 ? WILD : trial % 4, trial == 22 ? BROKEN : trial / 2 % 4);
+            int64_t k = inputs_for(type, quantised(type) ? ks[random_below(9)] : 1 + random_below(700));
+            compare_linear(type, with, 1 + random_below(100), k, rows, trial == 23 ? WILD : trial % 4, trial == 22 ? BROKEN : trial / 2 % (with == BF16 ? 5 : 4));
         }
     }
 }
 
-static void linear_int8(void **state) { sweep_linear(true); }
-static void linear_fp32(void **state) { sweep_linear(false); }
+static void linear_int8(void **state) { sweep_linear(INT8); }
+static void linear_fp32(void **state) { sweep_linear(FP32); }
+static void linear_bf16(void **state) { sweep_linear(BF16); }
+
+/* kernel.h's words about bf16, one by one: a map of one output with weights of 1. */
+static void bf16_is_the_definition(void **state)
+{
+    static const struct { int k; float x[4], y; } cases[] = {
+        {1, {1 + 0x1p-8f}, 1}, {1, {1 + 0x3p-8f}, 1 + 0x1p-6f}, {1, {1 + 0x1p-8f + 0x1p-20f}, 1 + 0x1p-7f}, {1, {-1 - 0x3p-8f}, -1 - 0x1p-6f},    /* nearest, ties to even */
+        {1, {FLT_MAX}, INFINITY}, {1, {-INFINITY}, -INFINITY}, {1, {NAN}, NAN},
+        {1, {0x1p-127f}, 0}, {1, {0x1.fffffcp-127f}, 0}, {1, {0x1p-126f}, 0x1p-126f},       /* denormals are zero, also those that would round up */
+        {2, {-0x1p-126f, 0x1.8p-126f}, 0},                                                  /* results too */
+        {4, {1, 0, -0x1p24f, 0x1p24f}, 0},                                                  /* (1 + 2^24) - 2^24: the odd one first */
+        {3, {0x1p24f, 1, 1}, 0x1p24f},                                                      /* a rounding each; the last has no partner */
+    };
+    float ones[4] = {1, 1, 1, 1};
+    nm_panels w = {.type = nm_type_of(NM_F32), .n = 1, .panels = 1, .rows = (const uint8_t *)ones, .row_bytes = sizeof ones};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int t = -1; t < tiers; t++) {
+            const nm_kernels *k = t < 0 ? &reference : &tier[t].k;
+            w.k = cases[i].k;
+            activations a = {.f = (float *)cases[i].x, .ldx = 4};
+            guard y;
+            float c = -1;
+            if (!bf16_is_exact(k)) continue;
+            run_linear(k->linear_bf16, &w, &a, 1, 0, 1, NULL, &y);
+            expect_same(&cases[i].y, (float *)y.p, 1, "%s linear_bf16, case %d", t < 0 ? "c" : tier[t].name, (int)i);
+            k->gemm_bf16(&(nm_gemm_job){.m = 1, .n = 1, .k = w.k, .a = cases[i].x, .a_row = 4, .a_k = 1, .b = ones, .ldb = 1, .c = &c, .ldc = 1});
+            expect_same(&cases[i].y, &c, 1, "%s gemm_bf16, case %d", t < 0 ? "c" : tier[t].name, (int)i);
+            guard_close(&y);
+        }
+}
 
 /* A row's bits depend on no other row: 70 rows at once, and each alone. */
 static void rows_do_not_meet(void **state)
@@ -352,8 +412,8 @@ static void rows_do_not_meet(void **state)
         int64_t n = 48, k = 512, rows = SANITIZED ? 19 : 70;
         weight w = make_weight(type, n, k, ORDINARY);
         activations a = make_activations(rows, k, GAUSS);
-        for (int j = 0; j < tiers; j++) {
-            void (*kernel)(const nm_linear_job *) = quantised(type) ? tier[j].k.linear_q8 : tier[j].k.linear_f32;
+        for (int j = 0; j < 2 * tiers; j++) {
+            void (*kernel)(const nm_linear_job *) = linear_of(&tier[j / 2].k, j % 2 ? BF16 : quantised(type) ? INT8 : FP32);
             guard all, one;
             run_linear(kernel, &w.packed, &a, rows, 0, 3, NULL, &all);
             for (int64_t t = 0; t < rows; t++) {
@@ -363,7 +423,7 @@ static void rows_do_not_meet(void **state)
                 single.qr.scale += (size_t)t * a.qr.lds;
                 single.qr.sum += (size_t)t * 2 * a.qr.lds;
                 run_linear(kernel, &w.packed, &single, 1, 0, 3, NULL, &one);
-                expect_same((float *)all.p + t * n, (float *)one.p, n, "%s %s row %d", tier[j].name, type->name, (int)t);
+                expect_same((float *)all.p + t * n, (float *)one.p, n, "%s %s%s row %d", tier[j / 2].name, type->name, j % 2 ? " bf16" : "", (int)t);
                 guard_close(&one);
             }
             guard_close(&all);
@@ -707,6 +767,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(reference_is_the_definition),
         cmocka_unit_test(linear_int8),
         cmocka_unit_test(linear_fp32),
+        cmocka_unit_test(linear_bf16),
+        cmocka_unit_test(bf16_is_the_definition),
         cmocka_unit_test(rows_do_not_meet),
         cmocka_unit_test(quantising),
         cmocka_unit_test(kv_stores),

@@ -11,12 +11,16 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "bf16.h"
 #include "format/json.h"
 #include "instrumented.h"
 #include "os/file.h"
 #include "train/trainer.h"
 
 static const double LOSS_BOUND = 1e-3, NORM_BOUND = 1e-2;
+/* Of the loss, in bf16. SmolLM2 keeps within 1 % (test_train.c); a tiny random model under a high rate does in most runs, and Adafactor's, which makes all
+ * numbers' steps alike and so their rounding large, within this. */
+static const double BF16_BOUND = 3e-2;
 enum { MOST = 8, LENGTH = 32, STEPS = 20, TAKEN = NM_INSTRUMENTED ? 2 : STEPS, ANCHOR = 12 };
 
 typedef struct step { nm_sample sample[MOST]; size_t count; } step;
@@ -98,36 +102,52 @@ static nm_start start_of(const nm_json *run)
     return !word ? NM_START_UNIFORM : !strcmp(word, "pissa") ? NM_START_PISSA : NM_START_GAUSSIAN;
 }
 
-static nm_trainer *open_trainer(const nm_json *run, uint64_t memory)
+/* compute DEFAULT: bf16, on every machine. */
+static nm_trainer *open_in(nm_compute compute, const nm_json *run, uint64_t memory)
 {
     nm_trainer *t;
     const char *optimizer = text_of(run, "optimizer");
-    nm_trainer_options o = {.rank = (int32_t)number(run, "rank", 0), .alpha = (float)number(run, "alpha", 0), .start = start_of(run),
+    nm_trainer_options o = {.compute = compute, .rank = (int32_t)number(run, "rank", 0), .alpha = (float)number(run, "alpha", 0), .start = start_of(run),
         .dropout = (float)number(run, "dropout", 0), .optimizer = optimizer, .lr = (float)number(run, "lr", 0), .lr_ratio = (float)number(run, "lr_ratio", 1),
         .weight_decay = (float)number(run, "weight_decay", -1), .clip = (float)number(run, "clip", 0), .schedule = NM_SCHEDULE_CONSTANT, .steps = STEPS,
         .seed = (uint64_t)number(run, "seed", 0), .max_length = LENGTH, .anchor = ANCHOR, .batch = MOST, .memory = memory};
+    if (compute == NM_COMPUTE_DEFAULT) bf16_pretend();
     if (nm_trainer_open(&t, model, &o) != NM_OK) fail_msg("%s", nm_error_text());
+    assert_string_equal(t->info.arithmetic, compute == NM_COMPUTE_DEFAULT ? "bf16" : "f32");
     return t;
 }
 
+static nm_trainer *open_trainer(const nm_json *run, uint64_t memory) { return open_in(NM_COMPUTE_F32, run, memory); }
+
 /* ---- Against the record ---------------------------------------------------------------------------------------------------------------------------- */
 
-static void compare(const nm_json *run)
+/* Where it would be done in plain C, bf16 is tried in one run alone. */
+static bool tries_bf16(size_t run)
+{
+    bf16_pretend();
+    return run == 0 || !(bf16_is_slow() || NM_INSTRUMENTED);
+}
+
+static void compare(nm_compute compute, const nm_json *run)
 {
     const char *name = text_of(run, "name");
-    nm_trainer *t = open_trainer(run, 0);
+    nm_trainer *t = open_in(compute, run, 0);
     const nm_json *steps = nm_json_get(run, "steps");
-    double worst_loss = 0, worst_norm = 0;
+    double worst_loss = 0, worst_norm = 0, worst_part = 0;
     assert_int_equal(steps->array.count, STEPS);
     for (size_t i = 0; i < TAKEN; i++) {
         nm_train_report r;
         if (nm_trainer_step(t, batch[i].sample, batch[i].count, NULL, 0, &r, NULL) != NM_OK) fail_msg("%s: %s", name, nm_error_text());
-        worst_loss = fmax(worst_loss, fabs(r.loss - number(&steps->array.items[i], "loss", NAN)));
+        double loss = number(&steps->array.items[i], "loss", NAN);
+        worst_loss = fmax(worst_loss, fabs(r.loss - loss));
+        worst_part = fmax(worst_part, fabs(r.loss / loss - 1));
         worst_norm = fmax(worst_norm, fabs(r.grad_norm / number(&steps->array.items[i], "grad_norm", NAN) - 1));
     }
-    print_message("%-10s loss off by at most %.1e, gradient norm by %.1e of itself\n", name, worst_loss, worst_norm);
-    if (!(worst_loss <= LOSS_BOUND)) fail_msg("%s: a loss is off by %.2e", name, worst_loss);
-    if (!(worst_norm <= NORM_BOUND)) fail_msg("%s: a gradient's norm is off by %.2e", name, worst_norm);
+    print_message("%-10s %s: loss off by at most %.1e, gradient norm by %.1e of itself\n", name, t->info.arithmetic, worst_loss, worst_norm);
+    if (compute == NM_COMPUTE_DEFAULT) {
+        if (!(worst_part <= BF16_BOUND)) fail_msg("%s: a loss in bf16 is off by %.2e of itself", name, worst_part);
+    } else if (!(worst_loss <= LOSS_BOUND)) fail_msg("%s: a loss is off by %.2e", name, worst_loss);
+    else if (!(worst_norm <= NORM_BOUND)) fail_msg("%s: a gradient's norm is off by %.2e", name, worst_norm);
     nm_trainer_close(&t);
 }
 
@@ -135,7 +155,10 @@ static void test_record(void **state)
 {
     need_data();
     const nm_json *runs = nm_json_get(&record, "runs");
-    for (size_t i = 0; i < runs->array.count; i++) compare(&runs->array.items[i]);
+    for (size_t i = 0; i < runs->array.count; i++) {
+        compare(NM_COMPUTE_F32, &runs->array.items[i]);
+        if (tries_bf16(i)) compare(NM_COMPUTE_DEFAULT, &runs->array.items[i]);
+    }
 }
 
 /* ---- The same bits ------------------------------------------------------------------------------------------------------------------------------------ */
@@ -177,9 +200,42 @@ static void resume_into(nm_trainer *t, const char *path)
     nm_free(note);
 }
 
-static void test_bits(void **state)
+static void same_bits(nm_compute compute, const nm_json *run, const char *path)
 {
     enum { HALF = NM_INSTRUMENTED ? 1 : 2, ALL = 2 * HALF };
+    const char *name = text_of(run, "name");
+    bool exact = compute == NM_COMPUTE_F32 || bf16_is_exact(nm_kernels_get());
+    nm_set_threads(2);
+    nm_trainer *a = open_in(compute, run, 0), *c = open_in(compute, run, 0), *other = open_in(NM_COMPUTE_F32 - compute, run, 0);
+    take_steps(a, 0, HALF);
+    if (nm_trainer_checkpoint(a, path, "note") != NM_OK) fail_msg("%s", nm_error_text());
+    take_steps(a, HALF, ALL);
+    nm_set_threads(1);
+    nm_trainer *b = open_in(compute, run, 0), *d = open_small(a);
+    take_steps(b, 0, ALL);
+    expect_same(a, b, name, "on one thread");
+    take_steps(d, 0, ALL);
+    expect_same(a, d, name, "with less memory");
+    if (!NM_INSTRUMENTED) assert_int_equal(nm_set_kernels("c"), NM_OK);
+    nm_trainer *e = open_in(compute, run, 0);
+    take_steps(e, 0, ALL);
+    assert_int_equal(nm_set_kernels("all"), NM_OK);
+    if (exact) expect_same(a, e, name, "in plain C");
+    char *note;
+    assert_int_equal(nm_trainer_resume(other, path, &note), NM_REFUSED);
+    resume_into(c, path);
+    take_steps(c, HALF, ALL);
+    expect_same(a, c, name, "after a checkpoint");
+    nm_trainer_close(&a);
+    nm_trainer_close(&b);
+    nm_trainer_close(&c);
+    nm_trainer_close(&d);
+    nm_trainer_close(&e);
+    nm_trainer_close(&other);
+}
+
+static void test_bits(void **state)
+{
     need_data();
     const nm_json *runs = nm_json_get(&record, "runs");
     char path[] = "/tmp/nomoat-options-XXXXXX";
@@ -187,35 +243,29 @@ static void test_bits(void **state)
     assert_true(handle >= 0);
     close(handle);
     for (size_t i = 0; i < runs->array.count; i++) {
-        const nm_json *run = &runs->array.items[i];
-        const char *name = text_of(run, "name");
-        nm_set_threads(2);
-        nm_trainer *a = open_trainer(run, 0), *c = open_trainer(run, 0);
-        take_steps(a, 0, HALF);
-        if (nm_trainer_checkpoint(a, path, "note") != NM_OK) fail_msg("%s", nm_error_text());
-        take_steps(a, HALF, ALL);
-        nm_set_threads(1);
-        nm_trainer *b = open_trainer(run, 0), *d = open_small(a);
-        take_steps(b, 0, ALL);
-        expect_same(a, b, name, "on one thread");
-        take_steps(d, 0, ALL);
-        expect_same(a, d, name, "with less memory");
-        if (!NM_INSTRUMENTED) assert_int_equal(nm_set_kernels("c"), NM_OK);
-        nm_trainer *e = open_trainer(run, 0);
-        take_steps(e, 0, ALL);
-        assert_int_equal(nm_set_kernels("all"), NM_OK);
-        expect_same(a, e, name, "in plain C");
-        resume_into(c, path);
-        take_steps(c, HALF, ALL);
-        expect_same(a, c, name, "after a checkpoint");
-        nm_trainer_close(&a);
-        nm_trainer_close(&b);
-        nm_trainer_close(&c);
-        nm_trainer_close(&d);
-        nm_trainer_close(&e);
+        same_bits(NM_COMPUTE_F32, &runs->array.items[i], path);
+        if (tries_bf16(i)) same_bits(NM_COMPUTE_DEFAULT, &runs->array.items[i], path);
     }
     nm_set_threads(0);
     unlink(path);
+}
+
+/* bf16 is taken where the kernels in use have it, and nobody asked for fp32. */
+static void test_arithmetic(void **state)
+{
+    need_data();
+    nm_trainer_info info;
+    nm_trainer_options o = {.max_length = LENGTH, .batch = 1, .steps = 1};
+    assert_int_equal(nm_set_kernels("avx2"), NM_OK);
+    assert_int_equal(nm_trainer_plan(&info, model, &o), NM_OK);
+    assert_string_equal(info.arithmetic, "f32");
+    bf16_pretend();
+    assert_int_equal(nm_trainer_plan(&info, model, &o), NM_OK);
+    assert_string_equal(info.arithmetic, "bf16");
+    o.compute = NM_COMPUTE_F32;
+    assert_int_equal(nm_trainer_plan(&info, model, &o), NM_OK);
+    assert_string_equal(info.arithmetic, "f32");
+    assert_int_equal(nm_set_kernels("all"), NM_OK);
 }
 
 /* ---- What a start is ------------------------------------------------------------------------------------------------------------------------------------ */
@@ -427,8 +477,8 @@ static void test_faults(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_record), cmocka_unit_test(test_bits), cmocka_unit_test(test_pissa_begins_at_the_model),
-        cmocka_unit_test(test_triplets), cmocka_unit_test(test_state_is_small), cmocka_unit_test(test_plan), cmocka_unit_test(test_empty_anchor),
-        cmocka_unit_test(test_ease), cmocka_unit_test(test_tied_head), cmocka_unit_test(test_faults)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_record), cmocka_unit_test(test_bits), cmocka_unit_test(test_arithmetic),
+        cmocka_unit_test(test_pissa_begins_at_the_model), cmocka_unit_test(test_triplets), cmocka_unit_test(test_state_is_small), cmocka_unit_test(test_plan),
+        cmocka_unit_test(test_empty_anchor), cmocka_unit_test(test_ease), cmocka_unit_test(test_tied_head), cmocka_unit_test(test_faults)};
     return cmocka_run_group_tests(tests, NULL, close_all);
 }

@@ -86,7 +86,37 @@ static void panel_floats(const nm_panels *w, int64_t p, int64_t k0, int64_t coun
     }
 }
 
-static void linear_f32(const nm_linear_job *job)
+/* n inputs of one output's chain, `at` and `bt` apart. */
+typedef float (*chain_fn)(const float *a, size_t at, const float *b, size_t bt, int64_t n, float acc);
+
+static float chain_f32(const float *a, size_t at, const float *b, size_t bt, int64_t n, float acc)
+{
+    for (; n > 0; n--, a += at, b += bt) acc = fmaf(*a, *b, acc);
+    return acc;
+}
+
+static float no_denormal(float f) { return fabsf(f) < 0x1p-126f ? copysignf(0, f) : f; }
+
+static float to_bf16(float f) { return nm_bf16_to_float(nm_float_to_bf16(no_denormal(f))); }
+
+/* What counts as denormal is the result rounded as if exponents had no end: so much below 2^-126 does not. There, the sum is exact in double. */
+static float fma_bf16(float a, float b, float c)
+{
+    float r = fmaf(a, b, no_denormal(c));
+    return fabs((double)a * (double)b + (double)no_denormal(c)) < 0x1p-126 - 0x1p-151 ? copysignf(0, r) : r;
+}
+
+/* n is even, or the row's end. */
+static float chain_bf16(const float *a, size_t at, const float *b, size_t bt, int64_t n, float acc)
+{
+    for (; n > 0; n -= 2, a += 2 * at, b += 2 * bt) {
+        acc = n > 1 ? fma_bf16(to_bf16(a[at]), to_bf16(b[bt]), acc) : fma_bf16(0, 0, acc);
+        acc = fma_bf16(to_bf16(a[0]), to_bf16(b[0]), acc);
+    }
+    return acc;
+}
+
+static void linear(const nm_linear_job *job, chain_fn chain)
 {
     const nm_panels *w = job->w;
     int64_t step = w->type->block > NM_BLOCK ? w->type->block : NM_BLOCK;
@@ -98,14 +128,16 @@ static void linear_f32(const nm_linear_job *job)
             panel_floats(w, p, k, count, f);
             for (int64_t t = 0; t < job->rows; t++)
                 for (int r = 0; r < outputs_of(w, p); r++) {
-                    float acc = job->y[(size_t)t * job->ldy + (size_t)(NM_PANEL * p + r)];
-                    for (int64_t i = 0; i < count; i++) acc = fmaf(f[i * NM_PANEL + r], job->x[(size_t)t * job->ldx + (size_t)(k + i)], acc);
-                    job->y[(size_t)t * job->ldy + (size_t)(NM_PANEL * p + r)] = acc;
+                    float *y = &job->y[(size_t)t * job->ldy + (size_t)(NM_PANEL * p + r)];
+                    *y = chain(f + r, NM_PANEL, job->x + (size_t)t * job->ldx + k, 1, count, *y);
                 }
         }
         add_bias(job, p);
     }
 }
+
+static void linear_f32(const nm_linear_job *job) { linear(job, chain_f32); }
+static void linear_bf16(const nm_linear_job *job) { linear(job, chain_bf16); }
 
 /* ---- Activations --------------------------------------------------------------------------------------------------------------------- */
 
@@ -275,15 +307,17 @@ static void store_v_q8_0(void *page, int d_v, int slot, const float *v)
 
 /* ---- Backward ---------------------------------------------------------------------------------------------------------------------------------- */
 
-static void gemm(const nm_gemm_job *g)
+static void product(const nm_gemm_job *g, chain_fn chain)
 {
     for (int64_t i = 0; i < g->m; i++)
         for (int64_t j = 0; j < g->n; j++) {
-            float *c = g->c + (size_t)i * g->ldc + j, s = g->add ? *c : 0;
-            for (int64_t k = 0; k < g->k; k++) s = fmaf(g->a[(size_t)i * g->a_row + (size_t)k * g->a_k], g->b[(size_t)k * g->ldb + (size_t)j], s);
-            *c = s;
+            float *c = g->c + (size_t)i * g->ldc + j;
+            *c = chain(g->a + (size_t)i * g->a_row, g->a_k, g->b + j, g->ldb, g->k, g->add ? *c : 0);
         }
 }
+
+static void gemm(const nm_gemm_job *g) { product(g, chain_f32); }
+static void gemm_bf16(const nm_gemm_job *g) { product(g, chain_bf16); }
 
 static void unpack_rows(const nm_panels *w, int64_t p, int64_t k0, int64_t count, float *out, size_t ldo, void *scratch)
 {
@@ -302,6 +336,8 @@ void nm_kernels_ref(nm_kernels *table)
     table->tier = "c";
     table->linear_q8 = linear_q8;
     table->linear_f32 = linear_f32;
+    table->linear_bf16 = linear_bf16;
+    table->has_bf16 = false;
     table->quantize_row = quantize_row;
     table->attention[NM_KV_F16] = attention_f16;
     table->attention[NM_KV_F32] = attention_f32;
@@ -313,6 +349,7 @@ void nm_kernels_ref(nm_kernels *table)
     table->kv_store_v[NM_KV_F32] = store_v_f32;
     table->kv_store_v[NM_KV_Q8_0] = store_v_q8_0;
     table->gemm = gemm;
+    table->gemm_bf16 = gemm_bf16;
     table->unpack_rows = unpack_rows;
     fill_elementwise(table);
     fill_elementwise_back(table);

@@ -9,7 +9,8 @@
 NM_LAYOUTS(DEFINE_UNPACK512)
 static void (*const unpackers[NM_LAYOUT_COUNT])(const uint8_t *, int64_t, int64_t, const nm_u *) = {NM_LAYOUTS(UNPACK512_ENTRY)};
 
-static void unpack_chunk(const nm_panels *w, int64_t p, int64_t b0, int64_t blocks, const nm_u *u)
+#define unpack_chunk nm_unpack_chunk_avx512
+void unpack_chunk(const nm_panels *w, int64_t p, int64_t b0, int64_t blocks, const nm_u *u)
 {
     if (w->data) unpackers[nm_layout_of(w->type)](w->data + (size_t)p * w->panel_bytes, b0, blocks, u);
     else nm_unpack_c(w, p, b0, blocks, 0x80, u);

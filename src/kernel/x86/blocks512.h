@@ -108,6 +108,8 @@ V16_INLINE void unpack512(const nm_layout *l, int bias, const uint8_t *panel, in
     }
 #define UNPACK512_ENTRY(TYPE, ...) [NM_LAYOUT_##TYPE] = unpack_##TYPE,
 
+/* Blocks [b0, b0 + blocks) of panel p to the U form, packed or rows of the file, by the AVX-512 tier (avx512.c); u's offset is chunk_offset(w). */
+void nm_unpack_chunk_avx512(const nm_panels *w, int64_t p, int64_t b0, int64_t blocks, const nm_u *u);
 /* The int8 linear map of the VNNI tier (vnni.c), which AMX leaves small batches to. */
 void nm_linear_q8_vnni(const nm_linear_job *job);
 
