@@ -253,9 +253,10 @@ check 'nor without a file' ends 3 exam "$model" "$work/missing.jsonl"
 # ---- what is read is not written over
 cp "$data" "$work/data.before"
 ln -s data.jsonl "$work/link.jsonl"
+stays() { cmp -s "$data" "$work/data.before" && no_folder spared; }
 for option in --log --report; do
     check "$option on the data is refused" ends 6 tune -o "$work/spared" "$option" "$work/link.jsonl"
-    check 'which stays, and nothing else is left' eval 'cmp -s "$data" "$work/data.before" && no_folder spared'
+    check 'which stays, and nothing else is left' stays
 done
 check '--log on a file of validation, too' ends 6 tune -o "$work/spared" --val "$work/keep.jsonl" --log "$work/keep.jsonl"
 
