@@ -271,7 +271,8 @@ static void tell_fit(const fit *x, const nm_tune_forecast *asked)
 
 static void tell_looks(const fit *x)
 {
-    if (x->set.looks) nm_note("--fit %s: %d validations in place of %d, so that they leave time to the steps", x->t->set->fit, x->set.looks, NM_TUNE_LOOKS);
+    if (x->set.looks) nm_note("--fit %s: %d validations in place of %d, so that they leave time to the steps (--save-every %lld)", x->t->set->fit, x->set.looks,
+        NM_TUNE_LOOKS, (long long)x->f.every);
 }
 
 nm_err nm_tune_fit(nm_tune *t)
