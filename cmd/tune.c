@@ -134,7 +134,8 @@ static int run(void *arg, int count, char **operands)
     if (count < 2 && !set->batches) return nm_fail(NM_USAGE, "no data: nomoat tune MODEL DATA... -o NAME");
     if (set->gguf && set->dora) return nm_fail(NM_USAGE, "--gguf: a GGUF adapter has no place for DoRA's magnitudes: leave --gguf or --dora away");
     if (set->recipe_said) nm_note("%s", set->recipe_said);
-    if (set->fit && set->resume) return nm_fail(NM_USAGE, "--fit would measure anew and choose otherwise: to go on, give the --epochs, --max-steps and --save-every it chose in its place");
+    if (set->fit && set->resume)
+        return nm_fail(NM_USAGE, "--fit would measure anew and choose otherwise: to go on, give the --epochs, --max-steps and --save-every it chose in its place");
     NM_TRY(nm_stacked_open(&stacked, operands[0], &set->common, &set->stack));
     nm_err err = nm_tune_run(set, &stacked, operands, (size_t)count);
     nm_stacked_close(&stacked);

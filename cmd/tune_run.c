@@ -99,8 +99,8 @@ static nm_err interrupted(nm_tune *t)
     t->ended = "interrupted";
     if (t->set->report) NM_TRY(nm_tune_report(t, false));
     if (t->set->fit)
-        nm_note("stopped after step %lld of %lld; the same command with --max-steps %lld --resume in place of --fit goes on", (long long)nm_trainer_steps(t->trainer),
-            (long long)t->steps, (long long)t->steps);
+        nm_note("stopped after step %lld of %lld; the same command with --max-steps %lld --save-every %lld --resume in place of --fit goes on",
+            (long long)nm_trainer_steps(t->trainer), (long long)t->steps, (long long)t->steps, (long long)t->every);
     else nm_note("stopped after step %lld of %lld; the same command with --resume goes on", (long long)nm_trainer_steps(t->trainer), (long long)t->steps);
     return nm_fail(NM_INTERRUPTED, "interrupted");
 }

@@ -113,7 +113,8 @@ awk 'BEGIN { for (i = 0; i < 2700; i++) printf "{\"prompt\": \"What is %d?\", \"
 check 'many rows' run tune "$model" "$work/many.jsonl" --format alpaca --show-mask 1
 check 'keep no more than tells enough' says '2700 sequences,.*; 128 sequences for validation'
 looks() { run tune "$model" "$work/data.jsonl" --format alpaca -r 4 --epochs 1000 --meter 64 --val "$work/many.jsonl" --plan "$@"; }
-seldom() { looks --json && looks --fit "$(value validation)s" && says ': [2-9] validations in place of 10'; }
+# Well between what two validations take and what ten do, as a busy machine measures one thing twice.
+seldom() { looks --json && looks --fit "$(value validation | awk '{ print $1 / 2.5 }')s" && says ': [2-9] validations in place of 10'; }
 check 'fewer validations for less time' seldom
 said() { tune -o "$work/i" --val 0 --max-steps 1 --memory 30M && says '^nomoat: --memory 30M: '; }
 check 'what --memory chose is said' said
