@@ -63,9 +63,9 @@ static nm_err measure(tune_bench *b)
 {
     nm_train_report r;
     NM_TRY(nm_probe_peaks(&b->limits));
-    NM_TRY(nm_trainer_step(b->trainer, b->sample, (size_t)b->set->batch, NULL, 0, &r, &nm_interrupted));
+    NM_TRY(nm_trainer_step(b->trainer, b->sample, (size_t)b->set->batch, NULL, 0, 0, &r, &nm_interrupted));
     while (b->count < b->set->repeat) {
-        NM_TRY(nm_trainer_step(b->trainer, b->sample, (size_t)b->set->batch, NULL, 0, &r, &nm_interrupted));
+        NM_TRY(nm_trainer_step(b->trainer, b->sample, (size_t)b->set->batch, NULL, 0, 0, &r, &nm_interrupted));
         b->rate[b->count++] = (double)r.tokens / r.seconds;
     }
     qsort(b->rate, (size_t)b->count, sizeof b->rate[0], compare_doubles);

@@ -59,7 +59,7 @@ static const nm_option options[] = {
     {"--max-forget", "NATS", "stop where the meter says more, and leave the last adapter below", TO(max_forget), NM_OPTION_REAL, 0, 1e6},
     NM_OPTION_HEADING("The run"),
     {"--patience", "N", "stop when validation has not improved N times (3; 0 = never)", TO(patience), NM_OPTION_INT, 0, MANY},
-    {"--save-every", "STEPS", "steps between validations and checkpoints (a tenth of all)", TO(save_every), NM_OPTION_INT, 1, MANY},
+    {"--save-every", "STEPS", "steps between validations and checkpoints (a tenth of all; a fifth without validation data)", TO(save_every), NM_OPTION_INT, 1, MANY},
     {"--resume", NULL, "go on with the run that was interrupted, to the same bits", TO(resume), NM_OPTION_FLAG, 0, 0},
     {"--memory", "SIZE", "most memory beside the model, as 2G: less is slower, to the same bits", TO(memory), NM_OPTION_TEXT, 0, 0},
     {"--fit", "TIME", "fewer epochs, then fewer steps, until the run ends within 3h, 90m, 2h30m; says what it chose", TO(fit), NM_OPTION_TEXT, 0, 0},

@@ -8,7 +8,7 @@
 #include "format/json.h"
 #include "stack.h"
 
-enum { NM_TUNE_LOOKS = 10 };
+enum { NM_TUNE_LOOKS = 10, NM_TUNE_METER_LOOKS = 5 };      /* the second: where nothing is validated */
 
 typedef struct nm_tune_settings {
     nm_common common;
@@ -102,7 +102,8 @@ typedef struct nm_tune {
     const char *ended;          /* why, in words */
 } nm_tune;
 
-enum { NM_ANCHOR_TOKENS = 128 };      /* of each step */
+/* Of each step: tokens at most, tokens among them that are held, sequences. */
+enum { NM_ANCHOR_TOKENS = 224, NM_ANCHOR_HELD = 96, NM_ANCHORS = 3 };
 
 /* tune_recipe.c. index: of the option's words, above 0. *said: one line, kept with the settings. */
 nm_err nm_tune_recipe(nm_beneath *beneath, int32_t index, const char **said);
@@ -122,7 +123,7 @@ nm_err nm_tune_find_folder(nm_tune *t);
 /* tune_anchor.c: what step `step` (from 0) is held to; *seconds: that went into the model's own answers. */
 nm_err nm_tune_open_anchor(nm_tune *t);
 void nm_tune_close_anchor(nm_tune *t);
-nm_err nm_tune_anchor_at(nm_tune *t, int64_t step, nm_sample *out, double *seconds);
+nm_err nm_tune_anchor_at(nm_tune *t, int64_t step, nm_sample out[NM_ANCHORS], size_t *count, double *seconds);
 /* How often a run of so many steps stops for answers, of some questions each time. */
 double nm_tune_anchor_stops(const nm_tune *t, int64_t steps);
 /* Of all that the anchor is made from; 0 without one. */

@@ -1,6 +1,7 @@
-/* The anchor of `nomoat tune`: what the model is held to while it learns. By turns general text as it stands, and general questions put as the run's
- * prompts are, with the answers that the model gave before: the first keep its language, the second how it answers what nobody taught. Answers are
- * made when their step first comes, greedily and in the arithmetic that serves, so that a resumed run makes the same. */
+/* The anchor of `nomoat tune`: what the model is held to while it learns. One step in three holds it to general text as it stands, which keeps its language;
+ * the others to general questions put as the run's prompts are, with how it began to answer them before, which keeps how it answers what nobody taught.
+ * Many beginnings do more than few whole answers: it is at its beginning that an answer is lost. They are made when their step first comes, greedily
+ * and in the arithmetic that serves, so that a resumed run makes the same. */
 #include <math.h>
 #include <string.h>
 
@@ -11,7 +12,7 @@
 #include "os/file.h"
 #include "tune.h"
 
-enum { TEXT_MOST = 64 << 20, AT_ONCE = 8, LEAST_ANSWER = 16, RUNNER_ROWS = 128 };
+enum { TEXT_MOST = 64 << 20, AT_ONCE = 8, RUNNER_ROWS = 128, TEXT_EVERY = 3, ANSWER_TOKENS = 18 };
 
 typedef struct talk {
     int32_t ids[NM_ANCHOR_TOKENS];
@@ -24,7 +25,7 @@ struct nm_tune_anchor {
     int32_t *text;
     size_t texts;               /* tokens */
     talk *talk;
-    size_t talks;
+    size_t talks, together;     /* together: of one step */
 };
 
 /* ---- Opening ---------------------------------------------------------------------------------------------------------------------------- */
@@ -39,7 +40,7 @@ static nm_err open_text(nm_tune_anchor *a, const nm_tune *t)
     text = own ? own : nm_general_text(NM_GENERAL_ANCHOR, &length);
     nm_err err = nm_tokenize(nm_model_tokenizer(t->stacked->model), text, length, 0, &a->text, &a->texts);
     nm_free(own);
-    if (err == NM_OK && a->texts < NM_ANCHOR_TOKENS) err = nm_fail(NM_USAGE, "%s: too short: %d tokens of general text at least", file, NM_ANCHOR_TOKENS);
+    if (err == NM_OK && a->texts < NM_ANCHOR_HELD) err = nm_fail(NM_USAGE, "%s: too short: %d tokens of general text at least", file, NM_ANCHOR_HELD);
     return err;
 }
 
@@ -58,19 +59,23 @@ static nm_err question_rows(nm_str *rows)
     return NM_OK;
 }
 
-/* Prompts that leave room for an answer. */
+/* Prompts that leave room for an answer; as many to a step as the longest of them allows. */
 static nm_err take_prompts(nm_tune_anchor *a, const nm_dataset *d)
 {
     size_t n = nm_dataset_count(d, NM_SPLIT_TRAIN);
+    int32_t longest = 1;
     if (!(a->talk = nm_calloc(n, sizeof *a->talk))) return nm_fail_memory(n * sizeof *a->talk);
     for (size_t i = 0; i < n; i++) {
         nm_sample s = nm_dataset_sample(d, NM_SPLIT_TRAIN, i);
         talk *to = &a->talk[a->talks];
         for (to->prompt = 0; to->prompt < s.count && !s.mask[to->prompt]; to->prompt++) {}
-        if (to->prompt < 1 || to->prompt > NM_ANCHOR_TOKENS - LEAST_ANSWER) continue;
+        if (to->prompt < 1 || to->prompt > NM_ANCHOR_TOKENS - ANSWER_TOKENS) continue;
+        if (to->prompt > longest) longest = to->prompt;
         memcpy(to->ids, s.ids, (size_t)to->prompt * sizeof *to->ids);
         a->talks++;
     }
+    size_t fit = (size_t)(NM_ANCHOR_TOKENS / (longest + ANSWER_TOKENS));
+    a->together = fit < NM_ANCHORS ? fit : NM_ANCHORS;
     return NM_OK;
 }
 
@@ -134,7 +139,7 @@ static void take_token(speaker *s, const nm_tokenizer *tokenizer)
     talk *t = s->talk;
     t->ids[t->count] = s->best;
     t->mask[t->count++] = 1;
-    s->done = t->count == NM_ANCHOR_TOKENS || nm_token_ends(tokenizer, s->best);
+    s->done = t->count == t->prompt + ANSWER_TOKENS || nm_token_ends(tokenizer, s->best);
 }
 
 static nm_err read_prompts(nm_runner *runner, const nm_tune *t, speaker *speakers, size_t count)
@@ -187,29 +192,42 @@ static nm_err make_answers(nm_tune *t, size_t from)
     return err;
 }
 
+/* How many of the steps before `step` put questions. */
+static size_t asking(size_t step) { return step - (step + TEXT_EVERY - 1) / TEXT_EVERY; }
+
 double nm_tune_anchor_stops(const nm_tune *t, int64_t steps)
 {
-    double talks = fmin((double)t->anchor->talks, floor((double)steps / 2));
-    return ceil(talks / AT_ONCE);
+    const nm_tune_anchor *a = t->anchor;
+    return ceil(fmin((double)a->talks, (double)(asking((size_t)steps) * a->together)) / AT_ONCE);
 }
 
 /* ---- A step's ------------------------------------------------------------------------------------------------------------------------------- */
 
-nm_err nm_tune_anchor_at(nm_tune *t, int64_t step, nm_sample *out, double *seconds)
+static nm_err take_talks(nm_tune *t, size_t first, nm_sample out[NM_ANCHORS], size_t *count)
+{
+    nm_tune_anchor *a = t->anchor;
+    for (*count = 0; *count < a->together; ++*count) {
+        size_t i = (first + *count) % a->talks;
+        const talk *k = &a->talk[i];
+        if (!k->made) NM_TRY(make_answers(t, i));
+        out[*count] = (nm_sample){.ids = k->ids, .mask = k->mask, .count = k->count};
+    }
+    return NM_OK;
+}
+
+nm_err nm_tune_anchor_at(nm_tune *t, int64_t step, nm_sample out[NM_ANCHORS], size_t *count, double *seconds)
 {
     nm_tune_anchor *a = t->anchor;
     uint64_t begun = nm_clock_ns();
-    size_t places = a->texts / NM_ANCHOR_TOKENS, turn = (size_t)step;
+    size_t places = a->texts / NM_ANCHOR_HELD, turn = (size_t)step;
+    *count = 1;
     *seconds = 0;
-    if (a->talks && turn % 2) {
-        size_t i = turn / 2 % a->talks;
-        const talk *k = &a->talk[i];
-        if (!k->made) NM_TRY(make_answers(t, i));
+    if (a->talks && turn % TEXT_EVERY) {
+        NM_TRY(take_talks(t, asking(turn) * a->together, out, count));
         *seconds = (double)(nm_clock_ns() - begun) * 1e-9;
-        *out = (nm_sample){.ids = k->ids, .mask = k->mask, .count = k->count};
         return NM_OK;
     }
-    if (a->talks) turn /= 2;
-    *out = (nm_sample){.ids = a->text + turn % places * NM_ANCHOR_TOKENS, .count = NM_ANCHOR_TOKENS};
+    if (a->talks) turn /= TEXT_EVERY;
+    out[0] = (nm_sample){.ids = a->text + turn % places * NM_ANCHOR_HELD, .count = NM_ANCHOR_HELD};
     return NM_OK;
 }

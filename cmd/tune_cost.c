@@ -44,12 +44,32 @@ static double pass_work(const work *w, double rows, double trained, double squar
     return (w->again ? 2 : 1) * forward(w, rows, squares) + backward(w, rows, squares) + 4 * w->head * trained;
 }
 
-static double anchor_work(const work *w)
+static double anchor_work(const work *w, const nm_sample *anchor, size_t count)
 {
     work bare = *w;
-    double n = NM_ANCHOR_TOKENS;
+    double rows = 0, held = 0, squares = 0;
+    for (size_t i = 0; i < count; i++) {
+        rows += anchor[i].count;
+        squares += (double)anchor[i].count * anchor[i].count;
+        for (int32_t k = 0; k < anchor[i].count; k++) held += !anchor[i].mask || anchor[i].mask[k];
+    }
     bare.adapter = 0;
-    return forward(&bare, n, n * n) + 2 * w->head * n + pass_work(w, n, n, n * n);
+    return forward(&bare, rows, squares) + 2 * w->head * held + pass_work(w, rows, held, squares);
+}
+
+/* Of a step, by some of the first. */
+static nm_err mean_anchor_work(nm_tune *t, const work *w, double *mean)
+{
+    enum { STEPS = 6 };
+    nm_sample anchor[NM_ANCHORS];
+    size_t anchors;
+    double answering;
+    *mean = 0;
+    for (int64_t i = 0; t->anchor && i < STEPS; i++) {
+        NM_TRY(nm_tune_anchor_at(t, i, anchor, &anchors, &answering));
+        *mean += anchor_work(w, anchor, anchors) / STEPS;
+    }
+    return NM_OK;
 }
 
 static double score_work(const work *w, double rows) { return forward(w, rows, rows * rows) + 2 * w->head * rows; }
@@ -61,7 +81,7 @@ typedef struct probe {
     nm_tune_rates *rates;
     work work;
     uint8_t *ones;              /* [longest sample]: everything is trained */
-    double pass_seconds, pass_work, anchor_seconds, update_seconds;
+    double pass_seconds, pass_work, anchor_seconds, anchor_work, update_seconds;
     int64_t steps;
     int64_t rows;               /* of the largest pass */
 } probe;
@@ -109,16 +129,18 @@ static nm_err probe_pass(probe *p, int64_t step, int64_t most, bool counts, doub
     double operations;
     nm_train_report r;
     NM_TRY(choose_samples(p, step, most, &count, &rows, &operations));
-    nm_sample anchor;
+    nm_sample anchor[NM_ANCHORS];
+    size_t anchors = 0;
     double answering;
-    if (t->anchor) NM_TRY(nm_tune_anchor_at(t, 0, &anchor, &answering));
-    NM_TRY(nm_trainer_step(t->trainer, t->sample, count, t->anchor && counts ? &anchor : NULL, (float)t->set->anchor, &r, &nm_interrupted));
+    if (t->anchor && counts) NM_TRY(nm_tune_anchor_at(t, p->steps, anchor, &anchors, &answering));
+    NM_TRY(nm_trainer_step(t->trainer, t->sample, count, anchor, anchors, (float)t->set->anchor, &r, &nm_interrupted));
     *seconds = (r.seconds - r.anchor_seconds - r.update_seconds) / operations;
     if (rows > p->rows) p->rows = rows;
     if (!counts) return NM_OK;
     p->pass_seconds += r.seconds - r.anchor_seconds - r.update_seconds;
     p->pass_work += operations;
     p->anchor_seconds += r.anchor_seconds;
+    p->anchor_work += anchor_work(&p->work, anchor, anchors);
     p->update_seconds += r.update_seconds;
     p->steps++;
     return NM_OK;
@@ -174,8 +196,9 @@ static uint64_t less(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
 
 static nm_err probe_answers(nm_tune *t, double *seconds)
 {
-    nm_sample anchor;
-    return nm_tune_anchor_at(t, 1, &anchor, seconds);
+    nm_sample anchor[NM_ANCHORS];
+    size_t anchors;
+    return nm_tune_anchor_at(t, 1, anchor, &anchors, seconds);
 }
 
 static nm_err measure(probe *p)
@@ -192,7 +215,7 @@ static nm_err measure(probe *p)
     uint64_t after = nm_machine_resident_peak();
     r->looked = after > before ? less(after, r->info.bytes - r->info.pass_bytes) : 0;
     r->pass = p->pass_seconds / p->pass_work;
-    r->anchor = p->anchor_seconds / (anchor_work(&p->work) * (double)p->steps);
+    r->anchor = p->anchor_work > 0 ? p->anchor_seconds / p->anchor_work : 0;
     r->update = p->update_seconds / (numbers * (double)p->steps);
     r->score = r->look.scored ? r->look.score / score_work(&p->work, r->look.scored) : 0;
     r->save = saving / numbers;
@@ -285,9 +308,10 @@ static nm_err forecast(nm_tune *v, const nm_tune *t, const nm_tune_rates *r, nm_
     nm_trainer_options o;
     nm_trainer_info info;
     sums s = {0};
+    double anchored;
     NM_TRY(nm_tune_open_order(v));
     NM_TRY(nm_tune_trainer_options(v, &o));
-    int32_t least = o.anchor > 2 ? o.anchor : 2, most = v->set->max_length > least ? v->set->max_length : least;
+    int32_t least = v->anchor ? NM_ANCHOR_TOKENS : 2, most = v->set->max_length > least ? v->set->max_length : least;
     if (!v->set->batches && o.max_length > most) o.max_length = most;
     NM_TRY(nm_trainer_plan(&info, v->stacked->model, &o));
     work w = work_of(v->stacked->model, &info);
@@ -301,7 +325,8 @@ static nm_err forecast(nm_tune *v, const nm_tune *t, const nm_tune_rates *r, nm_
         .epochs = (double)v->steps / (double)nm_order_steps_per_epoch(v->order), .begin = r->begin};
     f->cut = count_cut(v, v->data == t->data ? t->set->max_length : v->set->max_length);
     f->training = r->pass * pass_work(&w, s.rows, s.trained, s.squares);
-    f->anchor = v->anchor ? r->anchor * anchor_work(&w) * (double)v->steps + r->answers * nm_tune_anchor_stops(v, v->steps) : 0;
+    NM_TRY(mean_anchor_work(v, &w, &anchored));
+    f->anchor = v->anchor ? r->anchor * anchored * (double)v->steps + r->answers * nm_tune_anchor_stops(v, v->steps) : 0;
     f->update = r->update * w.adapter * (double)v->steps;
     cost_looks(v, r, &w, f);
     cost_memory(r, &info, v->anchor && s.largest < NM_ANCHOR_TOKENS ? NM_ANCHOR_TOKENS : s.largest, f);

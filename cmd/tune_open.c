@@ -95,7 +95,7 @@ nm_err nm_tune_open_order(nm_tune *t)
     NM_TRY(nm_order_open(&t->order, t->data, &o));
     t->steps = nm_order_steps(t->order);
     if (set->batches && set->max_steps && t->steps > set->max_steps) t->steps = set->max_steps;
-    int32_t looks = set->looks ? set->looks : NM_TUNE_LOOKS;
+    int32_t looks = set->looks ? set->looks : nm_dataset_count(t->data, NM_SPLIT_VALIDATION) ? NM_TUNE_LOOKS : NM_TUNE_METER_LOOKS;
     t->every = set->save_every ? set->save_every : (t->steps + looks - 1) / looks;
     return t->steps > 0 ? NM_OK : nm_fail(NM_USAGE, "no steps to train");
 }
@@ -141,7 +141,7 @@ nm_err nm_tune_trainer_options(nm_tune *t, nm_trainer_options *o)
         .clip = (float)set->clip, .schedule = (nm_schedule)set->schedule, .steps = t->steps, .seed = set->seed.value};
     NM_TRY(find_largest(t, &batch, &o->max_length));
     NM_TRY(parse_bytes(set->memory, &o->memory));
-    o->anchor = t->anchor ? NM_ANCHOR_TOKENS : 0;
+    o->anchor = t->anchor ? NM_ANCHOR_HELD : 0;
     o->ease = t->anchor ? (float)t->ease : 0;
     o->batch = (int32_t)batch;
     o->no_packing = set->no_packing;

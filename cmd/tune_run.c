@@ -31,11 +31,12 @@ nm_err nm_tune_step_samples(nm_tune *t, int64_t step, size_t *count)
 nm_err nm_tune_take_step(nm_tune *t, int64_t step, nm_train_report *report)
 {
     size_t count;
-    nm_sample anchor;
+    nm_sample anchor[NM_ANCHORS];
+    size_t anchors = 0;
     double answering = 0;
     NM_TRY(nm_tune_step_samples(t, step, &count));
-    if (t->anchor) NM_TRY(nm_tune_anchor_at(t, step, &anchor, &answering));
-    NM_TRY(nm_trainer_step(t->trainer, t->sample, count, t->anchor ? &anchor : NULL, (float)t->set->anchor, report, &nm_interrupted));
+    if (t->anchor) NM_TRY(nm_tune_anchor_at(t, step, anchor, &anchors, &answering));
+    NM_TRY(nm_trainer_step(t->trainer, t->sample, count, anchor, anchors, (float)t->set->anchor, report, &nm_interrupted));
     report->seconds += answering;
     return NM_OK;
 }

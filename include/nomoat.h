@@ -493,7 +493,7 @@ typedef struct nm_trainer_options {
     int64_t warmup, steps;      /* steps of the whole run, for the schedule */
     uint64_t seed;
     int32_t max_length;         /* of a sequence */
-    int32_t anchor;             /* tokens of an anchor; 0 = none will be given */
+    int32_t anchor;             /* tokens of a step's anchor that are held, at most; 0 = none will be given */
     float ease;                 /* nats: where the running mean of the anchor's KL is above, the rate is lower by (ease / KL)^2; 0 = never */
     int32_t batch;              /* sequences of a step; how many go into a pass at once is planned */
     bool no_packing;            /* each sequence in a pass of its own: slower, the same bits */
@@ -531,10 +531,10 @@ typedef struct nm_train_report {
     double seconds;             /* of it all; of the anchor and of the optimiser within */
     double anchor_seconds, update_seconds;
 } nm_train_report;
-/* One step on these samples, together. anchor (may be NULL): a general sequence, whose tokens with mask 1 (all, where
- * its mask is NULL) are held to what the model without the adapter says, with this weight. NM_INTERRUPTED leaves the adapter as it was before the step. */
-NM_API nm_err nm_trainer_step(nm_trainer *trainer, const nm_sample *samples, size_t count, const nm_sample *anchor, float anchor_weight,
-    nm_train_report *report, const volatile sig_atomic_t *cancel);
+/* One step on these samples, together. anchor: general sequences, maybe none, whose tokens with mask 1 (all, where a mask
+ * is NULL) are held to what the model without the adapter says, with this weight. NM_INTERRUPTED leaves the adapter as it was before the step. */
+NM_API nm_err nm_trainer_step(nm_trainer *trainer, const nm_sample *samples, size_t count, const nm_sample *anchor, size_t anchors,
+    float anchor_weight, nm_train_report *report, const volatile sig_atomic_t *cancel);
 /* A copy of the adapter as it stands, to be stacked (nm_stack_open) and run. */
 NM_API nm_err nm_trainer_adapter(const nm_trainer *trainer, nm_adapter **out);
 /* Writes a PEFT folder, each file whole or not at all and the weights last: plain LoRA or DoRA, lora_alpha = scale x rank. */

@@ -269,10 +269,10 @@ static void anchor_row(void *arg, int64_t row, const float *logits, int64_t n, f
 }
 
 /* Logits of all rows without what is trained. */
-static nm_err keep_before(nm_pass *p, const nm_sequence *sequence, const nm_train *none, const volatile sig_atomic_t *cancel)
+static nm_err keep_before(nm_pass *p, const nm_sequence *sequence, int32_t count, const nm_train *none, const volatile sig_atomic_t *cancel)
 {
     size_t row = (size_t)p->model->config.n_vocab * sizeof(float);
-    NM_TRY(start(p, p->options.before, sequence, 1, 0, none, cancel));
+    NM_TRY(start(p, p->options.before, sequence, count, 0, none, cancel));
     if (p->outs > p->options.max_anchor) return nm_fail(NM_USAGE, "an anchor of %d rows, and there is room for %d", (int)p->outs, (int)p->options.max_anchor);
     NM_TRY(walk(p, 0, p->plan.head));
     for (p->first = 0; p->first < p->outs; p->first += p->options.max_out) {
@@ -284,10 +284,10 @@ static nm_err keep_before(nm_pass *p, const nm_sequence *sequence, const nm_trai
     return NM_OK;
 }
 
-nm_err nm_pass_anchor(nm_pass *p, const nm_sequence *sequence, float scale, const nm_train *train, double *kl, const volatile sig_atomic_t *cancel)
+nm_err nm_pass_anchor(nm_pass *p, const nm_sequence *sequence, int32_t count, float scale, const nm_train *train, double *kl, const volatile sig_atomic_t *cancel)
 {
     static const nm_train none;
-    NM_TRY(keep_before(p, sequence, &none, cancel));
-    NM_TRY(start(p, p->options.stack, sequence, 1, scale, train, cancel));
+    NM_TRY(keep_before(p, sequence, count, &none, cancel));
+    NM_TRY(start(p, p->options.stack, sequence, count, scale, train, cancel));
     return there_and_back(p, anchor_row, kl);
 }

@@ -39,8 +39,8 @@ const nm_train_options *nm_pass_options(const nm_pass *pass);
 nm_err nm_pass_run(nm_pass *pass, const nm_sequence *sequence, int32_t count, float scale, const nm_train *train, double *loss, float *nll,
     const volatile sig_atomic_t *cancel);
 
-/* Holds the model to itself: adds the gradient of  scale * sum over the sequence's tokens of KL(before || now)  in nats, where before is the model without
- * what is trained, and that sum to *kl. Weights of the sequence choose the rows as above, and weigh them. */
-nm_err nm_pass_anchor(nm_pass *pass, const nm_sequence *sequence, float scale, const nm_train *train, double *kl, const volatile sig_atomic_t *cancel);
+/* Holds the model to itself: adds the gradient of  scale * sum over the sequences' tokens of KL(before || now)  in nats, where before is the model without
+ * what is trained, and that sum to *kl. Weights of the sequences choose the rows as above, and weigh them. */
+nm_err nm_pass_anchor(nm_pass *pass, const nm_sequence *sequence, int32_t count, float scale, const nm_train *train, double *kl, const volatile sig_atomic_t *cancel);
 
 #endif

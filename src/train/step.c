@@ -50,17 +50,21 @@ nm_err nm_step_gradients(nm_pass *pass, nm_train_lora *lora, const nm_sequence *
     return finish(lora, report);
 }
 
-nm_err nm_step_anchor(nm_pass *pass, nm_train_lora *lora, const nm_sequence *sequence, float weight, nm_step_report *report, double *kl,
+nm_err nm_step_anchor(nm_pass *pass, nm_train_lora *lora, const nm_sequence *sequence, int32_t count, float weight, nm_step_report *report, double *kl,
     const volatile sig_atomic_t *cancel)
 {
     nm_train train = {.slot = lora->slot, .dropout = lora->dropout};
-    train.dropout.first = -1;       /* a mask of its own */
-    double tokens = weight_of(sequence), sum = 0;
+    double tokens = 0, sum = 0;
+    for (int32_t i = 0; i < count; i++) tokens += weight_of(&sequence[i]);
     *kl = 0;
     if (!(tokens > 0)) return NM_OK;        /* nothing is held */
-    NM_TRY(nm_pass_anchor(pass, sequence, (float)((double)weight / tokens), &train, &sum, cancel));
+    for (int32_t at = 0, n; at < count; at += n) {
+        n = fits(pass, sequence, at, count);
+        train.dropout.first = at - count;   /* masks of their own */
+        NM_TRY(nm_pass_anchor(pass, sequence + at, n, (float)((double)weight / tokens), &train, &sum, cancel));
+    }
     *kl = sum / tokens;
-    report->tokens += sequence->count;
+    for (int32_t i = 0; i < count; i++) report->tokens += sequence[i].count;
     return finish(lora, report);
 }
 

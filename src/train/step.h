@@ -17,9 +17,9 @@ typedef struct nm_step_report {
  * supervised, NM_FAILED where the loss or a gradient is not finite. */
 nm_err nm_step_gradients(nm_pass *pass, nm_train_lora *lora, const nm_sequence *sequence, int32_t count, nm_step_report *report,
     const volatile sig_atomic_t *cancel);
-/* Adds to lora->g the gradient of weight x the mean KL of the model before to the model now over the sequence's tokens; *kl: that mean. The report's norm
- * follows. A sequence without weights holds nothing, and *kl is 0. */
-nm_err nm_step_anchor(nm_pass *pass, nm_train_lora *lora, const nm_sequence *sequence, float weight, nm_step_report *report, double *kl,
+/* Adds to lora->g the gradient of weight x the mean KL of the model before to the model now over the sequences' tokens; *kl: that mean. The report's norm
+ * follows. Sequences without weights hold nothing, and *kl is 0. */
+nm_err nm_step_anchor(nm_pass *pass, nm_train_lora *lora, const nm_sequence *sequence, int32_t count, float weight, nm_step_report *report, double *kl,
     const volatile sig_atomic_t *cancel);
 /* The factor by which gradients of this norm are clipped to `most` (0 = never), as PyTorch does. */
 float nm_clip_factor(double norm, float most);

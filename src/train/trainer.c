@@ -232,7 +232,8 @@ static nm_err open_trainer(nm_trainer **out, const nm_model *model, const nm_tra
     nm_err err = complete(t, options);
     if (err == NM_OK) err = open_lora(t);
     if (err == NM_OK) err = open_pass(t);
-    if (err == NM_OK && !(t->sequence = nm_calloc((size_t)t->options.batch, sizeof *t->sequence))) err = nm_fail_memory(sizeof *t->sequence);
+    size_t sequences = (size_t)(t->options.batch > t->options.anchor ? t->options.batch : t->options.anchor);
+    if (err == NM_OK && !(t->sequence = nm_calloc(sequences, sizeof *t->sequence))) err = nm_fail_memory(sequences * sizeof *t->sequence);
     if (err == NM_OK && !(t->weight = nm_calloc((size_t)t->options.batch * (size_t)t->options.max_length, sizeof *t->weight))) err = nm_fail_memory(sizeof *t->weight);
     if (err == NM_OK) describe(t);
     else nm_trainer_close(&t);
@@ -283,18 +284,36 @@ static nm_err take_sample(nm_trainer *t, const nm_sample *sample, float *weight,
     return NM_OK;
 }
 
-static nm_err gradients(nm_trainer *t, const nm_sample *samples, size_t count, const nm_sample *anchor, float anchor_weight, nm_step_report *r,
-    nm_train_report *report, const volatile sig_atomic_t *cancel)
+static nm_err take_samples(nm_trainer *t, const nm_sample *samples, size_t count, bool anchor)
 {
     float *weight = t->weight;
+    for (size_t i = 0; i < count; weight += samples[i++].count) NM_TRY(take_sample(t, &samples[i], weight, anchor && !samples[i].mask, &t->sequence[i]));
+    return NM_OK;
+}
+
+static nm_err check_anchor(const nm_trainer *t, const nm_sample *anchor, size_t anchors)
+{
+    const nm_trainer_options *o = &t->options;
+    int64_t tokens = 0, held = 0, room = (int64_t)o->batch * o->max_length;
+    for (size_t i = 0; i < anchors; tokens += anchor[i++].count)
+        for (int32_t k = 0; k < anchor[i].count; k++) held += !anchor[i].mask || anchor[i].mask[k];
+    if (anchors <= (size_t)o->anchor && held <= o->anchor && tokens <= room) return NM_OK;
+    return nm_fail(NM_USAGE, "an anchor of %zu sequences, %lld tokens, %lld of them held: the trainer was made for %d held", anchors, (long long)tokens, (long long)held,
+        (int)o->anchor);
+}
+
+static nm_err gradients(nm_trainer *t, const nm_sample *samples, size_t count, const nm_sample *anchor, size_t anchors, float anchor_weight, nm_step_report *r,
+    nm_train_report *report, const volatile sig_atomic_t *cancel)
+{
     t->lora.dropout.step = t->steps + 1;
     if (count < 1 || count > (size_t)t->options.batch) return nm_fail(NM_USAGE, "a step of %zu sequences, and the trainer was made for %d", count, (int)t->options.batch);
-    for (size_t i = 0; i < count; weight += samples[i++].count) NM_TRY(take_sample(t, &samples[i], weight, false, &t->sequence[i]));
+    NM_TRY(check_anchor(t, anchor, anchors));
+    NM_TRY(take_samples(t, samples, count, false));
     NM_TRY(nm_step_gradients(t->pass, &t->lora, t->sequence, (int32_t)count, r, cancel));
-    if (!anchor || anchor->count < 2 || anchor_weight == 0) return NM_OK;
-    NM_TRY(take_sample(t, anchor, t->weight, !anchor->mask, &t->sequence[0]));
+    if (!anchors || anchor_weight == 0) return NM_OK;
+    NM_TRY(take_samples(t, anchor, anchors, true));
     uint64_t from = nm_clock_ns();
-    NM_TRY(nm_step_anchor(t->pass, &t->lora, &t->sequence[0], anchor_weight, r, &report->anchor, cancel));
+    NM_TRY(nm_step_anchor(t->pass, &t->lora, t->sequence, (int32_t)anchors, anchor_weight, r, &report->anchor, cancel));
     report->anchor_seconds = (double)(nm_clock_ns() - from) * 1e-9;
     return NM_OK;
 }
@@ -311,16 +330,16 @@ static float eased(const nm_trainer *t, float lr)
     return t->options.ease > 0 && share < 1 ? (float)((double)lr * share * share) : lr;
 }
 
-nm_err nm_trainer_step(nm_trainer *t, const nm_sample *samples, size_t count, const nm_sample *anchor, float anchor_weight, nm_train_report *report,
-    const volatile sig_atomic_t *cancel)
+nm_err nm_trainer_step(nm_trainer *t, const nm_sample *samples, size_t count, const nm_sample *anchor, size_t anchors, float anchor_weight,
+    nm_train_report *report, const volatile sig_atomic_t *cancel)
 {
     const nm_trainer_options *o = &t->options;
     uint64_t from = nm_clock_ns(), update;
     nm_step_report r = {0};
     *report = (nm_train_report){0};
-    NM_TRY(gradients(t, samples, count, anchor, anchor_weight, &r, report, cancel));
+    NM_TRY(gradients(t, samples, count, anchor, anchors, anchor_weight, &r, report, cancel));
     update = nm_clock_ns();
-    if (anchor) note_slip(t, report->anchor);
+    if (anchors) note_slip(t, report->anchor);
     float lr = eased(t, nm_schedule_rate(o->schedule, o->lr, o->warmup, o->steps, t->steps + 1));
     NM_TRY(nm_train_lora_update(&t->lora, t->optim, &t->set, t->steps + 1, lr, lr * o->lr_ratio, nm_clip_factor(r.grad_norm, o->clip)));
     report->step = ++t->steps;

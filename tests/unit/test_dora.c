@@ -251,7 +251,7 @@ static void test_training(void **state)
         nm_train_report r;
         int32_t longest = 0;
         size_t n = read_batch(&batches->array.items[i], batch, &longest);
-        if (nm_trainer_step(t, batch, n, NULL, 0, &r, NULL) != NM_OK) fail_msg("%s", nm_error_text());
+        if (nm_trainer_step(t, batch, n, NULL, 0, 0, &r, NULL) != NM_OK) fail_msg("%s", nm_error_text());
         free_batch(batch, n);
         if (!i) compare_norms(t, item(&b.record, "norms"), (double)nm_clip_factor(r.grad_norm, clip));
         const nm_json *want = &steps->array.items[i];

@@ -137,7 +137,7 @@ static void compare(nm_compute compute, const nm_json *run)
     assert_int_equal(steps->array.count, STEPS);
     for (size_t i = 0; i < TAKEN; i++) {
         nm_train_report r;
-        if (nm_trainer_step(t, batch[i].sample, batch[i].count, NULL, 0, &r, NULL) != NM_OK) fail_msg("%s: %s", name, nm_error_text());
+        if (nm_trainer_step(t, batch[i].sample, batch[i].count, NULL, 0, 0, &r, NULL) != NM_OK) fail_msg("%s: %s", name, nm_error_text());
         double loss = number(&steps->array.items[i], "loss", NAN);
         worst_loss = fmax(worst_loss, fabs(r.loss - loss));
         worst_part = fmax(worst_part, fabs(r.loss / loss - 1));
@@ -168,7 +168,7 @@ static void take_steps(nm_trainer *t, size_t from, size_t to)
     for (size_t i = from; i < to; i++) {
         nm_train_report r;
         nm_sample anchor = {.ids = batch[0].sample[0].ids, .count = batch[0].sample[0].count < ANCHOR ? batch[0].sample[0].count : ANCHOR};
-        if (nm_trainer_step(t, batch[i].sample, batch[i].count, &anchor, 0.5f, &r, NULL) != NM_OK) fail_msg("%s", nm_error_text());
+        if (nm_trainer_step(t, batch[i].sample, batch[i].count, &anchor, 1, 0.5f, &r, NULL) != NM_OK) fail_msg("%s", nm_error_text());
     }
 }
 
@@ -290,8 +290,8 @@ static void test_pissa_begins_at_the_model(void **state)
     if (nm_trainer_adapter(t, &adapter) != NM_OK) fail_msg("%s", nm_error_text());
     assert_int_equal(nm_adapter_describe(adapter)->max_rank, 2 * nm_trainer_describe(t)->rank);
     nm_adapter_close(&adapter);
-    if (nm_trainer_step(t, batch[0].sample, batch[0].count, NULL, 0, &a, NULL) != NM_OK) fail_msg("%s", nm_error_text());
-    if (nm_trainer_step(plain, batch[0].sample, batch[0].count, NULL, 0, &b, NULL) != NM_OK) fail_msg("%s", nm_error_text());
+    if (nm_trainer_step(t, batch[0].sample, batch[0].count, NULL, 0, 0, &a, NULL) != NM_OK) fail_msg("%s", nm_error_text());
+    if (nm_trainer_step(plain, batch[0].sample, batch[0].count, NULL, 0, 0, &b, NULL) != NM_OK) fail_msg("%s", nm_error_text());
     assert_true(fabs(a.loss - b.loss) < 1e-4);
     nm_trainer_close(&t);
     nm_trainer_close(&plain);
@@ -380,12 +380,48 @@ static void test_empty_anchor(void **state)
     const uint8_t mask[ANCHOR] = {1};       /* the first token is never predicted */
     nm_sample anchor = {.ids = batch[0].sample[0].ids, .mask = mask, .count = batch[0].sample[0].count < ANCHOR ? batch[0].sample[0].count : ANCHOR};
     nm_train_report r;
-    if (nm_trainer_step(a, batch[0].sample, batch[0].count, &anchor, 0.5f, &r, NULL) != NM_OK) fail_msg("%s", nm_error_text());
+    if (nm_trainer_step(a, batch[0].sample, batch[0].count, &anchor, 1, 0.5f, &r, NULL) != NM_OK) fail_msg("%s", nm_error_text());
     assert_true(r.anchor == 0);
-    if (nm_trainer_step(b, batch[0].sample, batch[0].count, NULL, 0, &r, NULL) != NM_OK) fail_msg("%s", nm_error_text());
+    if (nm_trainer_step(b, batch[0].sample, batch[0].count, NULL, 0, 0, &r, NULL) != NM_OK) fail_msg("%s", nm_error_text());
     expect_same(a, b, "adamw", "with an empty anchor");
     nm_trainer_close(&a);
     nm_trainer_close(&b);
+}
+
+/* An anchor of several sequences: the mean over all their tokens, and the same bits whether they share a pass or not. More than was said is refused. */
+static void test_anchors(void **state)
+{
+    enum { FIRST = 3, SECOND = 5 };
+    need_data();
+    nm_trainer *t = open_trainer(run_named("adamw"), 0), *apart;
+    nm_trainer_options o = t->options;
+    o.no_packing = true;
+    assert_int_equal(nm_trainer_open(&apart, model, &o), NM_OK);
+    take_steps(t, 0, 2);
+    take_steps(apart, 0, 2);
+    const nm_sample *s = batch[2].sample, anchor[2] = {{.ids = s[0].ids, .count = FIRST}, {.ids = s[1].ids, .count = SECOND}};
+    assert_true(batch[2].count > 1 && s[0].count >= FIRST && s[1].count >= SECOND);
+    double kl[3];
+    for (size_t i = 0; i < 3; i++) {        /* each alone and both together, at the same weights */
+        nm_trainer *one;
+        nm_train_report r;
+        assert_int_equal(nm_trainer_open(&one, model, &t->options), NM_OK);
+        take_steps(one, 0, 2);
+        assert_int_equal(nm_trainer_step(one, s, batch[2].count, anchor + i % 2, i < 2 ? 1 : 2, 0.5f, &r, NULL), NM_OK);
+        kl[i] = r.anchor;
+        nm_trainer_close(&one);
+    }
+    assert_true(kl[0] > 0 && kl[1] > 0);
+    assert_true(fabs(kl[2] - ((FIRST - 1) * kl[0] + (SECOND - 1) * kl[1]) / (FIRST + SECOND - 2)) < 1e-6 * kl[2]);
+    nm_train_report a, b;
+    assert_int_equal(nm_trainer_step(t, s, batch[2].count, anchor, 2, 0.5f, &a, NULL), NM_OK);
+    assert_int_equal(nm_trainer_step(apart, s, batch[2].count, anchor, 2, 0.5f, &b, NULL), NM_OK);
+    assert_true(a.anchor == kl[2] && b.anchor == kl[2]);
+    expect_same(t, apart, "adamw", "with anchors in passes of their own");
+    const nm_sample many[2] = {{.ids = s[0].ids, .count = ANCHOR}, {.ids = s[0].ids, .count = 2}};
+    assert_int_equal(nm_trainer_step(t, s, batch[2].count, many, 2, 0.5f, &a, NULL), NM_USAGE);
+    nm_trainer_close(&t);
+    nm_trainer_close(&apart);
 }
 
 /* The rate gives way by (ease / KL)^2, KL being the anchor's running geometric mean; a checkpoint keeps that mean. */
@@ -407,7 +443,7 @@ static void test_ease(void **state)
     for (size_t i = 0; i < ALL; i++) {
         nm_train_report r;
         nm_sample anchor = {.ids = batch[0].sample[0].ids, .count = batch[0].sample[0].count < ANCHOR ? batch[0].sample[0].count : ANCHOR};
-        if (nm_trainer_step(a, batch[i].sample, batch[i].count, &anchor, 0.5f, &r, NULL) != NM_OK) fail_msg("%s", nm_error_text());
+        if (nm_trainer_step(a, batch[i].sample, batch[i].count, &anchor, 1, 0.5f, &r, NULL) != NM_OK) fail_msg("%s", nm_error_text());
         slip = 0.8 * slip + 0.2 * log(fmax(r.anchor, 1e-3));
         double share = fmin((double)o.ease / exp(slip), 1);
         assert_true(fabs((double)r.lr / ((double)o.lr * share * share) - 1) < 1e-6);
@@ -479,6 +515,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_record), cmocka_unit_test(test_bits), cmocka_unit_test(test_arithmetic),
         cmocka_unit_test(test_pissa_begins_at_the_model), cmocka_unit_test(test_triplets), cmocka_unit_test(test_state_is_small), cmocka_unit_test(test_plan),
-        cmocka_unit_test(test_empty_anchor), cmocka_unit_test(test_ease), cmocka_unit_test(test_tied_head), cmocka_unit_test(test_faults)};
+        cmocka_unit_test(test_empty_anchor), cmocka_unit_test(test_anchors), cmocka_unit_test(test_ease), cmocka_unit_test(test_tied_head), cmocka_unit_test(test_faults)};
     return cmocka_run_group_tests(tests, NULL, close_all);
 }
