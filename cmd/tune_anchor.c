@@ -12,7 +12,7 @@
 #include "os/file.h"
 #include "tune.h"
 
-enum { TEXT_MOST = 64 << 20, AT_ONCE = 8, RUNNER_ROWS = 128, TEXT_EVERY = 3, ANSWER_TOKENS = 18 };
+enum { TEXT_MOST = 64 << 20, AT_ONCE = 8, TEXT_EVERY = 3, ANSWER_TOKENS = 18 };
 
 typedef struct talk {
     int32_t ids[NM_ANCHOR_TOKENS];
@@ -181,7 +181,7 @@ static nm_err make_answers(nm_tune *t, size_t from)
     speaker speakers[AT_ONCE] = {0};
     size_t count = a->talks - from < AT_ONCE ? a->talks - from : AT_ONCE;
     for (size_t i = 0; i < count; i++) speakers[i].talk = &a->talk[from + i];
-    nm_runner_options o = {.compute = (nm_compute)t->set->common.compute, .max_rows = RUNNER_ROWS, .max_logits = AT_ONCE};
+    nm_runner_options o = {.compute = (nm_compute)t->set->common.compute, .max_rows = NM_ANCHOR_TOKENS, .max_logits = AT_ONCE};
     nm_err err = nm_runner_open(&runner, t->stacked->model, &o);
     if (err == NM_OK) err = answer_together(runner, t, speakers, count);
     for (size_t i = 0; i < count; i++) {
@@ -210,7 +210,7 @@ static nm_err take_talks(nm_tune *t, size_t first, nm_sample out[NM_ANCHORS], si
         size_t i = (first + *count) % a->talks;
         const talk *k = &a->talk[i];
         if (!k->made) NM_TRY(make_answers(t, i));
-        out[*count] = (nm_sample){.ids = k->ids, .mask = k->mask, .count = k->count};
+        out[*count] = (nm_sample){.ids = k->ids, .mask = k->mask, .count = k->count, .trained = k->count - k->prompt};
     }
     return NM_OK;
 }
@@ -228,6 +228,6 @@ nm_err nm_tune_anchor_at(nm_tune *t, int64_t step, nm_sample out[NM_ANCHORS], si
         return NM_OK;
     }
     if (a->talks) turn /= TEXT_EVERY;
-    out[0] = (nm_sample){.ids = a->text + turn % places * NM_ANCHOR_HELD, .count = NM_ANCHOR_HELD};
+    out[0] = (nm_sample){.ids = a->text + turn % places * NM_ANCHOR_HELD, .count = NM_ANCHOR_HELD, .trained = NM_ANCHOR_HELD};
     return NM_OK;
 }

@@ -51,7 +51,7 @@ static double anchor_work(const work *w, const nm_sample *anchor, size_t count)
     for (size_t i = 0; i < count; i++) {
         rows += anchor[i].count;
         squares += (double)anchor[i].count * anchor[i].count;
-        for (int32_t k = 0; k < anchor[i].count; k++) held += !anchor[i].mask || anchor[i].mask[k];
+        held += anchor[i].trained;
     }
     bare.adapter = 0;
     return forward(&bare, rows, squares) + 2 * w->head * held + pass_work(w, rows, held, squares);

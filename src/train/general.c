@@ -1,6 +1,7 @@
 /* General text that ships with the library (share/general): what the anchor holds the model to, questions
  * that it asks it, and what the meter of forgetting reads. The bytes of the
  * files become part of the library when it is built. */
+#include "general_texts.h"
 #include "nomoat.h"
 
 #include <string.h>
