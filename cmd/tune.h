@@ -8,8 +8,6 @@
 #include "format/json.h"
 #include "stack.h"
 
-enum { NM_TUNE_LOOKS = 10, NM_TUNE_METER_LOOKS = 5 };      /* the second: where nothing is validated */
-
 typedef struct nm_tune_settings {
     nm_common common;
     nm_stack_options stack;
@@ -29,7 +27,7 @@ typedef struct nm_tune_settings {
     const char *optimizer;
     double lr, lr_ratio, weight_decay, clip, epochs, warmup;
     int32_t schedule, batch, max_steps, save_every, patience, meter;
-    int32_t looks;              /* validations of a run where save_every is not given; 0 = NM_TUNE_LOOKS. Chosen by --fit, not by the user */
+    int32_t looks;              /* validations of a run where save_every is not given; 0 = nm_tune_looks. Chosen by --fit, not by the user */
     nm_seed seed;
     const char *memory;
     double anchor, ease;        /* ease: NAN = with the default rate */
@@ -115,6 +113,8 @@ nm_err nm_tune_open_data(nm_tune *t);
 nm_err nm_tune_open_rows(const nm_tune *t, nm_dataset **out, const nm_dataset_options *what);
 void nm_tune_tell_data(const nm_tune *t);
 nm_err nm_tune_open_order(nm_tune *t);
+/* Validations of a run that says nothing else. */
+int32_t nm_tune_looks(const nm_tune *t);
 nm_err nm_tune_trainer_options(nm_tune *t, nm_trainer_options *options);
 nm_err nm_tune_open_trainer(nm_tune *t);
 void nm_tune_tell_trainer(const nm_tune *t);

@@ -76,6 +76,7 @@ static nm_err take_prompts(nm_tune_anchor *a, const nm_dataset *d)
     }
     size_t fit = (size_t)(NM_ANCHOR_TOKENS / (longest + ANSWER_TOKENS));
     a->together = fit < NM_ANCHORS ? fit : NM_ANCHORS;
+    if (a->together > a->talks) a->together = a->talks;
     return NM_OK;
 }
 
@@ -116,6 +117,7 @@ uint64_t nm_tune_anchor_hash(const nm_tune *t)
     if (!a) return 0;
     uint64_t h = nm_hash(0, &t->set->anchor, sizeof t->set->anchor);
     h = nm_hash(h, &t->set->common.compute, sizeof t->set->common.compute);      /* which the answers are made in */
+    h = nm_hash(h, (int32_t[]){NM_ANCHOR_HELD, TEXT_EVERY, ANSWER_TOKENS, (int32_t)a->together}, 4 * sizeof(int32_t));
     h = nm_hash(h, a->text, a->texts * sizeof *a->text);
     for (size_t i = 0; i < a->talks; i++) h = nm_hash(h, a->talk[i].ids, (size_t)a->talk[i].prompt * sizeof *a->talk[i].ids);
     return h;

@@ -57,10 +57,10 @@ static double anchor_work(const work *w, const nm_sample *anchor, size_t count)
     return forward(&bare, rows, squares) + 2 * w->head * held + pass_work(w, rows, held, squares);
 }
 
-/* Of a step, by some of the first. */
+/* Of a step, by the first three: one of text, two of questions. */
 static nm_err mean_anchor_work(nm_tune *t, const work *w, double *mean)
 {
-    enum { STEPS = 6 };
+    enum { STEPS = 3 };
     nm_sample anchor[NM_ANCHORS];
     size_t anchors;
     double answering;

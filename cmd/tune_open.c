@@ -44,9 +44,9 @@ nm_err nm_tune_open_rows(const nm_tune *t, nm_dataset **out, const nm_dataset_op
     nm_dataset_options o = *what;
     o.format = set->format;
     o.template_text = text;
-    o.max_length = set->max_length;
     o.seed = set->seed.value;
     if (!o.rows) {
+        o.max_length = set->max_length;
         o.map = set->map;
         o.train_on = (nm_train_on)set->train_on;
         o.skip_bad = set->skip_bad;
@@ -87,6 +87,13 @@ static double default_epochs(const nm_tune *t)
     return fmin(fmax(EPOCHS, enough), MOST_EPOCHS);
 }
 
+/* Fewer where a look chooses nothing: it costs as much as some steps. */
+int32_t nm_tune_looks(const nm_tune *t)
+{
+    bool chooses = nm_dataset_count(t->data, NM_SPLIT_VALIDATION) || !isnan(t->set->max_forget);
+    return chooses ? 10 : 5;
+}
+
 nm_err nm_tune_open_order(nm_tune *t)
 {
     const nm_tune_settings *set = t->set;
@@ -95,7 +102,7 @@ nm_err nm_tune_open_order(nm_tune *t)
     NM_TRY(nm_order_open(&t->order, t->data, &o));
     t->steps = nm_order_steps(t->order);
     if (set->batches && set->max_steps && t->steps > set->max_steps) t->steps = set->max_steps;
-    int32_t looks = set->looks ? set->looks : nm_dataset_count(t->data, NM_SPLIT_VALIDATION) ? NM_TUNE_LOOKS : NM_TUNE_METER_LOOKS;
+    int32_t looks = set->looks ? set->looks : nm_tune_looks(t);
     t->every = set->save_every ? set->save_every : (t->steps + looks - 1) / looks;
     return t->steps > 0 ? NM_OK : nm_fail(NM_USAGE, "no steps to train");
 }

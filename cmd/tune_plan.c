@@ -241,7 +241,7 @@ static nm_err fit_steps(fit *x, bool *fits)
 static nm_err fit_looks(fit *x, bool *fits)
 {
     double each = (x->f.validation + x->f.meter + x->f.saving) / ceil((double)x->f.steps / (double)x->f.every), most = LOOKING * x->allowed / each;
-    if (x->set.save_every || most >= NM_TUNE_LOOKS) return NM_OK;
+    if (x->set.save_every || most >= nm_tune_looks(x->t)) return NM_OK;
     x->set.looks = most < LEAST_LOOKS ? LEAST_LOOKS : (int32_t)most;
     return try_fit(x, fits);
 }
@@ -271,8 +271,8 @@ static void tell_fit(const fit *x, const nm_tune_forecast *asked)
 
 static void tell_looks(const fit *x)
 {
-    if (x->set.looks) nm_note("--fit %s: %d validations in place of %d, so that they leave time to the steps (--save-every %lld)", x->t->set->fit, x->set.looks,
-        NM_TUNE_LOOKS, (long long)x->f.every);
+    if (x->set.looks) nm_note("--fit %s: %d looks at it (validation, meter, checkpoint) in place of %d, so that they leave time to the steps (--save-every %lld)",
+        x->t->set->fit, x->set.looks, nm_tune_looks(x->t), (long long)x->f.every);
 }
 
 nm_err nm_tune_fit(nm_tune *t)

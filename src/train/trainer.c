@@ -296,12 +296,13 @@ static nm_err check_anchor(const nm_trainer *t, const nm_sample *anchor, size_t 
     const nm_trainer_options *o = &t->options;
     int64_t tokens = 0, held = 0, room = (int64_t)o->batch * o->max_length;
     for (size_t i = 0; i < anchors; i++) {
+        if (anchor[i].count < 1) return nm_fail(NM_USAGE, "an anchor without tokens");
         tokens += anchor[i].count;
         for (int32_t k = 0; k < anchor[i].count; k++) held += !anchor[i].mask || anchor[i].mask[k];
     }
     if (anchors <= (size_t)o->anchor && held <= o->anchor && tokens <= room) return NM_OK;
-    return nm_fail(NM_USAGE, "an anchor of %zu sequences, %lld tokens, %lld of them held: the trainer was made for %d held", anchors, (long long)tokens, (long long)held,
-        (int)o->anchor);
+    return nm_fail(NM_USAGE, "an anchor of %zu sequences, %lld tokens, %lld of them held: the trainer was made for %d held, and %lld in all", anchors, (long long)tokens,
+        (long long)held, (int)o->anchor, (long long)room);
 }
 
 static nm_err gradients(nm_trainer *t, const nm_sample *samples, size_t count, const nm_sample *anchor, size_t anchors, float anchor_weight, nm_step_report *r,

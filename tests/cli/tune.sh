@@ -68,6 +68,27 @@ killed() {
     tune -o "$work/e" --val 0.1 --save-every 2 $flag && tune -o "$work/f" --val 0.1 --save-every 2 && cmp -s "$work/e/adapter_model.safetensors" "$work/f/adapter_model.safetensors"
 }
 check 'killed and resumed, the same adapter' killed
+
+# A short template leaves room for three questions a step in the anchor: their answers, made eight at a time, come in other groups after a kill.
+printf '%s' '{% for m in messages %}{{ m.content }}{% if m.role == "assistant" %}{{ eos_token }}{% else %} {% endif %}{% endfor %}' >"$work/short.jinja"
+awk 'BEGIN { for (i = 0; i < 24; i++) printf "{\"messages\": [{\"role\": \"user\", \"content\": \"What is %d?\"}, {\"role\": \"assistant\", \"content\": \"Number %d.\"}]}\n", i, i }' >"$work/chat.jsonl"
+asks() { "$NOMOAT" tune "$model" "$work/chat.jsonl" --template "$work/short.jinja" --epochs 2 --batch 4 --max-length 32 -r 4 -s 7 --meter 0 --val 0 --save-every 1 "$@" >"$work/out" 2>"$work/err" </dev/null; }
+asks_killed() {
+    asks -o "$work/q1" || return
+    asks -o "$work/q2" --log "$work/q2.jsonl" &
+    pid=$!
+    wait_for test -e "$work/q2/checkpoint.safetensors"
+    pkill -KILL -P "$pid" 2>/dev/null
+    kill -KILL "$pid" 2>/dev/null
+    wait "$pid" 2>/dev/null
+    flag=''
+    [ ! -e "$work/q2/checkpoint.safetensors" ] || flag=--resume
+    # shellcheck disable=SC2086
+    asks -o "$work/q2" $flag && cmp -s "$work/q1/adapter_model.safetensors" "$work/q2/adapter_model.safetensors"
+}
+check 'three questions a step: killed and resumed, the same adapter' asks_killed
+asks_apart() { asks -o "$work/q3" --no-packing && cmp -s "$work/q1/adapter_model.safetensors" "$work/q3/adapter_model.safetensors"; }
+check 'three questions a step: each in a pass of its own, the same adapter' asks_apart
 stopped() {
     "$NOMOAT" tune "$model" "$work/data.jsonl" --format alpaca --epochs 2000 --batch 4 -r 4 -o "$work/g" --val 0 >"$work/out" 2>"$work/err" </dev/null &
     pid=$!
@@ -114,7 +135,7 @@ check 'many rows' run tune "$model" "$work/many.jsonl" --format alpaca --show-ma
 check 'keep no more than tells enough' says '2700 sequences,.*; 128 sequences for validation'
 looks() { run tune "$model" "$work/data.jsonl" --format alpaca -r 4 --epochs 1000 --meter 64 --val "$work/many.jsonl" --plan "$@"; }
 # Well between what two validations take and what ten do, as a busy machine measures one thing twice.
-seldom() { looks --json && looks --fit "$(value validation | awk '{ print $1 / 2.5 }')s" && says ': [2-9] validations in place of 10'; }
+seldom() { looks --json && looks --fit "$(value validation | awk '{ print $1 / 2.5 }')s" && says ': [2-9] looks .* in place of 10'; }
 check 'fewer validations for less time' seldom
 said() { tune -o "$work/i" --val 0 --max-steps 1 --memory 30M && says '^nomoat: --memory 30M: '; }
 check 'what --memory chose is said' said

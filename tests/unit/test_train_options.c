@@ -424,6 +424,30 @@ static void test_anchors(void **state)
     nm_trainer_close(&apart);
 }
 
+/* Each sequence of the anchor has a dropout mask of its own, which does not hang on the pass that it is in; masks choose what is held. */
+static void test_anchors_drop_out(void **state)
+{
+    enum { LONG = 4 };
+    need_data();
+    nm_trainer *t = open_trainer(run_named("dropout"), 0), *apart;
+    nm_trainer_options o = t->options;
+    o.no_packing = true;
+    assert_int_equal(nm_trainer_open(&apart, model, &o), NM_OK);
+    const nm_sample *s = batch[0].sample;
+    const uint8_t mask[LONG] = {0, 0, 1, 1};
+    const nm_sample anchor[3] = {{.ids = s[0].ids, .count = LONG}, {.ids = s[1].ids, .mask = mask, .count = LONG}, {.ids = s[0].ids, .mask = mask, .count = LONG}};
+    assert_true(batch[0].count > 1 && s[0].count >= LONG && s[1].count >= LONG);
+    for (int i = 0; i < 3; i++) {
+        nm_train_report a, b;
+        assert_int_equal(nm_trainer_step(t, s, batch[0].count, anchor, 3, 0.5f, &a, NULL), NM_OK);
+        assert_int_equal(nm_trainer_step(apart, s, batch[0].count, anchor, 3, 0.5f, &b, NULL), NM_OK);
+        assert_true(a.anchor == b.anchor && a.grad_norm == b.grad_norm);
+    }
+    expect_same(t, apart, "dropout", "with anchors in passes of their own");
+    nm_trainer_close(&t);
+    nm_trainer_close(&apart);
+}
+
 /* The rate gives way by (ease / KL)^2, KL being the anchor's running geometric mean; a checkpoint keeps that mean. */
 static void test_ease(void **state)
 {
@@ -515,6 +539,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_record), cmocka_unit_test(test_bits), cmocka_unit_test(test_arithmetic),
         cmocka_unit_test(test_pissa_begins_at_the_model), cmocka_unit_test(test_triplets), cmocka_unit_test(test_state_is_small), cmocka_unit_test(test_plan),
-        cmocka_unit_test(test_empty_anchor), cmocka_unit_test(test_anchors), cmocka_unit_test(test_ease), cmocka_unit_test(test_tied_head), cmocka_unit_test(test_faults)};
+        cmocka_unit_test(test_empty_anchor), cmocka_unit_test(test_anchors),
+        cmocka_unit_test(test_anchors_drop_out), cmocka_unit_test(test_ease), cmocka_unit_test(test_tied_head), cmocka_unit_test(test_faults)};
     return cmocka_run_group_tests(tests, NULL, close_all);
 }
