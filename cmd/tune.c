@@ -55,7 +55,7 @@ static const nm_option options[] = {
     {"--no-anchor", NULL, "do not", TO(no_anchor), NM_OPTION_FLAG, 0, 0},
     {"--ease", "NATS", "where the anchor's KL runs above this, the rate gives way (0.1 with the default rate; 0 = never)", TO(ease), NM_OPTION_REAL, 0, 1e6},
     {"--anchor-data", "FILE", "the general text (what ships with nomoat)", TO(anchor_data), NM_OPTION_TEXT, 0, 0},
-    {"--meter", "TOKENS", "general text that the meter of forgetting reads at the end, a sixteenth of it on the way (8192; 0 = none)", TO(meter), NM_OPTION_INT, 0, MANY},
+    {"--meter", "TOKENS", "general text that the meter of forgetting reads at the end, an eighth of it on the way (8192; 0 = none)", TO(meter), NM_OPTION_INT, 0, MANY},
     {"--max-forget", "NATS", "stop where the meter says more, and leave the last adapter below", TO(max_forget), NM_OPTION_REAL, 0, 1e6},
     NM_OPTION_HEADING("The run"),
     {"--patience", "N", "stop when validation has not improved N times (3; 0 = never)", TO(patience), NM_OPTION_INT, 0, MANY},

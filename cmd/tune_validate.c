@@ -84,7 +84,7 @@ static void close_present(present *p)
     nm_adapter_close(&p->made);
 }
 
-enum { EARLY_PART = 16 };       /* of the meter's text, on the way */
+enum { EARLY_PART = 8 };        /* of the meter's text, on the way */
 
 static size_t meter_tokens(const nm_tune *t, bool last)
 {

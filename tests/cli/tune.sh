@@ -72,19 +72,18 @@ check 'killed and resumed, the same adapter' killed
 # A short template leaves room for three questions a step in the anchor: their answers, made eight at a time, come in other groups after a kill.
 printf '%s' '{% for m in messages %}{{ m.content }}{% if m.role == "assistant" %}{{ eos_token }}{% else %} {% endif %}{% endfor %}' >"$work/short.jinja"
 awk 'BEGIN { for (i = 0; i < 24; i++) printf "{\"messages\": [{\"role\": \"user\", \"content\": \"What is %d?\"}, {\"role\": \"assistant\", \"content\": \"Number %d.\"}]}\n", i, i }' >"$work/chat.jsonl"
-asks() { "$NOMOAT" tune "$model" "$work/chat.jsonl" --template "$work/short.jinja" --epochs 2 --batch 4 --max-length 32 -r 4 -s 7 --meter 0 --val 0 --save-every 1 "$@" >"$work/out" 2>"$work/err" </dev/null; }
+asks='--epochs 20 --batch 4 --max-length 32 -r 4 -s 7 --meter 0 --val 0 --save-every 1'
+# shellcheck disable=SC2086
+asks() { "$NOMOAT" tune "$model" "$work/chat.jsonl" --template "$work/short.jinja" $asks "$@" >"$work/out" 2>"$work/err" </dev/null; }
 asks_killed() {
     asks -o "$work/q1" || return
-    asks -o "$work/q2" --log "$work/q2.jsonl" &
+    # shellcheck disable=SC2086
+    "$NOMOAT" tune "$model" "$work/chat.jsonl" --template "$work/short.jinja" $asks -o "$work/q2" >/dev/null 2>&1 </dev/null &
     pid=$!
     wait_for test -e "$work/q2/checkpoint.safetensors"
-    pkill -KILL -P "$pid" 2>/dev/null
     kill -KILL "$pid" 2>/dev/null
     wait "$pid" 2>/dev/null
-    flag=''
-    [ ! -e "$work/q2/checkpoint.safetensors" ] || flag=--resume
-    # shellcheck disable=SC2086
-    asks -o "$work/q2" $flag && cmp -s "$work/q1/adapter_model.safetensors" "$work/q2/adapter_model.safetensors"
+    test -e "$work/q2/checkpoint.safetensors" && asks -o "$work/q2" --resume && cmp -s "$work/q1/adapter_model.safetensors" "$work/q2/adapter_model.safetensors"
 }
 check 'three questions a step: killed and resumed, the same adapter' asks_killed
 asks_apart() { asks -o "$work/q3" --no-packing && cmp -s "$work/q1/adapter_model.safetensors" "$work/q3/adapter_model.safetensors"; }
