@@ -114,6 +114,8 @@ nm_err nm_tune_validate(nm_tune *t, double *loss, double *forgetting)
 
 /* ---- What it costs ------------------------------------------------------------------------------------------------------------------------- */
 
+static const double SCORE_SECONDS = 0.25;
+
 static double seconds_since(double *from)
 {
     double now = nm_clock_seconds(), passed = now - *from;
@@ -121,20 +123,25 @@ static double seconds_since(double *from)
     return passed;
 }
 
-/* The longest sample twice: what the first takes longer is the opening. */
+/* The longest sample, and again for a while, as one short measurement of a small model is mostly noise that all samples would multiply: what the first
+ * takes longer is the opening. */
 static nm_err probe_score(nm_tune *t, const present *p, nm_look_cost *c)
 {
     size_t index;
     score s = {0};
-    double from = nm_clock_seconds();
+    double from = nm_clock_seconds(), spent = 0, times = 0;
     longest_sample(t, &index);
     nm_sample longest = nm_dataset_sample(t->data, NM_SPLIT_VALIDATION, index);
     nm_err err = open_score(&s, t, p->stack);
     if (err == NM_OK) err = score_sample(&s, longest);
     c->open += seconds_since(&from);
-    if (err == NM_OK) err = score_sample(&s, longest);
+    while (err == NM_OK && (times == 0 || spent < SCORE_SECONDS)) {
+        err = score_sample(&s, longest);
+        spent += seconds_since(&from);
+        times++;
+    }
     close_score(&s);
-    c->score = seconds_since(&from);
+    c->score = times > 0 ? spent / times : 0;
     c->scored = longest.count;
     c->open -= c->open > c->score ? c->score : c->open;
     return err;
