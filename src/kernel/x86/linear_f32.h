@@ -13,7 +13,7 @@ V16_INLINE void f32_tile(int rows, int panels, const float *const *f, int64_t n,
     v16 a[F32_NARROW][F32_PANELS];
     _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++)
         _Pragma("GCC unroll 4") for (int p = 0; p < panels; p++) a[r][p] = v_load(acc + (size_t)p * acc_stride + 16 * r);
-    for (int64_t k = 0; k < n; k++) {
+    _Pragma("GCC unroll 4") for (int64_t k = 0; k < n; k++) {
         v16 w[F32_PANELS];
         _Pragma("GCC unroll 4") for (int p = 0; p < panels; p++) w[p] = v_load(f[p] + k * 16);
         _Pragma("GCC unroll 16") for (int r = 0; r < rows; r++) {
