@@ -1,4 +1,4 @@
-/* The meter of forgetting. Both models read the text side by side, some tokens at a time, so that only these tokens' distributions exist together. */
+/* The meter of forgetting. Both models read the text in the same passes, some tokens at a time, so that only these tokens' distributions exist together. */
 #include "forget.h"
 
 #include <math.h>
@@ -6,54 +6,43 @@
 
 #include "common.h"
 
-enum { WINDOW = 512, AT_ONCE = 32 };
+enum { WINDOW = 512, MOST_TOGETHER = 96, LEAST_TOGETHER = 16, LOGIT_BYTES = 16 << 20 };
 
 typedef struct meter {
     nm_runner *runner;
     nm_session *session[2];         /* before, after */
-    float *before;                  /* [AT_ONCE][vocabulary]: log p */
+    float *before;                  /* [together][vocabulary]: logits */
+    float *p;                       /* [2][vocabulary] */
+    int32_t together;               /* tokens of a pass, of each model */
     double sum;
     size_t tokens;
 } meter;
 
-static double log_sum(const float *logits, int32_t n)
-{
-    float most = logits[0];
-    double sum = 0;
-    for (int32_t i = 1; i < n; i++) if (logits[i] > most) most = logits[i];
-    for (int32_t i = 0; i < n; i++) sum += (double)expf(logits[i] - most);
-    return (double)most + log(sum);
-}
-
 static nm_err keep(void *arg, int32_t index, const float *logits, int32_t n)
 {
     meter *m = arg;
-    float *to = m->before + (size_t)index * (size_t)n, norm = (float)log_sum(logits, n);
-    for (int32_t i = 0; i < n; i++) to[i] = logits[i] - norm;
+    memcpy(m->before + (size_t)index * (size_t)n, logits, (size_t)n * sizeof *logits);
     return NM_OK;
 }
 
 static nm_err compare(void *arg, int32_t index, const float *logits, int32_t n)
 {
     meter *m = arg;
-    const float *before = m->before + (size_t)index * (size_t)n;
-    double norm = log_sum(logits, n), kl = 0;
-    for (int32_t i = 0; i < n; i++) kl += (double)(expf(before[i]) * (before[i] - logits[i]));
-    m->sum += kl + norm;
+    m->sum += nm_divergence(m->before + (size_t)index * (size_t)n, logits, n, m->p, m->p + n);
     m->tokens++;
     return NM_OK;
 }
 
 static nm_err read_window(meter *m, const int32_t *ids, int32_t count)
 {
+    int32_t parts = (count + m->together - 1) / m->together, part = (count + parts - 1) / parts;
     for (int i = 0; i < 2; i++) nm_session_truncate(m->session[i], 0);
-    for (int32_t at = 0; at < count; at += AT_ONCE) {
-        nm_item item = {.tokens = ids + at, .count = count - at < AT_ONCE ? count - at : AT_ONCE, .want = NM_WANT_ALL, .arg = m};
-        for (int i = 0; i < 2; i++) {
-            item.session = m->session[i];
-            item.on_logits = i ? compare : keep;
-            NM_TRY(nm_run(m->runner, &item, 1, &nm_interrupted));
-        }
+    for (int32_t at = 0; at < count; at += part) {
+        nm_item item[2];            /* the first one's logits come first */
+        for (int i = 0; i < 2; i++)
+            item[i] = (nm_item){.session = m->session[i], .tokens = ids + at, .count = count - at < part ? count - at : part, .want = NM_WANT_ALL,
+                .on_logits = i ? compare : keep, .arg = m};
+        NM_TRY(nm_run(m->runner, item, 2, &nm_interrupted));
     }
     return NM_OK;
 }
@@ -61,14 +50,16 @@ static nm_err read_window(meter *m, const int32_t *ids, int32_t count)
 static nm_err open_meter(meter *m, const nm_model *model, const nm_stack *before, const nm_stack *after, const nm_common *common)
 {
     nm_session_options o = {.context = WINDOW, .kv = common->compute == NM_COMPUTE_F32 ? NM_KV_F32 : NM_KV_F16, .compute = (nm_compute)common->compute};
-    size_t row = (size_t)nm_model_describe(model)->n_vocab;
-    NM_TRY(nm_runner_open(&m->runner, model, &(nm_runner_options){.compute = o.compute, .max_rows = AT_ONCE, .max_logits = AT_ONCE}));
+    size_t row = (size_t)nm_model_describe(model)->n_vocab * sizeof *m->before, fit = LOGIT_BYTES / row;
+    m->together = fit < LEAST_TOGETHER ? LEAST_TOGETHER : fit > MOST_TOGETHER ? MOST_TOGETHER : (int32_t)fit;
+    NM_TRY(nm_runner_open(&m->runner, model, &(nm_runner_options){.compute = o.compute, .max_rows = 2 * m->together, .max_logits = m->together}));
     for (int i = 0; i < 2; i++) {
         o.stack = i ? after : before;
         NM_TRY(nm_session_open(&m->session[i], model, &o));
     }
-    m->before = nm_malloc(AT_ONCE * row * sizeof *m->before);
-    return m->before ? NM_OK : nm_fail_memory(AT_ONCE * row * sizeof *m->before);
+    m->before = nm_malloc((size_t)m->together * row);
+    m->p = nm_malloc(2 * row);
+    return m->before && m->p ? NM_OK : nm_fail_memory((size_t)m->together * row);
 }
 
 nm_err nm_forgetting(const nm_model *model, const nm_stack *before, const nm_stack *after, const nm_common *common, size_t tokens, double *kl)
@@ -84,6 +75,7 @@ nm_err nm_forgetting(const nm_model *model, const nm_stack *before, const nm_sta
     *kl = m.tokens ? m.sum / (double)m.tokens : 0;
     nm_free(ids);
     nm_free(m.before);
+    nm_free(m.p);
     for (int i = 0; i < 2; i++) nm_session_close(&m.session[i]);
     nm_runner_close(&m.runner);
     return err;

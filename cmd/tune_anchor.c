@@ -12,7 +12,7 @@
 #include "os/file.h"
 #include "tune.h"
 
-enum { TEXT_MOST = 64 << 20, AT_ONCE = 8, TEXT_EVERY = 3, ANSWER_TOKENS = 18 };
+enum { TEXT_MOST = 64 << 20, AT_ONCE = 24, PASS_ROWS = 512, TEXT_EVERY = 3, ANSWER_TOKENS = 18 };
 
 typedef struct talk {
     int32_t ids[NM_ANCHOR_TOKENS];
@@ -139,36 +139,34 @@ static nm_err on_logits(void *arg, int32_t index, const float *logits, int32_t n
 static void take_token(speaker *s, const nm_tokenizer *tokenizer)
 {
     talk *t = s->talk;
+    if (!t->count) t->count = t->prompt;
     t->ids[t->count] = s->best;
     t->mask[t->count++] = 1;
     s->done = t->count == t->prompt + ANSWER_TOKENS || nm_token_ends(tokenizer, s->best);
 }
 
-static nm_err read_prompts(nm_runner *runner, const nm_tune *t, speaker *speakers, size_t count)
+static nm_err open_sessions(const nm_tune *t, speaker *speakers, size_t count)
 {
     const nm_common *common = &t->set->common;
     nm_session_options o = {.context = NM_ANCHOR_TOKENS, .compute = (nm_compute)common->compute, .stack = t->stacked->stack};
     NM_TRY(nm_choose_kv(&o.kv, o.compute, -1));
-    for (size_t i = 0; i < count; i++) {
-        talk *k = speakers[i].talk;
-        NM_TRY(nm_session_open(&speakers[i].session, t->stacked->model, &o));
-        nm_item item = {.session = speakers[i].session, .tokens = k->ids, .count = k->prompt, .want = NM_WANT_LAST, .on_logits = on_logits, .arg = &speakers[i]};
-        NM_TRY(nm_run(runner, &item, 1, &nm_interrupted));
-        k->count = k->prompt;
-        take_token(&speakers[i], nm_model_tokenizer(t->stacked->model));
-    }
+    for (size_t i = 0; i < count; i++) NM_TRY(nm_session_open(&speakers[i].session, t->stacked->model, &o));
     return NM_OK;
 }
 
+/* The whole prompts first, then a token of each a time. */
 static nm_err answer_together(nm_runner *runner, const nm_tune *t, speaker *speakers, size_t count)
 {
-    NM_TRY(read_prompts(runner, t, speakers, count));
+    NM_TRY(open_sessions(t, speakers, count));
     for (;;) {
         nm_item item[AT_ONCE];
         size_t items = 0;
-        for (size_t i = 0; i < count; i++)
-            if (!speakers[i].done) item[items++] = (nm_item){.session = speakers[i].session, .tokens = &speakers[i].talk->ids[speakers[i].talk->count - 1], .count = 1,
-                .want = NM_WANT_LAST, .on_logits = on_logits, .arg = &speakers[i]};
+        for (size_t i = 0; i < count; i++) {
+            talk *k = speakers[i].talk;
+            int32_t from = k->count ? k->count - 1 : 0, more = k->count ? 1 : k->prompt;
+            if (!speakers[i].done) item[items++] = (nm_item){.session = speakers[i].session, .tokens = k->ids + from, .count = more, .want = NM_WANT_LAST,
+                .on_logits = on_logits, .arg = &speakers[i]};
+        }
         if (!items) return NM_OK;
         NM_TRY(nm_run(runner, item, items, &nm_interrupted));
         for (size_t i = 0; i < count; i++) if (!speakers[i].done) take_token(&speakers[i], nm_model_tokenizer(t->stacked->model));
@@ -182,8 +180,11 @@ static nm_err make_answers(nm_tune *t, size_t from)
     nm_runner *runner = NULL;
     speaker speakers[AT_ONCE] = {0};
     size_t count = a->talks - from < AT_ONCE ? a->talks - from : AT_ONCE;
-    for (size_t i = 0; i < count; i++) speakers[i].talk = &a->talk[from + i];
-    nm_runner_options o = {.compute = (nm_compute)t->set->common.compute, .max_rows = NM_ANCHOR_TOKENS, .max_logits = AT_ONCE};
+    for (size_t i = 0; i < count; i++) {
+        speakers[i].talk = &a->talk[from + i];
+        a->talk[from + i].count = 0;
+    }
+    nm_runner_options o = {.compute = (nm_compute)t->set->common.compute, .max_rows = PASS_ROWS, .max_logits = AT_ONCE};
     nm_err err = nm_runner_open(&runner, t->stacked->model, &o);
     if (err == NM_OK) err = answer_together(runner, t, speakers, count);
     for (size_t i = 0; i < count; i++) {

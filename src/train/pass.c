@@ -252,20 +252,27 @@ nm_err nm_pass_run(nm_pass *p, const nm_sequence *sequence, int32_t count, float
 
 /* ---- The anchor --------------------------------------------------------------------------------------------------------------------- */
 
+double nm_divergence(const float *before, const float *now, int64_t n, float *p_before, float *p_now)
+{
+    const nm_kernels *k = nm_kernels_get();
+    float m, l, m0, l0;
+    k->softmax(before, n, p_before, &m0, &l0);
+    k->add_scaled(before, now, -1, n, p_now);           /* `before` is read for the last time */
+    double kl = (double)k->dot(p_before, p_now, n);
+    k->softmax(now, n, p_now, &m, &l);
+    return kl + ((double)m + log((double)l)) - ((double)m0 + log((double)l0));
+}
+
 /* KL(before || now) of one row in nats, in place of an NLL; its gradient is w (softmax(now) - softmax(before)). */
 static void anchor_row(void *arg, int64_t row, const float *logits, int64_t n, float *gradient)
 {
     nm_pass *p = arg;
     const nm_kernels *k = p->walk.exec.kernel;
     int64_t i = p->first + row;
-    float m, l, m0, l0, *before = p->before + i * n;
-    double kl = 0;
-    k->softmax(before, n, gradient, &m0, &l0);          /* gradient: the distribution before */
-    for (int64_t j = 0; j < n; j++) kl += (double)gradient[j] * ((double)before[j] - (double)logits[j]);
-    k->softmax(logits, n, before, &m, &l);              /* before: the distribution now; read for the last time */
+    float *before = p->before + i * n;
+    p->nll[i] = (float)nm_divergence(before, logits, n, gradient, before);
     k->add_scaled(before, gradient, -1, n, gradient);
     k->scale(gradient, p->weight[i] * p->scale, n, gradient);
-    p->nll[i] = (float)(kl + ((double)m + log((double)l)) - ((double)m0 + log((double)l0)));
 }
 
 /* Logits of all rows without what is trained. */
