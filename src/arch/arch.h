@@ -68,7 +68,7 @@ typedef struct nm_attention_spec {
     const nm_rope *rope;
     int32_t window;
 } nm_attention_spec;
-/* q, k, v maps, norms, rope, attention, output map. */
+/* q, k, v maps, norms, rope, attention, output map: in the last layer the latter only of the rows that want logits, and so is all that is computed of it. */
 int32_t nm_block_attention(nm_builder *b, const nm_config *c, int32_t x, const nm_attention_spec *spec);
 /* The same with q, k and v in one map "attn_qkv". */
 int32_t nm_block_attention_fused(nm_builder *b, const nm_config *c, int32_t x, const nm_attention_spec *spec);
@@ -76,8 +76,12 @@ int32_t nm_block_glu(nm_builder *b, const nm_config *c, int32_t x, nm_activation
 /* up, activation, down */
 int32_t nm_block_mlp(nm_builder *b, const nm_config *c, int32_t x, nm_activation act, nm_bias bias);
 int32_t nm_block_embed(nm_builder *b, const nm_config *c);
-/* Chooses the rows that want logits; the output norm comes after it. */
-int32_t nm_block_select(nm_builder *b, int32_t x);
+/* Of x the rows that y has, which attention made. */
+int32_t nm_block_match(nm_builder *b, int32_t x, int32_t y);
+/* x + alpha y, of the rows that y has: the residual behind attention. */
+int32_t nm_block_add(nm_builder *b, int32_t x, int32_t y, float alpha);
+/* Leaves the layers, with the rows that want logits; the output norm comes after it. */
+int32_t nm_block_top(nm_builder *b, int32_t x);
 /* The head: "output.weight", or the embedding where that is absent; scale and cap; the result. */
 void nm_block_head(nm_builder *b, const nm_config *c, int32_t x);
 

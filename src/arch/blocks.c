@@ -56,6 +56,7 @@ static int32_t attend(nm_builder *b, const nm_config *c, int32_t q, int32_t k, i
     q = turn(b, c, q, "attn_q_norm", c->heads, spec);
     k = turn(b, c, k, "attn_k_norm", c->heads_kv, spec);
     int32_t o = nm_build_attention(b, q, k, v, c->heads, c->heads_kv, c->d_k, c->d_v, spec->window, c->attention_scale, c->attention_cap);
+    if (b->layer + 1 == c->n_layer) o = nm_build_select(b, o);      /* nothing behind it mixes rows */
     return nm_block_linear(b, o, "attn_output", c->n_embd, (int64_t)c->heads * c->d_v, spec->out_bias);
 }
 
@@ -93,10 +94,14 @@ int32_t nm_block_embed(nm_builder *b, const nm_config *c)
     return nm_build_embed(b, nm_build_map(b, "token_embd.weight", c->n_vocab, c->n_embd), c->n_embd, c->embedding_scale, false);
 }
 
-int32_t nm_block_select(nm_builder *b, int32_t x)
+int32_t nm_block_match(nm_builder *b, int32_t x, int32_t y) { return nm_build_selected(b, y) && !nm_build_selected(b, x) ? nm_build_select(b, x) : x; }
+
+int32_t nm_block_add(nm_builder *b, int32_t x, int32_t y, float alpha) { return nm_build_add(b, nm_block_match(b, x, y), y, alpha); }
+
+int32_t nm_block_top(nm_builder *b, int32_t x)
 {
     b->layer = -1;
-    return nm_build_select(b, x);
+    return nm_build_selected(b, x) ? x : nm_build_select(b, x);
 }
 
 void nm_block_head(nm_builder *b, const nm_config *c, int32_t x)

@@ -39,7 +39,7 @@ static nm_err read3(nm_config *c, const nm_gguf *g)
 static int32_t layer(nm_builder *b, const nm_config *c, int32_t x, const nm_attention_spec *spec)
 {
     int32_t a = nm_block_attention(b, c, nm_block_rms(b, c, x, "attn_norm"), spec);
-    x = nm_build_add(b, x, nm_block_rms(b, c, a, "post_attention_norm"), 1);
+    x = nm_block_add(b, x, nm_block_rms(b, c, a, "post_attention_norm"), 1);
     int32_t f = nm_block_glu(b, c, nm_block_rms(b, c, x, "ffn_norm"), NM_ACT_GELU_TANH, NM_BIAS_OPTIONAL);
     return nm_build_add(b, x, nm_block_rms(b, c, f, "post_ffw_norm"), 1);
 }
@@ -49,7 +49,7 @@ static void build2(nm_builder *b, const nm_config *c)
     int32_t table = nm_build_rope_table(b, &c->rope), x = nm_block_embed(b, c);
     for (b->layer = 0; b->layer < c->n_layer; b->layer++)
         x = layer(b, c, x, &(nm_attention_spec){.table = table, .rope = &c->rope, .window = nm_config_slides(c, b->layer) ? c->window : 0});
-    nm_block_head(b, c, nm_block_rms(b, c, nm_block_select(b, x), "output_norm"));
+    nm_block_head(b, c, nm_block_rms(b, c, nm_block_top(b, x), "output_norm"));
 }
 
 static void build3(nm_builder *b, const nm_config *c)
@@ -61,7 +61,7 @@ static void build3(nm_builder *b, const nm_config *c)
             .window = sliding ? c->window : 0};
         x = layer(b, c, x, &spec);
     }
-    nm_block_head(b, c, nm_block_rms(b, c, nm_block_select(b, x), "output_norm"));
+    nm_block_head(b, c, nm_block_rms(b, c, nm_block_top(b, x), "output_norm"));
 }
 
 const nm_arch nm_arch_gemma2 = {.name = "gemma2", .read = read2, .build = build2};

@@ -15,11 +15,11 @@ static void build(nm_builder *b, const nm_config *c)
     int32_t table = nm_build_rope_table(b, &c->rope), x = nm_block_embed(b, c);
     nm_attention_spec spec = {.bias = NM_BIAS_REQUIRED, .out_bias = NM_BIAS_REQUIRED, .table = table, .rope = &c->rope};
     for (b->layer = 0; b->layer < c->n_layer; b->layer++) {
-        int32_t a = nm_block_attention_fused(b, c, nm_block_layer_norm(b, c, x, "attn_norm"), &spec), y = nm_build_add(b, x, a, 1);
-        int32_t n = nm_block_layer_norm(b, c, c->parallel ? x : y, "ffn_norm");
+        int32_t a = nm_block_attention_fused(b, c, nm_block_layer_norm(b, c, x, "attn_norm"), &spec), y = nm_block_add(b, x, a, 1);
+        int32_t n = nm_block_layer_norm(b, c, c->parallel ? nm_block_match(b, x, a) : y, "ffn_norm");
         x = nm_build_add(b, y, nm_block_mlp(b, c, n, NM_ACT_GELU_ERF, NM_BIAS_REQUIRED), 1);
     }
-    nm_block_head(b, c, nm_block_layer_norm(b, c, nm_block_select(b, x), "output_norm"));
+    nm_block_head(b, c, nm_block_layer_norm(b, c, nm_block_top(b, x), "output_norm"));
 }
 
 const nm_arch nm_arch_gptneox = {.name = "gptneox", .read = read_keys, .build = build};

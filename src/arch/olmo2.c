@@ -18,10 +18,10 @@ static void build(nm_builder *b, const nm_config *c)
     for (b->layer = 0; b->layer < c->n_layer; b->layer++) {
         bool slides = nm_config_slides(c, b->layer);
         nm_attention_spec spec = {.row_norm = true, .table = slides ? local : table, .rope = &c->rope, .window = slides ? c->window : 0};
-        x = nm_build_add(b, x, nm_block_rms(b, c, nm_block_attention(b, c, x, &spec), "post_attention_norm"), 1);
+        x = nm_block_add(b, x, nm_block_rms(b, c, nm_block_attention(b, c, x, &spec), "post_attention_norm"), 1);
         x = nm_build_add(b, x, nm_block_rms(b, c, nm_block_glu(b, c, x, NM_ACT_SILU, NM_BIAS_OPTIONAL), "post_ffw_norm"), 1);
     }
-    nm_block_head(b, c, nm_block_rms(b, c, nm_block_select(b, x), "output_norm"));
+    nm_block_head(b, c, nm_block_rms(b, c, nm_block_top(b, x), "output_norm"));
 }
 
 const nm_arch nm_arch_olmo2 = {.name = "olmo2", .read = read_keys, .build = build};

@@ -23,11 +23,11 @@ static void build(nm_builder *b, const nm_config *c)
     int32_t table = nm_build_rope_table(b, &c->rope), x = nm_block_embed(b, c);
     nm_attention_spec spec = {.head_layer_norm = true, .table = table, .rope = &c->rope};
     for (b->layer = 0; b->layer < c->n_layer; b->layer++) {
-        int32_t n = nm_block_layer_norm(b, c, x, "attn_norm"), a = nm_block_attention(b, c, n, &spec), y = nm_build_add(b, x, a, 1);
-        int32_t f = nm_block_glu(b, c, ffn_input(b, c, n, y), NM_ACT_SILU, NM_BIAS_OPTIONAL);
+        int32_t n = nm_block_layer_norm(b, c, x, "attn_norm"), a = nm_block_attention(b, c, n, &spec), y = nm_block_add(b, x, a, 1);
+        int32_t f = nm_block_glu(b, c, ffn_input(b, c, nm_block_match(b, n, a), y), NM_ACT_SILU, NM_BIAS_OPTIONAL);
         x = nm_build_add(b, y, f, 1);
     }
-    nm_block_head(b, c, nm_block_layer_norm(b, c, nm_block_select(b, x), "output_norm"));
+    nm_block_head(b, c, nm_block_layer_norm(b, c, nm_block_top(b, x), "output_norm"));
 }
 
 const nm_arch nm_arch_stablelm = {.name = "stablelm", .read = read_keys, .build = build};

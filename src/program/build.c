@@ -154,9 +154,14 @@ int32_t nm_build_softcap(nm_builder *b, int32_t x, float cap)
 int32_t nm_build_select(nm_builder *b, int32_t x)
 {
     if (b->err != NM_OK) return NM_NONE;
+    const nm_program *p = b->program;
+    for (size_t i = p->steps; i > 0; i--)
+        if (p->step[i - 1].op == NM_OP_SELECT && nm_in(p->operand, &p->step[i - 1], 0) == x) return nm_out(p->operand, &p->step[i - 1], 0);
     b->program->value[x].keep = true;       /* every pass of the head reads it again */
     return add_step(b, NM_OP_SELECT, IN(x, -1, -1), WEIGHTS(-1, -1), NM_ROWS_OUT, dim_of(b, x), (nm_op_args){0});
 }
+
+bool nm_build_selected(const nm_builder *b, int32_t x) { return b->err == NM_OK && rows_of(b, x) == NM_ROWS_OUT; }
 
 int32_t nm_build_view(nm_builder *b, int32_t x, int64_t column, int64_t dim)
 {

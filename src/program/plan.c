@@ -62,8 +62,9 @@ static nm_err schedule_step(nm_plan *p, const nm_shape *shape, int32_t i)
     const nm_op *op = nm_ops[s->op];
     nm_rows out_rows = nm_owner(g->value, nm_out(g->operand, s, 0))->rows;
     if (out_rows == NM_ROWS_OUT && p->head < 0) {
-        /* The head's backward runs in chunks of rows and adds to this gradient. */
-        if (p->owed) NM_TRY(nm_schedule_task(p, false, NM_ROWS_BATCH, false, (nm_task){NM_TASK_ZERO, -1, nm_in(g->operand, s, 0)}));
+        /* The head's backward runs in chunks of rows and adds to these gradients. */
+        for (size_t k = (size_t)i; p->owed && k < g->steps; k++)
+            if (g->step[k].op == NM_OP_SELECT) NM_TRY(nm_schedule_task(p, false, NM_ROWS_BATCH, false, (nm_task){NM_TASK_ZERO, -1, nm_in(g->operand, &g->step[k], 0)}));
         p->head = (int32_t)p->regions;
     }
     if (op->reads_int8 && op->reads_int8(shape, s)) {

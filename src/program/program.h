@@ -82,7 +82,9 @@ int32_t nm_build_act(nm_builder *b, int32_t x, nm_activation act);
 int32_t nm_build_add(nm_builder *b, int32_t x, int32_t y, float alpha);     /* x + alpha * y */
 int32_t nm_build_scale(nm_builder *b, int32_t x, float factor);             /* x itself where factor is 1 */
 int32_t nm_build_softcap(nm_builder *b, int32_t x, float cap);              /* x itself where cap is 0 */
-int32_t nm_build_select(nm_builder *b, int32_t x);                          /* from here on: rows that want logits */
+/* From here on: rows that want logits. No step of the whole batch may come behind the first. */
+int32_t nm_build_select(nm_builder *b, int32_t x);
+bool nm_build_selected(const nm_builder *b, int32_t x);
 int32_t nm_build_view(nm_builder *b, int32_t x, int64_t column, int64_t dim);
 void nm_build_result(nm_builder *b, int32_t logits);
 

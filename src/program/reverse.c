@@ -103,11 +103,12 @@ static void choose_kept(reverse *r)
     const nm_program *g = r->plan->program;
     for (size_t i = 0; i < g->steps; i++) {
         const nm_step *s = &g->step[i];
-        struct facts *y = facts_of(r, nm_out(g->operand, s, 0));
+        const nm_value *v = &g->value[owner(r, nm_out(g->operand, s, 0))];
+        struct facts *y = &r->value[v - g->value];
         switch (r->remake) {
         case NM_REMAKE_NOTHING: y->kept = true; break;
-        case NM_REMAKE_ROWS: y->kept = !is_cheap(r, s); break;
-        case NM_REMAKE_LAYERS: y->kept = y->crosses || s->layer < 0; break;
+        case NM_REMAKE_ROWS: y->kept = !is_cheap(r, s) || v->keep; break;
+        case NM_REMAKE_LAYERS: y->kept = y->crosses || v->keep || v->rows == NM_ROWS_OUT; break;
         }
     }
 }
