@@ -38,15 +38,21 @@ static uint8_t *head_of(const nm_exec *e, const nm_step *s, const nm_seq *seq, i
     return seq->pages[slot->group][page] + slot->offset + (size_t)head * slot->head_bytes;
 }
 
-static void store_row(const nm_exec *e, const nm_step *s, int64_t r, int64_t c0, int64_t c1)
+static void store_at(const nm_exec *e, const nm_step *s, int64_t r, int32_t seq)
 {
     const nm_kv_slot *slot = &e->kv->slot[ARGS.slot];
     int32_t position = e->row[r].position;
     for (int32_t h = 0; h < ARGS.heads_kv; h++) {
-        uint8_t *at = head_of(e, s, &e->seq[e->row[r].seq], position / NM_PAGE, h);
+        uint8_t *at = head_of(e, s, &e->seq[seq], position / NM_PAGE, h);
         e->kernel->kv_store_k[e->kv->type](at, ARGS.d_k, position % NM_PAGE, nm_at_in(e, s, 1, r) + h * ARGS.d_k);
         e->kernel->kv_store_v[e->kv->type](at + slot->v_offset, ARGS.d_v, position % NM_PAGE, nm_at_in(e, s, 2, r) + h * ARGS.d_v);
     }
+}
+
+static void store_row(const nm_exec *e, const nm_step *s, int64_t r, int64_t c0, int64_t c1)
+{
+    store_at(e, s, r, e->row[r].seq);
+    for (int32_t i = e->copy_from ? e->copy_from[r] : 0; e->copy_from && i < e->copy_from[r + 1]; i++) store_at(e, s, r, e->copy_seq[i]);
 }
 
 /* ---- A set of queries that share a KV head and a session ---------------------------------------------------------------------- */

@@ -135,6 +135,8 @@ typedef struct nm_exec {
     const int32_t *out_row;     /* batch row of each row that wants logits */
     const nm_seq *seq;
     int32_t seqs;
+    /* Row r is the same row of the sequences copy_seq[copy_from[r]] up to copy_seq[copy_from[r + 1] - 1], too, which keep its key and value; NULL: of none. */
+    const int32_t *copy_from, *copy_seq;
     bool stacked;               /* some row has a stack */
     atomic_int *ticket;         /* one a step; a plan for training has NM_BACK_TICKETS more of each behind them */
     int32_t tickets;            /* steps that have one */

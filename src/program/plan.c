@@ -63,6 +63,8 @@ static nm_err schedule_step(nm_plan *p, const nm_shape *shape, int32_t i)
     nm_rows out_rows = nm_owner(g->value, nm_out(g->operand, s, 0))->rows;
     if (out_rows == NM_ROWS_OUT && p->head < 0) {
         /* The head's backward runs in chunks of rows and adds to these gradients. */
+        p->body = (int32_t)p->regions;
+        if (p->owed) NM_TRY(open_region(p, false, NM_ROWS_BATCH, false));
         for (size_t k = (size_t)i; p->owed && k < g->steps; k++)
             if (g->step[k].op == NM_OP_SELECT) NM_TRY(nm_schedule_task(p, false, NM_ROWS_BATCH, false, (nm_task){NM_TASK_ZERO, -1, nm_in(g->operand, &g->step[k], 0)}));
         p->head = (int32_t)p->regions;
@@ -81,7 +83,7 @@ nm_err nm_schedule_forward(nm_plan *p, const nm_shape *shape)
 {
     p->head = -1;
     for (size_t i = 0; i < p->program->steps; i++) NM_TRY(schedule_step(p, shape, (int32_t)i));
-    if (p->head < 0) p->head = (int32_t)p->regions;
+    if (p->head < 0) p->body = p->head = (int32_t)p->regions;
     return NM_OK;
 }
 

@@ -6,6 +6,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "train/prefix.h"
 
 struct nm_pass {
     const nm_model *model;
@@ -15,6 +16,8 @@ struct nm_pass {
     nm_session **session;       /* [max_sequences] */
     nm_row *row;                /* [max_rows] */
     nm_seq *seq;                /* [max_sequences] */
+    nm_prefix prefix;
+    int64_t rows;
     /* Supervised rows, in order. */
     int32_t *out_row, *target;  /* [max_rows] */
     float *weight, *nll;
@@ -39,6 +42,7 @@ static nm_err allocate(nm_pass *p)
     p->target = nm_calloc(rows, sizeof *p->target);
     p->weight = nm_calloc(rows, sizeof *p->weight);
     p->nll = nm_calloc(rows, sizeof *p->nll);
+    NM_TRY(nm_prefix_open(&p->prefix, p->options.max_rows, p->options.max_sequences));
     p->before_bytes = (size_t)p->options.max_anchor * (size_t)p->model->config.n_vocab * sizeof *p->before;
     if (p->before_bytes && !(p->before = nm_alloc_sparse(p->before_bytes))) return nm_fail_memory(p->before_bytes);
     return p->session && p->row && p->seq && p->out_row && p->target && p->weight && p->nll ? NM_OK : nm_fail_memory(rows * sizeof *p->row);
@@ -71,8 +75,6 @@ static nm_err open_pass(nm_pass *p)
     NM_TRY(nm_walk_open(&p->walk, &p->plan, p->model->weight));
     NM_TRY(allocate(p));
     p->walk.exec.loss_arg = p;
-    p->walk.exec.row = p->row;
-    p->walk.exec.seq = p->seq;
     return open_sessions(p);
 }
 
@@ -104,6 +106,7 @@ void nm_pass_close(nm_pass **pass)
     nm_free(p->session);
     nm_free(p->row);
     nm_free(p->seq);
+    nm_prefix_close(&p->prefix);
     nm_free(p->out_row);
     nm_free(p->target);
     nm_free(p->weight);
@@ -160,22 +163,22 @@ static nm_err check_sequence(const nm_pass *p, const nm_sequence *s, int64_t row
     return NM_OK;
 }
 
-static nm_err add_sequence(nm_pass *p, int32_t at, const nm_sequence *s, int64_t *rows)
+static nm_err add_sequence(nm_pass *p, int32_t at, const nm_sequence *s)
 {
     nm_session *session = p->session[at];
-    NM_TRY(check_sequence(p, s, *rows));
+    NM_TRY(check_sequence(p, s, p->rows));
     NM_TRY(nm_session_reserve(session, s->count));
     nm_seq *seq = &p->seq[at];
-    *seq = (nm_seq){.row = (int32_t)*rows, .rows = s->count};
+    *seq = (nm_seq){.row = (int32_t)p->rows, .rows = s->count};
     for (int32_t g = 0; g < session->layout.groups; g++) seq->pages[g] = session->list[g].page;
     for (int32_t i = 0; i < s->count; i++) {
-        p->row[*rows + i] = (nm_row){.token = s->ids[i], .position = i, .seq = at, .stack = p->stack};
+        p->row[p->rows + i] = (nm_row){.token = s->ids[i], .position = i, .seq = at, .stack = p->stack};
         if (i + 1 == s->count || s->weight[i + 1] == 0) continue;
-        p->out_row[p->outs] = (int32_t)(*rows + i);
+        p->out_row[p->outs] = (int32_t)(p->rows + i);
         p->target[p->outs] = s->ids[i + 1];
         p->weight[p->outs++] = s->weight[i + 1];
     }
-    *rows += s->count;
+    p->rows += s->count;
     return NM_OK;
 }
 
@@ -207,11 +210,11 @@ static nm_err start(nm_pass *p, const nm_stack *stack, const nm_sequence *sequen
     const volatile sig_atomic_t *cancel)
 {
     nm_exec *e = &p->walk.exec;
-    int64_t rows = 0;
+    p->rows = 0;
     p->outs = 0;
     p->stack = stack;
     if (count < 1 || count > p->options.max_sequences) return nm_fail(NM_USAGE, "%d sequences in a pass of at most %d", (int)count, (int)p->options.max_sequences);
-    for (int32_t i = 0; i < count; i++) NM_TRY(add_sequence(p, i, &sequence[i], &rows));
+    for (int32_t i = 0; i < count; i++) NM_TRY(add_sequence(p, i, &sequence[i]));
     NM_TRY(nm_walk_fit(&p->walk));
     p->scale = scale;
     p->cancel = cancel;
@@ -222,16 +225,44 @@ static nm_err start(nm_pass *p, const nm_stack *stack, const nm_sequence *sequen
     e->stop = cancelled;
     e->stop_arg = p;
     e->seqs = count;
-    e->rows[NM_ROWS_BATCH] = rows;
     e->rows[NM_ROWS_OUT] = 0;
     return NM_OK;
+}
+
+static void see_all_rows(nm_pass *p)
+{
+    nm_exec *e = &p->walk.exec;
+    e->row = p->row;
+    e->seq = p->seq;
+    e->copy_from = e->copy_seq = NULL;
+    e->rows[NM_ROWS_BATCH] = p->rows;
+}
+
+/* All layers. A row behind a beginning that another sequence has as well is computed once; masks of dropout are each sequence's own. */
+static nm_err walk_body(nm_pass *p)
+{
+    nm_exec *e = &p->walk.exec;
+    see_all_rows(p);
+    p->prefix.rows = p->rows;
+    if (!(e->train->dropout.p > 0)) nm_prefix_find(&p->prefix, p->row, p->seq, e->seqs);
+    if (p->prefix.rows < p->rows) {
+        e->row = p->prefix.row;
+        e->seq = p->prefix.seq;
+        e->copy_from = p->prefix.copy_from;
+        e->copy_seq = p->prefix.copy_seq;
+        e->rows[NM_ROWS_BATCH] = p->prefix.rows;
+    }
+    return walk(p, 0, p->plan.body);
 }
 
 /* Forward, the head with its loss and back again some rows at a time, so that the logits of all never exist together, and back. */
 static nm_err there_and_back(nm_pass *p, void (*loss)(void *, int64_t, const float *, int64_t, float *), double *sum)
 {
     p->walk.exec.loss = loss;
-    NM_TRY(walk(p, 0, p->plan.head));
+    NM_TRY(walk_body(p));
+    NM_TRY(nm_prefix_spread(&p->prefix, &p->plan, &p->walk.exec, p->rows));
+    see_all_rows(p);
+    NM_TRY(walk(p, p->plan.body, p->plan.head));
     for (p->first = 0; p->first < p->outs; p->first += p->options.max_out) {
         choose_chunk(p);
         NM_TRY(walk(p, p->plan.head, p->plan.back));
@@ -281,7 +312,8 @@ static nm_err keep_before(nm_pass *p, const nm_sequence *sequence, int32_t count
     size_t row = (size_t)p->model->config.n_vocab * sizeof(float);
     NM_TRY(start(p, p->options.before, sequence, count, 0, none, cancel));
     if (p->outs > p->options.max_anchor) return nm_fail(NM_USAGE, "an anchor of %d rows, and there is room for %d", (int)p->outs, (int)p->options.max_anchor);
-    NM_TRY(walk(p, 0, p->plan.head));
+    NM_TRY(walk_body(p));
+    for (int32_t i = 0; p->prefix.rows < p->rows && i < p->outs; i++) p->out_row[i] = p->prefix.at[p->out_row[i]];
     for (p->first = 0; p->first < p->outs; p->first += p->options.max_out) {
         choose_chunk(p);
         NM_TRY(walk(p, p->plan.head, p->plan.loss));
