@@ -139,32 +139,48 @@ static nm_err on_logits(void *arg, int32_t index, const float *logits, int32_t n
 static void take_token(speaker *s, const nm_tokenizer *tokenizer)
 {
     talk *t = s->talk;
-    if (!t->count) t->count = t->prompt;
     t->ids[t->count] = s->best;
     t->mask[t->count++] = 1;
     s->done = t->count == t->prompt + ANSWER_TOKENS || nm_token_ends(tokenizer, s->best);
 }
 
-static nm_err open_sessions(const nm_tune *t, speaker *speakers, size_t count)
+/* Tokens that all prompts begin with, but for the last of the shortest: whoever answers reads at least one. */
+static int32_t common_beginning(const speaker *speakers, size_t count)
+{
+    int32_t n = speakers[0].talk->prompt - 1;
+    for (size_t i = 1; i < count; i++) {
+        const talk *a = speakers[0].talk, *b = speakers[i].talk;
+        int32_t same = 0;
+        while (same < n && same < b->prompt - 1 && a->ids[same] == b->ids[same]) same++;
+        n = same;
+    }
+    return n;
+}
+
+/* What all prompts begin with is read once. */
+static nm_err open_sessions(nm_runner *runner, const nm_tune *t, speaker *speakers, size_t count)
 {
     const nm_common *common = &t->set->common;
     nm_session_options o = {.context = NM_ANCHOR_TOKENS, .compute = (nm_compute)common->compute, .stack = t->stacked->stack};
     NM_TRY(nm_choose_kv(&o.kv, o.compute, -1));
-    for (size_t i = 0; i < count; i++) NM_TRY(nm_session_open(&speakers[i].session, t->stacked->model, &o));
+    NM_TRY(nm_session_open(&speakers[0].session, t->stacked->model, &o));
+    nm_item item = {.session = speakers[0].session, .tokens = speakers[0].talk->ids, .count = common_beginning(speakers, count), .want = NM_WANT_NONE};
+    NM_TRY(nm_run(runner, &item, 1, &nm_interrupted));
+    for (size_t i = 1; i < count; i++) NM_TRY(nm_session_fork(&speakers[i].session, speakers[0].session));
     return NM_OK;
 }
 
-/* The whole prompts first, then a token of each a time. */
+/* The rest of each prompt first, then a token of each at a time. */
 static nm_err answer_together(nm_runner *runner, const nm_tune *t, speaker *speakers, size_t count)
 {
-    NM_TRY(open_sessions(t, speakers, count));
+    NM_TRY(open_sessions(runner, t, speakers, count));
     for (;;) {
         nm_item item[AT_ONCE];
         size_t items = 0;
         for (size_t i = 0; i < count; i++) {
-            talk *k = speakers[i].talk;
-            int32_t from = k->count ? k->count - 1 : 0, more = k->count ? 1 : k->prompt;
-            if (!speakers[i].done) item[items++] = (nm_item){.session = speakers[i].session, .tokens = k->ids + from, .count = more, .want = NM_WANT_LAST,
+            const talk *k = speakers[i].talk;
+            int32_t read = nm_session_length(speakers[i].session);
+            if (!speakers[i].done) item[items++] = (nm_item){.session = speakers[i].session, .tokens = k->ids + read, .count = k->count - read, .want = NM_WANT_LAST,
                 .on_logits = on_logits, .arg = &speakers[i]};
         }
         if (!items) return NM_OK;
@@ -182,7 +198,7 @@ static nm_err make_answers(nm_tune *t, size_t from)
     size_t count = a->talks - from < AT_ONCE ? a->talks - from : AT_ONCE;
     for (size_t i = 0; i < count; i++) {
         speakers[i].talk = &a->talk[from + i];
-        a->talk[from + i].count = 0;
+        a->talk[from + i].count = a->talk[from + i].prompt;
     }
     nm_runner_options o = {.compute = (nm_compute)t->set->common.compute, .max_rows = PASS_ROWS, .max_logits = AT_ONCE};
     nm_err err = nm_runner_open(&runner, t->stacked->model, &o);

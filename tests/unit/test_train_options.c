@@ -424,6 +424,48 @@ static void test_anchors(void **state)
     nm_trainer_close(&apart);
 }
 
+/* Sequences with common beginnings, of which each is computed once, end in the bits that they give in passes of their own: the second leaves the first
+ * early, the third is the first again, the fourth leaves the second late, and the last has nothing in common with them. */
+static void begin_alike(bool drops, bool small)
+{
+    enum { SAMPLES = 5, LONG = 12, EARLY = 5, LATE = 9 };
+    nm_trainer *t = open_trainer(run_named(drops ? "dropout" : "adamw"), 0), *apart;
+    nm_trainer_options o = t->options;
+    o.no_packing = true;
+    assert_int_equal(nm_trainer_open(&apart, model, &o), NM_OK);
+    if (small) {
+        nm_trainer *whole = t;
+        t = open_small(whole);
+        nm_trainer_close(&whole);
+    }
+    int32_t ids[SAMPLES][LONG];
+    uint8_t mask[LONG] = {0};
+    nm_sample samples[SAMPLES];
+    memset(mask + EARLY - 2, 1, LONG - EARLY + 2);      /* also of rows that are shared */
+    for (int i = 0; i < SAMPLES; i++) {
+        for (int k = 0; k < LONG; k++) ids[i][k] = i == 4 ? 90 + k : i == 0 || i == 2 || k < EARLY ? 10 + k : i == 1 || k < LATE ? 40 + k : 70 + k;
+        samples[i] = (nm_sample){.ids = ids[i], .mask = mask, .count = i == 2 ? LONG - 1 : LONG};
+    }
+    const nm_sample anchor[2] = {{.ids = ids[0], .mask = mask, .count = 8}, {.ids = ids[1], .mask = mask, .count = 8}};
+    for (int i = 0; i < 3; i++) {
+        nm_train_report a, b;
+        assert_int_equal(nm_trainer_step(t, samples, SAMPLES, anchor, 2, 0.5f, &a, NULL), NM_OK);
+        assert_int_equal(nm_trainer_step(apart, samples, SAMPLES, anchor, 2, 0.5f, &b, NULL), NM_OK);
+        assert_true(a.loss == b.loss && a.anchor == b.anchor && a.grad_norm == b.grad_norm);
+    }
+    expect_same(t, apart, drops ? "dropout" : "adamw", "with common beginnings");
+    nm_trainer_close(&t);
+    nm_trainer_close(&apart);
+}
+
+static void test_beginnings(void **state)
+{
+    need_data();
+    begin_alike(false, false);
+    begin_alike(false, true);
+    begin_alike(true, false);
+}
+
 /* Each sequence of the anchor has a dropout mask of its own, which does not hang on the pass that it is in; masks choose what is held. */
 static void test_anchors_drop_out(void **state)
 {
@@ -539,7 +581,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_record), cmocka_unit_test(test_bits), cmocka_unit_test(test_arithmetic),
         cmocka_unit_test(test_pissa_begins_at_the_model), cmocka_unit_test(test_triplets), cmocka_unit_test(test_state_is_small), cmocka_unit_test(test_plan),
-        cmocka_unit_test(test_empty_anchor), cmocka_unit_test(test_anchors),
+        cmocka_unit_test(test_empty_anchor), cmocka_unit_test(test_anchors), cmocka_unit_test(test_beginnings),
         cmocka_unit_test(test_anchors_drop_out), cmocka_unit_test(test_ease), cmocka_unit_test(test_tied_head), cmocka_unit_test(test_faults)};
     return cmocka_run_group_tests(tests, NULL, close_all);
 }
