@@ -287,10 +287,10 @@ double nm_divergence(const float *before, const float *now, int64_t n, float *p_
 {
     const nm_kernels *k = nm_kernels_get();
     float m, l, m0, l0;
+    double kl = 0;
     k->softmax(before, n, p_before, &m0, &l0);
-    k->add_scaled(before, now, -1, n, p_now);           /* `before` is read for the last time */
-    double kl = (double)k->dot(p_before, p_now, n);
-    k->softmax(now, n, p_now, &m, &l);
+    for (int64_t j = 0; j < n; j++) kl += (double)p_before[j] * ((double)before[j] - (double)now[j]);
+    k->softmax(now, n, p_now, &m, &l);                  /* `before` has been read for the last time */
     return kl + ((double)m + log((double)l)) - ((double)m0 + log((double)l0));
 }
 
