@@ -82,7 +82,16 @@ static int32_t most_of(const int32_t *list, int count)
 
 static bool is_float_type(const char *type) { return !strcmp(type, "F32") || !strcmp(type, "F16") || !strcmp(type, "BF16"); }
 
-/* Matrices are multiplied by every row; a tied embedding serves as the head; an embedding of its own is only looked up. */
+/* What is multiplied by the rows that want logits alone: the head (a tied embedding serves as one), and the last layer behind its attention. */
+static bool is_of_head(const nm_model *model, const char *name, bool untied)
+{
+    char last[32];
+    int n = snprintf(last, sizeof last, "blk.%d.", (int)nm_model_describe(model)->n_layer - 1);
+    if (!strncmp(name, last, (size_t)n)) return !strncmp(name + n, "attn_output", 11) || !strncmp(name + n, "ffn_", 4);
+    return !strcmp(name, "output.weight") || (!untied && !strcmp(name, "token_embd.weight"));
+}
+
+/* Other matrices are multiplied by every row; an embedding that is not the head, too, is only looked up. */
 static costs count_costs(const nm_model *model, nm_compute compute)
 {
     costs c = {0};
@@ -93,7 +102,7 @@ static costs count_costs(const nm_model *model, nm_compute compute)
     for (size_t i = 0; i < n; i++) {
         nm_tensor_info t = nm_model_tensor(model, i);
         bool embedding = !strcmp(t.name, "token_embd.weight"), looked_up = (embedding && untied) || strstr(t.name, "position_embd");
-        bool head = (embedding && !untied) || !strcmp(t.name, "output.weight");
+        bool head = is_of_head(model, t.name, untied);
         all += (double)t.bytes;
         if (t.rank < 2 || looked_up) continue;
         double operations = 2;

@@ -1,12 +1,12 @@
 /* The meter of forgetting. Both models read the text in the same passes, some tokens at a time, so that only these tokens' distributions exist together. */
 #include "forget.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "common.h"
+#include "measure.h"
 
-enum { WINDOW = 512, MOST_TOGETHER = 96, LEAST_TOGETHER = 16, LOGIT_BYTES = 16 << 20 };
+enum { WINDOW = 512 };
 
 typedef struct meter {
     nm_runner *runner;
@@ -33,9 +33,16 @@ static nm_err compare(void *arg, int32_t index, const float *logits, int32_t n)
     return NM_OK;
 }
 
+/* The tokens of a pass where `count` are read in as few as there can be, and as even. */
+static int32_t even_part(int32_t count, int32_t most)
+{
+    int32_t parts = (count + most - 1) / most;
+    return (count + parts - 1) / parts;
+}
+
 static nm_err read_window(meter *m, const int32_t *ids, int32_t count)
 {
-    int32_t parts = (count + m->together - 1) / m->together, part = (count + parts - 1) / parts;
+    int32_t part = even_part(count, m->together);
     for (int i = 0; i < 2; i++) nm_session_truncate(m->session[i], 0);
     for (int32_t at = 0; at < count; at += part) {
         nm_item item[2];            /* the first one's logits come first */
@@ -50,8 +57,8 @@ static nm_err read_window(meter *m, const int32_t *ids, int32_t count)
 static nm_err open_meter(meter *m, const nm_model *model, const nm_stack *before, const nm_stack *after, const nm_common *common)
 {
     nm_session_options o = {.context = WINDOW, .kv = common->compute == NM_COMPUTE_F32 ? NM_KV_F32 : NM_KV_F16, .compute = (nm_compute)common->compute};
-    size_t row = (size_t)nm_model_describe(model)->n_vocab * sizeof *m->before, fit = LOGIT_BYTES / row;
-    m->together = fit < LEAST_TOGETHER ? LEAST_TOGETHER : fit > MOST_TOGETHER ? MOST_TOGETHER : (int32_t)fit;
+    size_t row = (size_t)nm_model_describe(model)->n_vocab * sizeof *m->before;
+    m->together = nm_rows_of_logits(model);
     NM_TRY(nm_runner_open(&m->runner, model, &(nm_runner_options){.compute = o.compute, .max_rows = 2 * m->together, .max_logits = m->together}));
     for (int i = 0; i < 2; i++) {
         o.stack = i ? after : before;
@@ -61,6 +68,8 @@ static nm_err open_meter(meter *m, const nm_model *model, const nm_stack *before
     m->p = nm_malloc(2 * row);
     return m->before && m->p ? NM_OK : nm_fail_memory((size_t)m->together * row);
 }
+
+size_t nm_forgetting_part(const nm_model *model) { return (size_t)even_part(WINDOW, nm_rows_of_logits(model)); }
 
 nm_err nm_forgetting(const nm_model *model, const nm_stack *before, const nm_stack *after, const nm_common *common, size_t tokens, double *kl)
 {

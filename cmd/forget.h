@@ -8,5 +8,7 @@
 /* Mean KL(before || after) in nats a token over the first `tokens` tokens of the general text for it, in windows of 512; fewer if it has fewer. The stacks
  * may be NULL: the base. */
 nm_err nm_forgetting(const nm_model *model, const nm_stack *before, const nm_stack *after, const nm_common *common, size_t tokens, double *kl);
+/* Tokens that it reads in one pass, which is how its cost grows. */
+size_t nm_forgetting_part(const nm_model *model);
 
 #endif

@@ -7,10 +7,17 @@
 #include "os/machine.h"
 #include "term.h"
 
+int32_t nm_rows_of_logits(const nm_model *model)
+{
+    enum { BYTES = 16 << 20, LEAST = 16, MOST = 96 };       /* a head reads its weights once for all of them; more than 96 rows gain little */
+    int32_t fit = (int32_t)(BYTES / sizeof(float) / (size_t)nm_model_describe(model)->n_vocab);
+    return fit < LEAST ? LEAST : fit > MOST ? MOST : fit;
+}
+
 nm_err nm_measure_open(nm_measure *m, const nm_model *model, const nm_stack *stack, const nm_common *common, int32_t kv, size_t tokens)
 {
     nm_session_options so = {.compute = (nm_compute)common->compute, .stack = stack};
-    nm_runner_options ro = {.compute = (nm_compute)common->compute};
+    nm_runner_options ro = {.compute = (nm_compute)common->compute, .max_logits = nm_rows_of_logits(model)};
     *m = (nm_measure){.model = model};
     if (tokens > INT32_MAX) return nm_fail(NM_USAGE, "%zu tokens are more than one context can hold", tokens);
     NM_TRY(nm_choose_kv(&so.kv, so.compute, kv));

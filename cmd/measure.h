@@ -16,6 +16,8 @@ void nm_measure_close(nm_measure *measure);
 typedef void (*nm_last_fn)(void *arg, const float *logits, int32_t n_vocab);
 nm_err nm_measure_run(nm_measure *measure, const int32_t *ids, size_t count, size_t first, double *nll, nm_last_fn on_last, void *arg);
 
+/* Rows of logits that a runner had best make at a time where many are wanted: within 16 MB. */
+int32_t nm_rows_of_logits(const nm_model *model);
 /* The likeliest token, and the first of equals. */
 int32_t nm_best_token(const float *logits, int32_t n);
 /* log of the sum of e^logit, in double; NAN if a logit is. */

@@ -200,6 +200,7 @@ static nm_err make_answers(nm_tune *t, size_t from)
         speakers[i].talk = &a->talk[from + i];
         a->talk[from + i].count = a->talk[from + i].prompt;
     }
+    if (t->trainer) nm_trainer_rest(t->trainer);        /* so that the peak of memory is a step's */
     nm_runner_options o = {.compute = (nm_compute)t->set->common.compute, .max_rows = PASS_ROWS, .max_logits = AT_ONCE};
     nm_err err = nm_runner_open(&runner, t->stacked->model, &o);
     if (err == NM_OK) err = answer_together(runner, t, speakers, count);

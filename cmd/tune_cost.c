@@ -39,22 +39,38 @@ static double forward(const work *w, double rows, double squares) { return rows 
 /* Backward: the maps once; of the adapter both halves' inputs, both gradients, and A's again; five products of attention. */
 static double backward(const work *w, double rows, double squares) { return rows * (2 * w->maps + 5 * w->adapter) + 5 * w->width * squares; }
 
-static double pass_work(const work *w, double rows, double trained, double squares)
+/* own: rows whose beginning no other sequence of their pass has; the others are not computed forward, but where layers are once more. */
+static double pass_work(const work *w, double rows, double own, double trained, double squares)
 {
-    return (w->again ? 2 : 1) * forward(w, rows, squares) + backward(w, rows, squares) + 4 * w->head * trained;
+    return forward(w, own, squares * own / rows) + (w->again ? forward(w, rows, squares) : 0) + backward(w, rows, squares) + 4 * w->head * trained;
 }
 
-static double anchor_work(const work *w, const nm_sample *anchor, size_t count)
+static int32_t common_tokens(const nm_sample *a, const nm_sample *b)
+{
+    int32_t n = 0, most = a->count < b->count ? a->count : b->count;
+    while (n < most && a->ids[n] == b->ids[n]) n++;
+    return n;
+}
+
+/* Tokens that the sample has in common with the first one of its pass or the last: any other will seldom have more. */
+static int32_t shared_tokens(const nm_tune_settings *set, const nm_sample *first, const nm_sample *last, const nm_sample *s)
+{
+    int32_t a = common_tokens(first, s), b = common_tokens(last, s);
+    return set->no_packing || set->dropout > 0 ? 0 : a > b ? a : b;
+}
+
+static double anchor_work(const nm_tune_settings *set, const work *w, const nm_sample *anchor, size_t count)
 {
     work bare = *w;
-    double rows = 0, held = 0, squares = 0;
+    double rows = 0, own = 0, held = 0, squares = 0;
     for (size_t i = 0; i < count; i++) {
         rows += anchor[i].count;
+        own += anchor[i].count - (i ? shared_tokens(set, anchor, &anchor[i - 1], &anchor[i]) : 0);
         squares += (double)anchor[i].count * anchor[i].count;
         held += anchor[i].trained;
     }
     bare.adapter = 0;
-    return forward(&bare, rows, squares) + 2 * w->head * held + pass_work(w, rows, held, squares);
+    return forward(&bare, own, squares * own / rows) + 2 * w->head * held + pass_work(w, rows, own, held, squares);
 }
 
 /* Of a step, by the first three: one of text, two of questions. */
@@ -67,7 +83,7 @@ static nm_err mean_anchor_work(nm_tune *t, const work *w, double *mean)
     *mean = 0;
     for (int64_t i = 0; t->anchor && i < STEPS; i++) {
         NM_TRY(nm_tune_anchor_at(t, i, anchor, &anchors, &answering));
-        *mean += anchor_work(w, anchor, anchors) / STEPS;
+        *mean += anchor_work(t->set, w, anchor, anchors) / STEPS;
     }
     return NM_OK;
 }
@@ -98,7 +114,7 @@ static nm_err choose_samples(probe *p, int64_t step, int64_t most, size_t *count
 {
     nm_tune *t = p->t;
     nm_order_step s;
-    double trained = 0, squares = 0;
+    double trained = 0, squares = 0, own = 0;
     *count = 0;
     *rows = 0;
     NM_TRY(nm_order_step_at(t->order, step % t->steps, &s));
@@ -112,12 +128,13 @@ static nm_err choose_samples(probe *p, int64_t step, int64_t most, size_t *count
             sample.mask = p->ones;
             sample.trained = sample.count - 1;
         }
+        own += sample.count - (i ? shared_tokens(t->set, t->sample, &t->sample[i - 1], &sample) : 0);
         t->sample[(*count)++] = sample;
         *rows += sample.count;
         trained += sample.trained;
         squares += (double)sample.count * sample.count;
     }
-    *operations = pass_work(&p->work, (double)*rows, trained, squares);
+    *operations = pass_work(&p->work, (double)*rows, own, trained, squares);
     return NM_OK;
 }
 
@@ -140,7 +157,7 @@ static nm_err probe_pass(probe *p, int64_t step, int64_t most, bool counts, doub
     p->pass_seconds += r.seconds - r.anchor_seconds - r.update_seconds;
     p->pass_work += operations;
     p->anchor_seconds += r.anchor_seconds;
-    p->anchor_work += anchor_work(&p->work, anchor, anchors);
+    if (anchors) p->anchor_work += anchor_work(t->set, &p->work, anchor, anchors);
     p->update_seconds += r.update_seconds;
     p->steps++;
     return NM_OK;
@@ -152,7 +169,7 @@ static nm_err probe_passes(probe *p)
     int64_t most = p->rates->info.pass_rows;
     double each, begun = nm_clock_seconds();
     NM_TRY(probe_pass(p, 0, WARM_ROWS, false, &each));
-    double rows = PASS_SECONDS / (each * pass_work(&p->work, 1, 1, (double)most));
+    double rows = PASS_SECONDS / (each * pass_work(&p->work, 1, 1, 1, (double)most));
     if (rows < (double)most) most = rows > LEAST_ROWS ? (int64_t)rows : LEAST_ROWS < most ? LEAST_ROWS : most;
     for (int64_t i = 0; i == 0 || nm_clock_seconds() - begun < PLAN_SECONDS; i++) NM_TRY(probe_pass(p, i, most, true, &each));
     return NM_OK;
@@ -237,22 +254,27 @@ nm_err nm_tune_measure(nm_tune *t, nm_tune_rates *rates)
 
 /* ---- Forecasting ---------------------------------------------------------------------------------------------------------------------------- */
 
-typedef struct sums { double rows, trained, squares; int64_t largest; } sums;
+typedef struct sums { double rows, own, trained, squares; int64_t largest; } sums;
 
 /* A step's rows, and the largest of its passes. */
 static nm_err add_step(nm_tune *v, int64_t step, int32_t pass_rows, sums *s)
 {
     nm_order_step o;
+    nm_sample first = {0}, last = {0};
     int64_t pass = 0;
     NM_TRY(nm_order_step_at(v->order, step, &o));
-    for (size_t i = 0; i < o.count; i++) {
+    for (size_t i = 0; i < o.count; last = nm_dataset_sample(v->data, NM_SPLIT_TRAIN, o.samples[i++])) {
         nm_sample sample = nm_dataset_sample(v->data, NM_SPLIT_TRAIN, o.samples[i]);
         bool whole = sample.count <= v->set->max_length || v->set->batches;
         int32_t count = whole ? sample.count : v->set->max_length;
         s->rows += count;
         s->trained += whole ? sample.trained : trained_of(&sample, count);
         s->squares += (double)count * count;
-        pass = pass + count <= pass_rows ? pass + count : count;
+        bool joins = i && pass + count <= pass_rows;
+        if (!joins) first = last = sample;
+        int32_t shared = joins ? shared_tokens(v->set, &first, &last, &sample) : 0;
+        s->own += shared < count ? count - shared : 0;
+        pass = joins ? pass + count : count;
         if (pass > s->largest) s->largest = pass;
     }
     return NM_OK;
@@ -266,6 +288,7 @@ static void add_kept(const nm_tune *t, int64_t steps, sums *s)
         nm_sample sample = nm_dataset_sample(t->replay, NM_SPLIT_TRAIN, i);
         double times = (double)steps * t->replays / (double)count;
         s->rows += times * sample.count;
+        s->own += times * sample.count;
         s->trained += times * sample.trained;
         s->squares += times * sample.count * sample.count;
     }
@@ -324,7 +347,7 @@ static nm_err forecast(nm_tune *v, const nm_tune *t, const nm_tune_rates *r, nm_
         .recomputed = info.recomputed,
         .epochs = (double)v->steps / (double)nm_order_steps_per_epoch(v->order), .begin = r->begin};
     f->cut = count_cut(v, v->data == t->data ? t->set->max_length : v->set->max_length);
-    f->training = r->pass * pass_work(&w, s.rows, s.trained, s.squares);
+    f->training = r->pass * pass_work(&w, s.rows, s.own, s.trained, s.squares);
     NM_TRY(mean_anchor_work(v, &w, &anchored));
     f->anchor = v->anchor ? r->anchor * anchored * (double)v->steps + r->answers * nm_tune_anchor_stops(v, v->steps) : 0;
     f->update = r->update * w.adapter * (double)v->steps;

@@ -147,17 +147,17 @@ static nm_err probe_score(nm_tune *t, const present *p, nm_look_cost *c)
     return err;
 }
 
-/* A short text and a longer one: the difference is the tokens'. */
+/* One pass of the meter, and three: the difference is the tokens'. */
 static nm_err probe_meter(nm_tune *t, const present *p, nm_look_cost *c)
 {
-    enum { SHORT = 32, LONG = 160 };
+    size_t part = nm_forgetting_part(t->stacked->model);
     double nats, from = nm_clock_seconds();
-    NM_TRY(forgetting_of(t, p, SHORT, &nats));
+    NM_TRY(forgetting_of(t, p, part, &nats));
     c->meter_open = seconds_since(&from);
-    NM_TRY(forgetting_of(t, p, LONG, &nats));
-    double all = seconds_since(&from);
-    c->meter = all > c->meter_open ? (all - c->meter_open) / (LONG - SHORT) : all / LONG;
-    c->meter_open = c->meter_open > SHORT * c->meter ? c->meter_open - SHORT * c->meter : 0;
+    NM_TRY(forgetting_of(t, p, 3 * part, &nats));
+    double all = seconds_since(&from), one = (double)part;
+    c->meter = all > c->meter_open ? (all - c->meter_open) / (2 * one) : all / (3 * one);
+    c->meter_open = c->meter_open > one * c->meter ? c->meter_open - one * c->meter : 0;
     return NM_OK;
 }
 

@@ -547,7 +547,7 @@ NM_API nm_err nm_trainer_resume(nm_trainer *trainer, const char *path, char **no
  * questions, one on a line, in whose answers it is held to itself. */
 typedef enum nm_general { NM_GENERAL_ANCHOR, NM_GENERAL_METER, NM_GENERAL_QUESTIONS } nm_general;
 NM_API const char *nm_general_text(nm_general which, size_t *length);   /* static, with a zero behind */
-/* KL(before || now) in nats of the two distributions that n logits each stand for; both are written to p_before and p_now [n], which may be `before` itself. */
+/* KL(before || now) in nats of the two distributions that n logits each stand for. Both are written: p_before [n] is memory of its own, p_now [n] may be `before`. */
 NM_API double nm_divergence(const float *before, const float *now, int64_t n, float *p_before, float *p_now);
 
 NM_API int64_t nm_trainer_steps(const nm_trainer *trainer);    /* taken so far */

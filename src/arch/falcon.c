@@ -16,7 +16,8 @@ static void build(nm_builder *b, const nm_config *c)
         int32_t n = nm_block_layer_norm(b, c, x, "attn_norm"), own = nm_build_vector_optional(b, "attn_norm_2.weight", c->n_embd);
         int32_t n2 = own == NM_NONE ? n : nm_build_layer_norm(b, x, own, nm_build_vector_optional(b, "attn_norm_2.bias", c->n_embd), c->eps, 0);
         int32_t a = nm_block_attention_fused(b, c, n2, &spec), f = nm_block_mlp(b, c, nm_block_match(b, n, a), NM_ACT_GELU_ERF, NM_BIAS_OPTIONAL);
-        x = nm_build_add(b, nm_build_add(b, f, a, 1), nm_block_match(b, x, a), 1);
+        int32_t y = nm_build_add(b, f, a, 1);
+        x = nm_build_add(b, y, nm_block_match(b, x, y), 1);
     }
     nm_block_head(b, c, nm_block_layer_norm(b, c, nm_block_top(b, x), "output_norm"));
 }

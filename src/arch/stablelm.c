@@ -14,7 +14,7 @@ static int32_t ffn_input(nm_builder *b, const nm_config *c, int32_t normed, int3
 {
     if (!c->parallel) return nm_block_layer_norm(b, c, y, "ffn_norm");
     int32_t w = nm_build_vector_optional(b, "ffn_norm.weight", c->n_embd);
-    if (w == NM_NONE) return normed;
+    if (w == NM_NONE) return nm_block_match(b, normed, y);
     return nm_build_layer_norm(b, y, w, nm_build_vector_optional(b, "ffn_norm.bias", c->n_embd), c->eps, 0);
 }
 
@@ -24,7 +24,7 @@ static void build(nm_builder *b, const nm_config *c)
     nm_attention_spec spec = {.head_layer_norm = true, .table = table, .rope = &c->rope};
     for (b->layer = 0; b->layer < c->n_layer; b->layer++) {
         int32_t n = nm_block_layer_norm(b, c, x, "attn_norm"), a = nm_block_attention(b, c, n, &spec), y = nm_block_add(b, x, a, 1);
-        int32_t f = nm_block_glu(b, c, ffn_input(b, c, nm_block_match(b, n, a), y), NM_ACT_SILU, NM_BIAS_OPTIONAL);
+        int32_t f = nm_block_glu(b, c, ffn_input(b, c, n, y), NM_ACT_SILU, NM_BIAS_OPTIONAL);
         x = nm_build_add(b, y, f, 1);
     }
     nm_block_head(b, c, nm_block_layer_norm(b, c, nm_block_top(b, x), "output_norm"));

@@ -52,7 +52,8 @@ static void store_at(const nm_exec *e, const nm_step *s, int64_t r, int32_t seq)
 static void store_row(const nm_exec *e, const nm_step *s, int64_t r, int64_t c0, int64_t c1)
 {
     store_at(e, s, r, e->row[r].seq);
-    for (int32_t i = e->copy_from ? e->copy_from[r] : 0; e->copy_from && i < e->copy_from[r + 1]; i++) store_at(e, s, r, e->copy_seq[i]);
+    if (!e->copy_from) return;
+    for (int32_t i = e->copy_from[r]; i < e->copy_from[r + 1]; i++) store_at(e, s, r, e->copy_seq[i]);
 }
 
 /* ---- A set of queries that share a KV head and a session ---------------------------------------------------------------------- */

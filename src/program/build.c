@@ -183,12 +183,31 @@ void nm_build_result(nm_builder *b, int32_t logits) { b->program->result = logit
 
 /* ---- Checks, layout, freeing --------------------------------------------------------------------------------------------------- */
 
+/* All operands of a step have the same rows, but for select, which goes from the whole batch, and from whole values, to the rows that want logits. Nothing of the
+ * whole batch stands behind these: the plan cuts the program there. */
+static nm_err check_rows(const nm_program *p, const nm_step *s, bool *selected)
+{
+    bool selects = s->op == NM_OP_SELECT;
+    nm_rows out = nm_owner(p->value, nm_out(p->operand, s, 0))->rows;
+    for (int k = 0; k < s->n_in; k++) {
+        int32_t x = nm_in(p->operand, s, k);
+        if (nm_owner(p->value, x)->rows != (selects ? NM_ROWS_BATCH : out) || (selects && p->value[x].parent >= 0))
+            return nm_fail(NM_BAD_FILE, "layer %d: %s: rows of the batch and rows that want logits do not go together", (int)s->layer, nm_ops[s->op]->name);
+    }
+    if (*selected && out == NM_ROWS_BATCH)
+        return nm_fail(NM_BAD_FILE, "layer %d: %s: of the whole batch, behind rows that want logits", (int)s->layer, nm_ops[s->op]->name);
+    *selected |= selects;
+    return NM_OK;
+}
+
 nm_err nm_program_check(const nm_program *p, nm_mode mode, const nm_weight *weight)
 {
     nm_shape shape = {.value = p->value, .operand = p->operand, .weight = weight};
+    bool selected = false;
     for (size_t i = 0; i < p->steps; i++) {
         const nm_op *op = nm_ops[p->step[i].op];
         NM_TRY(op->shape(&shape, &p->step[i]));
+        NM_TRY(check_rows(p, &p->step[i], &selected));
         if (mode == NM_MODE_TRAIN && !op->back_row && !op->back_wide && !op->constant)
             return nm_fail(NM_REFUSED, "layer %d: %s cannot be trained through yet", (int)p->step[i].layer, op->name);
     }

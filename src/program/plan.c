@@ -65,8 +65,11 @@ static nm_err schedule_step(nm_plan *p, const nm_shape *shape, int32_t i)
         /* The head's backward runs in chunks of rows and adds to these gradients. */
         p->body = (int32_t)p->regions;
         if (p->owed) NM_TRY(open_region(p, false, NM_ROWS_BATCH, false));
-        for (size_t k = (size_t)i; p->owed && k < g->steps; k++)
-            if (g->step[k].op == NM_OP_SELECT) NM_TRY(nm_schedule_task(p, false, NM_ROWS_BATCH, false, (nm_task){NM_TASK_ZERO, -1, nm_in(g->operand, &g->step[k], 0)}));
+        for (size_t k = (size_t)i; p->owed && k < g->steps; k++) {
+            const nm_step *select = &g->step[k];
+            if (select->op != NM_OP_SELECT || !p->owed[k].wants) continue;
+            NM_TRY(nm_schedule_task(p, false, NM_ROWS_BATCH, false, (nm_task){NM_TASK_ZERO, -1, nm_in(g->operand, select, 0)}));
+        }
         p->head = (int32_t)p->regions;
     }
     if (op->reads_int8 && op->reads_int8(shape, s)) {

@@ -120,7 +120,8 @@ typedef struct nm_train_plan {
     const uint8_t *trained;     /* NM_TRAIN_* by weight id */
     int32_t rank;               /* the largest trained rank */
     bool bf16;                  /* products of the base's linear maps, op.h */
-    nm_remake remake;           /* ROWS: what row phases make of values that are kept anyway; LAYERS: all but what crosses layers */
+    nm_remake remake;           /* ROWS: what row phases make of values that are kept anyway; LAYERS: all but what crosses layers
+                                 * or the head reads again, and its own rows */
 } nm_train_plan;
 
 typedef struct nm_plan {
@@ -133,7 +134,8 @@ typedef struct nm_plan {
     nm_region *region;
     size_t regions, region_capacity;
     int32_t head;               /* first region of the head */
-    int32_t body, loss, back;   /* training: regions [body, head) clear what the head's backward adds to, [head, loss) are the head, [loss, back) the loss and the head's backward; from back on, the body's */
+    int32_t body;               /* training: regions [body, head) clear what the head's backward adds to */
+    int32_t loss, back;         /* training: regions [head, loss) are the head, [loss, back) the loss and the head's backward; from back on, the body's */
     nm_value *back_value;       /* values as the backward walk finds them: those that are made again lie elsewhere; NULL outside of training */
     nm_owed *owed;              /* by step */
     int64_t max_rows[2];

@@ -195,7 +195,7 @@ static nm_err schedule(reverse *r)
     find_flow(r);
     NM_TRY(find_saved(r));
     choose_kept(r);
-    for (size_t i = 0; i < g->steps; i++)       /* the plan sets it to zero before the head */
+    for (size_t i = 0; i < g->steps; i++)       /* the plan sets them to zero before the head */
         if (g->step[i].op == NM_OP_SELECT) facts_of(r, nm_in(g->operand, &g->step[i], 0))->reached = true;
     NM_TRY(nm_schedule_forward(p, r->shape));
     return schedule_backward(r);

@@ -17,7 +17,7 @@ struct nm_pass {
     nm_row *row;                /* [max_rows] */
     nm_seq *seq;                /* [max_sequences] */
     nm_prefix prefix;
-    int64_t rows;
+    int64_t rows;               /* of the pass */
     /* Supervised rows, in order. */
     int32_t *out_row, *target;  /* [max_rows] */
     float *weight, *nll;
@@ -238,14 +238,12 @@ static void see_all_rows(nm_pass *p)
     e->rows[NM_ROWS_BATCH] = p->rows;
 }
 
-/* All layers. A row behind a beginning that another sequence has as well is computed once; masks of dropout are each sequence's own. */
-static nm_err walk_body(nm_pass *p)
+/* The layers, up to where rows that want logits part from the others. With `share` a row behind a beginning that another sequence has as well is computed once. */
+static nm_err walk_body(nm_pass *p, bool share)
 {
     nm_exec *e = &p->walk.exec;
     see_all_rows(p);
-    p->prefix.rows = p->rows;
-    if (!(e->train->dropout.p > 0)) nm_prefix_find(&p->prefix, p->row, p->seq, e->seqs);
-    if (p->prefix.rows < p->rows) {
+    if (share) {
         e->row = p->prefix.row;
         e->seq = p->prefix.seq;
         e->copy_from = p->prefix.copy_from;
@@ -255,13 +253,27 @@ static nm_err walk_body(nm_pass *p)
     return walk(p, 0, p->plan.body);
 }
 
+/* Rows are moved where backward looks for them, which costs about what a tenth of them cost to compute; masks of dropout are each sequence's own. */
+static nm_err forward(nm_pass *p)
+{
+    enum { LEAST_SHARE = 6 };
+    nm_exec *e = &p->walk.exec;
+    bool share = false;
+    if (!(e->train->dropout.p > 0)) {
+        nm_prefix_find(&p->prefix, p->row, p->seq, e->seqs);
+        share = (p->rows - p->prefix.rows) * LEAST_SHARE >= p->rows;
+    }
+    NM_TRY(walk_body(p, share));
+    if (share) NM_TRY(nm_prefix_spread(&p->prefix, &p->plan, e, p->rows));
+    see_all_rows(p);
+    return NM_OK;
+}
+
 /* Forward, the head with its loss and back again some rows at a time, so that the logits of all never exist together, and back. */
 static nm_err there_and_back(nm_pass *p, void (*loss)(void *, int64_t, const float *, int64_t, float *), double *sum)
 {
     p->walk.exec.loss = loss;
-    NM_TRY(walk_body(p));
-    NM_TRY(nm_prefix_spread(&p->prefix, &p->plan, &p->walk.exec, p->rows));
-    see_all_rows(p);
+    NM_TRY(forward(p));
     NM_TRY(walk(p, p->plan.body, p->plan.head));
     for (p->first = 0; p->first < p->outs; p->first += p->options.max_out) {
         choose_chunk(p);
@@ -312,8 +324,9 @@ static nm_err keep_before(nm_pass *p, const nm_sequence *sequence, int32_t count
     size_t row = (size_t)p->model->config.n_vocab * sizeof(float);
     NM_TRY(start(p, p->options.before, sequence, count, 0, none, cancel));
     if (p->outs > p->options.max_anchor) return nm_fail(NM_USAGE, "an anchor of %d rows, and there is room for %d", (int)p->outs, (int)p->options.max_anchor);
-    NM_TRY(walk_body(p));
-    for (int32_t i = 0; p->prefix.rows < p->rows && i < p->outs; i++) p->out_row[i] = p->prefix.at[p->out_row[i]];
+    nm_prefix_find(&p->prefix, p->row, p->seq, count);
+    NM_TRY(walk_body(p, true));
+    for (int32_t i = 0; i < p->outs; i++) p->out_row[i] = p->prefix.at[p->out_row[i]];
     for (p->first = 0; p->first < p->outs; p->first += p->options.max_out) {
         choose_chunk(p);
         NM_TRY(walk(p, p->plan.head, p->plan.loss));

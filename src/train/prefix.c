@@ -50,20 +50,22 @@ static int32_t longest(const nm_row *row, const nm_seq *seq, int32_t s, int32_t 
     return most;
 }
 
-/* Shared rows, by the computed row that they are: counted, then listed. */
+/* Shared rows by the computed row that they are: counted, then listed. */
 static void list_copies(nm_prefix *p, const nm_seq *seq, int32_t seqs)
 {
+    int32_t copies = 0;
     memset(p->copy_from, 0, (size_t)(p->rows + 1) * sizeof *p->copy_from);
-    for (int32_t s = 0; s < seqs; s++) for (int32_t i = 0; i < p->seq[s].start; i++) p->copy_from[p->at[seq[s].row + i] + 1]++;
+    for (int32_t s = 0; s < seqs; copies += p->seq[s++].start)
+        for (int32_t i = 0; i < p->seq[s].start; i++) p->copy_from[p->at[seq[s].row + i] + 1]++;
     for (int64_t r = 0; r < p->rows; r++) p->copy_from[r + 1] += p->copy_from[r];
-    for (int32_t s = seqs; s-- > 0;)        /* from the last: the counts of those before become where they begin */
+    for (int32_t s = seqs; s-- > 0;)        /* from the last: where a row's list ends becomes where it begins */
         for (int32_t i = 0; i < p->seq[s].start; i++) p->copy_seq[--p->copy_from[p->at[seq[s].row + i] + 1]] = s;
     memmove(p->copy_from, p->copy_from + 1, (size_t)p->rows * sizeof *p->copy_from);
+    p->copy_from[p->rows] = copies;
 }
 
 void nm_prefix_find(nm_prefix *p, const nm_row *row, const nm_seq *seq, int32_t seqs)
 {
-    int32_t copies = 0;
     p->rows = 0;
     for (int32_t s = 0; s < seqs; s++) {
         int32_t of = 0, shared = longest(row, seq, s, &of);
@@ -76,10 +78,8 @@ void nm_prefix_find(nm_prefix *p, const nm_row *row, const nm_seq *seq, int32_t 
             p->row[p->rows] = row[seq[s].row + i];
             p->at[seq[s].row + i] = (int32_t)p->rows++;
         }
-        copies += shared;
     }
     list_copies(p, seq, seqs);
-    p->copy_from[p->rows] = copies;
 }
 
 /* ---- Spreading -------------------------------------------------------------------------------------------------------------------------- */
@@ -99,14 +99,14 @@ static void spread_value(const spread *s, int32_t v, int64_t c0, int64_t c1)
         if (at[r] != r) memcpy(nm_at(s->exec, v, r) + c0, nm_at(s->exec, v, at[r]) + c0, (size_t)(c1 - c0) * sizeof(float));
 }
 
-/* Columns are shared out. */
+/* Columns are shared out, whole lines of 64 bytes to a thread. */
 static void spread_thread(void *arg, int thread, int threads)
 {
     const spread *s = arg;
     for (size_t v = 0; v < s->plan->program->values; v++) {
         const nm_value *x = &s->plan->value[v];
         int64_t from, to;
-        if (x->parent >= 0 || x->rows != NM_ROWS_BATCH || x->first < 0 || x->last < s->plan->head) continue;
+        if (x->parent >= 0 || x->rows != NM_ROWS_BATCH || x->first < 0 || x->first >= s->plan->body || x->last < s->plan->head) continue;
         nm_share(x->dim, 16, thread, threads, &from, &to);
         if (from < to) spread_value(s, (int32_t)v, from, to);
     }
@@ -115,5 +115,5 @@ static void spread_thread(void *arg, int thread, int threads)
 nm_err nm_prefix_spread(const nm_prefix *prefix, const nm_plan *plan, const nm_exec *exec, int64_t rows)
 {
     spread s = {prefix, plan, exec, rows};
-    return prefix->rows == rows ? NM_OK : nm_pool_run(spread_thread, &s);
+    return nm_pool_run(spread_thread, &s);
 }

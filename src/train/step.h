@@ -10,7 +10,7 @@ typedef struct nm_step_report {
     double loss;                /* sum of weight x NLL over the sum of weights */
     double grad_norm;           /* before clipping */
     double supervised;          /* sum of weights */
-    int64_t tokens;             /* rows that were computed */
+    int64_t tokens;             /* rows of its passes */
 } nm_step_report;
 
 /* Gradients of the mean loss of all sequences, left in lora->g. Sequences go into passes in order, each as full as it gets. NM_USAGE where nothing is

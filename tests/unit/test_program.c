@@ -86,6 +86,16 @@ static void test_shapes(void **state)
     refuse(&b, &m, "rope: rotated columns is 16, expected 8");
     nm_build_rope_table(&b, &odd);
     refuse(&b, &m, "over 15 columns: an even number is needed");
+    x = X(64);
+    nm_build_add(&b, x, nm_build_select(&b, x), 1);
+    refuse(&b, &m, "layer 3: add: rows of the batch and rows that want logits do not go together");
+    nm_build_select(&b, X(64));
+    X(64);
+    refuse(&b, &m, "embed: of the whole batch, behind rows that want logits");
+    nm_build_select(&b, nm_build_select(&b, X(64)));
+    refuse(&b, &m, "select: rows of the batch");
+    nm_build_select(&b, nm_build_view(&b, X(64), 0, 32));
+    refuse(&b, &m, "select: rows of the batch");
     nm_build_view(&b, X(64), 60, 5);
     refuse(&b, &m, "columns 60 to 65 of a value of 64");
     nm_build_embed(&b, 0, 0, 1, false);

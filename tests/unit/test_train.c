@@ -15,6 +15,7 @@
 #include "format/json.h"
 #include "format/safetensors.h"
 #include "os/file.h"
+#include "train/prefix.h"
 #include "train/step.h"
 
 static const double LOSS_BOUND = 2e-4, NORM_BOUND = 1e-3, LATER_NORM_BOUND = 1e-2, COSINE_BOUND = 0.9999, BF16_LOSS_BOUND = 1e-2;     /* the last of itself */
@@ -202,8 +203,46 @@ static void test_bf16(void **state)
     follow(true);
 }
 
+/* ---- Common beginnings -------------------------------------------------------------------------------------------------------------------------------- */
+
+/* Sequences of 100, 90, 100, 3, 80 and 5 tokens: the second leaves the first at 70, the third is the first again, the fourth is their beginning, the fifth leaves
+ * the second at 75, and the last has nothing in common with them. */
+static void test_prefix(void **state)
+{
+    enum { SEQS = 6, ROWS = 378 };
+    static const int32_t length[SEQS] = {100, 90, 100, 3, 80, 5}, of[SEQS] = {0, 0, 0, 0, 1, 0}, shared[SEQS] = {0, 70, 100, 3, 75, 0};
+    nm_row row[ROWS];
+    nm_seq seq[SEQS];
+    nm_prefix p = {0};
+    int32_t rows = 0, copies = 0;
+    for (int32_t s = 0; s < SEQS; s++) {
+        seq[s] = (nm_seq){.row = rows, .rows = length[s]};
+        for (int32_t i = 0; i < length[s]; i++, rows++)
+            row[rows] = (nm_row){.token = i < shared[s] ? row[seq[of[s]].row + i].token : 1000 * s + i, .position = i, .seq = s};
+    }
+    assert_int_equal(rows, ROWS);
+    assert_int_equal(nm_prefix_open(&p, ROWS, SEQS), NM_OK);
+    nm_prefix_find(&p, row, seq, SEQS);
+    assert_int_equal(p.rows, ROWS - 70 - 100 - 3 - 75);
+    for (int32_t s = 0; s < SEQS; s++) {
+        assert_int_equal(p.seq[s].start, shared[s]);
+        assert_int_equal(p.seq[s].rows, length[s] - shared[s]);
+        for (int32_t i = 0; i < length[s]; i++) {
+            const nm_row *is = &p.row[p.at[seq[s].row + i]];
+            assert_true(is->token == row[seq[s].row + i].token && is->position == i && p.at[seq[s].row + i] <= seq[s].row + i);
+        }
+    }
+    for (int64_t r = 0; r < p.rows; r++)
+        for (int32_t i = p.copy_from[r]; i < p.copy_from[r + 1]; i++, copies++) {
+            int32_t s = p.copy_seq[i];
+            assert_true(s > 0 && p.row[r].position < shared[s] && p.at[seq[s].row + p.row[r].position] == r);
+        }
+    assert_int_equal(copies, 70 + 100 + 3 + 75);
+    nm_prefix_close(&p);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_oracle), cmocka_unit_test(test_bf16)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_oracle), cmocka_unit_test(test_bf16), cmocka_unit_test(test_prefix)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
