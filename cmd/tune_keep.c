@@ -229,6 +229,8 @@ nm_err nm_tune_resume(nm_tune *t)
 {
     char *text;
     nm_json note = {0};
+    if (access(t->state, F_OK) != 0)
+        return nm_fail(NM_NOT_FOUND, "%s: no checkpoint to go on from: the run is complete, or ended before its first one; begin it without --resume", t->state);
     NM_TRY(nm_trainer_resume(t->trainer, t->state, &text));
     nm_err err = nm_json_parse(&note, text, strlen(text));
     if (err == NM_USAGE) err = nm_fail(NM_BAD_FILE, "%s: no checkpoint of nomoat tune", t->state);

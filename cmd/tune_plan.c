@@ -254,7 +254,7 @@ static nm_err refuse(fit *x)
     bool fits, half = x->set.max_length >= 16 && try_fit(x, &fits) == NM_OK && x->f.seconds < f.seconds;
     return nm_fail(NM_REFUSED, "--fit %s: even %lld steps take %s here, with validation and the meter of forgetting: allow more%s%s%s", x->t->set->fit, (long long)f.steps,
         nm_duration_text(f.seconds, least), half ? "; at half the --max-length they take " : "", half ? nm_duration_text(x->f.seconds, shorter) : "",
-        half ? ", and --meter, --val, --rank and --targets can be smaller too" : "");
+        "; --meter, --val, --rank and --targets can be smaller, too");
 }
 
 static void tell_fit(const fit *x, const nm_tune_forecast *asked)

@@ -195,20 +195,20 @@ static nm_err open_pass(nm_trainer *t)
     int64_t together = o->no_packing ? 1 : o->batch, all = together * o->max_length, most = o->max_length > PASS_ROWS ? o->max_length : PASS_ROWS;
     int32_t rows = (int32_t)(all < most ? all : most);
     int64_t out = LOGIT_BYTES / (2 * (int64_t)sizeof(float) * t->model->config.n_vocab);
-    const struct { nm_remake remake; int32_t rows; } way[] = {{NM_REMAKE_ROWS, rows}, {NM_REMAKE_ROWS, o->max_length}, {NM_REMAKE_LAYERS, rows},
-        {NM_REMAKE_LAYERS, o->max_length}};
+    const struct { nm_remake remake; int32_t rows; int64_t sequences; } way[] = {{NM_REMAKE_ROWS, rows, together}, {NM_REMAKE_ROWS, o->max_length, together},
+        {NM_REMAKE_LAYERS, rows, together}, {NM_REMAKE_LAYERS, o->max_length, together}, {NM_REMAKE_LAYERS, o->max_length, 1}};
     uint64_t own = nm_trainer_bytes(t), need = 0;
     for (size_t i = 0; i < sizeof way / sizeof *way; i++) {
         nm_train_options p = {.trained = t->lora.trained, .rank = t->lora.max_rank, .bf16 = t->bf16, .remake = way[i].remake, .stack = pissa ? &t->pissa.stack : o->below,
-            .before = o->below, .max_rows = way[i].rows, .max_length = o->max_length, .max_anchor = o->anchor, .max_sequences = (int32_t)together,
+            .before = o->below, .max_rows = way[i].rows, .max_length = o->max_length, .max_anchor = o->anchor, .max_sequences = (int32_t)way[i].sequences,
             .max_out = (int32_t)(out < 8 ? 8 : out > MOST_OUT ? MOST_OUT : out)};
         NM_TRY(nm_pass_open(&t->pass, t->model, &p));
         need = own + nm_pass_bytes(t->pass);
         if (!o->memory || need <= o->memory) return NM_OK;
         nm_pass_close(&t->pass);
     }
-    return nm_fail(NM_NO_MEMORY, "training takes at least %llu MB beside the model, and %llu MB are allowed: shorten --max-length, lower --rank, or allow more",
-        (unsigned long long)(need / 1000000), (unsigned long long)(o->memory / 1000000));
+    return nm_fail(NM_NO_MEMORY, "training takes at least %.2f MB beside the model, and %.2f MB are allowed: shorten --max-length, lower --rank, or allow more",
+        ceil((double)need / 1e4) / 100, floor((double)o->memory / 1e4) / 100);
 }
 
 static void describe(nm_trainer *t)
