@@ -52,15 +52,33 @@ void nm_panels_row(const nm_panels *w, int64_t row, float *out);
  * 2^-100 (127 / amax might overflow) q and scale are 0. k is a multiple of 32. Non-finite input gives a NaN scale and q = 0, so that NaN
  * reaches the logits and is reported. */
 #define NM_SMALLEST_AMAX 0x1p-100f
+
+/* They lie in tiles of `tile` rows side by side, so that a register tile reads one stream: the fours of inputs that one integer dot product takes,
+ * of row 0, row 1, ... of the tile, then the next four of each. Rows beyond the last, up to a whole tile, are anything. */
+enum { NM_QTILE_FEW = 4, NM_QTILE_MOST = 8 };
 typedef struct nm_qrows {
-    int8_t *q;                  /* [rows][ldq], zero from k up to ldq */
-    float *scale;               /* [rows][lds] */
-    int16_t *sum;               /* [rows][2 * lds]: sums of q over 16 values */
+    int8_t *q;                  /* [tiles][ldq / 4][tile][4], zero from k up to ldq */
+    float *scale;               /* [tiles][lds][tile] */
+    int32_t *sum;               /* [tiles][lds][tile]: sums of q over 32 values */
+    int32_t *half;              /* [tiles][2 * lds][tile]: over 16 */
     size_t ldq, lds;            /* ldq = k rounded up to 64; lds = ldq / 32 */
+    int tile;
 } nm_qrows;
-/* Bytes for `rows` rows of k inputs, and the layout of such a block of memory (64-byte aligned). */
+/* Bytes for `rows` rows of k inputs in tiles of any size, and the layout of such a block of memory (64-byte aligned). */
 size_t nm_qrows_bytes(int64_t rows, int64_t k);
-nm_qrows nm_qrows_at(void *memory, int64_t rows, int64_t k);
+nm_qrows nm_qrows_at(void *memory, int64_t rows, int64_t k, int tile);
+/* Inputs [k, k + 4) of a row (k a multiple of 4); the row's next four are 4 * tile bytes on. And the index of a row's block of 32 inputs in `scale` and
+ * `sum`; the row's next one is `tile` on. In `half` block b's two are 2 * b and 2 * b + 1 of twice as many. */
+static inline int8_t *nm_qrows_four(const nm_qrows *x, int64_t row, int64_t k)
+{
+    size_t tile = (size_t)x->tile, r = (size_t)row % tile;
+    return x->q + ((size_t)row - r) * x->ldq + (size_t)k * tile + 4 * r;
+}
+static inline size_t nm_qrows_block(const nm_qrows *x, int64_t row, int64_t b, int halves)
+{
+    size_t tile = (size_t)x->tile, r = (size_t)row % tile;
+    return ((size_t)row - r) * x->lds * (size_t)halves + (size_t)b * tile + r;
+}
 
 /* ---- Jobs ------------------------------------------------------------------------------------------------------------------ */
 
@@ -137,7 +155,9 @@ typedef struct nm_kernels {
     void (*linear_f32)(const nm_linear_job *);      /* any type, job->x, exact dequantised weights */
     void (*linear_bf16)(const nm_linear_job *);     /* the same, rounded to bf16; scratch: nm_linear_bf16_scratch */
     bool has_bf16;              /* the ISA has such products: linear_bf16 and gemm_bf16 are worth it, not only defined */
-    void (*quantize_row)(const float *x, int64_t k, int8_t *q, float *scale, int16_t *sum);  /* pads to 64 */
+    /* x: k inputs of a row, which are those from `at` on (multiples of 32; at one of 64); pads to 64. */
+    void (*quantize)(const float *x, int64_t k, const nm_qrows *to, int64_t row, int64_t at);
+    int tile_rows;              /* the tile that linear_q8 reads of more than NM_QTILE_FEW rows; 1: it reads rows as they are, of any number */
     void (*attention[3])(const nm_attention_job *); /* by nm_kv_type */
     void (*kv_store_k[3])(void *k_page, int d_k, int slot, const float *k);     /* slot: position & 63 */
     void (*kv_store_v[3])(void *v_page, int d_v, int slot, const float *v);
@@ -182,6 +202,12 @@ typedef struct nm_kernels {
     void (*gelu_erf_back)(const float *x, const float *dy, int64_t n, float *dx);
     void (*softcap_back)(const float *y, const float *dy, float cap, int64_t n, float *dx);     /* from the output y */
 } nm_kernels;
+
+/* The tile in which linear_q8 of this table reads `rows` rows. */
+static inline int nm_qrows_tile(const nm_kernels *k, int64_t rows)
+{
+    return rows == 1 || k->tile_rows == 1 ? 1 : rows <= NM_QTILE_FEW ? NM_QTILE_FEW : k->tile_rows;
+}
 
 /* The table in use. Valid after the first call; the mask (nm_set_kernels) changes it in place. */
 const nm_kernels *nm_kernels_get(void);

@@ -15,6 +15,8 @@
 #ifndef NM_KERNEL_LAYOUT_H
 #define NM_KERNEL_LAYOUT_H
 
+#include <string.h>
+
 #include "kernel/kernel.h"
 
 typedef enum nm_scale_kind {    /* g: group of 16 or 32 inputs, r: row */
@@ -108,8 +110,9 @@ typedef struct nm_u {
 
 /* Inputs in a chunk of K that kernels unpack at once: a multiple of every superblock and block. 16 blocks of one panel are 8 KB of bytes. */
 enum { NM_CHUNK = 512, NM_CHUNK_BLOCKS = NM_CHUNK / NM_BLOCK };
-/* Panels that share one pass over the activations in the tile kernels. */
-enum { NM_TILE_PANELS = 4 };
+/* How the tile kernels cut their work (kernel/x86/linear_tiles.h): at most so many panels share one pass over the activations; panels and rows whose
+ * accumulators wait together between chunks; rows come in multiples of the grain, which holds whole tiles of every tier. */
+enum { NM_TILE_PANELS = 4, NM_GROUP_PANELS = 12, NM_TILE_ROWS = 288, NM_TILE_GRAIN = 48 };
 
 /* Blocks [b0, b0 + count) of panel p to the U form, with q ^ flip in place of u: flip 0 gives the signed values, 0x80 adds 128. b0 is a multiple
  * of the layout's and the type's block; so is b0 + count, or it is the row's end. Plain C; the only way for rows of the file. */
@@ -118,6 +121,18 @@ void nm_unpack_c(const nm_panels *w, int64_t p, int64_t b0, int64_t count, uint8
 void nm_unpack_row(const nm_panels *w, int64_t row, int64_t b0, int64_t count, int8_t *q, float *scale, float *min);
 /* Inputs [k0, k0 + count) of panel p of a plain type as fp32: out [count][16]. */
 void nm_unpack_plain(const nm_panels *w, int64_t p, int64_t k0, int64_t count, float *out);
+
+/* Writes block b of a row: 32 quantised inputs, their scale and the sums of the first and last 16. */
+static inline void nm_qrows_put(const nm_qrows *to, int64_t row, int64_t b, const int8_t *q, float scale, int32_t first, int32_t last)
+{
+    int8_t *four = nm_qrows_four(to, row, b * NM_BLOCK);
+    for (int i = 0; i < NM_STEPS; i++) memcpy(four + 4 * i * to->tile, q + 4 * i, 4);
+    size_t at = nm_qrows_block(to, row, b, 1), half = nm_qrows_block(to, row, 2 * b, 2);
+    to->scale[at] = scale;
+    to->sum[at] = first + last;
+    to->half[half] = first;
+    to->half[half + (size_t)to->tile] = last;
+}
 
 /* Pairs of bf16 inputs that a row takes where kernels keep it rounded: whole lines of 64 bytes. */
 static inline size_t nm_bf16_pairs(int64_t k) { return ((size_t)k + 31) / 32 * 16; }

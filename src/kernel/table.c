@@ -75,19 +75,22 @@ const char *nm_kernels_describe(void)
 
 static size_t align64(size_t n) { return (n + 63) & ~(size_t)63; }
 
+static size_t whole_tiles(int64_t rows) { return (size_t)rows + NM_QTILE_MOST - 1; }      /* whatever the tile */
+
 size_t nm_qrows_bytes(int64_t rows, int64_t k)
 {
-    size_t n = (size_t)rows, ldq = align64((size_t)k), lds = ldq / NM_BLOCK;
-    return n * ldq + align64(n * lds * sizeof(float)) + align64(n * lds * 2 * sizeof(int16_t));
+    size_t n = whole_tiles(rows), ldq = align64((size_t)k), lds = ldq / NM_BLOCK;
+    return n * ldq + 2 * align64(n * lds * 4) + align64(n * lds * 2 * 4);
 }
 
-nm_qrows nm_qrows_at(void *memory, int64_t rows, int64_t k)
+nm_qrows nm_qrows_at(void *memory, int64_t rows, int64_t k, int tile)
 {
-    nm_qrows x = {.q = memory, .ldq = align64((size_t)k)};
+    nm_qrows x = {.q = memory, .ldq = align64((size_t)k), .tile = tile};
+    size_t n = whole_tiles(rows);
     x.lds = x.ldq / NM_BLOCK;
-    uint8_t *scale = (uint8_t *)memory + (size_t)rows * x.ldq;
-    x.scale = (float *)scale;
-    x.sum = (int16_t *)(scale + align64((size_t)rows * x.lds * sizeof(float)));
+    x.scale = (float *)(x.q + n * x.ldq);
+    x.sum = (int32_t *)((uint8_t *)x.scale + align64(n * x.lds * 4));
+    x.half = (int32_t *)((uint8_t *)x.sum + align64(n * x.lds * 4));
     return x;
 }
 
@@ -108,12 +111,13 @@ size_t nm_attention_scratch(int d_k, int d_v)
 }
 
 /* Room for the widest user (kernel/x86): unpacked chunks of NM_TILE_PANELS panels as 16-bit or as fp32 values, their scales, one accumulator
- * per row and output of those panels, and per row and group of inputs three words made from its scale and sum. */
+ * per row and output of those panels, per row and group of inputs three words made from its scale and sum, and the rows (AMX wants them one by one). */
 size_t nm_linear_scratch(const nm_panels *w, int64_t rows)
 {
     size_t groups = align64((size_t)w->k) / 16, n = (size_t)rows + 32;     /* the x86 tiers pad the rows */
     size_t chunk = NM_TILE_PANELS * (NM_CHUNK * NM_PANEL * sizeof(float) + 2 * NM_CHUNK / 16 * NM_PANEL * sizeof(float));
-    return chunk + align64(n * NM_TILE_PANELS * NM_PANEL * sizeof(float)) + 3 * align64(n * groups * sizeof(float)) + 64 * 1024;
+    size_t q8 = (n < NM_TILE_ROWS ? n : NM_TILE_ROWS) * NM_GROUP_PANELS, f32 = n * NM_TILE_PANELS;
+    return chunk + (q8 > f32 ? q8 : f32) * NM_PANEL * sizeof(float) + 3 * align64(n * groups * sizeof(float)) + n * align64((size_t)w->k) + 64 * 1024;
 }
 
 size_t nm_linear_bf16_scratch(const nm_panels *w, int64_t rows)

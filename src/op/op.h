@@ -243,7 +243,7 @@ static inline void nm_grad_put(const nm_exec *e, const nm_step *s, int i, int64_
 static inline nm_qrows nm_at_q(const nm_exec *e, int32_t v)
 {
     const nm_value *own = &e->value[v];
-    return nm_qrows_at(e->memory + own->q_offset, e->max_rows[own->rows], own->dim);
+    return nm_qrows_at(e->memory + own->q_offset, e->max_rows[own->rows], own->dim, nm_qrows_tile(e->kernel, e->rows[own->rows]));
 }
 static inline const nm_weight *nm_step_weight(const nm_exec *e, const nm_step *s, int i) { return &e->weight[nm_weight_of(e->operand, s, i)]; }
 

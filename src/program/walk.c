@@ -11,8 +11,7 @@ enum { COLUMNS = 64 };          /* unit in which a row is split: two int8 blocks
 static void quantize(const nm_exec *e, int32_t v, int64_t row, int64_t c0, int64_t c1)
 {
     nm_qrows q = nm_at_q(e, v);
-    e->kernel->quantize_row(nm_at(e, v, row) + c0, c1 - c0, q.q + (size_t)row * q.ldq + c0, q.scale + (size_t)row * q.lds + c0 / 32,
-        q.sum + (size_t)row * 2 * q.lds + c0 / 16);
+    e->kernel->quantize(nm_at(e, v, row) + c0, c1 - c0, &q, row, c0);
 }
 
 static const nm_exec *exec_of(const nm_walk *w, const nm_region *r) { return r->back ? &w->back : &w->exec; }

@@ -70,13 +70,16 @@ static void bench_linear(const bench_linear_case *c)
         void (*kernel)(const nm_linear_job *) = c->int8 ? tier[i].k.linear_q8 : tier[i].k.linear_f32;
         if (kernel == reference.linear_q8 || kernel == reference.linear_f32) continue;
         double t[BENCH_PASSES], probe[BENCH_PASSES];
+        guard tiles;
+        nm_qrows xq = in_tiles(&a, &tier[i].k, c->rows, &tiles);
         for (int pass = 0; pass < BENCH_PASSES; pass++) {
             probe[pass] = c->rows <= 8 ? read_probe(data, bytes) : 1;
-            nm_linear_job job = {.w = &w, .p0 = 0, .p1 = w.panels, .rows = c->rows, .xq = &a.qr, .x = a.f, .ldx = a.ldx, .y = y, .ldy = ldy, .scratch = scratch};
+            nm_linear_job job = {.w = &w, .p0 = 0, .p1 = w.panels, .rows = c->rows, .xq = &xq, .x = a.f, .ldx = a.ldx, .y = y, .ldy = ldy, .scratch = scratch};
             double start = cpu_seconds();
             kernel(&job);
             t[pass] = cpu_seconds() - start;
         }
+        guard_close(&tiles);
         double s = median(t, BENCH_PASSES), r = median(probe, BENCH_PASSES), ops = 2.0 * (double)(w.n * c->k * c->rows);
         printf("%-7s linear_%s %-5s %5d x %-5d rows %-4d %8.1f GOP/s", tier[i].name, c->int8 ? "q8 " : "f32", c->type, (int)c->k, (int)c->n, c->rows, ops / s * 1e-9);
         if (c->rows <= 8) printf("  %6.2f GB/s, read probe %6.2f, share %.2f", (double)bytes / s * 1e-9, (double)bytes / r * 1e-9, r / s);
@@ -122,15 +125,15 @@ static void bench_attention(int d, int queries)
 static void bench_elementwise(void)
 {
     enum { N = 4096 };
-    static float a[N], b[N], y[N], scale[N / 32];
-    static int8_t q[N];
-    static int16_t sums[N / 16];
+    static float a[N], b[N], y[N];
+    static uint8_t memory[4 * N + 65536] __attribute__((aligned(64)));
+    nm_qrows q = nm_qrows_at(memory, 1, N, NM_QTILE_FEW);
     fill_random(a, N, 3);
     fill_random(b, N, 3);
     for (int i = 0; i < tiers; i++) {
         const nm_kernels *k = &tier[i].k;
         if (k->silu == reference.silu) continue;
-        static const char *const names[] = {"rms_norm", "silu", "gelu_tanh", "mul", "add_scaled", "quantize_row", "rope and a copy"};
+        static const char *const names[] = {"rms_norm", "silu", "gelu_tanh", "mul", "add_scaled", "quantize", "rope and a copy"};
         for (int f = 0; f < 7; f++) {
             double t[BENCH_PASSES];
             for (int pass = 0; pass < BENCH_PASSES; pass++) {
@@ -141,7 +144,7 @@ static void bench_elementwise(void)
                     case 2: k->gelu_tanh(a, N, y); break;
                     case 3: k->mul(a, b, N, y); break;
                     case 4: k->add_scaled(a, b, 2, N, y); break;
-                    case 5: k->quantize_row(a, N, q, scale, sums); break;
+                    case 5: k->quantize(a, N, &q, 0, 0); break;
                     case 6: memcpy(y, a, sizeof y); k->rope(y, a, b, N, true); break;
                     }
                 t[pass] = (cpu_seconds() - start) / 500;

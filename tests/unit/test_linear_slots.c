@@ -125,13 +125,13 @@ static void run_thread(void *arg, int thread, int threads)
 /* Runs the inputs [from, from + rows) and gives their outputs; stack[i] belongs to row i of these. */
 static void run(bench *t, int64_t from, int64_t rows, const nm_stack *const *stack, int threads, float *out)
 {
-    nm_qrows q = nm_qrows_at(t->exec.memory + t->value[0].q_offset, ROWS, K);
+    nm_qrows q = nm_qrows_at(t->exec.memory + t->value[0].q_offset, ROWS, K, nm_qrows_tile(t->exec.kernel, rows));
     float *x = (float *)t->exec.memory, *y = (float *)(t->exec.memory + t->value[1].offset);
     t->exec.rows[NM_ROWS_BATCH] = rows;
     t->exec.stacked = false;
     for (int64_t r = 0; r < rows; r++) {
         for (int64_t k = 0; k < K; k++) x[r * K + k] = input(from + r, k);
-        t->exec.kernel->quantize_row(x + r * K, K, q.q + (size_t)r * q.ldq, q.scale + (size_t)r * q.lds, q.sum + 2 * (size_t)r * q.lds);
+        t->exec.kernel->quantize(x + r * K, K, &q, r, 0);
         t->row[r].stack = stack[r];
         if (stack[r]) t->exec.stacked = true;
     }

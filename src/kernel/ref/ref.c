@@ -46,6 +46,13 @@ static float chain_q8(const nm_type *type, const int8_t *q, const float *scale, 
     return acc;
 }
 
+/* `blocks` blocks of a row of activations from b on, one after the other. */
+static void activations_at(const nm_qrows *from, int64_t row, int64_t b, int64_t blocks, int8_t *q, float *scale)
+{
+    for (int64_t i = 0; i < blocks * NM_STEPS; i++) memcpy(q + 4 * i, nm_qrows_four(from, row, b * NM_BLOCK + 4 * i), 4);
+    for (int64_t i = 0; i < blocks; i++) scale[i] = from->scale[nm_qrows_block(from, row, b + i, 1)];
+}
+
 static void linear_q8(const nm_linear_job *job)
 {
     const nm_panels *w = job->w;
@@ -54,13 +61,13 @@ static void linear_q8(const nm_linear_job *job)
         start_outputs(job, p);
         for (int64_t b = 0; b < blocks; b += step)
             for (int64_t o = NM_PANEL * p; o < NM_PANEL * p + outputs_of(w, p); o++) {
-                int8_t q[8 * NM_BLOCK];
-                float scale[16], min[16];
+                int8_t q[8 * NM_BLOCK], x[8 * NM_BLOCK];
+                float scale[16], min[16], sx[8];
                 nm_unpack_row(w, o, b, step, q, scale, min);
                 for (int64_t t = 0; t < job->rows; t++) {
                     float *y = &job->y[(size_t)t * job->ldy + (size_t)o];
-                    *y = chain_q8(w->type, q, scale, min, (int)step * NM_BLOCK / w->type->group,
-                                  job->xq->q + (size_t)t * job->xq->ldq + b * NM_BLOCK, job->xq->scale + (size_t)t * job->xq->lds + b, *y);
+                    activations_at(job->xq, t, b, step, x, sx);
+                    *y = chain_q8(w->type, q, scale, min, (int)step * NM_BLOCK / w->type->group, x, sx, *y);
                 }
             }
         add_bias(job, p);
@@ -152,24 +159,24 @@ static uint32_t largest_bits(const float *x, int n)
     return most;
 }
 
-static void quantize_row(const float *x, int64_t k, int8_t *q, float *scale, int16_t *sum)
+/* Gives the block's scale. */
+static float quantize_block(const float *x, int8_t *q)
 {
-    memset(q + k, 0, (size_t)((k + 63) / 64 * 64 - k));
-    for (int64_t b = 0; b < k / NM_BLOCK; b++, x += NM_BLOCK, q += NM_BLOCK) {
-        uint32_t bits = largest_bits(x, NM_BLOCK);
-        bool bad = bits >= 0x7f800000u, none = bits < v16_bits(NM_SMALLEST_AMAX);
-        float amax = v16_float(bits);
-        scale[b] = bad ? NAN : none ? 0 : amax / 127.0f;
-        float inverse = 127.0f / amax;
-        sum[2 * b] = sum[2 * b + 1] = 0;
-        for (int i = 0; i < NM_BLOCK; i++) {
-            q[i] = bad || none ? 0 : (int8_t)rintf(x[i] * inverse);
-            sum[2 * b + i / 16] = (int16_t)(sum[2 * b + i / 16] + q[i]);
-        }
-    }
-    if (k % 64) {
-        scale[k / NM_BLOCK] = 0;
-        sum[k / 16] = sum[k / 16 + 1] = 0;
+    uint32_t bits = largest_bits(x, NM_BLOCK);
+    bool bad = bits >= 0x7f800000u, none = bits < v16_bits(NM_SMALLEST_AMAX);
+    float amax = v16_float(bits), inverse = 127.0f / amax;
+    for (int i = 0; i < NM_BLOCK; i++) q[i] = bad || none ? 0 : (int8_t)rintf(x[i] * inverse);
+    return bad ? NAN : none ? 0 : amax / 127.0f;
+}
+
+static void quantize(const float *x, int64_t k, const nm_qrows *to, int64_t row, int64_t at)
+{
+    for (int64_t b = 0; b < (k + 63) / 64 * 2; b++) {
+        int8_t q[NM_BLOCK] = {0};
+        float scale = b < k / NM_BLOCK ? quantize_block(x + b * NM_BLOCK, q) : 0;
+        int32_t sum[2] = {0, 0};
+        for (int i = 0; i < NM_BLOCK; i++) sum[i / 16] += q[i];
+        nm_qrows_put(to, row, at / NM_BLOCK + b, q, scale, sum[0], sum[1]);
     }
 }
 
@@ -338,7 +345,8 @@ void nm_kernels_ref(nm_kernels *table)
     table->linear_f32 = linear_f32;
     table->linear_bf16 = linear_bf16;
     table->has_bf16 = false;
-    table->quantize_row = quantize_row;
+    table->quantize = quantize;
+    table->tile_rows = 1;
     table->attention[NM_KV_F16] = attention_f16;
     table->attention[NM_KV_F32] = attention_f32;
     table->attention[NM_KV_Q8_0] = attention_q8_0;

@@ -35,7 +35,7 @@ V16_INLINE int32_t max8(__m256i x)
 }
 
 /* Sixteen values to int8 at q; the sum of what they became. */
-V16_INLINE int16_t quantize16(const float *x, __m256 inverse, int8_t *q)
+V16_INLINE int32_t quantize16(const float *x, __m256 inverse, int8_t *q)
 {
     __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x), inverse));        /* to nearest even */
     __m256i b = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8), inverse));
@@ -45,11 +45,11 @@ V16_INLINE int16_t quantize16(const float *x, __m256 inverse, int8_t *q)
     __m256i pairs = _mm256_add_epi32(a, b);
     __m128i s = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
     s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
-    return (int16_t)_mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
 }
 
 /* One block of 32: see kernel/ref/ref.c for the rule. */
-static void quantize_block(const float *x, int8_t *q, float *scale, int16_t *sum)
+static void quantize_block(const float *x, int8_t *q, float *scale, int32_t *sum)
 {
     int32_t bits = max8(_mm256_max_epi32(_mm256_max_epi32(magnitude8(x), magnitude8(x + 8)), _mm256_max_epi32(magnitude8(x + 16), magnitude8(x + 24))));
     float amax, smallest = NM_SMALLEST_AMAX;
@@ -66,14 +66,7 @@ static void quantize_block(const float *x, int8_t *q, float *scale, int16_t *sum
     sum[1] = quantize16(x + 16, inverse, q + 16);
 }
 
-static void quantize_row(const float *x, int64_t k, int8_t *q, float *scale, int16_t *sum)
-{
-    for (int64_t b = 0; b < k / NM_BLOCK; b++) quantize_block(x + b * NM_BLOCK, q + b * NM_BLOCK, scale + b, sum + 2 * b);
-    if (k % 64 == 0) return;
-    memset(q + k, 0, NM_BLOCK);
-    scale[k / NM_BLOCK] = 0;
-    sum[k / 16] = sum[k / 16 + 1] = 0;
-}
+#include "kernel/x86/quantize.h"
 
 void nm_kernels_avx2(nm_kernels *table)
 {
@@ -83,5 +76,6 @@ void nm_kernels_avx2(nm_kernels *table)
     fill_attention(table);
     table->linear_f32 = linear_f32;
     table->linear_q8 = nm_linear_q8_avx2;
-    table->quantize_row = quantize_row;
+    table->quantize = quantize;
+    table->tile_rows = NM_TILE_ROWS_AVX2;
 }

@@ -5,7 +5,7 @@
 #include "kernel/x86/blocks256.h"
 #include "kernel/x86/q8_rows.h"
 
-enum { DIRECT_TILE = 4, DIRECT_ROWS = 4, TILE_ROWS = 6, UNPACKED_BYTES = 2 };
+enum { DIRECT_ROWS = 4, TILE_ROWS = NM_TILE_ROWS_AVX2, TILE_PANELS = 2, UNPACKED_BYTES = 2 };
 
 /* int16 sums of pairs that hold values up to `most`; 0 if not even one. */
 V16_INLINE int sums_that_fit(int most)
@@ -20,18 +20,18 @@ V16_INLINE __m256i widen_sums(__m256i words) { return _mm256_madd_epi16(words, _
 
 /* ---- Straight from the packed panel ---------------------------------------------------------------------------------------------------- */
 
-/* Integer sums of one group (steps [v0, v0 + steps)) for eight weight rows. */
-V16_INLINE void direct_sums(const nm_layout *l, int rows, const uint8_t *super, int b, int half, int v0, int steps, const q8_rows *x, size_t at,
-                            __m256i sum[DIRECT_TILE])
+/* Integer sums of one group (steps [v0, v0 + steps)) for eight weight rows. tile: rows that lie side by side in x, of which `rows` are asked for. */
+V16_INLINE void direct_sums(const nm_layout *l, int tile, int rows, const uint8_t *super, int b, int half, int v0, int steps, const q8_rows *x, size_t at,
+                            __m256i sum[NM_QTILE_FEW])
 {
     const int fit = sums_that_fit(l->most);
-    __m256i words[DIRECT_TILE];
+    __m256i words[NM_QTILE_FEW];
     _Pragma("GCC unroll 8") for (int v = v0; v < v0 + steps; v++) {
         if (half == 0) prefetch_step(l, super, b, v);
         __m256i u = step256(l, super, b, v, half), w = _mm256_xor_si256(u, _mm256_set1_epi8((char)0x80)), size = _mm256_abs_epi8(w);
         int i = v - v0;
         _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) {
-            __m256i four = four_bytes(x->q + (size_t)r * x->ldq + at * NM_BLOCK + 4 * v);
+            __m256i four = four_bytes(x->q + ((at * NM_STEPS + (size_t)v) * (size_t)tile + (size_t)r) * 4);
             if (!fit) {         /* offset 128: w = q */
                 __m256i s = widen_sums(_mm256_maddubs_epi16(size, _mm256_sign_epi8(four, w)));
                 sum[r] = i ? _mm256_add_epi32(sum[r], s) : s;
@@ -44,92 +44,95 @@ V16_INLINE void direct_sums(const nm_layout *l, int rows, const uint8_t *super, 
     }
 }
 
-V16_INLINE void direct_block(const nm_layout *l, int rows, const uint8_t *super, int b, const q8_rows *x, size_t at, __m256 acc[2][DIRECT_TILE])
+V16_INLINE void direct_block(const nm_layout *l, int tile, int rows, const uint8_t *super, int b, const q8_rows *x, size_t at, __m256 acc[2][NM_QTILE_FEW])
 {
     int groups = nm_layout_groups(l), steps = NM_STEPS / groups;
     bool offset = sums_that_fit(l->most) && l->offset;
     prefetch_header(l, super, b);
     _Pragma("GCC unroll 2") for (int h = 0; h < groups; h++)
         _Pragma("GCC unroll 2") for (int half = 0; half < 2; half++) {
-            size_t g = at * (size_t)groups + (size_t)h;
-            __m256i sum[DIRECT_TILE];
-            direct_sums(l, rows, super, b, half, h * steps, steps, x, at, sum);
+            size_t g = (at * (size_t)groups + (size_t)h) * (size_t)tile;
+            __m256i sum[NM_QTILE_FEW];
+            direct_sums(l, tile, rows, super, b, half, h * steps, steps, x, at, sum);
             __m256 scale = scale256(l, super, b * groups + h, half);
             __m256 min = nm_layout_has_min(l) ? min256(l, super, b * groups + h, half) : scale;
             _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) {
-                if (offset) sum[r] = _mm256_add_epi32(sum[r], _mm256_set1_epi32(x->start[g * x->ld + (size_t)r]));
-                __m256 s = _mm256_mul_ps(scale, _mm256_set1_ps(x->scale[at * x->ld + (size_t)r]));
+                if (offset) sum[r] = _mm256_add_epi32(sum[r], _mm256_set1_epi32(x->start[g + (size_t)r]));
+                __m256 s = _mm256_mul_ps(scale, _mm256_set1_ps(x->scale[at * (size_t)tile + (size_t)r]));
                 acc[half][r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[r]), s, acc[half][r]);
-                if (nm_layout_has_min(l)) acc[half][r] = _mm256_fmadd_ps(min, _mm256_set1_ps(x->sums[g * x->ld + (size_t)r]), acc[half][r]);
+                if (nm_layout_has_min(l)) acc[half][r] = _mm256_fmadd_ps(min, _mm256_set1_ps(x->sums[g + (size_t)r]), acc[half][r]);
             }
         }
 }
 
-V16_INLINE void direct256(const nm_layout *l, int rows, const uint8_t *super, int64_t blocks, const q8_rows *from, float *out)
+V16_INLINE void direct256(const nm_layout *l, int tile, int rows, const uint8_t *super, int64_t blocks, const q8_rows *from, float *out)
 {
     const q8_rows x = *from;
-    __m256 acc[2][DIRECT_TILE];
+    __m256 acc[2][NM_QTILE_FEW];
     _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) acc[0][r] = acc[1][r] = _mm256_setzero_ps();
     int64_t at = 0;
     for (; at + l->blocks <= blocks; at += l->blocks, super += nm_layout_super(l)) {
         if (l->blocks <= 2) {
-            _Pragma("GCC unroll 2") for (int b = 0; b < l->blocks; b++) direct_block(l, rows, super, b, &x, (size_t)(at + b), acc);
+            _Pragma("GCC unroll 2") for (int b = 0; b < l->blocks; b++) direct_block(l, tile, rows, super, b, &x, (size_t)(at + b), acc);
         } else {                    /* eight blocks unrolled would leave the op cache */
-            _Pragma("GCC unroll 1") for (int b = 0; b < l->blocks; b++) direct_block(l, rows, super, b, &x, (size_t)(at + b), acc);
+            _Pragma("GCC unroll 1") for (int b = 0; b < l->blocks; b++) direct_block(l, tile, rows, super, b, &x, (size_t)(at + b), acc);
         }
     }
-    for (int b = 0; at + b < blocks; b++) direct_block(l, rows, super, b, &x, (size_t)(at + b), acc);
+    for (int b = 0; at + b < blocks; b++) direct_block(l, tile, rows, super, b, &x, (size_t)(at + b), acc);
     _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) {
         _mm256_storeu_ps(out + NM_PANEL * r, acc[0][r]);
         _mm256_storeu_ps(out + NM_PANEL * r + 8, acc[1][r]);
     }
 }
 
-#define DIRECT(TYPE, ROWS, ...) \
-    static void direct_##TYPE##_##ROWS(const uint8_t *panel, int64_t blocks, const q8_rows *x, float *acc) \
+#define DIRECT(TYPE, TILE, ROWS, ...) \
+    static void direct_##TYPE##_##TILE##_##ROWS(const uint8_t *panel, int64_t blocks, const q8_rows *x, float *acc) \
     { \
         static const nm_layout l = NM_LAYOUT_ROW(TYPE, __VA_ARGS__); \
-        direct256(&l, ROWS, panel, blocks, x, acc); \
+        direct256(&l, TILE, ROWS, panel, blocks, x, acc); \
     }
-#define DIRECT_ALL(TYPE, ...) DIRECT(TYPE, 1, __VA_ARGS__) DIRECT(TYPE, 2, __VA_ARGS__) DIRECT(TYPE, 3, __VA_ARGS__) DIRECT(TYPE, 4, __VA_ARGS__)
+#define DIRECT_ALL(TYPE, ...) DIRECT_KINDS_OF(DIRECT, TYPE, __VA_ARGS__)
 NM_LAYOUTS(DIRECT_ALL)
-#define DIRECT_ENTRY(TYPE, ...) [NM_LAYOUT_##TYPE] = {direct_##TYPE##_1, direct_##TYPE##_2, direct_##TYPE##_3, direct_##TYPE##_4},
-static const direct_fn direct_tiles[NM_LAYOUT_COUNT][DIRECT_TILE] = {NM_LAYOUTS(DIRECT_ENTRY)};
+static const direct_fn direct_tiles[NM_LAYOUT_COUNT][1 + NM_QTILE_FEW] = {NM_LAYOUTS(DIRECT_ENTRY)};
 
 /* sum += term, in the sum's own register: left to itself gcc 12 copies and spills when twelve sums fill the register file. */
 #define ADD_TO(instruction, sum, term) __asm__(instruction " %1, %0, %0" : "+x"(sum) : "x"(term))
 
 /* ---- Tiles of the U form ----------------------------------------------------------------------------------------------------------------- */
 
-/* Adds one group's sums to the accumulators of rows x 16 outputs, which live in the first-level cache: registers are full of sums. */
-V16_INLINE void add_group(bool has_min, int rows, __m256i sum[TILE_ROWS][2], const nm_u *u, int64_t g, const q8_rows *x, size_t block, float *acc)
+/* Adds one group's sums to the accumulators of rows x 16 outputs, which live in the first-level cache: registers are full of sums. block: of 32 inputs. */
+V16_INLINE void add_group(bool has_min, size_t tile, int rows, __m256i sum[TILE_ROWS][2], const nm_u *u, size_t g, const q8_rows *x, size_t block, float *acc)
 {
     _Pragma("GCC unroll 6") for (int r = 0; r < rows; r++)
         _Pragma("GCC unroll 2") for (int half = 0; half < 2; half++) {
             float *at = acc + NM_PANEL * r + 8 * half;
-            __m256i isum = _mm256_add_epi32(sum[r][half], _mm256_set1_epi32(x->start[(size_t)g * x->ld + (size_t)r]));
-            __m256 s = _mm256_mul_ps(_mm256_load_ps(u->scale + g * NM_PANEL + 8 * half), _mm256_set1_ps(x->scale[block * x->ld + (size_t)r]));
+            __m256i isum = _mm256_add_epi32(sum[r][half], _mm256_set1_epi32(x->start[g * tile + (size_t)r]));
+            __m256 s = _mm256_mul_ps(_mm256_load_ps(u->scale + g * NM_PANEL + 8 * half), _mm256_set1_ps(x->scale[block * tile + (size_t)r]));
             __m256 a = _mm256_fmadd_ps(_mm256_cvtepi32_ps(isum), s, _mm256_load_ps(at));
             if (has_min)
-                a = _mm256_fmadd_ps(_mm256_load_ps(u->min + g * NM_PANEL + 8 * half), _mm256_set1_ps(x->sums[(size_t)g * x->ld + (size_t)r]), a);
+                a = _mm256_fmadd_ps(_mm256_load_ps(u->min + g * NM_PANEL + 8 * half), _mm256_set1_ps(x->sums[g * tile + (size_t)r]), a);
             _mm256_store_ps(at, a);
         }
 }
+
+/* Rows that lie side by side: a whole tile's number is known. */
+V16_INLINE size_t tile_of(int rows, const q8_rows *x) { return rows == TILE_ROWS ? TILE_ROWS : (size_t)x->tile; }
 
 /* fit sums of pairs in int16, then widened. Registers: 12 sums, 2 of weights, activations, a product. */
 V16_INLINE void narrow_tile(int fit, int groups, bool has_min, int rows, const nm_u *u, int64_t blocks, const q8_rows *from, float *acc)
 {
     const q8_rows x = *from;
     const int steps = NM_STEPS / groups, run = fit < steps ? fit : steps;
-    for (int64_t g = 0; g < blocks * groups; g++) {
+    const size_t tile = tile_of(rows, from);
+    for (size_t g = 0; g < (size_t)(blocks * groups); g++) {
         __m256i sum[TILE_ROWS][2];
         for (int part = 0; part < steps / run; part++) {
             __m256i words[TILE_ROWS][2];
             _Pragma("GCC unroll 8") for (int i = 0; i < run; i++) {
-                int64_t v = g * steps + part * run + i;
+                size_t v = g * (size_t)steps + (size_t)(part * run + i);
                 __m256i w[2] = {half_line(u->q + v * NM_LINE, 0), half_line(u->q + v * NM_LINE, 1)};
                 _Pragma("GCC unroll 6") for (int r = 0; r < rows; r++) {
-                    __m256i four = four_bytes(x.q + (size_t)r * x.ldq + v * 4);
+                    __m256i four = four_bytes(x.q + (v * tile + (size_t)r) * 4);
                     __asm__("" : "+x"(four));
                     _Pragma("GCC unroll 2") for (int half = 0; half < 2; half++) {
                         __m256i s = _mm256_maddubs_epi16(w[half], four);
@@ -144,85 +147,84 @@ V16_INLINE void narrow_tile(int fit, int groups, bool has_min, int rows, const n
                     sum[r][half] = part ? _mm256_add_epi32(sum[r][half], s) : s;
                 }
         }
-        add_group(has_min, rows, sum, u, g, &x, (size_t)(g / groups), acc);
+        add_group(has_min, tile, rows, sum, u, g, &x, g / (size_t)groups, acc);
     }
 }
 
-/* Weights and activations as int16. x16: [TILE_ROWS][2][NM_CHUNK / 4] dwords, bytes 0 and 2 of each four inputs, then bytes 1 and 3. */
-V16_INLINE void wide_tile(int groups, bool has_min, int rows, const nm_u *u, int64_t blocks, const q8_rows *from, const int32_t *x16, float *acc)
+/* Weights and activations as int16. pairs: of a tile of activations and a chunk of K, in the order of its fours: bytes 0 and 2 of each, then, a tile's worth of
+ * a chunk later, bytes 1 and 3. */
+typedef struct pairs { int32_t at[2][NM_QTILE_MOST * NM_CHUNK / 4]; } pairs;
+
+V16_INLINE void wide_tile(int groups, bool has_min, int rows, const nm_u *u, int64_t blocks, const q8_rows *from, const pairs *x16, float *acc)
 {
     const q8_rows x = *from;
     const int steps = NM_STEPS / groups;
-    for (int64_t g = 0; g < blocks * groups; g++) {
+    const size_t tile = tile_of(rows, from);
+    for (size_t g = 0; g < (size_t)(blocks * groups); g++) {
         __m256i sum[TILE_ROWS][2];
         _Pragma("GCC unroll 6") for (int r = 0; r < rows; r++) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
-        const uint8_t *line = u->q + g * steps * 2 * NM_LINE;
-        const int32_t *pairs = x16 + g * steps;
-        _Pragma("GCC unroll 1") for (int v = 0; v < steps; v++, line += 2 * NM_LINE, pairs++)
+        const uint8_t *line = u->q + g * (size_t)steps * 2 * NM_LINE;
+        const int32_t *pair = x16->at[0] + g * (size_t)steps * tile;
+        _Pragma("GCC unroll 1") for (int v = 0; v < steps; v++, line += 2 * NM_LINE, pair += tile)
             _Pragma("GCC unroll 2") for (int odd = 0; odd < 2; odd++) {
                 __m256i w[2] = {half_line(line + odd * NM_LINE, 0), half_line(line + odd * NM_LINE, 1)};
                 _Pragma("GCC unroll 6") for (int r = 0; r < rows; r++) {
-                    __m256i pair = _mm256_set1_epi32(pairs[(2 * r + odd) * (NM_CHUNK / 4)]);
-                    __asm__("" : "+x"(pair));
-                    _Pragma("GCC unroll 2") for (int half = 0; half < 2; half++) ADD_TO("vpaddd", sum[r][half], _mm256_madd_epi16(w[half], pair));
+                    __m256i two = _mm256_set1_epi32(pair[odd * (int)(sizeof x16->at[0] / 4) + r]);
+                    __asm__("" : "+x"(two));
+                    _Pragma("GCC unroll 2") for (int half = 0; half < 2; half++) ADD_TO("vpaddd", sum[r][half], _mm256_madd_epi16(w[half], two));
                 }
             }
-        add_group(has_min, rows, sum, u, g, &x, (size_t)(g / groups), acc);
+        add_group(has_min, tile, rows, sum, u, g, &x, g / (size_t)groups, acc);
     }
 }
 
 typedef void (*narrow_fn)(const nm_u *, int64_t, const q8_rows *, float *);
-typedef void (*wide_fn)(const nm_u *, int64_t, const q8_rows *, const int32_t *, float *);
+typedef void (*wide_fn)(const nm_u *, int64_t, const q8_rows *, const pairs *, float *);
 #define NARROW(fit, groups, min, rows) \
     static void narrow_##fit##_##groups##_##min##_##rows(const nm_u *u, int64_t blocks, const q8_rows *x, float *acc) \
     { narrow_tile(fit, groups, min, rows, u, blocks, x, acc); }
 #define WIDE(groups, min, rows) \
-    static void wide_##groups##_##min##_##rows(const nm_u *u, int64_t blocks, const q8_rows *x, const int32_t *x16, float *acc) \
+    static void wide_##groups##_##min##_##rows(const nm_u *u, int64_t blocks, const q8_rows *x, const pairs *x16, float *acc) \
     { wide_tile(groups, min, rows, u, blocks, x, x16, acc); }
-/* The kinds that layouts need: sums that fit, groups in a block, minimum. */
-#define ROW_SIZES(X, ...) X(__VA_ARGS__, 6) X(__VA_ARGS__, 3) X(__VA_ARGS__, 1)
-ROW_SIZES(NARROW, 8, 1, 0) ROW_SIZES(NARROW, 8, 1, 1) ROW_SIZES(NARROW, 8, 2, 0) ROW_SIZES(NARROW, 8, 2, 1)
-ROW_SIZES(NARROW, 4, 1, 0) ROW_SIZES(NARROW, 4, 1, 1) ROW_SIZES(NARROW, 2, 2, 0)
-ROW_SIZES(WIDE, 1, 0) ROW_SIZES(WIDE, 1, 1) ROW_SIZES(WIDE, 2, 0) ROW_SIZES(WIDE, 2, 1)
-#define NARROW_SIZES(fit, groups, min) {narrow_##fit##_##groups##_##min##_6, narrow_##fit##_##groups##_##min##_3, narrow_##fit##_##groups##_##min##_1}
-#define WIDE_SIZES(groups, min) {wide_##groups##_##min##_6, wide_##groups##_##min##_3, wide_##groups##_##min##_1}
-/* [fit / 4][groups - 1][has_min][rows 6, 3, 1] */
-static const narrow_fn narrow_tiles[3][2][2][3] = {
-    [0] = {[1] = {[0] = NARROW_SIZES(2, 2, 0)}},
-    [1] = {[0] = {NARROW_SIZES(4, 1, 0), NARROW_SIZES(4, 1, 1)}},
-    [2] = {{NARROW_SIZES(8, 1, 0), NARROW_SIZES(8, 1, 1)}, {NARROW_SIZES(8, 2, 0), NARROW_SIZES(8, 2, 1)}}};
-static const wide_fn wide_tiles[2][2][3] = {{WIDE_SIZES(1, 0), WIDE_SIZES(1, 1)}, {WIDE_SIZES(2, 0), WIDE_SIZES(2, 1)}};
+/* The kinds that layouts need: sums that fit, groups in a block, minimum; of each number of rows up to a tile's. */
+#define ROW_COUNTS(X, ...) X(__VA_ARGS__, 1) X(__VA_ARGS__, 2) X(__VA_ARGS__, 3) X(__VA_ARGS__, 4) X(__VA_ARGS__, 5) X(__VA_ARGS__, 6)
+ROW_COUNTS(NARROW, 8, 1, 0) ROW_COUNTS(NARROW, 8, 1, 1) ROW_COUNTS(NARROW, 8, 2, 0) ROW_COUNTS(NARROW, 8, 2, 1)
+ROW_COUNTS(NARROW, 4, 1, 0) ROW_COUNTS(NARROW, 4, 1, 1) ROW_COUNTS(NARROW, 2, 2, 0)
+ROW_COUNTS(WIDE, 1, 0) ROW_COUNTS(WIDE, 1, 1) ROW_COUNTS(WIDE, 2, 0) ROW_COUNTS(WIDE, 2, 1)
+#define EACH_COUNT(stem) {stem##_1, stem##_2, stem##_3, stem##_4, stem##_5, stem##_6}
+/* [fit / 4][groups - 1][has_min][rows - 1] */
+static const narrow_fn narrow_tiles[3][2][2][TILE_ROWS] = {
+    [0] = {[1] = {[0] = EACH_COUNT(narrow_2_2_0)}},
+    [1] = {[0] = {EACH_COUNT(narrow_4_1_0), EACH_COUNT(narrow_4_1_1)}},
+    [2] = {{EACH_COUNT(narrow_8_1_0), EACH_COUNT(narrow_8_1_1)}, {EACH_COUNT(narrow_8_2_0), EACH_COUNT(narrow_8_2_1)}}};
+static const wide_fn wide_tiles[2][2][TILE_ROWS] = {{EACH_COUNT(wide_1_0), EACH_COUNT(wide_1_1)}, {EACH_COUNT(wide_2_0), EACH_COUNT(wide_2_1)}};
 
 /* Sums that fit for this weight's U form; 0: the U form is wide. Rows of the file always are: they come as bytes with offset 128. */
 static int fit_of(const nm_panels *w) { return w->data ? sums_that_fit(nm_layout_table[nm_layout_of(w->type)].most) : 0; }
 
-/* Two activations of each four to dwords of int16: see wide_tile. */
-static void widen_rows(const q8_rows *x, int rows, int64_t blocks, int32_t *x16)
+/* A tile of activations to dwords of int16. */
+static void widen_rows(const q8_rows *x, int64_t blocks, pairs *x16)
 {
-    for (int r = 0; r < rows; r++)
-        for (int64_t b = 0; b < blocks; b++) {
-            __m256i q = _mm256_loadu_si256((const __m256i *)(x->q + (size_t)r * x->ldq + b * NM_BLOCK));
-            int32_t *to = x16 + r * 2 * (NM_CHUNK / 4) + b * NM_STEPS;
-            _mm256_storeu_si256((__m256i *)to, _mm256_srai_epi16(_mm256_slli_epi16(q, 8), 8));
-            _mm256_storeu_si256((__m256i *)(to + NM_CHUNK / 4), _mm256_srai_epi16(q, 8));
-        }
+    for (int64_t i = 0; i < blocks * x->tile; i++) {
+        __m256i q = _mm256_loadu_si256((const __m256i *)(x->q + i * NM_BLOCK));
+        _mm256_storeu_si256((__m256i *)(x16->at[0] + i * NM_STEPS), _mm256_srai_epi16(_mm256_slli_epi16(q, 8), 8));
+        _mm256_storeu_si256((__m256i *)(x16->at[1] + i * NM_STEPS), _mm256_srai_epi16(q, 8));
+    }
 }
 
 static void q8_tiles(const nm_panels *w, const nm_u *u, int panels, int64_t blocks, const q8_rows *x, int64_t rows, float *acc, size_t stride)
 {
-    static const int size[] = {6, 3, 1};
     int groups = NM_BLOCK / w->type->group, fit = fit_of(w);
-    for (int64_t t = 0; t < rows;) {
-        int s = rows - t >= 6 ? 0 : rows - t >= 3 ? 1 : 2;
+    for (int64_t t = 0; t < rows; t += x->tile) {
+        int64_t n = rows - t < x->tile ? rows - t : x->tile;
         q8_rows from = rows_from(x, t, 0, groups);
-        int32_t x16[TILE_ROWS * 2 * (NM_CHUNK / 4)];
-        if (!fit) widen_rows(&from, size[s], blocks, x16);
+        pairs x16;
+        if (!fit) widen_rows(&from, blocks, &x16);
         for (int p = 0; p < panels; p++) {
             float *at = acc + (size_t)p * stride + NM_PANEL * t;
-            if (fit) narrow_tiles[fit / 4][groups - 1][w->type->has_min][s](u + p, blocks, &from, at);
-            else wide_tiles[groups - 1][w->type->has_min][s](u + p, blocks, &from, x16, at);
+            if (fit) narrow_tiles[fit / 4][groups - 1][w->type->has_min][n - 1](u + p, blocks, &from, at);
+            else wide_tiles[groups - 1][w->type->has_min][n - 1](u + p, blocks, &from, &x16, at);
         }
-        t += size[s];
     }
 }
 

@@ -24,7 +24,7 @@ enum { F32_ROWS = 6, F32_PANELS = 4, F32_NARROW = 12 };
 #include "kernel/x86/gemm.h"
 
 /* One block of 32: see kernel/ref/ref.c for the rule. */
-static void quantize_block(const float *x, int8_t *q, float *scale, int16_t *sum)
+static void quantize_block(const float *x, int8_t *q, float *scale, int32_t *sum)
 {
     __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
     const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
@@ -43,18 +43,11 @@ static void quantize_block(const float *x, int8_t *q, float *scale, int16_t *sum
     }
     _mm_storeu_si128((__m128i *)q, _mm512_cvtsepi32_epi8(qa));
     _mm_storeu_si128((__m128i *)(q + 16), _mm512_cvtsepi32_epi8(qb));
-    sum[0] = (int16_t)_mm512_reduce_add_epi32(qa);
-    sum[1] = (int16_t)_mm512_reduce_add_epi32(qb);
+    sum[0] = _mm512_reduce_add_epi32(qa);
+    sum[1] = _mm512_reduce_add_epi32(qb);
 }
 
-static void quantize_row(const float *x, int64_t k, int8_t *q, float *scale, int16_t *sum)
-{
-    for (int64_t b = 0; b < k / NM_BLOCK; b++) quantize_block(x + b * NM_BLOCK, q + b * NM_BLOCK, scale + b, sum + 2 * b);
-    if (k % 64 == 0) return;
-    memset(q + k, 0, NM_BLOCK);
-    scale[k / NM_BLOCK] = 0;
-    sum[k / 16] = sum[k / 16 + 1] = 0;
-}
+#include "kernel/x86/quantize.h"
 
 void nm_kernels_avx512(nm_kernels *table)
 {
@@ -63,5 +56,5 @@ void nm_kernels_avx512(nm_kernels *table)
     fill_gemm(table);
     fill_attention(table);
     table->linear_f32 = linear_f32;
-    table->quantize_row = quantize_row;
+    table->quantize = quantize;
 }

@@ -6,6 +6,8 @@
 #include "kernel/layout.h"
 #include "kernel/x86/v16_avx2.h"
 
+enum { NM_TILE_ROWS_AVX2 = 6 };     /* rows of activations in a register tile: 12 sums, 2 of weights, activations, a product */
+
 V16_INLINE __m256i half_line(const uint8_t *line, int half) { return _mm256_load_si256((const __m256i *)(line + 32 * half)); }
 
 /* The bits of field `bits` wide of step v, moved to bit `to` of each byte. */

@@ -1,5 +1,6 @@
 /* Template: many rows of an int8 linear map. Included once per tier after it has defined
  *   UNPACKED_BYTES                     bytes of a value in its U form
+ *   TILE_PANELS                        panels that share one pass over the rows: their U forms and a tile of rows should fit the first-level cache
  *   unpack_chunk(w, p, b0, blocks, u)
  *   q8_tiles(w, u, panels, blocks, x, rows, acc, stride)      all rows over one chunk of `panels` panels; acc: [panel][row][16] */
 #ifndef NM_X86_LINEAR_TILES_H
@@ -7,31 +8,60 @@
 
 #include "kernel/x86/q8_rows.h"
 
-/* Many rows: NM_TILE_PANELS panels at a time, a chunk of K unpacked once, all rows over it. acc: [panel][rows][16]. */
-static void linear_tiles(const nm_linear_job *job, const q8_rows *x, uint8_t *scratch)
+/* Work is cut so that what is used again stays near: a chunk of K of NM_TILE_ROWS rows (144 KB) and the accumulators of NM_GROUP_PANELS panels (216 KB) in the
+ * second-level cache; the U forms of TILE_PANELS panels in the first. */
+typedef struct tile_memory { nm_u u[TILE_PANELS]; float *acc; } tile_memory;
+
+static tile_memory tile_memory_at(uint8_t *scratch)
+{
+    tile_memory m;
+    for (int i = 0; i < TILE_PANELS; i++) {
+        m.u[i].q = scratch;
+        m.u[i].scale = (float *)(scratch + NM_CHUNK * NM_PANEL * UNPACKED_BYTES);
+        m.u[i].min = m.u[i].scale + NM_CHUNK / 16 * NM_PANEL;
+        scratch = (uint8_t *)(m.u[i].min + NM_CHUNK / 16 * NM_PANEL);
+    }
+    m.acc = (float *)scratch;
+    return m;
+}
+
+/* Blocks of a chunk: K in equal parts of at most NM_CHUNK, each of whole blocks of the type and superblocks of the layout. */
+static int64_t chunk_blocks(const nm_panels *w)
+{
+    int64_t blocks = w->k / NM_BLOCK, parts = (blocks + NM_CHUNK_BLOCKS - 1) / NM_CHUNK_BLOCKS, unit = w->type->block / NM_BLOCK;
+    if (w->data) unit = nm_layout_table[nm_layout_of(w->type)].blocks;
+    if (unit < 1) unit = 1;
+    return ((blocks + parts - 1) / parts + unit - 1) / unit * unit;
+}
+
+/* Rows [t, t + rows) of panels [p, p + panels). */
+static void tile_block(const nm_linear_job *job, const q8_rows *x, int64_t t, int64_t rows, int64_t p, int panels, const tile_memory *m)
 {
     const nm_panels *w = job->w;
-    int groups = NM_BLOCK / w->type->group;
-    int64_t blocks = w->k / NM_BLOCK;
-    size_t acc_stride = (size_t)job->rows * NM_PANEL;
-    nm_u u[NM_TILE_PANELS];
-    for (int i = 0; i < NM_TILE_PANELS; i++) {
-        u[i].q = scratch;
-        u[i].scale = (float *)(scratch + NM_CHUNK * NM_PANEL * UNPACKED_BYTES);
-        u[i].min = u[i].scale + NM_CHUNK / 16 * NM_PANEL;
-        scratch = (uint8_t *)(u[i].min + NM_CHUNK / 16 * NM_PANEL);
-    }
-    float *acc = (float *)scratch;
-    for (int64_t p = job->p0; p < job->p1; p += NM_TILE_PANELS) {
-        int count = job->p1 - p < NM_TILE_PANELS ? (int)(job->p1 - p) : NM_TILE_PANELS;
-        memset(acc, 0, (size_t)count * acc_stride * sizeof *acc);
-        for (int64_t b = 0; b < blocks; b += NM_CHUNK_BLOCKS) {
-            int64_t n = blocks - b < NM_CHUNK_BLOCKS ? blocks - b : NM_CHUNK_BLOCKS;
-            for (int i = 0; i < count; i++) unpack_chunk(w, p + i, b, n, &u[i]);
-            q8_rows from = rows_from(x, 0, b, groups);
-            q8_tiles(w, u, count, n, &from, job->rows, acc, acc_stride);
+    int64_t blocks = w->k / NM_BLOCK, chunk = chunk_blocks(w);
+    size_t stride = (size_t)rows * NM_PANEL;
+    memset(m->acc, 0, (size_t)panels * stride * sizeof *m->acc);
+    for (int64_t b = 0; b < blocks; b += chunk) {
+        int64_t n = blocks - b < chunk ? blocks - b : chunk;
+        q8_rows from = rows_from(x, t, b, NM_BLOCK / w->type->group);
+        for (int i = 0; i < panels; i += TILE_PANELS) {
+            int count = panels - i < TILE_PANELS ? panels - i : TILE_PANELS;
+            for (int j = 0; j < count; j++) unpack_chunk(w, p + i + j, b, n, &m->u[j]);
+            q8_tiles(w, m->u, count, n, &from, rows, m->acc + (size_t)i * stride, stride);
         }
-        for (int i = 0; i < count; i++) store_outputs(job, p + i, acc + (size_t)i * acc_stride, job->rows);
+    }
+    for (int64_t r = 0; r < rows; r++)
+        for (int i = 0; i < panels; i++) store_output(job, p + i, t + r, m->acc + (size_t)i * stride + r * NM_PANEL);
+}
+
+static void linear_tiles(const nm_linear_job *job, const q8_rows *x, uint8_t *scratch)
+{
+    tile_memory m = tile_memory_at(scratch);
+    int64_t parts = (job->rows + NM_TILE_ROWS - 1) / NM_TILE_ROWS, most = (job->rows + parts - 1) / parts;
+    most = (most + NM_TILE_GRAIN - 1) / NM_TILE_GRAIN * NM_TILE_GRAIN;
+    for (int64_t p = job->p0; p < job->p1; p += NM_GROUP_PANELS) {
+        int panels = job->p1 - p < NM_GROUP_PANELS ? (int)(job->p1 - p) : NM_GROUP_PANELS;
+        for (int64_t t = 0; t < job->rows; t += most) tile_block(job, x, t, job->rows - t < most ? job->rows - t : most, p, panels, &m);
     }
 }
 

@@ -5,15 +5,14 @@
 
 #include "kernel/layout.h"
 
-/* What the tiles read of the activations. q: rows as they are; the rest with a job's rows side by side, so that a tile finds what it
- * broadcasts in one place. groups = groups of the weight's 16 or 32 inputs in K. */
+/* What the kernels read of the activations: a job's rows in tiles of `tile` side by side (nm_qrows). groups: of the weight's 16 or 32 inputs in K. */
 typedef struct q8_rows {
-    const int8_t *q;
-    size_t ldq;
-    const float *scale;         /* [K / 32][ld] */
-    const int32_t *start;       /* [groups][ld]: -offset * sum(x) */
-    const float *sums;          /* [groups][ld]: scale * sum(x), for minima */
-    size_t ld;
+    const int8_t *q;            /* [tiles][ldq / 4][tile][4] */
+    const float *scale;         /* [tiles][lds][tile], by blocks of 32 */
+    const int32_t *start;       /* [tiles][ldg][tile], by groups: -offset * sum(x) */
+    const float *sums;          /* the same: scale * sum(x), for minima */
+    size_t ldq, lds, ldg;
+    int tile;
 } q8_rows;
 
 /* Prefetching for the direct kernels: each line to the second level PREFETCH_FAR bytes before it is read, and to the first PREFETCH_NEAR before.
@@ -40,69 +39,68 @@ V16_INLINE void prefetch_header(const nm_layout *l, const uint8_t *super, int b)
 
 /* Panels as they lie packed, M rows: acc[M][16] gets whole chains. */
 typedef void (*direct_fn)(const uint8_t *panel, int64_t blocks, const q8_rows *x, float *acc);
+/* The kinds of them: X(TYPE, rows side by side, rows asked for, layout's numbers), and a row of a table of them (linear_q8.h). */
+#define DIRECT_KINDS_OF(X, TYPE, ...) X(TYPE, 1, 1, __VA_ARGS__) X(TYPE, 4, 1, __VA_ARGS__) X(TYPE, 4, 2, __VA_ARGS__) X(TYPE, 4, 3, __VA_ARGS__) X(TYPE, 4, 4, __VA_ARGS__)
+#define DIRECT_ENTRY(TYPE, ...) [NM_LAYOUT_##TYPE] = {direct_##TYPE##_1_1, direct_##TYPE##_4_1, direct_##TYPE##_4_2, direct_##TYPE##_4_3, direct_##TYPE##_4_4},
 typedef void (*unpack_fn)(const uint8_t *panel, int64_t b0, int64_t count, const nm_u *u);
 
-/* The same from row t and a block of K on. */
+/* The same from row t, which begins a tile, and a block of K on. */
 static inline q8_rows rows_from(const q8_rows *x, int64_t t, int64_t block, int groups)
 {
-    size_t b = (size_t)block * x->ld + (size_t)t, g = (size_t)(block * groups) * x->ld + (size_t)t;
-    return (q8_rows){x->q + (size_t)t * x->ldq + block * NM_BLOCK, x->ldq, x->scale + b, x->start + g, x->sums + g, x->ld};
+    q8_rows y = *x;
+    size_t r = (size_t)t, b = (size_t)block * (size_t)x->tile;
+    y.q += r * x->ldq + b * NM_BLOCK;
+    y.scale += r * x->lds + b;
+    y.start += r * x->ldg + b * (size_t)groups;
+    y.sums += r * x->ldg + b * (size_t)groups;
+    return y;
 }
 
-/* Row stride of the prepared arrays: an odd number of lines, so that the blocks of a chunk do not share two sets of the first-level cache
- * (512 rows, 2048 bytes apart, cost the tiles half their speed). */
-static inline size_t prepared_stride(int64_t rows)
+/* Rows in whole tiles. */
+static inline size_t tiled_rows(const nm_linear_job *job)
 {
-    size_t lines = ((size_t)rows + 15) / 16;
-    return rows <= 16 ? (size_t)rows : 16 * (lines | 1);
+    size_t tile = (size_t)job->xq->tile;
+    return ((size_t)job->rows + tile - 1) / tile * tile;
 }
 
-/* Bytes of scratch that prepare_rows takes: at most a scale, a start and a sum per row and 16 inputs. */
-static inline size_t prepared_bytes(const nm_panels *w, int64_t rows)
+/* Bytes of scratch that prepare_rows takes: a start and a sum per row and group. */
+static inline size_t prepared_bytes(const nm_linear_job *job)
 {
-    size_t groups = (size_t)(w->k / w->type->group), blocks = (size_t)(w->k / NM_BLOCK);
-    return (prepared_stride(rows) * (2 * groups + blocks) * 4 + 63) & ~(size_t)63;
+    return (2 * tiled_rows(job) * job->xq->lds * (size_t)(NM_BLOCK / job->w->type->group) * 4 + 63) & ~(size_t)63;
 }
 
 static inline q8_rows prepare_rows(const nm_linear_job *job, int offset, void *scratch)
 {
     const nm_qrows *x = job->xq;
-    size_t per = (size_t)(NM_BLOCK / job->w->type->group);
-    size_t rows = (size_t)job->rows, ld = prepared_stride(job->rows), blocks = (size_t)(job->w->k / NM_BLOCK);
-    float *scales = scratch, *sums = scales + blocks * ld;
-    int32_t *start = (int32_t *)(sums + blocks * per * ld);
-    /* Sixteen rows at a time: their sources stay in the first-level cache, and every line of the results is written once. */
-    for (size_t t0 = 0; t0 < rows; t0 += 16) {
-        size_t end = t0 + 16 < rows ? t0 + 16 : rows;
-        for (size_t b = 0; b < blocks; b++) {
-            for (size_t t = t0; t < end; t++) scales[b * ld + t] = x->scale[t * x->lds + b];
-            for (size_t h = 0; h < per; h++) {
-                const int16_t *sum = x->sum + 2 * b + h;
-                size_t at = (b * per + h) * ld;
-                for (size_t t = t0; t < end; t++, at++) {
-                    int32_t s = sum[t * 2 * x->lds] + (per == 2 ? 0 : sum[t * 2 * x->lds + 1]);
-                    start[at + t0] = -offset * s;
-                    sums[at + t0] = scales[b * ld + t] * (float)s;
-                }
-            }
-        }
-    }
-    return (q8_rows){x->q, x->ldq, scales, start, sums, ld};
+    size_t groups = (size_t)(NM_BLOCK / job->w->type->group), tile = (size_t)x->tile, count = tiled_rows(job) * x->lds * groups;
+    int32_t *start = scratch;
+    float *sums = (float *)(start + count);
+    const int32_t *sum = groups == 1 ? x->sum : x->half;
+    for (size_t i = 0; i < count; i++) start[i] = -offset * sum[i];
+    if (job->w->type->has_min && groups == 1) for (size_t i = 0; i < count; i++) sums[i] = x->scale[i] * (float)sum[i];
+    if (job->w->type->has_min && groups == 2)
+        for (size_t i = 0; i < count; i += 2 * tile)
+            for (size_t r = 0; r < 2 * tile; r++) sums[i + r] = x->scale[i / 2 + r % tile] * (float)sum[i + r];
+    return (q8_rows){x->q, x->scale, start, sums, x->ldq, x->lds, x->lds * groups, x->tile};
 }
 
 /* u = q + offset in what unpackers write: the layout's own, and 128 for rows of the file. */
 static inline int chunk_offset(const nm_panels *w) { return w->data ? nm_layout_table[nm_layout_of(w->type)].offset : 128; }
 
-/* Finished accumulators [rows][16] of panel p to y, with bias, without the outputs beyond n. */
-static inline void store_outputs(const nm_linear_job *job, int64_t p, const float *acc, int64_t rows)
+/* Row t's finished accumulators of panel p to y, with bias, without the outputs beyond n. */
+V16_INLINE void store_output(const nm_linear_job *job, int64_t p, int64_t t, const float *acc)
 {
     int64_t first = NM_PANEL * p, left = job->w->n - first;
     int lanes = left < NM_PANEL ? (int)left : NM_PANEL;
-    for (int64_t t = 0; t < rows; t++) {
-        v16 a = v_load(acc + NM_PANEL * t);
-        if (job->bias) a = v_add(a, v_load_n(job->bias + first, lanes));
-        v_store_n(job->y + (size_t)t * job->ldy + (size_t)first, a, lanes);
-    }
+    v16 a = v_load(acc);
+    if (job->bias) a = v_add(a, v_load_n(job->bias + first, lanes));
+    v_store_n(job->y + (size_t)t * job->ldy + (size_t)first, a, lanes);
+}
+
+/* The same of all rows; acc: [rows][16]. */
+static inline void store_outputs(const nm_linear_job *job, int64_t p, const float *acc, int64_t rows)
+{
+    for (int64_t t = 0; t < rows; t++) store_output(job, p, t, acc + NM_PANEL * t);
 }
 
 #endif
