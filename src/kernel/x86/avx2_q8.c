@@ -100,54 +100,89 @@ static const direct_fn direct_tiles[NM_LAYOUT_COUNT][1 + NM_QTILE_FEW] = {NM_LAY
 
 /* ---- Tiles of the U form ----------------------------------------------------------------------------------------------------------------- */
 
-/* Adds one group's sums to the accumulators of rows x 16 outputs, which live in the first-level cache: registers are full of sums. block: of 32 inputs. */
-V16_INLINE void add_group(bool has_min, size_t tile, int rows, __m256i sum[TILE_ROWS][2], const nm_u *u, size_t g, const q8_rows *x, size_t block, float *acc)
+/* What belongs to one group: 16 scales and minima of weights, and of each row of the tile a start, a scale and a sum of activations. */
+typedef struct group_facts { const float *scale, *min, *sx, *sums; const int32_t *start; } group_facts;
+
+V16_INLINE group_facts facts_of(const nm_u *u, const q8_rows *x, size_t tile, size_t g, int groups)
 {
-    _Pragma("GCC unroll 6") for (int r = 0; r < rows; r++)
-        _Pragma("GCC unroll 2") for (int half = 0; half < 2; half++) {
-            float *at = acc + NM_PANEL * r + 8 * half;
-            __m256i isum = _mm256_add_epi32(sum[r][half], _mm256_set1_epi32(x->start[g * tile + (size_t)r]));
-            __m256 s = _mm256_mul_ps(_mm256_load_ps(u->scale + g * NM_PANEL + 8 * half), _mm256_set1_ps(x->scale[block * tile + (size_t)r]));
-            __m256 a = _mm256_fmadd_ps(_mm256_cvtepi32_ps(isum), s, _mm256_load_ps(at));
-            if (has_min)
-                a = _mm256_fmadd_ps(_mm256_load_ps(u->min + g * NM_PANEL + 8 * half), _mm256_set1_ps(x->sums[g * tile + (size_t)r]), a);
-            _mm256_store_ps(at, a);
-        }
+    return (group_facts){u->scale + g * NM_PANEL, u->min + g * NM_PANEL, x->scale + g / (size_t)groups * tile, x->sums + g * tile, x->start + g * tile};
+}
+
+/* Adds a group's sums of row r to its accumulators for the outputs of halves [h0, h1), which live in the first-level cache: registers are full of sums. */
+V16_INLINE void add_row(bool has_min, int h0, int h1, const __m256i sum[2], const group_facts *f, int r, float *acc)
+{
+    __m256i start = _mm256_set1_epi32(f->start[r]);
+    __m256 sx = _mm256_set1_ps(f->sx[r]), shift = has_min ? _mm256_set1_ps(f->sums[r]) : sx;
+    __asm__("" : "+x"(start), "+x"(sx), "+x"(shift));       /* one broadcast for both halves */
+    _Pragma("GCC unroll 2") for (int half = h0; half < h1; half++) {
+        float *at = acc + NM_PANEL * r + 8 * half;
+        __m256 s = _mm256_mul_ps(sx, _mm256_load_ps(f->scale + 8 * half));
+        __m256 a = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(sum[half], start)), s, _mm256_load_ps(at));
+        if (has_min) a = _mm256_fmadd_ps(shift, _mm256_load_ps(f->min + 8 * half), a);
+        _mm256_store_ps(at, a);
+    }
 }
 
 /* Rows that lie side by side: a whole tile's number is known. */
 V16_INLINE size_t tile_of(int rows, const q8_rows *x) { return rows == TILE_ROWS ? TILE_ROWS : (size_t)x->tile; }
 
-/* fit sums of pairs in int16, then widened. Registers: 12 sums, 2 of weights, activations, a product. */
-V16_INLINE void narrow_tile(int fit, int groups, bool has_min, int rows, const nm_u *u, int64_t blocks, const q8_rows *from, float *acc)
+/* What was stored is read again: gcc would keep copies of the accumulators on the stack beside them. */
+#define FORGET_MEMORY() __asm__ volatile("" : : : "memory")
+
+/* A whole block's sums of pairs fit in int16. Registers: 12 sums, 2 of weights, activations, a product. */
+V16_INLINE void block_tile(int groups, bool has_min, int rows, const nm_u *unpacked, int64_t blocks, const q8_rows *from, float *acc)
 {
     const q8_rows x = *from;
-    const int steps = NM_STEPS / groups, run = fit < steps ? fit : steps;
-    const size_t tile = tile_of(rows, from);
+    const nm_u u = *unpacked;
+    const size_t steps = NM_STEPS / (size_t)groups, tile = tile_of(rows, from);
     for (size_t g = 0; g < (size_t)(blocks * groups); g++) {
-        __m256i sum[TILE_ROWS][2];
-        for (int part = 0; part < steps / run; part++) {
-            __m256i words[TILE_ROWS][2];
-            _Pragma("GCC unroll 8") for (int i = 0; i < run; i++) {
-                size_t v = g * (size_t)steps + (size_t)(part * run + i);
-                __m256i w[2] = {half_line(u->q + v * NM_LINE, 0), half_line(u->q + v * NM_LINE, 1)};
-                _Pragma("GCC unroll 6") for (int r = 0; r < rows; r++) {
-                    __m256i four = four_bytes(x.q + (v * tile + (size_t)r) * 4);
-                    __asm__("" : "+x"(four));
-                    _Pragma("GCC unroll 2") for (int half = 0; half < 2; half++) {
-                        __m256i s = _mm256_maddubs_epi16(w[half], four);
-                        if (i) ADD_TO("vpaddw", words[r][half], s);
-                        else words[r][half] = s;
-                    }
+        __m256i words[TILE_ROWS][2];
+        FORGET_MEMORY();
+        _Pragma("GCC unroll 8") for (size_t v = 0; v < steps; v++) {
+            const uint8_t *line = u.q + (g * steps + v) * NM_LINE;
+            __m256i w[2] = {half_line(line, 0), half_line(line, 1)};
+            _Pragma("GCC unroll 6") for (int r = 0; r < rows; r++) {
+                __m256i four = four_bytes(x.q + ((g * steps + v) * tile + (size_t)r) * 4);
+                __asm__("" : "+x"(four));
+                _Pragma("GCC unroll 2") for (int half = 0; half < 2; half++) {
+                    __m256i s = _mm256_maddubs_epi16(w[half], four);
+                    if (v) ADD_TO("vpaddw", words[r][half], s);
+                    else words[r][half] = s;
                 }
             }
-            _Pragma("GCC unroll 6") for (int r = 0; r < rows; r++)
-                _Pragma("GCC unroll 2") for (int half = 0; half < 2; half++) {
-                    __m256i s = widen_sums(words[r][half]);
-                    sum[r][half] = part ? _mm256_add_epi32(sum[r][half], s) : s;
-                }
         }
-        add_group(has_min, tile, rows, sum, u, g, &x, g / (size_t)groups, acc);
+        group_facts f = facts_of(&u, &x, tile, g, groups);
+        _Pragma("GCC unroll 6") for (int r = 0; r < rows; r++) {
+            __m256i sum[2] = {widen_sums(words[r][0]), widen_sums(words[r][1])};
+            add_row(has_min, 0, 2, sum, &f, r, acc);
+        }
+    }
+}
+
+/* `fit` sums of pairs fit in int16 and are then widened: eight outputs at a time, whose weights of a group stay in registers, row by row. */
+V16_INLINE void part_tile(int fit, int groups, bool has_min, int rows, const nm_u *unpacked, int64_t blocks, const q8_rows *from, float *acc)
+{
+    const q8_rows x = *from;
+    const nm_u u = *unpacked;
+    const int steps = NM_STEPS / groups;
+    const size_t tile = tile_of(rows, from);
+    for (size_t g = 0; g < (size_t)(blocks * groups); g++) {
+        group_facts f = facts_of(&u, &x, tile, g, groups);
+        const int8_t *q = x.q + g * (size_t)steps * tile * 4;
+        _Pragma("GCC unroll 2") for (int half = 0; half < 2; half++) {
+            __m256i w[NM_STEPS];
+            FORGET_MEMORY();
+            _Pragma("GCC unroll 8") for (int v = 0; v < steps; v++) w[v] = half_line(u.q + (g * (size_t)steps + (size_t)v) * NM_LINE, half);
+            _Pragma("GCC unroll 6") for (int r = 0; r < rows; r++) {
+                __m256i sum[2], words;
+                _Pragma("GCC unroll 8") for (int v = 0; v < steps; v++) {
+                    __m256i s = _mm256_maddubs_epi16(w[v], four_bytes(q + ((size_t)v * tile + (size_t)r) * 4));
+                    words = v % fit ? _mm256_add_epi16(words, s) : s;
+                    if (v % fit == fit - 1) sum[half] = v < fit ? widen_sums(words) : _mm256_add_epi32(sum[half], widen_sums(words));
+                }
+                add_row(has_min, half, half + 1, sum, &f, r, acc);
+            }
+        }
     }
 }
 
@@ -155,15 +190,17 @@ V16_INLINE void narrow_tile(int fit, int groups, bool has_min, int rows, const n
  * a chunk later, bytes 1 and 3. */
 typedef struct pairs { int32_t at[2][NM_QTILE_MOST * NM_CHUNK / 4]; } pairs;
 
-V16_INLINE void wide_tile(int groups, bool has_min, int rows, const nm_u *u, int64_t blocks, const q8_rows *from, const pairs *x16, float *acc)
+V16_INLINE void wide_tile(int groups, bool has_min, int rows, const nm_u *unpacked, int64_t blocks, const q8_rows *from, const pairs *x16, float *acc)
 {
     const q8_rows x = *from;
+    const nm_u u = *unpacked;
     const int steps = NM_STEPS / groups;
     const size_t tile = tile_of(rows, from);
     for (size_t g = 0; g < (size_t)(blocks * groups); g++) {
         __m256i sum[TILE_ROWS][2];
         _Pragma("GCC unroll 6") for (int r = 0; r < rows; r++) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
-        const uint8_t *line = u->q + g * (size_t)steps * 2 * NM_LINE;
+        FORGET_MEMORY();
+        const uint8_t *line = u.q + g * (size_t)steps * 2 * NM_LINE;
         const int32_t *pair = x16->at[0] + g * (size_t)steps * tile;
         _Pragma("GCC unroll 1") for (int v = 0; v < steps; v++, line += 2 * NM_LINE, pair += tile)
             _Pragma("GCC unroll 2") for (int odd = 0; odd < 2; odd++) {
@@ -174,7 +211,8 @@ V16_INLINE void wide_tile(int groups, bool has_min, int rows, const nm_u *u, int
                     _Pragma("GCC unroll 2") for (int half = 0; half < 2; half++) ADD_TO("vpaddd", sum[r][half], _mm256_madd_epi16(w[half], two));
                 }
             }
-        add_group(has_min, tile, rows, sum, u, g, &x, g / (size_t)groups, acc);
+        group_facts f = facts_of(&u, &x, tile, g, groups);
+        _Pragma("GCC unroll 6") for (int r = 0; r < rows; r++) add_row(has_min, 0, 2, sum[r], &f, r, acc);
     }
 }
 
@@ -182,7 +220,10 @@ typedef void (*narrow_fn)(const nm_u *, int64_t, const q8_rows *, float *);
 typedef void (*wide_fn)(const nm_u *, int64_t, const q8_rows *, const pairs *, float *);
 #define NARROW(fit, groups, min, rows) \
     static void narrow_##fit##_##groups##_##min##_##rows(const nm_u *u, int64_t blocks, const q8_rows *x, float *acc) \
-    { narrow_tile(fit, groups, min, rows, u, blocks, x, acc); }
+    { \
+        if (fit >= NM_STEPS / groups) block_tile(groups, min, rows, u, blocks, x, acc); \
+        else part_tile(fit, groups, min, rows, u, blocks, x, acc); \
+    }
 #define WIDE(groups, min, rows) \
     static void wide_##groups##_##min##_##rows(const nm_u *u, int64_t blocks, const q8_rows *x, const pairs *x16, float *acc) \
     { wide_tile(groups, min, rows, u, blocks, x, x16, acc); }
