@@ -61,14 +61,15 @@ typedef struct nm_qrows {
     float *scale;               /* [tiles][lds][tile] */
     int32_t *sum;               /* [tiles][lds][tile]: sums of q over 32 values */
     int32_t *half;              /* [tiles][2 * lds][tile]: over 16 */
+    float *shift;               /* [tiles][lds][tile]: scale * sum, rounded */
     size_t ldq, lds;            /* ldq = k rounded up to 64; lds = ldq / 32 */
     int tile;
 } nm_qrows;
 /* Bytes for `rows` rows of k inputs in tiles of any size, and the layout of such a block of memory (64-byte aligned). */
 size_t nm_qrows_bytes(int64_t rows, int64_t k);
 nm_qrows nm_qrows_at(void *memory, int64_t rows, int64_t k, int tile);
-/* Inputs [k, k + 4) of a row (k a multiple of 4); the row's next four are 4 * tile bytes on. And the index of a row's block of 32 inputs in `scale` and
- * `sum`; the row's next one is `tile` on. In `half` block b's two are 2 * b and 2 * b + 1 of twice as many. */
+/* Inputs [k, k + 4) of a row (k a multiple of 4); the row's next four are 4 * tile bytes on. And the index of a row's block of 32 inputs in `scale`,
+ * `sum` and `shift`; the row's next one is `tile` on. In `half` block b's two are 2 * b and 2 * b + 1 of twice as many. */
 static inline int8_t *nm_qrows_four(const nm_qrows *x, int64_t row, int64_t k)
 {
     size_t tile = (size_t)x->tile, r = (size_t)row % tile;

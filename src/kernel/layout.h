@@ -112,7 +112,7 @@ typedef struct nm_u {
 enum { NM_CHUNK = 512, NM_CHUNK_BLOCKS = NM_CHUNK / NM_BLOCK };
 /* How the tile kernels cut their work (kernel/x86/linear_tiles.h): at most so many panels share one pass over the activations; panels and rows whose
  * accumulators wait together between chunks; rows come in multiples of the grain, which holds whole tiles of every tier. */
-enum { NM_TILE_PANELS = 4, NM_GROUP_PANELS = 12, NM_TILE_ROWS = 288, NM_TILE_GRAIN = 48 };
+enum { NM_TILE_PANELS = 4, NM_GROUP_PANELS = 6, NM_TILE_ROWS = 528, NM_TILE_GRAIN = 48 };
 
 /* Blocks [b0, b0 + count) of panel p to the U form, with q ^ flip in place of u: flip 0 gives the signed values, 0x80 adds 128. b0 is a multiple
  * of the layout's and the type's block; so is b0 + count, or it is the row's end. Plain C; the only way for rows of the file. */
@@ -130,6 +130,7 @@ static inline void nm_qrows_put(const nm_qrows *to, int64_t row, int64_t b, cons
     size_t at = nm_qrows_block(to, row, b, 1), half = nm_qrows_block(to, row, 2 * b, 2);
     to->scale[at] = scale;
     to->sum[at] = first + last;
+    to->shift[at] = scale * (float)(first + last);
     to->half[half] = first;
     to->half[half + (size_t)to->tile] = last;
 }

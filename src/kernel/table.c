@@ -80,7 +80,7 @@ static size_t whole_tiles(int64_t rows) { return (size_t)rows + NM_QTILE_MOST - 
 size_t nm_qrows_bytes(int64_t rows, int64_t k)
 {
     size_t n = whole_tiles(rows), ldq = align64((size_t)k), lds = ldq / NM_BLOCK;
-    return n * ldq + 2 * align64(n * lds * 4) + align64(n * lds * 2 * 4);
+    return n * ldq + 3 * align64(n * lds * 4) + align64(n * lds * 2 * 4);
 }
 
 nm_qrows nm_qrows_at(void *memory, int64_t rows, int64_t k, int tile)
@@ -90,7 +90,8 @@ nm_qrows nm_qrows_at(void *memory, int64_t rows, int64_t k, int tile)
     x.lds = x.ldq / NM_BLOCK;
     x.scale = (float *)(x.q + n * x.ldq);
     x.sum = (int32_t *)((uint8_t *)x.scale + align64(n * x.lds * 4));
-    x.half = (int32_t *)((uint8_t *)x.sum + align64(n * x.lds * 4));
+    x.shift = (float *)((uint8_t *)x.sum + align64(n * x.lds * 4));
+    x.half = (int32_t *)((uint8_t *)x.shift + align64(n * x.lds * 4));
     return x;
 }
 

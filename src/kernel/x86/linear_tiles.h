@@ -8,7 +8,7 @@
 
 #include "kernel/x86/q8_rows.h"
 
-/* Work is cut so that what is used again stays near: a chunk of K of NM_TILE_ROWS rows (144 KB) and the accumulators of NM_GROUP_PANELS panels (216 KB) in the
+/* Work is cut so that what is used again stays near: a chunk of K of NM_TILE_ROWS rows (264 KB) and the accumulators of NM_GROUP_PANELS panels (198 KB) in the
  * second-level cache; the U forms of TILE_PANELS panels in the first. */
 typedef struct tile_memory { nm_u u[TILE_PANELS]; float *acc; } tile_memory;
 

@@ -76,8 +76,9 @@ static inline q8_rows prepare_rows(const nm_linear_job *job, int offset, void *s
     int32_t *start = scratch;
     float *sums = (float *)(start + count);
     const int32_t *sum = groups == 1 ? x->sum : x->half;
-    for (size_t i = 0; i < count; i++) start[i] = -offset * sum[i];
-    if (job->w->type->has_min && groups == 1) for (size_t i = 0; i < count; i++) sums[i] = x->scale[i] * (float)sum[i];
+    if (!offset) memset(start, 0, count * sizeof *start);
+    for (size_t i = 0; offset && i < count; i++) start[i] = -offset * sum[i];
+    if (groups == 1) sums = x->shift;
     if (job->w->type->has_min && groups == 2)
         for (size_t i = 0; i < count; i += 2 * tile)
             for (size_t r = 0; r < 2 * tile; r++) sums[i + r] = x->scale[i / 2 + r % tile] * (float)sum[i + r];
