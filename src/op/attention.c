@@ -148,7 +148,7 @@ static void run_tile(const nm_exec *e, const nm_step *s, const nm_seq *seq, int6
     for (int64_t chunk = first_chunk(t); chunk < end_chunk(t); chunk++) {
         run_chunk(e, s, seq, head_kv, chunk, t, w->m, w->l, w->chunk_o, w->kernel);
         for (int i = 0; i < t->queries; i++)
-            nm_attention_merge(&t->m[i], &t->l[i], w->total_o + (size_t)i * (size_t)ARGS.d_v, w->m[i], w->l[i], w->chunk_o + (size_t)i * (size_t)ARGS.d_v, ARGS.d_v);
+            e->kernel->attention_merge(&t->m[i], &t->l[i], w->total_o + (size_t)i * (size_t)ARGS.d_v, w->m[i], w->l[i], w->chunk_o + (size_t)i * (size_t)ARGS.d_v, ARGS.d_v);
     }
     for (int i = 0; i < t->queries; i++)
         finish(nm_at_out(e, s, 0, r0 + i / heads) + (int64_t)(head + i % heads) * ARGS.d_v, w->total_o + (size_t)i * (size_t)ARGS.d_v, t->l[i], ARGS.d_v);
@@ -218,7 +218,7 @@ static void spread_merge(const nm_exec *e, const nm_step *s, int64_t chunks, int
     add_query(e, s, w->t, r, head);
     for (int64_t chunk = first_chunk(w->t); chunk < end_chunk(w->t); chunk++) {
         const float *state = state_at(e, s, chunks, r, chunk, head);
-        nm_attention_merge(&m, &l, w->total_o, state[0], state[1], state + 2, ARGS.d_v);
+        e->kernel->attention_merge(&m, &l, w->total_o, state[0], state[1], state + 2, ARGS.d_v);
     }
     finish(nm_at_out(e, s, 0, r) + (int64_t)head * ARGS.d_v, w->total_o, l, ARGS.d_v);
 }
