@@ -98,6 +98,7 @@ size_t nm_kv_v_bytes(nm_kv_type type, int d_v);
  * Queries with an empty range are left alone. The final output is o / l (a true division). */
 typedef struct nm_attention_job {
     const void *k, *v;
+    const void *next;           /* what will be read after v, to be fetched ahead: the K of the next page; or NULL */
     int d_k, d_v;
     int queries;                /* at most NM_QUERIES */
     const float *const *q;      /* queries pointers to d_k floats */

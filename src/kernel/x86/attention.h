@@ -241,10 +241,19 @@ static void soften(const nm_attention_job *job, query_set *z)
 
 /* ---- The walks ---- */
 
-static void walk_scores(const nm_attention_job *job, const page *g, const query_set *z)
+/* Fetches the i-th of n shares of what the next walk reads; fits between two tiles. */
+static void fetch(const void *from, size_t bytes, int i, int n)
 {
+    const char *p = from, *end = p + bytes * (size_t)(i + 1) / (size_t)n;
+    for (p += bytes * (size_t)i / (size_t)n / 64 * 64; p < end; p += 64) _mm_prefetch(p, _MM_HINT_T1);
+}
+
+static void walk_scores(nm_kv_type type, const nm_attention_job *job, const page *g, const query_set *z)
+{
+    const size_t bytes = nm_kv_v_bytes(type, job->d_v);
     for (int j = 0; j < NM_PAGE; j += BLOCK)
         for (int i = 0; i < z->tiles; i++) {
+            if (z->n > FEW_QUERIES && j == 0) fetch(job->v, bytes, i, z->tiles);
             const query_tile *t = &z->tile[i];
             int first = t->low > j ? t->low : j, last = t->high < j + BLOCK ? t->high : j + BLOCK;
             if (first < last) score_tiles[g->k_type][t->queries](g, z->q + t->at, first, last, job->scale, z->p + t->at * NM_PAGE);
@@ -274,11 +283,13 @@ static void outputs_of_ranges(const nm_attention_job *job, const page *g, const 
         blend(z->y[t->at + i] + d, z->o + i * BLOCK, z->c[t->at + i], z->kind[t->at + i], (job->d_v < end ? job->d_v : end) - d);
 }
 
-static void walk_outputs(const nm_attention_job *job, const page *g, const query_set *z)
+static void walk_outputs(nm_kv_type type, const nm_attention_job *job, const page *g, const query_set *z)
 {
+    const size_t bytes = nm_kv_k_bytes(type, job->d_k);
     int width = (job->d_v + 15) / 16 * 16;
     for (int d = 0; d < width; d += BLOCK)
         for (int i = 0; i < z->tiles; i++) {
+            if (z->n > FEW_QUERIES && d == 0 && job->next) fetch(job->next, bytes, i, z->tiles);
             const query_tile *t = &z->tile[i];
             int end = d + BLOCK < width ? d + BLOCK : width;
             if (!t->alike || end > job->d_v) outputs_of_ranges(job, g, z, t, d, end);
@@ -297,6 +308,10 @@ static void convert_k(const page *g, float *out)
 /* Rows padded to 16 values; the last vector of a row that is no multiple of 16 is read value by value. */
 static void convert_v(const page *g, float *out, int stride)
 {
+    if (g->v_type == NM_KV_F16 && g->d_v == stride) {
+        _Pragma("GCC unroll 4") for (int i = 0; i < NM_PAGE * stride; i += 16) v_store(out + i, load_v(NM_KV_F16, g, 0, i));
+        return;
+    }
     for (int j = 0; j < NM_PAGE; j++) {
         int d = 0;
         for (; d + 16 <= g->d_v; d += 16) v_store(out + j * stride + d, load_v(g->v_type, g, j, d));
@@ -381,10 +396,10 @@ static void attention(nm_kv_type type, const nm_attention_job *job)
     if (!z.n) return;
     g.scale = z.scale;
     read_keys(type, job, &g, &z);
-    walk_scores(job, &g, &z);
+    walk_scores(type, job, &g, &z);
     soften(job, &z);
     read_values(type, job, &g, &z);
-    walk_outputs(job, &g, &z);
+    walk_outputs(type, job, &g, &z);
 }
 
 static void attention_f16(const nm_attention_job *job) { attention(NM_KV_F16, job); }
