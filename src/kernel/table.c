@@ -104,7 +104,7 @@ size_t nm_kv_v_bytes(nm_kv_type type, int d_v) { return nm_kv_k_bytes(type, d_v)
 size_t nm_attention_scratch(int d_k, int d_v)
 {
     size_t wide = ((size_t)d_v + 15) / 16 * 16, most = (size_t)d_k > wide ? (size_t)d_k : wide;
-    return ((most + (most + 31) / 32 + NM_QUERIES) * NM_PAGE + 6 * NM_PAGE) * sizeof(float);
+    return ((most + (most + 31) / 32 + NM_QUERIES) * NM_PAGE + 6 * wide) * sizeof(float);
 }
 
 /* Room for the widest user (kernel/x86): unpacked chunks of NM_TILE_PANELS panels as 16-bit or as fp32 values, their scales, one accumulator

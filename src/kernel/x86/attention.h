@@ -10,8 +10,9 @@
 
 enum {
     TILE_QUERIES = 6, KEY_VECTORS = NM_PAGE / 16,
-    FEW_QUERIES = 8,                            /* up to so many convert a page on the fly */
-    BLOCK = 16 * TILE_KEYS                      /* columns of a walk */
+    FEW_QUERIES = TILE_KEYS == 4 ? 8 : 3,       /* up to so many convert a page on the fly */
+    BLOCK = 16 * TILE_KEYS,                     /* columns of a walk of many */
+    NEAR = 1024, FAR = 3072                     /* bytes ahead of what is read where lines are fetched to the first and to the second level */
 };
 
 /* One page as the tiles read it: the cache's own type, or fp32 in scratch. */
@@ -46,7 +47,8 @@ typedef struct query_set {
     float *kv;                          /* [d_k][64] or [64][d_v rounded to 16] */
     float *scale;
     float *p;                           /* [n][64] scores, then probabilities */
-    float *o;                           /* [TILE_QUERIES][BLOCK] */
+    float *o;                           /* [TILE_QUERIES][block] */
+    bool few;
 } query_set;
 
 V16_INLINE v16 load_k(nm_kv_type type, const page *g, int d, int j)
@@ -55,6 +57,16 @@ V16_INLINE v16 load_k(nm_kv_type type, const page *g, int d, int j)
     if (type == NM_KV_F32) return v_load((const float *)g->k + at);
     if (type == NM_KV_F16) return v_load_half((const uint16_t *)g->k + at);
     return v_mul(v_load(g->scale + d / 32 * NM_PAGE + j), v_load_int8((const int8_t *)g->k + at));
+}
+
+/* Where few queries read a page, memory is what they wait for: each line is asked for twice before value `at` of it is read. K, V and the next head's K are one
+ * stretch. What is fp32 is in scratch, or follows itself. */
+V16_INLINE void fetch_line(const void *from, nm_kv_type type, int at)
+{
+    if (type == NM_KV_F32) return;
+    const char *p = (const char *)from + (size_t)at * (type == NM_KV_F16 ? 2 : 1);
+    _mm_prefetch(p + NEAR, _MM_HINT_T0);
+    _mm_prefetch(p + FAR, _MM_HINT_T1);
 }
 
 /* d is a multiple of 16 and d + 16 <= v_stride. */
@@ -75,6 +87,7 @@ V16_INLINE void score_tile(nm_kv_type type, int queries, int vectors, const page
     _Pragma("GCC unroll 4") for (int d = 0; d < g->d_k; d++) {
         v16 k[KEY_VECTORS];
         _Pragma("GCC unroll 4") for (int c = 0; c < vectors; c++) k[c] = load_k(type, g, d, j + 16 * c);
+        _Pragma("GCC unroll 4") for (int c = 0; c < vectors; c += type == NM_KV_F16 ? 2 : 4) fetch_line(g->k, type, d * NM_PAGE + j + 16 * c);
         _Pragma("GCC unroll 6") for (int i = 0; i < queries; i++) {
             v16 x = v_set(q[i][d]);
             _Pragma("GCC unroll 4") for (int c = 0; c < vectors; c++) s[i][c] = v_fma(x, k[c], s[i][c]);
@@ -95,6 +108,7 @@ V16_INLINE void output_tile(nm_kv_type type, int queries, int vectors, const pag
     _Pragma("GCC unroll 4") for (int j = first; j < last; j++) {
         v16 v[KEY_VECTORS];
         _Pragma("GCC unroll 4") for (int x = 0; x < vectors; x++) v[x] = load_v(type, g, j, d + 16 * x);
+        _Pragma("GCC unroll 4") for (int x = 0; x < vectors; x += type == NM_KV_F16 ? 2 : 4) fetch_line(g->v, type, j * g->v_stride + d + 16 * x);
         _Pragma("GCC unroll 6") for (int i = 0; i < queries; i++) {
             v16 w = v_set(p[i * NM_PAGE + j]);
             _Pragma("GCC unroll 4") for (int x = 0; x < vectors; x++) s[i][x] = v_fma(w, v[x], s[i][x]);
@@ -111,20 +125,22 @@ V16_INLINE void output_tile(nm_kv_type type, int queries, int vectors, const pag
     }
 }
 
-/* The tiles with their sizes as constants: 1 to 6 queries of each type, over keys [first, last) or outputs [d, end) of one block. */
+/* The tiles with their sizes as constants: 1 to 6 queries of each type, over keys [first, last) or outputs [d, end). Few queries take wider tiles where registers
+ * are there for it: more chains side by side. */
+#define WIDTH_OF(n) (TILE_KEYS == 4 || n == 1 ? 4 : n == 2 ? 2 : 1)
 #define TILE_SIZES(X, type) X(type, 1) X(type, 2) X(type, 3) X(type, 4) X(type, 5) X(type, 6)
 #define DEFINE_TILES(type, n) \
     static void scores_##type##_##n(const page *g, const float *const *q, int first, int last, float scale, float *p) \
     { \
         int j = first / 16 * 16, end = (last + 15) / 16 * 16; \
-        for (; TILE_KEYS == 4 && j + 64 <= end; j += 64) score_tile(NM_KV_##type, n, 4, g, q, j, scale, p); \
-        for (; TILE_KEYS == 4 && j + 32 <= end; j += 32) score_tile(NM_KV_##type, n, 2, g, q, j, scale, p); \
+        for (; WIDTH_OF(n) == 4 && j + 64 <= end; j += 64) score_tile(NM_KV_##type, n, 4, g, q, j, scale, p); \
+        for (; WIDTH_OF(n) >= 2 && j + 32 <= end; j += 32) score_tile(NM_KV_##type, n, 2, g, q, j, scale, p); \
         for (; j < end; j += 16) score_tile(NM_KV_##type, n, 1, g, q, j, scale, p); \
     } \
     static void outputs_##type##_##n(const page *g, const float *p, int first, int last, int d, int end, float *const *y, const float *c, const uint8_t *kind) \
     { \
-        for (; TILE_KEYS == 4 && d + 64 <= end; d += 64) output_tile(NM_KV_##type, n, 4, g, p, first, last, d, y, c, kind); \
-        for (; TILE_KEYS == 4 && d + 32 <= end; d += 32) output_tile(NM_KV_##type, n, 2, g, p, first, last, d, y, c, kind); \
+        for (; WIDTH_OF(n) == 4 && d + 64 <= end; d += 64) output_tile(NM_KV_##type, n, 4, g, p, first, last, d, y, c, kind); \
+        for (; WIDTH_OF(n) >= 2 && d + 32 <= end; d += 32) output_tile(NM_KV_##type, n, 2, g, p, first, last, d, y, c, kind); \
         for (; d < end; d += 16) output_tile(NM_KV_##type, n, 1, g, p, first, last, d, y, c, kind); \
     }
 TILE_SIZES(DEFINE_TILES, F16)
@@ -251,11 +267,12 @@ static void fetch(const void *from, size_t bytes, int i, int n)
 static void walk_scores(nm_kv_type type, const nm_attention_job *job, const page *g, const query_set *z)
 {
     const size_t bytes = nm_kv_v_bytes(type, job->d_v);
-    for (int j = 0; j < NM_PAGE; j += BLOCK)
+    const int block = z->few ? NM_PAGE : BLOCK;
+    for (int j = 0; j < NM_PAGE; j += block)
         for (int i = 0; i < z->tiles; i++) {
-            if (z->n > FEW_QUERIES && j == 0) fetch(job->v, bytes, i, z->tiles);
+            if (z->tiles > 2 && j == 0) fetch(job->v, bytes, i, z->tiles);
             const query_tile *t = &z->tile[i];
-            int first = t->low > j ? t->low : j, last = t->high < j + BLOCK ? t->high : j + BLOCK;
+            int first = t->low > j ? t->low : j, last = t->high < j + block ? t->high : j + block;
             if (first < last) score_tiles[g->k_type][t->queries](g, z->q + t->at, first, last, job->scale, z->p + t->at * NM_PAGE);
         }
 }
@@ -267,8 +284,9 @@ static void outputs_of_ranges(const nm_attention_job *job, const page *g, const 
     const outputs_fn *tiles = output_tiles[g->v_type];
     const float *p = z->p + t->at * NM_PAGE;
     float *o[TILE_QUERIES];
-    memset(z->o, 0, TILE_QUERIES * BLOCK * sizeof *z->o);
-    for (int i = 0; i < t->queries; i++) o[i] = z->o + i * BLOCK - d;
+    const int block = end - d;
+    memset(z->o, 0, (size_t)(TILE_QUERIES * block) * sizeof *z->o);
+    for (int i = 0; i < t->queries; i++) o[i] = z->o + i * block - d;
     for (int edge = 0; edge < 2; edge++) {
         for (int i = 0; i < t->queries; i++) {
             int first = job->first[z->who[t->at + i]], last = job->last[z->who[t->at + i]];
@@ -280,18 +298,18 @@ static void outputs_of_ranges(const nm_attention_job *job, const page *g, const 
         if (edge == 0) tiles[t->queries](g, p, t->from, t->to, d, end, o, NULL, chain);
     }
     for (int i = 0; i < t->queries; i++)
-        blend(z->y[t->at + i] + d, z->o + i * BLOCK, z->c[t->at + i], z->kind[t->at + i], (job->d_v < end ? job->d_v : end) - d);
+        blend(z->y[t->at + i] + d, z->o + i * block, z->c[t->at + i], z->kind[t->at + i], (job->d_v < end ? job->d_v : end) - d);
 }
 
 static void walk_outputs(nm_kv_type type, const nm_attention_job *job, const page *g, const query_set *z)
 {
     const size_t bytes = nm_kv_k_bytes(type, job->d_k);
-    int width = (job->d_v + 15) / 16 * 16;
-    for (int d = 0; d < width; d += BLOCK)
+    const int width = (job->d_v + 15) / 16 * 16, block = z->few ? width : BLOCK;
+    for (int d = 0; d < width; d += block)
         for (int i = 0; i < z->tiles; i++) {
-            if (z->n > FEW_QUERIES && d == 0 && job->next) fetch(job->next, bytes, i, z->tiles);
+            if (z->tiles > 2 && d == 0 && job->next) fetch(job->next, bytes, i, z->tiles);
             const query_tile *t = &z->tile[i];
-            int end = d + BLOCK < width ? d + BLOCK : width;
+            int end = d + block < width ? d + block : width;
             if (!t->alike || end > job->d_v) outputs_of_ranges(job, g, z, t, d, end);
             else output_tiles[g->v_type][t->queries](g, z->p + t->at * NM_PAGE, t->low, t->high, d, end, z->y + t->at, z->c + t->at, z->kind + t->at);
         }
@@ -301,19 +319,27 @@ static void walk_outputs(nm_kv_type type, const nm_attention_job *job, const pag
 
 static void convert_k(const page *g, float *out)
 {
-    for (int d = 0; d < g->d_k; d++)
+    for (int d = 0; d < g->d_k; d++) {
+        fetch_line(g->k, g->k_type, d * NM_PAGE);
+        if (g->k_type == NM_KV_F16) fetch_line(g->k, g->k_type, d * NM_PAGE + 32);
         _Pragma("GCC unroll 4") for (int j = 0; j < NM_PAGE; j += 16) v_store(out + d * NM_PAGE + j, load_k(g->k_type, g, d, j));
+    }
 }
 
 /* Rows padded to 16 values; the last vector of a row that is no multiple of 16 is read value by value. */
 static void convert_v(const page *g, float *out, int stride)
 {
     if (g->v_type == NM_KV_F16 && g->d_v == stride) {
-        _Pragma("GCC unroll 4") for (int i = 0; i < NM_PAGE * stride; i += 16) v_store(out + i, load_v(NM_KV_F16, g, 0, i));
+        for (int i = 0; i < NM_PAGE * stride; i += 64) {
+            fetch_line(g->v, NM_KV_F16, i);
+            fetch_line(g->v, NM_KV_F16, i + 32);
+            _Pragma("GCC unroll 4") for (int c = 0; c < 64; c += 16) v_store(out + i + c, load_v(NM_KV_F16, g, 0, i + c));
+        }
         return;
     }
     for (int j = 0; j < NM_PAGE; j++) {
         int d = 0;
+        for (int at = 0; at < g->d_v; at += 64) fetch_line(g->v, g->v_type, j * g->d_v + at);
         for (; d + 16 <= g->d_v; d += 16) v_store(out + j * stride + d, load_v(g->v_type, g, j, d));
         for (; d < stride; d++) {
             size_t at = (size_t)j * (size_t)g->d_v + (size_t)d;
@@ -337,7 +363,7 @@ static void convert_scales(const void *part, int d, float *out)
 static void read_keys(nm_kv_type type, const nm_attention_job *job, page *g, const query_set *z)
 {
     if (type == NM_KV_Q8_0) convert_scales(job->k, job->d_k, z->scale);
-    if (z->n <= FEW_QUERIES || type == NM_KV_F32) return;
+    if (z->few || type == NM_KV_F32) return;
     convert_k(g, z->kv);
     g->k_type = NM_KV_F32;
     g->k = z->kv;
@@ -346,7 +372,7 @@ static void read_keys(nm_kv_type type, const nm_attention_job *job, page *g, con
 static void read_values(nm_kv_type type, const nm_attention_job *job, page *g, const query_set *z)
 {
     if (type == NM_KV_Q8_0) convert_scales(job->v, job->d_v, z->scale);
-    if ((z->n <= FEW_QUERIES || type == NM_KV_F32) && job->d_v % 16 == 0) return;
+    if ((z->few || type == NM_KV_F32) && job->d_v % 16 == 0) return;
     int stride = (job->d_v + 15) / 16 * 16;
     convert_v(g, z->kv, stride);
     g->v_type = NM_KV_F32;
@@ -380,6 +406,7 @@ static void take_queries(const nm_attention_job *job, query_set *z)
         z->q[z->n] = job->q[i];
         z->y[z->n++] = job->o + (size_t)i * job->ldo;
     }
+    z->few = z->n <= FEW_QUERIES;
     for (int at = 0; at < z->n; at += z->tile[z->tiles - 1].queries) add_tile(job, z, at);
     int wide = (job->d_v + 15) / 16 * 16, most = job->d_k > wide ? job->d_k : wide;
     z->kv = job->scratch;
@@ -397,6 +424,7 @@ static void attention(nm_kv_type type, const nm_attention_job *job)
     g.scale = z.scale;
     read_keys(type, job, &g, &z);
     walk_scores(type, job, &g, &z);
+    if (z.tiles <= 2 && job->next) fetch(job->next, FAR, 0, 1);
     soften(job, &z);
     read_values(type, job, &g, &z);
     walk_outputs(type, job, &g, &z);
