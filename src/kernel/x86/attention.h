@@ -10,7 +10,7 @@
 
 enum {
     TILE_QUERIES = 6, KEY_VECTORS = NM_PAGE / 16,
-    FEW_QUERIES = TILE_KEYS == 4 ? 8 : 3,       /* up to so many convert a page on the fly */
+    FEW_QUERIES = 8,                            /* up to so many convert a page on the fly */
     BLOCK = 16 * TILE_KEYS,                     /* columns of a walk of many */
     NEAR = 1024, FAR = 3072                     /* bytes ahead of what is read where lines are fetched to the first and to the second level */
 };
@@ -257,20 +257,11 @@ static void soften(const nm_attention_job *job, query_set *z)
 
 /* ---- The walks ---- */
 
-/* Fetches the i-th of n shares of what the next walk reads; fits between two tiles. */
-static void fetch(const void *from, size_t bytes, int i, int n)
+static void walk_scores(const nm_attention_job *job, const page *g, const query_set *z)
 {
-    const char *p = from, *end = p + bytes * (size_t)(i + 1) / (size_t)n;
-    for (p += bytes * (size_t)i / (size_t)n / 64 * 64; p < end; p += 64) _mm_prefetch(p, _MM_HINT_T1);
-}
-
-static void walk_scores(nm_kv_type type, const nm_attention_job *job, const page *g, const query_set *z)
-{
-    const size_t bytes = nm_kv_v_bytes(type, job->d_v);
     const int block = z->few ? NM_PAGE : BLOCK;
     for (int j = 0; j < NM_PAGE; j += block)
         for (int i = 0; i < z->tiles; i++) {
-            if (z->tiles > 2 && j == 0) fetch(job->v, bytes, i, z->tiles);
             const query_tile *t = &z->tile[i];
             int first = t->low > j ? t->low : j, last = t->high < j + block ? t->high : j + block;
             if (first < last) score_tiles[g->k_type][t->queries](g, z->q + t->at, first, last, job->scale, z->p + t->at * NM_PAGE);
@@ -301,13 +292,11 @@ static void outputs_of_ranges(const nm_attention_job *job, const page *g, const 
         blend(z->y[t->at + i] + d, z->o + i * block, z->c[t->at + i], z->kind[t->at + i], (job->d_v < end ? job->d_v : end) - d);
 }
 
-static void walk_outputs(nm_kv_type type, const nm_attention_job *job, const page *g, const query_set *z)
+static void walk_outputs(const nm_attention_job *job, const page *g, const query_set *z)
 {
-    const size_t bytes = nm_kv_k_bytes(type, job->d_k);
     const int width = (job->d_v + 15) / 16 * 16, block = z->few ? width : BLOCK;
     for (int d = 0; d < width; d += block)
         for (int i = 0; i < z->tiles; i++) {
-            if (z->tiles > 2 && d == 0 && job->next) fetch(job->next, bytes, i, z->tiles);
             const query_tile *t = &z->tile[i];
             int end = d + block < width ? d + block : width;
             if (!t->alike || end > job->d_v) outputs_of_ranges(job, g, z, t, d, end);
@@ -423,11 +412,11 @@ static void attention(nm_kv_type type, const nm_attention_job *job)
     if (!z.n) return;
     g.scale = z.scale;
     read_keys(type, job, &g, &z);
-    walk_scores(type, job, &g, &z);
-    if (z.tiles <= 2 && job->next) fetch(job->next, FAR, 0, 1);
+    walk_scores(job, &g, &z);
+    if (job->next) for (int i = 0; i < FAR; i += 64) _mm_prefetch((const char *)job->next + i, _MM_HINT_T1);
     soften(job, &z);
     read_values(type, job, &g, &z);
-    walk_outputs(type, job, &g, &z);
+    walk_outputs(job, &g, &z);
 }
 
 static void attention_f16(const nm_attention_job *job) { attention(NM_KV_F16, job); }
