@@ -255,39 +255,40 @@ static void wide(nm_exec *e, const nm_step *s, int thread, int threads)
 
 typedef struct back { float *s, *dp, *capped, *vt; int64_t ld; } back;      /* [BACK_ROWS][ld], [BACK_ROWS][ld], [ld], V turned [d_v][ld] */
 
-static int64_t round_page(int64_t n) { return (n + NM_PAGE - 1) / NM_PAGE * NM_PAGE; }
-static size_t back_bytes(int d_v, int64_t rows) { return (size_t)(2 * BACK_ROWS + 1 + d_v) * (size_t)round_page(rows) * sizeof(float); }
+/* Whole pages, and an odd number of lines: else the rows of a column would share a few sets of the first-level cache. */
+static int64_t ld_of(int64_t keys) { return (keys + NM_PAGE - 1) / NM_PAGE * NM_PAGE + 16; }
+static size_t back_bytes(int d_v, int64_t rows) { return (size_t)(2 * BACK_ROWS + 1 + d_v) * (size_t)ld_of(rows) * sizeof(float); }
 
 static back back_at(uint8_t *scratch, int64_t keys)
 {
-    back b = {.s = (float *)scratch, .ld = round_page(keys)};
+    back b = {.s = (float *)scratch, .ld = ld_of(keys)};
     b.dp = b.s + BACK_ROWS * b.ld;
     b.capped = b.dp + BACK_ROWS * b.ld;
     b.vt = b.capped + b.ld;
     return b;
 }
 
-/* Scores of a tile's rows against keys [0, keys): from the pages, as the forward reads them. */
+/* Products of a tile's rows with keys [0, keys): from the pages, as the forward reads them. */
 static void scores_back(const nm_exec *e, const nm_step *s, const nm_seq *seq, int32_t head, int64_t r0, int64_t rows, int64_t keys, const back *b)
 {
     int32_t q = nm_in(e->operand, s, 0), head_kv = head / (ARGS.heads / ARGS.heads_kv);
     for (int64_t page = 0; page * NM_PAGE < keys; page++)
         e->kernel->gemm(&(nm_gemm_job){.m = rows, .n = NM_PAGE, .k = ARGS.d_k, .a = nm_at(e, q, r0) + head * ARGS.d_k, .a_row = nm_ld(e->value, q), .a_k = 1,
             .b = (const float *)(const void *)head_of(e, s, seq, page, head_kv), .ldb = NM_PAGE, .c = b->s + page * NM_PAGE, .ldc = (size_t)b->ld});
-    for (int64_t i = 0; i < rows; i++) {
-        e->kernel->scale(b->s + i * b->ld, ARGS.scale, keys, b->s + i * b->ld);
-        if (ARGS.cap > 0) e->kernel->softcap(b->s + i * b->ld, ARGS.cap, keys, b->s + i * b->ld);
-    }
 }
 
-/* Scores and dO V' of row i of the tile become P and dS in their places. */
+/* Products with keys and dO V' of row i of the tile become P and dS in their places. */
 static void row_back(const nm_exec *e, const nm_step *s, int32_t head, int64_t r, int64_t keys, const back *b, int64_t i)
 {
     int32_t position = e->row[r].position, from = ARGS.window && position >= ARGS.window ? position - ARGS.window + 1 : 0, n = position + 1 - from;
     float *p = b->s + i * b->ld, *dp = b->dp + i * b->ld, m, l;
     int64_t o = (int64_t)head * ARGS.d_v;
     float d = e->kernel->dot(nm_grad_out(e, s, 0, r) + o, nm_at_out(e, s, 0, r) + o, ARGS.d_v);
-    if (ARGS.cap > 0) memcpy(b->capped, p + from, (size_t)n * sizeof *p);
+    e->kernel->scale(p + from, ARGS.scale, n, p + from);
+    if (ARGS.cap > 0) {
+        e->kernel->softcap(p + from, ARGS.cap, n, p + from);
+        memcpy(b->capped, p + from, (size_t)n * sizeof *p);
+    }
     e->kernel->softmax(p + from, n, p + from, &m, &l);
     e->kernel->softmax_back(p + from, dp + from, d, ARGS.scale, n, dp + from);
     if (ARGS.cap > 0) e->kernel->softcap_back(b->capped, dp + from, ARGS.cap, n, dp + from);
