@@ -120,7 +120,8 @@ static void run_chunk(const nm_exec *e, const nm_step *s, const nm_seq *seq, int
         }
         if (!any) continue;
         uint8_t *k = head_of(e, s, seq, page, head);
-        nm_attention_job job = {.k = k, .v = k + slot->v_offset, .next = page + 1 < pages ? head_of(e, s, seq, page + 1, head) : NULL, .d_k = ARGS.d_k, .d_v = ARGS.d_v, .queries = t->queries, .q = t->q,
+        nm_attention_job job = {.k = k, .v = k + slot->v_offset, .next = page + 1 < pages ? head_of(e, s, seq, page + 1, head) : NULL,
+            .d_k = ARGS.d_k, .d_v = ARGS.d_v, .queries = t->queries, .q = t->q,
             .first = first, .last = last, .scale = ARGS.scale, .cap = ARGS.cap, .m = m, .l = l, .o = o, .ldo = (size_t)ARGS.d_v, .scratch = scratch};
         e->kernel->attention[e->kv->type](&job);
     }
