@@ -41,41 +41,36 @@ static void softcap_back(const float *y, const float *dy, float cap, int64_t n, 
 
 static void softmax(const float *x, int64_t n, float *y, float *m_out, float *l_out)
 {
-    v16 most = v_set(-INFINITY), sum = v_set(0.0f);
-    for (int64_t i = 0; i < n; i += 16) {
-        int left = lanes_left(n - i);
-        v16 a = v_load_n(x + i, left);
-        if (left < 16) {        /* lanes without a value repeat the first */
-            float lanes[16];
-            v_store(lanes, a);
-            for (int k = left; k < 16; k++) lanes[k] = lanes[0];
-            a = v_load(lanes);
-        }
-        most = v_max(a, most);
+    const int64_t whole = n / 16 * 16;
+    const int tail = (int)(n - whole);
+    v16 most = v_set(-INFINITY), sum = v_set(0.0f), last = most;
+    for (int64_t i = 0; i < whole; i += 16) most = v_max(v_load(x + i), most);
+    if (tail) {                 /* lanes without a value repeat the first */
+        float lanes[16];
+        for (int k = 0; k < 16; k++) lanes[k] = x[whole + (k < tail ? k : 0)];
+        last = v_load(lanes);
+        most = v_max(last, most);
     }
     const float m = v_max_of(most) + 0.0f;
-    for (int64_t i = 0; i < n; i += 16) {
-        int left = lanes_left(n - i);
-        v16 e = v_keep_n(v_exp(v_sub(v_load_n(x + i, left), v_set(m))), left);
-        v_store_n(y + i, e, left);
+    for (int64_t i = 0; i < whole; i += 16) {
+        v16 e = v_exp_below(v_sub(v_load(x + i), v_set(m)));
+        v_store(y + i, e);
         sum = v_add(sum, e);
     }
+    if (tail) sum = v_add(sum, last = v_keep_n(v_exp_below(v_sub(last, v_set(m))), tail));
     const float l = v_sum(sum);
-    for (int64_t i = 0; i < n; i += 16) {
-        int left = lanes_left(n - i);
-        v_store_n(y + i, v_div(v_load_n(y + i, left), v_set(l)), left);
-    }
+    for (int64_t i = 0; i < whole; i += 16) v_store(y + i, v_div(v_load(y + i), v_set(l)));
+    if (tail) v_store_n(y + whole, v_div(last, v_set(l)), tail);
     *m_out = m;
     *l_out = l;
 }
 
 static void softmax_back(const float *p, const float *dp, float d, float scale, int64_t n, float *y)
 {
-    for (int64_t i = 0; i < n; i += 16) {
-        int left = lanes_left(n - i);
-        v16 g = v_mul(v_load_n(p + i, left), v_sub(v_load_n(dp + i, left), v_set(d)));
-        v_store_n(y + i, v_mul(g, v_set(scale)), left);
-    }
+    const int64_t whole = n / 16 * 16;
+    const int tail = (int)(n - whole);
+    for (int64_t i = 0; i < whole; i += 16) v_store(y + i, v_mul(v_mul(v_load(p + i), v_sub(v_load(dp + i), v_set(d))), v_set(scale)));
+    if (tail) v_store_n(y + whole, v_mul(v_mul(v_load_n(p + whole, tail), v_sub(v_load_n(dp + whole, tail), v_set(d))), v_set(scale)), tail);
 }
 
 static float dot(const float *a, const float *b, int64_t n)

@@ -21,7 +21,7 @@
 #include "nomoat.h"
 #include "quant/quant.h"
 
-enum { NM_PANEL = 16, NM_PAGE = 64, NM_UNPACK_INPUTS = 256 };   /* output rows of a panel; positions of a KV page; see unpack_rows */
+enum { NM_PANEL = 16, NM_PAGE = 64, NM_QUERIES = 128, NM_UNPACK_INPUTS = 256 };  /* output rows of a panel; positions of a KV page; most queries of a job; see unpack_rows */
 
 /* ---- Weights in panels ------------------------------------------------------------------------------------------------- */
 
@@ -117,8 +117,9 @@ size_t nm_kv_v_bytes(nm_kv_type type, int d_v);
  * Queries with an empty range are left alone. The final output is o / l (a true division). */
 typedef struct nm_attention_job {
     const void *k, *v;
+    const void *next;           /* what will be read after v, to be fetched ahead: the K of the next page; or NULL */
     int d_k, d_v;
-    int queries;                /* at most 64 */
+    int queries;                /* at most NM_QUERIES */
     const float *const *q;      /* queries pointers to d_k floats */
     const uint8_t *first, *last;
     float scale, cap;
@@ -128,8 +129,6 @@ typedef struct nm_attention_job {
     void *scratch;              /* nm_attention_scratch bytes, 64-byte aligned */
 } nm_attention_job;
 size_t nm_attention_scratch(int d_k, int d_v);
-/* Merges state b (m, l, o of a later block) into state a by the rule above; an empty b changes nothing. */
-void nm_attention_merge(float *m, float *l, float *o, float m_b, float l_b, const float *o_b, int d_v);
 
 /* ---- Backward ------------------------------------------------------------------------------------------------------------------- */
 
@@ -160,6 +159,8 @@ typedef struct nm_kernels {
     void (*quantize)(const float *x, int64_t k, const nm_qrows *to, int64_t row, int64_t at);
     int tile_rows;              /* the tile that linear_q8 reads of more than NM_QTILE_FEW rows; 1: it reads rows as they are, of any number */
     void (*attention[3])(const nm_attention_job *); /* by nm_kv_type */
+    /* Merges state b (m, l, o of a later block) into state a by the rule above; an empty b changes nothing. */
+    void (*attention_merge)(float *m, float *l, float *o, float m_b, float l_b, const float *o_b, int d_v);
     void (*kv_store_k[3])(void *k_page, int d_k, int slot, const float *k);     /* slot: position & 63 */
     void (*kv_store_v[3])(void *v_page, int d_v, int slot, const float *v);
     /* y may be x. w (and b) may be NULL: no weight. y = (x * (1/sqrt(mean(x^2) + eps))) * w */

@@ -104,11 +104,11 @@ size_t nm_kv_k_bytes(nm_kv_type type, int d_k)
 
 size_t nm_kv_v_bytes(nm_kv_type type, int d_v) { return nm_kv_k_bytes(type, d_v); }
 
-/* Room for the widest user: two pages' worth of fp32 keys and values, and the outputs of 64 queries. */
+/* Room for the widest user (kernel/x86): a page's keys or values as fp32, their scales, probabilities of all queries, outputs of a tile's block. */
 size_t nm_attention_scratch(int d_k, int d_v)
 {
-    size_t k = align64((size_t)d_k * NM_PAGE * sizeof(float)), v = align64((size_t)d_v * NM_PAGE * sizeof(float));
-    return k + v + align64(((size_t)d_v + 15) * NM_PAGE * sizeof(float)) + 4096 + 64 * NM_PAGE * sizeof(float);
+    size_t wide = ((size_t)d_v + 15) / 16 * 16, most = (size_t)d_k > wide ? (size_t)d_k : wide;
+    return ((most + (most + 31) / 32 + NM_QUERIES) * NM_PAGE + 6 * wide) * sizeof(float);
 }
 
 /* Room for the widest user (kernel/x86): unpacked chunks of NM_TILE_PANELS panels as 16-bit or as fp32 values, their scales, one accumulator

@@ -25,6 +25,24 @@ static inline v16 v_exp(v16 x)
     return v_less(x, v_set(-86.9f), v_set(0.0f), p);
 }
 
+/* e^x for x <= 0 or NaN, the same bits in fewer steps: no bounds, for what lies beyond them the last line replaces; and 2^n is in range. */
+static inline v16 v_exp_below(v16 x)
+{
+    const v16 magic = v_set(12582912.0f);
+    v16 t = v_fma(x, v_set(1.44269502f), magic);
+    v16 n = v_sub(t, magic);
+    v16 r = v_fma(n, v_set(-0.693359375f), x);
+    r = v_fma(n, v_set(2.12194442e-4f), r);
+    v16 p = v_set(0.00138144672f);
+    p = v_fma(p, r, v_set(0.00836878084f));
+    p = v_fma(p, r, v_set(0.0416683927f));
+    p = v_fma(p, r, v_set(0.166665196f));
+    p = v_fma(p, r, v_set(0.49999994f));
+    p = v_fma(v_mul(r, r), p, r);
+    p = v_mul(v_add(p, v_set(1.0f)), v_pow2(t));
+    return v_less(x, v_set(-86.9f), v_set(0.0f), p);
+}
+
 static inline v16 v_tanh(v16 x)
 {
     v16 a = v_abs(x), z = v_mul(x, x);

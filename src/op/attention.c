@@ -13,7 +13,8 @@
 
 enum {
     CHUNK = 4,              /* pages whose states merge first: 256 keys, enough work to hand to a thread */
-    TILE = 64,              /* queries of one kernel call */
+    TILE = NM_QUERIES,      /* queries of one kernel call */
+    BACK_ROWS = 64,         /* rows of a tile of backward */
     SPREAD_ROWS = 4,        /* batches up to this size are spread over threads by chunks */
     SPREAD_BYTES = 64 << 20 /* most memory for the states of their chunks: what needs more goes by tiles. A context of 2^31 would ask for gigabytes */
 };
@@ -93,12 +94,20 @@ static void add_query(const nm_exec *e, const nm_step *s, tile *t, int64_t r, in
     t->from[i] = ARGS.window && position >= ARGS.window ? position - ARGS.window + 1 : 0;
 }
 
+static int64_t end_page(const tile *t)
+{
+    int32_t to = t->to[0];
+    for (int i = 1; i < t->queries; i++) if (t->to[i] > to) to = t->to[i];
+    return (to + NM_PAGE - 1) / NM_PAGE;
+}
+
 /* Computes the state of one chunk for the tile's queries into m, l, o. */
 static void run_chunk(const nm_exec *e, const nm_step *s, const nm_seq *seq, int32_t head, int64_t chunk, const tile *t, float *m, float *l, float *o, void *scratch)
 {
     const nm_kv_slot *slot = &e->kv->slot[ARGS.slot];
+    const int64_t pages = end_page(t);
     for (int i = 0; i < t->queries; i++) { m[i] = -INFINITY; l[i] = 0; }
-    for (int64_t page = chunk * CHUNK; page < (chunk + 1) * CHUNK; page++) {
+    for (int64_t page = chunk * CHUNK; page < (chunk + 1) * CHUNK && page < pages; page++) {
         uint8_t first[TILE], last[TILE];
         int64_t base = page * NM_PAGE;
         bool any = false;
@@ -111,7 +120,8 @@ static void run_chunk(const nm_exec *e, const nm_step *s, const nm_seq *seq, int
         }
         if (!any) continue;
         uint8_t *k = head_of(e, s, seq, page, head);
-        nm_attention_job job = {.k = k, .v = k + slot->v_offset, .d_k = ARGS.d_k, .d_v = ARGS.d_v, .queries = t->queries, .q = t->q,
+        nm_attention_job job = {.k = k, .v = k + slot->v_offset, .next = page + 1 < pages ? head_of(e, s, seq, page + 1, head) : NULL,
+            .d_k = ARGS.d_k, .d_v = ARGS.d_v, .queries = t->queries, .q = t->q,
             .first = first, .last = last, .scale = ARGS.scale, .cap = ARGS.cap, .m = m, .l = l, .o = o, .ldo = (size_t)ARGS.d_v, .scratch = scratch};
         e->kernel->attention[e->kv->type](&job);
     }
@@ -124,12 +134,7 @@ static int64_t first_chunk(const tile *t)
     return from / (CHUNK * NM_PAGE);
 }
 
-static int64_t end_chunk(const tile *t)
-{
-    int32_t to = t->to[0];
-    for (int i = 1; i < t->queries; i++) if (t->to[i] > to) to = t->to[i];
-    return (to + CHUNK * NM_PAGE - 1) / (CHUNK * NM_PAGE);
-}
+static int64_t end_chunk(const tile *t) { return (end_page(t) + CHUNK - 1) / CHUNK; }
 
 static void finish(float *out, const float *o, float l, int d_v)
 {
@@ -148,7 +153,7 @@ static void run_tile(const nm_exec *e, const nm_step *s, const nm_seq *seq, int6
     for (int64_t chunk = first_chunk(t); chunk < end_chunk(t); chunk++) {
         run_chunk(e, s, seq, head_kv, chunk, t, w->m, w->l, w->chunk_o, w->kernel);
         for (int i = 0; i < t->queries; i++)
-            nm_attention_merge(&t->m[i], &t->l[i], w->total_o + (size_t)i * (size_t)ARGS.d_v, w->m[i], w->l[i], w->chunk_o + (size_t)i * (size_t)ARGS.d_v, ARGS.d_v);
+            e->kernel->attention_merge(&t->m[i], &t->l[i], w->total_o + (size_t)i * (size_t)ARGS.d_v, w->m[i], w->l[i], w->chunk_o + (size_t)i * (size_t)ARGS.d_v, ARGS.d_v);
     }
     for (int i = 0; i < t->queries; i++)
         finish(nm_at_out(e, s, 0, r0 + i / heads) + (int64_t)(head + i % heads) * ARGS.d_v, w->total_o + (size_t)i * (size_t)ARGS.d_v, t->l[i], ARGS.d_v);
@@ -218,7 +223,7 @@ static void spread_merge(const nm_exec *e, const nm_step *s, int64_t chunks, int
     add_query(e, s, w->t, r, head);
     for (int64_t chunk = first_chunk(w->t); chunk < end_chunk(w->t); chunk++) {
         const float *state = state_at(e, s, chunks, r, chunk, head);
-        nm_attention_merge(&m, &l, w->total_o, state[0], state[1], state + 2, ARGS.d_v);
+        e->kernel->attention_merge(&m, &l, w->total_o, state[0], state[1], state + 2, ARGS.d_v);
     }
     finish(nm_at_out(e, s, 0, r) + (int64_t)head * ARGS.d_v, w->total_o, l, ARGS.d_v);
 }
@@ -245,45 +250,46 @@ static void wide(nm_exec *e, const nm_step *s, int thread, int threads)
 
 /* ---- Backward --------------------------------------------------------------------------------------------------------------------------------------
  * Of whole sequences: a sequence's keys are the rows of the pass. A thread takes one KV head of one sequence, and walks its query heads, and tiles of
- * TILE rows of each, in ascending order, with the scores of one tile against all keys in scratch: never a T x T matrix. For a tile
+ * BACK_ROWS rows of each, in ascending order, with the scores of one tile against all keys in scratch: never a T x T matrix. For a tile
  *   P = softmax(S) over the keys that each row sees, 0 elsewhere;  D = dot(dO, O);  dS = (P * (dO V' - D)) * scale, times the cap's slope
  *   dQ = dS K;  dK += dS' Q;  dV += P' dO          chains over keys; over query heads, then rows. */
 
-typedef struct back { float *s, *dp, *capped, *vt; int64_t ld; } back;      /* [TILE][ld], [TILE][ld], [ld], V turned [d_v][ld] */
+typedef struct back { float *s, *dp, *capped, *vt; int64_t ld; } back;      /* [BACK_ROWS][ld], [BACK_ROWS][ld], [ld], V turned [d_v][ld] */
 
-static int64_t round_page(int64_t n) { return (n + NM_PAGE - 1) / NM_PAGE * NM_PAGE; }
-static size_t back_bytes(int d_v, int64_t rows) { return (size_t)(2 * TILE + 1 + d_v) * (size_t)round_page(rows) * sizeof(float); }
+/* Whole pages, and an odd number of lines: else the rows of a column would share a few sets of the first-level cache. */
+static int64_t ld_of(int64_t keys) { return (keys + NM_PAGE - 1) / NM_PAGE * NM_PAGE + 16; }
+static size_t back_bytes(int d_v, int64_t rows) { return (size_t)(2 * BACK_ROWS + 1 + d_v) * (size_t)ld_of(rows) * sizeof(float); }
 
 static back back_at(uint8_t *scratch, int64_t keys)
 {
-    back b = {.s = (float *)scratch, .ld = round_page(keys)};
-    b.dp = b.s + TILE * b.ld;
-    b.capped = b.dp + TILE * b.ld;
+    back b = {.s = (float *)scratch, .ld = ld_of(keys)};
+    b.dp = b.s + BACK_ROWS * b.ld;
+    b.capped = b.dp + BACK_ROWS * b.ld;
     b.vt = b.capped + b.ld;
     return b;
 }
 
-/* Scores of a tile's rows against keys [0, keys): from the pages, as the forward reads them. */
+/* Products of a tile's rows with keys [0, keys): from the pages, as the forward reads them. */
 static void scores_back(const nm_exec *e, const nm_step *s, const nm_seq *seq, int32_t head, int64_t r0, int64_t rows, int64_t keys, const back *b)
 {
     int32_t q = nm_in(e->operand, s, 0), head_kv = head / (ARGS.heads / ARGS.heads_kv);
     for (int64_t page = 0; page * NM_PAGE < keys; page++)
         e->kernel->gemm(&(nm_gemm_job){.m = rows, .n = NM_PAGE, .k = ARGS.d_k, .a = nm_at(e, q, r0) + head * ARGS.d_k, .a_row = nm_ld(e->value, q), .a_k = 1,
             .b = (const float *)(const void *)head_of(e, s, seq, page, head_kv), .ldb = NM_PAGE, .c = b->s + page * NM_PAGE, .ldc = (size_t)b->ld});
-    for (int64_t i = 0; i < rows; i++) {
-        e->kernel->scale(b->s + i * b->ld, ARGS.scale, keys, b->s + i * b->ld);
-        if (ARGS.cap > 0) e->kernel->softcap(b->s + i * b->ld, ARGS.cap, keys, b->s + i * b->ld);
-    }
 }
 
-/* Scores and dO V' of row i of the tile become P and dS in their places. */
+/* Products with keys and dO V' of row i of the tile become P and dS in their places. */
 static void row_back(const nm_exec *e, const nm_step *s, int32_t head, int64_t r, int64_t keys, const back *b, int64_t i)
 {
     int32_t position = e->row[r].position, from = ARGS.window && position >= ARGS.window ? position - ARGS.window + 1 : 0, n = position + 1 - from;
     float *p = b->s + i * b->ld, *dp = b->dp + i * b->ld, m, l;
     int64_t o = (int64_t)head * ARGS.d_v;
     float d = e->kernel->dot(nm_grad_out(e, s, 0, r) + o, nm_at_out(e, s, 0, r) + o, ARGS.d_v);
-    if (ARGS.cap > 0) memcpy(b->capped, p + from, (size_t)n * sizeof *p);
+    e->kernel->scale(p + from, ARGS.scale, n, p + from);
+    if (ARGS.cap > 0) {
+        e->kernel->softcap(p + from, ARGS.cap, n, p + from);
+        memcpy(b->capped, p + from, (size_t)n * sizeof *p);
+    }
     e->kernel->softmax(p + from, n, p + from, &m, &l);
     e->kernel->softmax_back(p + from, dp + from, d, ARGS.scale, n, dp + from);
     if (ARGS.cap > 0) e->kernel->softcap_back(b->capped, dp + from, ARGS.cap, n, dp + from);
@@ -326,8 +332,8 @@ static void sequence_back(const nm_exec *e, const nm_step *s, const nm_seq *seq,
         if (nm_wants(e, s, 2) && !nm_adds(e, s, 2)) memset(nm_grad_in(e, s, 2, seq->row + r) + v, 0, (size_t)ARGS.d_v * sizeof(float));
     }
     for (int32_t head = head_kv * group; head < (head_kv + 1) * group; head++)
-        for (int64_t r = 0; r < seq->rows; r += TILE)
-            tile_back(e, s, seq, head, seq->row + r, seq->rows - r < TILE ? seq->rows - r : TILE, &b);
+        for (int64_t r = 0; r < seq->rows; r += BACK_ROWS)
+            tile_back(e, s, seq, head, seq->row + r, seq->rows - r < BACK_ROWS ? seq->rows - r : BACK_ROWS, &b);
 }
 
 static void back_wide(nm_exec *e, const nm_step *s, int thread, int threads)

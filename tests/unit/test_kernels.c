@@ -16,6 +16,8 @@
 #include "base/rng.h"
 #include "cpu/cpu.h"
 #include "kernel/layout.h"
+#include "kernel/v16_c.h"
+#include "kernel/v16_math.h"
 
 /* Instrumented builds run fewer trials of everything: they look for bad accesses, not for rare bits. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -512,9 +514,9 @@ static void kv_stores(void **state)
 
 typedef struct attention_case {
     int d_k, d_v, queries, ldo;
-    uint8_t first[64], last[64];
+    uint8_t first[NM_QUERIES], last[NM_QUERIES];
     guard k, v, q, o, m, l;
-    const float *query[64];
+    const float *query[NM_QUERIES];
 } attention_case;
 
 static attention_case make_attention(nm_kv_type type, int d_k, int d_v, int queries, bool broken)
@@ -573,7 +575,7 @@ static void attention_pages(void **state)
     static const int ds[] = {64, 128, 16, 32, 80, 96, 256, 40, 10, 1};
     for (int trial = 0; trial < (SANITIZED ? 20 : 90); trial++)
         for (int type = 0; type < 3; type++) {
-            int d_k = ds[trial % 10], d_v = random_below(4) ? d_k : ds[random_below(10)], queries = trial % 3 ? 1 + random_below(14) : 1 + random_below(64);
+            int d_k = ds[trial % 10], d_v = random_below(4) ? d_k : ds[random_below(10)], queries = trial % 3 ? 1 + random_below(14) : 1 + random_below(NM_QUERIES);
             attention_case c = make_attention(type, d_k, d_v, queries, trial % 11 == 10);
             float cap = trial % 4 == 3 ? 2.0f : 0;
             guard m[2], l[2], o[2];
@@ -593,6 +595,40 @@ static void attention_pages(void **state)
             guard_close(&o[0]);
             free_attention(&c);
         }
+}
+
+/* States of any kind, empty ones and NaN among them. */
+static void attention_merges(void **state)
+{
+    static const float sums[] = {-INFINITY, -3, -0.0f, 0, 2, 2.5f, 90, NAN};
+    for (int trial = 0; trial < 400; trial++)
+        for (int i = 0; i < tiers; i++) {
+            int d = 1 + random_below(150);
+            float m = sums[trial % 8], l = trial % 8 == 0 && trial % 3 ? 0 : random_float(1) + 2, m_b = sums[trial / 8 % 8], l_b = trial % 5 ? random_float(1) + 2 : 0;
+            float ms[2] = {m, m}, ls[2] = {l, l};
+            guard b = guard_open((size_t)d * 4, 4, 1), o[2];
+            fill_random(b.p, d, 3);
+            for (int j = 0; j < 2; j++) {
+                o[j] = guard_open((size_t)d * 4, 4, 1);
+                for (int k = 0; k < d; k++) ((float *)o[j].p)[k] = (float)(k % 7) - 3;
+                (j ? tier[i].k.attention_merge : reference.attention_merge)(ms + j, ls + j, o[j].p, m_b, l_b, b.p, d);
+            }
+            expect_same(ms, ms + 1, 1, "%s merge m", tier[i].name);
+            expect_same(ls, ls + 1, 1, "%s merge l", tier[i].name);
+            expect_same((float *)o[0].p, (float *)o[1].p, d, "%s merge o, d %d", tier[i].name, d);
+            guard_close(&b);
+            for (int j = 0; j < 2; j++) guard_close(&o[j]);
+        }
+}
+
+/* Of numbers that are not positive v_exp has a shorter form; all 2^31 of them were compared once. */
+static void exp_below_is_exp(void **state)
+{
+    for (int64_t bits = 0x80000000; bits <= 0xffffffff; bits += SANITIZED ? 1000003 : 40009) {
+        float x = v16_float((uint32_t)bits), want = v_exp(v_set(x)).f[0], got = v_exp_below(v_set(x)).f[0];
+        expect_same(&want, &got, 1, "e^%a", (double)x);
+    }
+    assert_true(v_exp_below(v_set(0)).f[0] == 1 && v_exp_below(v_set(-INFINITY)).f[0] == 0);
 }
 
 /* Softmax attention over two pages in double: what the chain of blocks must come to. */
@@ -793,6 +829,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(quantising),
         cmocka_unit_test(kv_stores),
         cmocka_unit_test(attention_pages),
+        cmocka_unit_test(attention_merges),
+        cmocka_unit_test(exp_below_is_exp),
         cmocka_unit_test(attention_is_softmax),
         cmocka_unit_test(elementwise),
         cmocka_unit_test(rotations),

@@ -204,7 +204,7 @@ static float v_at(nm_kv_type type, const nm_attention_job *job, int j, int d)
     return nm_half_to_float(scale[j * ((job->d_v + 31) / 32) + d / 32]) * (float)((const int8_t *)job->v)[at];
 }
 
-void nm_attention_merge(float *m, float *l, float *o, float m_b, float l_b, const float *o_b, int d_v)
+static void attention_merge(float *m, float *l, float *o, float m_b, float l_b, const float *o_b, int d_v)
 {
     if (l_b == 0) return;               /* b is empty, and its o was never written */
     if (*m == -INFINITY && *l == 0) {
@@ -248,7 +248,7 @@ static void attend(nm_kv_type type, const nm_attention_job *job, int i)
         o[d] = 0;
         for (int j = first; j < last; j++) o[d] = fmaf(p[j], v_at(type, job, j, d), o[d]);
     }
-    nm_attention_merge(job->m + i, job->l + i, job->o + (size_t)i * job->ldo, m, v_sum(v_load(lane)), o, job->d_v);
+    attention_merge(job->m + i, job->l + i, job->o + (size_t)i * job->ldo, m, v_sum(v_load(lane)), o, job->d_v);
 }
 
 void nm_attention_ref(nm_kv_type type, const nm_attention_job *job)
@@ -347,6 +347,7 @@ void nm_kernels_ref(nm_kernels *table)
     table->has_bf16 = false;
     table->quantize = quantize;
     table->tile_rows = 1;
+    table->attention_merge = attention_merge;
     table->attention[NM_KV_F16] = attention_f16;
     table->attention[NM_KV_F32] = attention_f32;
     table->attention[NM_KV_Q8_0] = attention_q8_0;
