@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/syscall.h>
@@ -17,7 +18,8 @@
 enum {
     POOL_MAX = 256,
     SPIN_NS = 20000,    /* longest spin before sleeping: about the cost of a sleep and a wake-up */
-    SPIN_BATCH = 32     /* pauses between two looks at the clock */
+    SPIN_BATCH = 32,    /* pauses between two looks at the clock */
+    SPIN_MOST = 1024    /* pauses before the core is offered to others */
 };
 
 static struct {
@@ -85,6 +87,16 @@ void nm_pool_barrier(void)
     } else {
         wait_change(&pool.phase, phase);
     }
+}
+
+bool nm_pool_wait(atomic_int *count, int n, atomic_int *leave)
+{
+    for (int spins = 0; atomic_load_explicit(count, memory_order_acquire) < n; spins++) {
+        if (atomic_load_explicit(leave, memory_order_relaxed) < 0) return false;
+        if (spins < SPIN_MOST) pause_cpu();
+        else sched_yield();     /* the one that is waited for may want this core */
+    }
+    return true;
 }
 
 static void *work(void *arg)

@@ -163,7 +163,7 @@ static void run_tile(const nm_exec *e, const nm_step *s, const nm_seq *seq, int6
 static void run_tiles(nm_exec *e, const nm_step *s, int thread, work *w)
 {
     int32_t group = ARGS.heads / ARGS.heads_kv, heads = group < TILE ? group : TILE, parts = (group + heads - 1) / heads, block = TILE / heads;
-    int64_t ticket = atomic_fetch_add_explicit(&e->ticket[s->ticket], 1, memory_order_relaxed), passed = 0;
+    int64_t ticket = atomic_fetch_add_explicit(nm_ticket(e, s, 0), 1, memory_order_relaxed), passed = 0;
     for (int32_t i = 0; i < e->seqs; i++) {
         const nm_seq *seq = &e->seq[i];
         int64_t per_block = (int64_t)ARGS.heads_kv * parts, items = (seq->rows + block - 1) / block * per_block;
@@ -174,7 +174,7 @@ static void run_tiles(nm_exec *e, const nm_step *s, int thread, work *w)
             int32_t head_kv = (int32_t)(item % per_block) / parts, from = (int32_t)(item % per_block) % parts * heads;
             run_tile(e, s, seq, seq->row + at, seq->rows - at < block ? seq->rows - at : block, head_kv, head_kv * group + from,
                 group - from < heads ? group - from : heads, w);
-            ticket = atomic_fetch_add_explicit(&e->ticket[s->ticket], 1, memory_order_relaxed);
+            ticket = atomic_fetch_add_explicit(nm_ticket(e, s, 0), 1, memory_order_relaxed);
         }
         passed += items;
     }
@@ -231,7 +231,7 @@ static void spread_merge(const nm_exec *e, const nm_step *s, int64_t chunks, int
 static void spread(const nm_exec *e, const nm_step *s, int64_t chunks, int thread, int threads, work *w)
 {
     int64_t rows = e->rows[NM_ROWS_BATCH], items = rows * chunks * ARGS.heads_kv, item, from, to;
-    while ((item = atomic_fetch_add_explicit(&e->ticket[s->ticket], 1, memory_order_relaxed)) < items) spread_item(e, s, chunks, item, w);
+    while ((item = atomic_fetch_add_explicit(nm_ticket(e, s, 0), 1, memory_order_relaxed)) < items) spread_item(e, s, chunks, item, w);
     nm_pool_barrier();
     nm_share(rows * ARGS.heads, 1, thread, threads, &from, &to);
     for (int64_t i = from; i < to; i++) spread_merge(e, s, chunks, i / ARGS.heads, (int32_t)(i % ARGS.heads), w);

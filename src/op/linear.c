@@ -52,7 +52,8 @@ static size_t scratch(const nm_shape *c, const nm_step *s, int64_t max_rows)
 {
     const nm_weight *w = &c->weight[nm_weight_of(c->operand, s, 0)];
     size_t base = c->bf16 ? nm_linear_bf16_scratch(&w->panels, max_rows) : nm_linear_scratch(&w->panels, max_rows);
-    size_t slots = c->max_rank ? slot_scratch(w->n, w->k, c->max_rank) + SLOT_ROWS * (size_t)(c->max_rank + w->n) * sizeof(float) : 0;
+    int64_t rank = c->max_rank > c->train_rank ? c->max_rank : c->train_rank;
+    size_t slots = rank ? slot_scratch(w->n, w->k, rank) + SLOT_ROWS * (size_t)w->n * sizeof(float) : 0;
     size_t most = base > slots ? base : slots, train = c->trained ? train_scratch(c, w) : 0;
     return most > train ? most : train;
 }
@@ -79,30 +80,6 @@ static void stretch(const nm_kernels *k, const float *bias, const float *gain, i
     if (bias) k->add_scaled(y, bias, 1, n, y);
 }
 
-/* Adds the slots of `stack` to rows [r0, r1), at most SLOT_ROWS of them. */
-static void add_slots(const nm_exec *e, const nm_step *s, const nm_stack *stack, int64_t r0, int64_t r1, uint8_t *own)
-{
-    const nm_weight *w = nm_step_weight(e, s, 0);
-    int32_t x = nm_in(e->operand, s, 0), y = nm_out(e->operand, s, 0);
-    for (int32_t i = stack->first[w->id]; i < stack->first[w->id + 1]; i++) {
-        const nm_slot *slot = &stack->slot[i];
-        if (slot->scale == 0) continue;
-        int64_t rank = slot->a.n;
-        float *t = (float *)(own + slot_scratch(w->n, w->k, rank)), *u = t + SLOT_ROWS * rank;
-        nm_linear_job a = {.w = &slot->a, .p0 = 0, .p1 = slot->a.panels, .rows = r1 - r0, .x = nm_at(e, x, r0), .ldx = nm_ld(e->value, x),
-            .y = t, .ldy = (size_t)rank, .scratch = own};
-        nm_linear_job b = {.w = &slot->b, .p0 = 0, .p1 = slot->b.panels, .rows = r1 - r0, .x = t, .ldx = (size_t)rank,
-            .y = u, .ldy = (size_t)w->n, .scratch = own};
-        e->kernel->linear_f32(&a);
-        e->kernel->linear_f32(&b);
-        for (int64_t r = r0; r < r1; r++) {
-            float *out = nm_at(e, y, r);
-            e->kernel->add_scaled(out, u + (r - r0) * w->n, slot->scale, w->n, out);
-            if (slot->gain) stretch(e->kernel, bias_of(e, s), slot->gain, w->n, out);
-        }
-    }
-}
-
 static nm_rows rows_kind(const nm_exec *e, const nm_step *s) { return nm_owner(e->value, nm_in(e->operand, s, 0))->rows; }
 
 static bool drops(const nm_exec *e) { return e->train->dropout.p > 0; }
@@ -118,7 +95,7 @@ static void drop(const nm_exec *e, const nm_step *s, int64_t r, int64_t rows, in
 }
 
 /* t = x A' of the trained slot for rows [r0, r1); with dropout at most SLOT_ROWS of them, whose masked inputs go to `masked`. */
-static void into_slot(const nm_exec *e, const nm_step *s, const nm_train_slot *slot, int64_t r0, int64_t r1, float *t, float *masked)
+static void into_slot(const nm_exec *e, const nm_step *s, const nm_train_slot *slot, int64_t r0, int64_t r1, float *t, size_t ldt, float *masked)
 {
     int32_t v = nm_in(e->operand, s, 0);
     const float *x = nm_at(e, v, r0);
@@ -130,23 +107,7 @@ static void into_slot(const nm_exec *e, const nm_step *s, const nm_train_slot *s
         ldx = (size_t)k;
     }
     e->kernel->gemm(&(nm_gemm_job){.m = r1 - r0, .n = slot->rank, .k = k, .a = x, .a_row = ldx, .a_k = 1, .b = slot->a_t, .ldb = (size_t)slot->rank,
-        .c = t, .ldc = (size_t)slot->rank});
-}
-
-/* Adds the slot that is being trained to rows [r0, r1), at most SLOT_ROWS of them. */
-static void add_trained(const nm_exec *e, const nm_step *s, const nm_train_slot *slot, int64_t r0, int64_t r1, float *own)
-{
-    const nm_weight *w = nm_step_weight(e, s, 0);
-    int32_t y = nm_out(e->operand, s, 0);
-    float *t = own, *u = t + SLOT_ROWS * slot->rank;
-    into_slot(e, s, slot, r0, r1, t, u + SLOT_ROWS * w->n);
-    e->kernel->gemm(&(nm_gemm_job){.m = r1 - r0, .n = w->n, .k = slot->rank, .a = t, .a_row = (size_t)slot->rank, .a_k = 1,
-        .b = slot->b_t, .ldb = (size_t)w->n, .c = u, .ldc = (size_t)w->n});
-    for (int64_t r = r0; r < r1; r++) {
-        float *out = nm_at(e, y, r);
-        e->kernel->add_scaled(out, u + (r - r0) * w->n, slot->scale, w->n, out);
-        if (slot->gain) stretch(e->kernel, bias_of(e, s), slot->gain, w->n, out);
-    }
+        .c = t, .ldc = ldt});
 }
 
 static const nm_train_slot *trained_slot(const nm_exec *e, const nm_step *s)
@@ -168,43 +129,135 @@ static int64_t same_stack(const nm_exec *e, nm_rows kind, int64_t r, int64_t to,
     return end;
 }
 
-static void slots(const nm_exec *e, const nm_step *s, int thread, int threads)
+/* ---- Slots in forward ---------------------------------------------------------------------------------------------------------------------------
+ * The inner products x A' are tickets before the map's panels. Whoever has computed panels of y adds the slots' B to them as soon as all inner
+ * products are there, while they are in its cache: no barrier stands between. */
+
+/* One slot on a run of rows with one stack. Begins as zeros; next_slot goes through the runs of a step's rows, and in each through the slots that count, in
+ * stack order, the trained one last. */
+typedef struct slot_run {
+    int64_t from, to;           /* rows, at most SLOT_ROWS */
+    const nm_slot *slot;        /* NULL: the trained one */
+    int64_t rank, column;       /* where a row's inner products have this slot's */
+    const nm_slot *next, *end;  /* of the stack */
+    bool trained;               /* the trained one is still to come */
+} slot_run;
+
+static bool next_slot(const nm_exec *e, const nm_step *s, const nm_train_slot *trained, slot_run *at)
 {
     nm_rows kind = rows_kind(e, s);
-    const nm_train_slot *trained = trained_slot(e, s);
-    uint8_t *own = e->scratch + (size_t)thread * e->scratch_bytes;
-    int64_t from, to;
-    nm_share(e->rows[kind], 1, thread, threads, &from, &to);
-    for (int64_t r = from, end; r < to; r = end) {
-        const nm_stack *stack = stack_of(e, kind, r);
-        end = same_stack(e, kind, r, to, SLOT_ROWS);
-        if (stack) add_slots(e, s, stack, r, end, own);
-        if (trained) add_trained(e, s, trained, r, end, (float *)own);
+    int32_t w = nm_step_weight(e, s, 0)->id;
+    for (at->column += at->rank;;) {
+        for (at->slot = at->next; at->slot < at->end && at->slot->scale == 0; at->slot++) {}
+        if (at->slot < at->end) {
+            at->next = at->slot + 1;
+            at->rank = at->slot->a.n;
+            return true;
+        }
+        at->next = at->end = at->slot = NULL;
+        if (at->trained) {
+            at->trained = false;
+            at->rank = trained->rank;
+            return true;
+        }
+        at->from = at->to;
+        if (at->from == e->rows[kind]) return false;
+        const nm_stack *stack = stack_of(e, kind, at->from);
+        at->to = same_stack(e, kind, at->from, e->rows[kind], SLOT_ROWS);
+        at->column = at->rank = 0;
+        at->trained = trained != NULL;
+        if (!stack) continue;
+        at->next = stack->slot + stack->first[w];
+        at->end = stack->slot + stack->first[w + 1];
     }
+}
+
+/* The step's inner products: [rows][slot_ranks]. Steps of one region, whose tickets are neighbours, have a place each. */
+static size_t inner_bytes(int64_t rows, size_t ranks) { return ((size_t)rows * ranks * sizeof(float) + 63) & ~(size_t)63; }
+
+static float *inner_at(const nm_exec *e, const nm_step *s, const slot_run *at)
+{
+    size_t place = (size_t)(s->ticket % e->together) * inner_bytes(e->max_rows[rows_kind(e, s)], e->slot_ranks);
+    return (float *)(e->shared + place) + (size_t)at->from * e->slot_ranks + at->column;
+}
+
+static void inner(const nm_exec *e, const nm_step *s, const nm_train_slot *trained, const slot_run *at, void *own)
+{
+    int32_t x = nm_in(e->operand, s, 0);
+    float *t = inner_at(e, s, at);
+    if (at->slot)
+        e->kernel->linear_f32(&(nm_linear_job){.w = &at->slot->a, .p1 = at->slot->a.panels, .rows = at->to - at->from, .x = nm_at(e, x, at->from),
+            .ldx = nm_ld(e->value, x), .y = t, .ldy = e->slot_ranks, .scratch = own});
+    else into_slot(e, s, trained, at->from, at->to, t, e->slot_ranks, own);
+}
+
+/* Adds a slot to panels [p0, p1) of y. */
+static void outer(const nm_exec *e, const nm_step *s, const nm_train_slot *trained, const slot_run *at, int64_t p0, int64_t p1, uint8_t *own)
+{
+    const nm_weight *w = nm_step_weight(e, s, 0);
+    int32_t y = nm_out(e->operand, s, 0);
+    int64_t c = p0 * NM_PANEL, n = (p1 * NM_PANEL < w->n ? p1 * NM_PANEL : w->n) - c, rows = at->to - at->from;
+    float *t = inner_at(e, s, at), *u = (float *)(own + slot_scratch(w->n, w->k, at->rank)), scale = at->slot ? at->slot->scale : trained->scale;
+    const float *gain = at->slot ? at->slot->gain : trained->gain, *bias = bias_of(e, s);
+    if (at->slot)
+        e->kernel->linear_f32(&(nm_linear_job){.w = &at->slot->b, .p0 = p0, .p1 = p1, .rows = rows, .x = t, .ldx = e->slot_ranks, .y = u, .ldy = (size_t)w->n,
+            .scratch = own});
+    else
+        e->kernel->gemm(&(nm_gemm_job){.m = rows, .n = n, .k = at->rank, .a = t, .a_row = e->slot_ranks, .a_k = 1, .b = trained->b_t + c, .ldb = (size_t)w->n,
+            .c = u + c, .ldc = (size_t)w->n});
+    for (int64_t r = 0; r < rows; r++) {
+        float *out = nm_at(e, y, at->from + r) + c;
+        e->kernel->add_scaled(out, u + r * w->n + c, scale, n, out);
+        if (gain) stretch(e->kernel, bias ? bias + c : NULL, gain + c, n, out);
+    }
+}
+
+/* Ranges of panels that wait for inner products. */
+enum { MOST_LATER = 8 };
+typedef struct later { int count; struct { int64_t p0, p1; } range[MOST_LATER]; } later;
+
+static void add_later(nm_exec *e, const nm_step *s, const nm_train_slot *trained, int inners, later *l, uint8_t *own)
+{
+    if (!l->count || !nm_pool_wait(nm_ticket(e, s, 1), inners, &e->stopped)) return;
+    for (int i = 0; i < l->count; i++)
+        for (slot_run at = {0}; next_slot(e, s, trained, &at);) outer(e, s, trained, &at, l->range[i].p0, l->range[i].p1, own);
+    l->count = 0;
 }
 
 static void wide(nm_exec *e, const nm_step *s, int thread, int threads)
 {
     const nm_weight *w = nm_step_weight(e, s, 0);
+    const nm_train_slot *trained = trained_slot(e, s);
     int32_t x = nm_in(e->operand, s, 0), y = nm_out(e->operand, s, 0);
-    int64_t rows = e->rows[nm_owner(e->value, x)->rows], panels = w->panels.panels, grain = grain_of(&w->panels, rows, threads);
-    bool int8 = is_int8(e->compute, w);
+    int64_t rows = e->rows[rows_kind(e, s)], panels = w->panels.panels, grain = grain_of(&w->panels, rows, threads);
+    bool int8 = is_int8(e->compute, w), slots = e->stacked || trained;
     void (*kernel)(const nm_linear_job *) = int8 ? e->kernel->linear_q8 : e->bf16 ? e->kernel->linear_bf16 : e->kernel->linear_f32;
+    uint8_t *own = e->scratch + (size_t)thread * e->scratch_bytes;
     nm_qrows q = {0};
     if (int8) q = nm_at_q(e, x);
     nm_linear_job job = {.w = &w->panels, .rows = rows, .xq = int8 ? &q : NULL, .x = nm_at(e, x, 0), .ldx = nm_ld(e->value, x),
-        .y = nm_at(e, y, 0), .ldy = nm_ld(e->value, y), .bias = bias_of(e, s),
-        .scratch = e->scratch + (size_t)thread * e->scratch_bytes};
-    if (rows == 0) return;
-    while (!nm_halted(e, thread)) {
-        job.p0 = atomic_fetch_add_explicit(&e->ticket[s->ticket], (int)grain, memory_order_relaxed);
+        .y = nm_at(e, y, 0), .ldy = nm_ld(e->value, y), .bias = bias_of(e, s), .scratch = own};
+    slot_run at = {0};
+    later wait = {0};
+    int inners = 0;             /* how many there are, once they have all been counted */
+    while (rows && !nm_halted(e, thread)) {
+        int ticket = atomic_fetch_add_explicit(nm_ticket(e, s, 0), 1, memory_order_relaxed);
+        while (slots && inners <= ticket && (slots = next_slot(e, s, trained, &at))) inners++;
+        if (ticket < inners) {
+            inner(e, s, trained, &at, own);
+            atomic_fetch_add_explicit(nm_ticket(e, s, 1), 1, memory_order_release);
+            continue;
+        }
+        job.p0 = (ticket - inners) * grain;
         if (job.p0 >= panels) break;
         job.p1 = job.p0 + grain < panels ? job.p0 + grain : panels;
         kernel(&job);
+        if (!inners) continue;
+        wait.range[wait.count].p0 = job.p0;
+        wait.range[wait.count++].p1 = job.p1;
+        if (wait.count == MOST_LATER || atomic_load_explicit(nm_ticket(e, s, 1), memory_order_acquire) == inners) add_later(e, s, trained, inners, &wait, own);
     }
-    if (!e->stacked && !trained_slot(e, s)) return;
-    nm_pool_barrier();
-    slots(e, s, thread, threads);
+    add_later(e, s, trained, inners, &wait, own);
 }
 
 /* ---- Backward ---------------------------------------------------------------------------------------------------------------------------------- */
@@ -214,7 +267,9 @@ typedef struct slot_rows { float *t, *u, *g; size_t ld; } slot_rows;
 
 static size_t shared(const nm_shape *c, const nm_step *s, int64_t max_rows, int64_t context)
 {
-    return c->trained ? (size_t)max_rows * (size_t)(2 * c->train_rank + c->max_rank) * sizeof(float) : 0;
+    size_t forward = (size_t)c->together * inner_bytes(max_rows, (size_t)c->max_rank + (size_t)c->train_rank);
+    size_t back = c->trained ? (size_t)max_rows * (size_t)(2 * c->train_rank + c->max_rank) * sizeof(float) : 0;
+    return forward > back ? forward : back;
 }
 
 static slot_rows slot_rows_at(const nm_exec *e, const nm_step *s, int32_t rank)
@@ -282,7 +337,7 @@ static void slot_back(const nm_exec *e, const nm_step *s, const nm_train_slot *s
     int32_t y = nm_out(e->operand, s, 0);
     int64_t rank = slot->rank, count = (r1 - r0) * rank, step = drops(e) ? SLOT_ROWS : r1 - r0;
     float *t = z->t + r0 * rank, *u = z->u + r0 * rank;
-    for (int64_t r = r0; r < r1; r += step) into_slot(e, s, slot, r, r1 - r < step ? r1 : r + step, z->t + r * rank, own);
+    for (int64_t r = r0; r < r1; r += step) into_slot(e, s, slot, r, r1 - r < step ? r1 : r + step, z->t + r * rank, (size_t)rank, own);
     e->kernel->gemm(&(nm_gemm_job){.m = r1 - r0, .n = rank, .k = w->n, .a = nm_grad(e, y, r0), .a_row = nm_ld(e->value, y), .a_k = 1,
         .b = slot->b, .ldb = (size_t)rank, .c = u, .ldc = (size_t)rank});
     e->kernel->scale(t, slot->scale, count, t);

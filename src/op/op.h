@@ -65,11 +65,23 @@ typedef struct nm_slot { nm_panels a, b; float scale; const float *gain; } nm_sl
 struct nm_stack {
     const int32_t *first;
     const nm_slot *slot;
-    int32_t max_rank;
+    int32_t max_rank;           /* of the slots of one weight together, at most */
     bool gains;                 /* a slot has a gain */
     uint64_t identity;          /* contents, scales and order of what it holds; 0 = not to be saved with */
     const void *owner;          /* the model whose weight ids these are */
 };
+
+/* What max_rank of a stack on so many weights is. */
+static inline int32_t nm_stack_rank(const nm_stack *stack, size_t weights)
+{
+    int64_t most = 0;
+    for (size_t w = 0; w < weights; w++) {
+        int64_t sum = 0;
+        for (int32_t i = stack->first[w]; i < stack->first[w + 1]; i++) sum += stack->slot[i].b.k;
+        if (sum > most) most = sum;
+    }
+    return (int32_t)most;
+}
 
 /* A weight: a linear map in panels, or a vector (norms, biases). Const once the model is open. */
 typedef struct nm_weight {
@@ -107,7 +119,7 @@ typedef struct nm_train {
  * this step adds (else it is set). */
 typedef struct nm_owed { uint8_t wants, adds; } nm_owed;
 
-enum { NM_BACK_TICKETS = 3 };   /* counters of a step's backward */
+enum { NM_TICKETS = 2, NM_BACK_TICKETS = 3 };   /* counters of a step's forward and backward */
 
 typedef struct nm_row {         /* one row of work */
     int32_t token, position;
@@ -129,6 +141,8 @@ typedef struct nm_exec {
     size_t scratch_bytes;
     uint8_t *shared;            /* scratch that threads share inside one step */
     size_t shared_bytes;
+    int32_t together;           /* steps of a wide region, at most, which have neighbouring tickets */
+    size_t slot_ranks;          /* of a map's slots together, the trained one's too, at most */
     int64_t max_rows[2];        /* planned rows, by nm_rows */
     int64_t rows[2];            /* rows of this pass */
     const nm_row *row;          /* [rows[NM_ROWS_BATCH]] */
@@ -138,7 +152,7 @@ typedef struct nm_exec {
     /* Row r is the same row of the sequences copy_seq[copy_from[r]] up to copy_seq[copy_from[r + 1] - 1], too, which keep its key and value; NULL: of none. */
     const int32_t *copy_from, *copy_seq;
     bool stacked;               /* some row has a stack */
-    atomic_int *ticket;         /* one a step; a plan for training has NM_BACK_TICKETS more of each behind them */
+    atomic_int *ticket;         /* NM_TICKETS a step; a plan for training has NM_BACK_TICKETS more of each behind them */
     int32_t tickets;            /* steps that have one */
     const nm_step *step;        /* the program's */
     const nm_owed *owed;        /* by step; NULL outside of training */
@@ -169,9 +183,10 @@ typedef struct nm_shape {       /* what a shape check may see */
     const nm_kv_layout *kv;
     nm_compute compute;
     bool bf16;
-    int32_t max_rank;           /* of slots to make room for; 0 = no stacks */
+    int32_t max_rank;           /* of a map's slots together, to make room for; 0 = no stacks */
     const uint8_t *trained;     /* NM_TRAIN_* by weight id; NULL outside of training */
     int32_t train_rank;         /* the largest rank that is trained */
+    int32_t together;           /* as nm_exec has it; of scratch alone */
 } nm_shape;
 
 static inline int nm_trained(const nm_shape *c, int32_t weight) { return c->trained ? c->trained[weight] : 0; }
@@ -232,7 +247,8 @@ static inline float *nm_weight_grad(const nm_exec *e, const nm_step *s, int i)
 {
     return s->n_weight > i && e->train->grad ? e->train->grad[nm_weight_of(e->operand, s, i)] : NULL;
 }
-static inline atomic_int *nm_back_ticket(const nm_exec *e, const nm_step *s, int i) { return &e->ticket[e->tickets + NM_BACK_TICKETS * s->ticket + i]; }
+static inline atomic_int *nm_ticket(const nm_exec *e, const nm_step *s, int i) { return &e->ticket[NM_TICKETS * s->ticket + i]; }
+static inline atomic_int *nm_back_ticket(const nm_exec *e, const nm_step *s, int i) { return &e->ticket[NM_TICKETS * e->tickets + NM_BACK_TICKETS * s->ticket + i]; }
 /* gradient of input i += g, or = g; n columns. */
 static inline void nm_grad_put(const nm_exec *e, const nm_step *s, int i, int64_t row, int64_t c0, const float *g, int64_t n)
 {

@@ -206,9 +206,17 @@ static nm_err place_values(nm_plan *p)
 
 static size_t most(size_t a, size_t b) { return a > b ? a : b; }
 
-static void measure_scratch(nm_plan *p, const nm_shape *shape, int64_t context)
+static void measure_scratch(nm_plan *p, nm_shape *shape, int64_t context)
 {
     const nm_program *g = p->program;
+    p->slot_ranks = (size_t)shape->max_rank + (size_t)shape->train_rank;
+    for (size_t i = 0; i < p->regions; i++) {
+        const nm_task *first = &p->task[p->region[i].task], *last = first + p->region[i].tasks - 1;
+        if (!p->region[i].wide) continue;
+        int32_t together = g->step[last->step].ticket - g->step[first->step].ticket + 1;
+        if (together > p->together) p->together = together;
+    }
+    shape->together = p->together;
     for (size_t i = 0; i < g->steps; i++) {
         const nm_step *s = &g->step[i];
         const nm_op *op = nm_ops[s->op];
@@ -226,7 +234,7 @@ nm_err nm_schedule_start(nm_plan *p, const nm_program *program, nm_compute compu
     return NM_OK;
 }
 
-nm_err nm_schedule_place(nm_plan *p, const nm_shape *shape, int64_t context)
+nm_err nm_schedule_place(nm_plan *p, nm_shape *shape, int64_t context)
 {
     lifetimes(p, shape);
     measure_scratch(p, shape, context);

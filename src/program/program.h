@@ -140,12 +140,13 @@ typedef struct nm_plan {
     nm_owed *owed;              /* by step */
     int64_t max_rows[2];
     size_t memory_bytes, scratch_bytes, shared_bytes;   /* values; per thread; shared inside a step */
+    int32_t together;           /* steps of a wide region, at most */
+    size_t slot_ranks;          /* as nm_exec has them */
 } nm_plan;
 
 nm_err nm_plan_make(nm_plan *plan, const nm_program *program, const nm_weight *weight, nm_compute compute, int64_t max_rows, int64_t max_out,
     int64_t context, int32_t max_rank);
-/* The same for training in fp32 (but see bf16), the backward walk behind the forward one. max_rank: the sum of the ranks of the stack below. NM_REFUSED where an op
- * has no adjoint. */
+/* The same for training in fp32 (but see bf16), the backward walk behind the forward one. max_rank: of the stack below. NM_REFUSED where an op has no adjoint. */
 nm_err nm_plan_make_training(nm_plan *plan, const nm_program *program, const nm_weight *weight, const nm_train_plan *train, int64_t max_rows,
     int64_t max_out, int32_t max_rank);
 void nm_plan_free(nm_plan *plan);

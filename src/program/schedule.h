@@ -12,6 +12,6 @@ nm_err nm_schedule_task(nm_plan *plan, bool wide, nm_rows rows, bool back, nm_ta
 /* Operands that the step's backward reads. */
 uint32_t nm_schedule_saves(const nm_shape *shape, const nm_step *step);
 /* Lifetimes, scratch and places, once everything is scheduled. */
-nm_err nm_schedule_place(nm_plan *plan, const nm_shape *shape, int64_t context);
+nm_err nm_schedule_place(nm_plan *plan, nm_shape *shape, int64_t context);
 
 #endif

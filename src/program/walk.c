@@ -87,11 +87,12 @@ static void reset_tickets(nm_walk *w)
 {
     const nm_plan *p = w->plan;
     if (p->owed) {
-        for (int32_t t = 0; t < (1 + NM_BACK_TICKETS) * p->program->tickets; t++) atomic_store_explicit(&w->exec.ticket[t], 0, memory_order_relaxed);
+        for (int32_t t = 0; t < (NM_TICKETS + NM_BACK_TICKETS) * p->program->tickets; t++) atomic_store_explicit(&w->exec.ticket[t], 0, memory_order_relaxed);
         return;
     }
     for (int32_t t = p->region[w->at].task; t < p->region[w->end - 1].task + p->region[w->end - 1].tasks; t++)
-        if (p->task[t].step >= 0) atomic_store_explicit(&w->exec.ticket[p->program->step[p->task[t].step].ticket], 0, memory_order_relaxed);
+        for (int i = 0; i < NM_TICKETS && p->task[t].step >= 0; i++)
+            atomic_store_explicit(nm_ticket(&w->exec, &p->program->step[p->task[t].step], i), 0, memory_order_relaxed);
 }
 
 nm_err nm_walk_some(nm_walk *w, bool *done)
@@ -127,10 +128,13 @@ nm_err nm_walk_open(nm_walk *w, const nm_plan *plan, const nm_weight *weight)
     e->tickets = (int32_t)tickets;
     e->scratch_bytes = plan->scratch_bytes;
     e->shared_bytes = plan->shared_bytes;
+    e->together = plan->together;
+    e->slot_ranks = plan->slot_ranks;
     memcpy(e->max_rows, plan->max_rows, sizeof e->max_rows);
     if (!(e->memory = nm_alloc_sparse(plan->memory_bytes))) return nm_fail_memory(plan->memory_bytes);
     if (!(e->shared = nm_alloc_sparse(plan->shared_bytes))) return nm_fail_memory(plan->shared_bytes);
-    if (!(e->ticket = nm_calloc(tickets * (plan->owed ? 1 + NM_BACK_TICKETS : 1), sizeof *e->ticket))) return nm_fail_memory(tickets * sizeof *e->ticket);
+    tickets *= plan->owed ? NM_TICKETS + NM_BACK_TICKETS : NM_TICKETS;
+    if (!(e->ticket = nm_calloc(tickets, sizeof *e->ticket))) return nm_fail_memory(tickets * sizeof *e->ticket);
     return nm_walk_fit(w);
 }
 

@@ -55,23 +55,11 @@ static nm_err open_sessions(nm_pass *p)
     return NM_OK;
 }
 
-/* The most that a row's slots of one weight take together. */
-static int32_t stack_rank(const nm_model *m, const nm_stack *stack)
-{
-    int64_t most = 0;
-    for (size_t w = 0; stack && w < m->weights; w++) {
-        int64_t sum = 0;
-        for (int32_t i = stack->first[w]; i < stack->first[w + 1]; i++) sum += stack->slot[i].b.k;
-        if (sum > most) most = sum;
-    }
-    return (int32_t)most;
-}
-
 static nm_err open_pass(nm_pass *p)
 {
     nm_train_plan train = {.trained = p->options.trained, .rank = p->options.rank, .bf16 = p->options.bf16, .remake = p->options.remake};
     NM_TRY(nm_plan_make_training(&p->plan, &p->model->program, p->model->weight, &train, p->options.max_rows, p->options.max_out,
-        stack_rank(p->model, p->options.stack)));
+        p->options.stack ? p->options.stack->max_rank : 0));
     NM_TRY(nm_walk_open(&p->walk, &p->plan, p->model->weight));
     NM_TRY(allocate(p));
     p->walk.exec.loss_arg = p;

@@ -116,7 +116,7 @@ nm_err nm_pissa_list(nm_pissa *p, const nm_train_lora *l, float scale, const nm_
     p->stack.slot = p->slot;
     p->stack.owner = l->model;
     p->stack.identity = 0;
-    if (l->max_rank > p->stack.max_rank) p->stack.max_rank = l->max_rank;
+    p->stack.max_rank = nm_stack_rank(&p->stack, l->model->weights);
     return NM_OK;
 }
 

@@ -14,7 +14,7 @@
 #include "base/rng.h"
 #include "op/op.h"
 
-enum { K = 96, N = 52, ROWS = 37, MOST_RANK = 24, STACKS = 3, MOST_SLOTS = 4 };
+enum { K = 96, N = 52, ROWS = 37, MOST_RANK = 24, RANKS = 38, STACKS = 3, MOST_SLOTS = 4 };     /* RANKS: of four slots together */
 /* Of the largest output: fp32 chains of 96 and 24 products. */
 static const double TOLERANCE = 1e-5;
 
@@ -57,7 +57,7 @@ typedef struct bench {
     nm_row row[ROWS];
     int32_t out_row[ROWS];
     nm_exec exec;
-    atomic_int ticket;
+    atomic_int ticket[NM_TICKETS];
     float bias[N];
     size_t memory_bytes;
 } bench;
@@ -73,7 +73,7 @@ static void make_stacks(bench *t)
             t->slot[s][i] = (nm_slot){.a = t->a[s][i].panels, .b = t->b[s][i].panels, .scale = scale[i]};
         }
         memcpy(t->first[s], (int32_t[]){0, 0, count[s], count[s]}, sizeof t->first[s]);
-        t->stack[s] = (nm_stack){.first = t->first[s], .slot = t->slot[s], .max_rank = MOST_RANK};
+        t->stack[s] = (nm_stack){.first = t->first[s], .slot = t->slot[s], .max_rank = RANKS};
     }
 }
 
@@ -92,12 +92,14 @@ static bench *make_bench(int type, nm_compute compute)
     t->memory_bytes = t->value[0].q_offset + nm_qrows_bytes(ROWS, K);
     memcpy(t->operand, (int32_t[]){0, 1, 1, 2}, sizeof t->operand);
     t->step = (nm_step){.op = NM_OP_LINEAR, .n_in = 1, .n_out = 1, .n_weight = 2};
-    nm_shape shape = {.value = t->value, .operand = t->operand, .weight = t->weight, .compute = compute, .max_rank = MOST_RANK};
+    nm_shape shape = {.value = t->value, .operand = t->operand, .weight = t->weight, .compute = compute, .max_rank = RANKS, .together = 1};
     assert_int_equal(nm_ops[NM_OP_LINEAR]->shape(&shape, &t->step), NM_OK);
     size_t scratch = (nm_ops[NM_OP_LINEAR]->scratch(&shape, &t->step, ROWS) + 63) & ~(size_t)63;
+    size_t shared = nm_ops[NM_OP_LINEAR]->shared(&shape, &t->step, ROWS, 0);
     t->exec = (nm_exec){.kernel = nm_kernels_get(), .compute = compute, .value = t->value, .operand = t->operand, .weight = t->weight,
         .memory = nm_alloc_aligned(t->memory_bytes), .scratch = nm_alloc_aligned(8 * scratch), .scratch_bytes = scratch,
-        .max_rows = {ROWS, ROWS}, .row = t->row, .out_row = t->out_row, .stacked = true, .ticket = &t->ticket};
+        .max_rows = {ROWS, ROWS}, .row = t->row, .out_row = t->out_row, .stacked = true, .ticket = t->ticket,
+        .shared = nm_alloc_aligned(shared), .shared_bytes = shared, .together = 1, .slot_ranks = RANKS};
     return t;
 }
 
@@ -111,6 +113,7 @@ static void free_bench(bench *t)
     free_matrix(&t->w);
     nm_free_aligned(t->exec.memory, t->memory_bytes);
     nm_free_aligned(t->exec.scratch, 8 * t->exec.scratch_bytes);
+    nm_free_aligned(t->exec.shared, t->exec.shared_bytes);
     free(t);
 }
 
@@ -135,7 +138,7 @@ static void run(bench *t, int64_t from, int64_t rows, const nm_stack *const *sta
         t->row[r].stack = stack[r];
         if (stack[r]) t->exec.stacked = true;
     }
-    atomic_store(&t->ticket, 0);
+    for (int i = 0; i < NM_TICKETS; i++) atomic_store(&t->ticket[i], 0);
     nm_set_threads(threads);
     assert_int_equal(nm_pool_run(run_thread, t), NM_OK);
     memcpy(out, y, (size_t)(rows * N) * sizeof *y);
