@@ -93,6 +93,7 @@ typedef struct nm_linear_job {
     float *y;                   /* [rows][ldy], the map's column 0; columns [16 p0, min(16 p1, n)) are written */
     size_t ldy;
     const float *bias;          /* [n] or NULL */
+    float add;                  /* linear_f32 alone: unless 0, y = fma(add, acc, y) takes the place of y = acc + bias: a slot, whose scale it is */
     void *scratch;              /* nm_linear_scratch bytes, 64-byte aligned, this thread's own */
 } nm_linear_job;
 size_t nm_linear_scratch(const nm_panels *w, int64_t rows);

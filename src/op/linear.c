@@ -52,22 +52,23 @@ static size_t scratch(const nm_shape *c, const nm_step *s, int64_t max_rows)
 {
     const nm_weight *w = &c->weight[nm_weight_of(c->operand, s, 0)];
     size_t base = c->bf16 ? nm_linear_bf16_scratch(&w->panels, max_rows) : nm_linear_scratch(&w->panels, max_rows);
-    int64_t rank = c->max_rank > c->train_rank ? c->max_rank : c->train_rank;
-    size_t slots = rank ? slot_scratch(w->n, w->k, rank) + SLOT_ROWS * (size_t)w->n * sizeof(float) : 0;
+    size_t slots = c->max_rank ? slot_scratch(w->n, w->k, c->max_rank) : 0;
     size_t most = base > slots ? base : slots, train = c->trained ? train_scratch(c, w) : 0;
     return most > train ? most : train;
 }
 
+enum { MANY_ROWS = 16 };        /* from here on arithmetic, not memory, is what a map waits for */
+
 /* Panels of one ticket: small enough that the last one does not keep the others waiting for long, large enough that what a kernel does
  * once per call (laying activations side by side, starting to stream) is small beside the panels: 32 KB of weights for few rows, and
- * for many rows a quarter of a thread's part. */
-static int64_t grain_of(const nm_panels *w, int64_t rows, int threads)
+ * for many rows a quarter of a thread's part. Kernels take WHOLE_TILE panels at a time of many rows, and of the slots' outer maps always. */
+static int64_t grain_of(const nm_panels *w, int64_t rows, int threads, bool slots)
 {
-    enum { BYTES = 32 << 10, MANY_ROWS = 16, WHOLE_TILE = 4 };
+    enum { BYTES = 32 << 10, WHOLE_TILE = 4 };
     int64_t bytes = (int64_t)(w->data ? w->panel_bytes : NM_PANEL * w->row_bytes), parts = (int64_t)threads * (rows < MANY_ROWS ? 8 : 4);
     int64_t least = rows < MANY_ROWS ? BYTES / (bytes + 1) + 1 : WHOLE_TILE, grain = w->panels / parts;
     if (grain < least) grain = least;
-    return rows < MANY_ROWS ? grain : (grain + WHOLE_TILE - 1) / WHOLE_TILE * WHOLE_TILE;
+    return rows < MANY_ROWS && !slots ? grain : (grain + WHOLE_TILE - 1) / WHOLE_TILE * WHOLE_TILE;
 }
 
 static const float *bias_of(const nm_exec *e, const nm_step *s) { return s->n_weight > 1 ? nm_step_weight(e, s, 1)->vector : NULL; }
@@ -196,20 +197,20 @@ static void outer(const nm_exec *e, const nm_step *s, const nm_train_slot *train
 {
     const nm_weight *w = nm_step_weight(e, s, 0);
     int32_t y = nm_out(e->operand, s, 0);
+    size_t ld = nm_ld(e->value, y);
     int64_t c = p0 * NM_PANEL, n = (p1 * NM_PANEL < w->n ? p1 * NM_PANEL : w->n) - c, rows = at->to - at->from;
-    float *t = inner_at(e, s, at), *u = (float *)(own + slot_scratch(w->n, w->k, at->rank)), scale = at->slot ? at->slot->scale : trained->scale;
-    const float *gain = at->slot ? at->slot->gain : trained->gain, *bias = bias_of(e, s);
+    const float *t = inner_at(e, s, at), *gain = at->slot ? at->slot->gain : trained->gain, *bias = bias_of(e, s);
+    float *out = nm_at(e, y, at->from);
     if (at->slot)
-        e->kernel->linear_f32(&(nm_linear_job){.w = &at->slot->b, .p0 = p0, .p1 = p1, .rows = rows, .x = t, .ldx = e->slot_ranks, .y = u, .ldy = (size_t)w->n,
-            .scratch = own});
-    else
+        e->kernel->linear_f32(&(nm_linear_job){.w = &at->slot->b, .p0 = p0, .p1 = p1, .rows = rows, .x = t, .ldx = e->slot_ranks, .y = out, .ldy = ld,
+            .add = at->slot->scale, .scratch = own});
+    else {
+        float *u = (float *)own;
         e->kernel->gemm(&(nm_gemm_job){.m = rows, .n = n, .k = at->rank, .a = t, .a_row = e->slot_ranks, .a_k = 1, .b = trained->b_t + c, .ldb = (size_t)w->n,
-            .c = u + c, .ldc = (size_t)w->n});
-    for (int64_t r = 0; r < rows; r++) {
-        float *out = nm_at(e, y, at->from + r) + c;
-        e->kernel->add_scaled(out, u + r * w->n + c, scale, n, out);
-        if (gain) stretch(e->kernel, bias ? bias + c : NULL, gain + c, n, out);
+            .c = u, .ldc = (size_t)n});
+        for (int64_t r = 0; r < rows; r++) e->kernel->add_scaled(out + (size_t)r * ld + c, u + r * n, trained->scale, n, out + (size_t)r * ld + c);
     }
+    for (int64_t r = 0; gain && r < rows; r++) stretch(e->kernel, bias ? bias + c : NULL, gain + c, n, out + (size_t)r * ld + c);
 }
 
 /* Ranges of panels that wait for inner products. */
@@ -224,13 +225,22 @@ static void add_later(nm_exec *e, const nm_step *s, const nm_train_slot *trained
     l->count = 0;
 }
 
+/* Asks for what panels [p0, p1) of the slots' B are to read before the map's own panels are computed: a few KB in other places, which the processor would not
+ * foresee. For few rows, which wait for memory. */
+static void fetch(const nm_exec *e, const nm_step *s, int64_t p0, int64_t p1)
+{
+    enum { LINE = 64 };
+    for (slot_run at = {0}; next_slot(e, s, NULL, &at);)
+        for (size_t i = (size_t)p0 * at.slot->b.panel_bytes; i < (size_t)p1 * at.slot->b.panel_bytes; i += LINE) __builtin_prefetch(at.slot->b.data + i, 0, 2);
+}
+
 static void wide(nm_exec *e, const nm_step *s, int thread, int threads)
 {
     const nm_weight *w = nm_step_weight(e, s, 0);
     const nm_train_slot *trained = trained_slot(e, s);
     int32_t x = nm_in(e->operand, s, 0), y = nm_out(e->operand, s, 0);
-    int64_t rows = e->rows[rows_kind(e, s)], panels = w->panels.panels, grain = grain_of(&w->panels, rows, threads);
     bool int8 = is_int8(e->compute, w), slots = e->stacked || trained;
+    int64_t rows = e->rows[rows_kind(e, s)], panels = w->panels.panels, grain = grain_of(&w->panels, rows, threads, slots);
     void (*kernel)(const nm_linear_job *) = int8 ? e->kernel->linear_q8 : e->bf16 ? e->kernel->linear_bf16 : e->kernel->linear_f32;
     uint8_t *own = e->scratch + (size_t)thread * e->scratch_bytes;
     nm_qrows q = {0};
@@ -251,6 +261,7 @@ static void wide(nm_exec *e, const nm_step *s, int thread, int threads)
         job.p0 = (ticket - inners) * grain;
         if (job.p0 >= panels) break;
         job.p1 = job.p0 + grain < panels ? job.p0 + grain : panels;
+        if (inners && rows < MANY_ROWS && !trained) fetch(e, s, job.p0, job.p1);
         kernel(&job);
         if (!inners) continue;
         wait.range[wait.count].p0 = job.p0;

@@ -269,9 +269,14 @@ static bool is_bf16(void (*kernel)(const nm_linear_job *))
     return kernel == reference.linear_bf16;
 }
 
+static void fill_pattern(float *out, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) out[i] = (float)(i % 97) * 0.37f - 9;
+}
+
 /* Runs one linear kernel into a fresh guarded output; the columns outside the job must stay as they were. */
 static void run_linear(void (*kernel)(const nm_linear_job *), const nm_panels *w, const activations *a, int64_t rows, int64_t p0, int64_t p1,
-                       const float *bias, guard *out)
+                       const float *bias, float add, guard *out)
 {
     guard tiles = {0};
     nm_qrows xq = {0};
@@ -279,8 +284,9 @@ static void run_linear(void (*kernel)(const nm_linear_job *), const nm_panels *w
     size_t scratch_bytes = is_bf16(kernel) ? nm_linear_bf16_scratch(w, rows) : nm_linear_scratch(w, rows);
     guard scratch = guard_open((scratch_bytes + 63) & ~(size_t)63, 64, 1);
     *out = guard_open((size_t)(rows * w->n) * 4, 4, random_below(2));
+    if (add != 0) fill_pattern(out->p, rows * w->n);
     nm_linear_job job = {.w = w, .p0 = p0, .p1 = p1, .rows = rows, .xq = a->q.p ? &xq : NULL, .x = a->f, .ldx = a->ldx,
-                         .y = out->p, .ldy = (size_t)w->n, .bias = bias, .scratch = scratch.p};
+                         .y = out->p, .ldy = (size_t)w->n, .bias = bias, .add = add, .scratch = scratch.p};
     kernel(&job);
     guard_close(&scratch);
     if (tiles.p) guard_close(&tiles);
@@ -331,7 +337,7 @@ static void reference_is_the_definition(void **state)
         for (int int8 = 0; int8 <= quantised(type); int8++)
             for (int packed = 0; packed < 2; packed++) {
                 guard y;
-                run_linear(int8 ? reference.linear_q8 : reference.linear_f32, packed ? &w.packed : &w.rows, &a, rows, 0, 2, NULL, &y);
+                run_linear(int8 ? reference.linear_q8 : reference.linear_f32, packed ? &w.packed : &w.rows, &a, rows, 0, 2, NULL, 0, &y);
                 for (int64_t t = 0; t < rows; t++)
                     for (int64_t o = 0; o < n; o++) {
                         float want = by_definition(type, w.rows.rows + (size_t)o * w.rows.row_bytes, k, a.f + (size_t)t * a.ldx,
@@ -359,11 +365,12 @@ static void compare_linear(const nm_type *type, arithmetic with, int64_t n, int6
     int64_t panels = w.rows.panels, p0 = random_below((int)panels), p1 = p0 + 1 + random_below((int)(panels - p0));
     const float *b = random_below(2) ? bias.p : NULL;
     guard want, got;
-    run_linear(linear_of(&reference, with), &w.packed, &a, rows, p0, p1, b, &want);
+    float add = with == FP32 && random_below(3) == 0 ? -0.7f : 0;       /* as a slot */
+    run_linear(linear_of(&reference, with), &w.packed, &a, rows, p0, p1, b, add, &want);
     for (int i = 0; i < tiers; i++)
         for (int packed = 0; packed < 2; packed++) {
             if ((!packed && !w.packed.data) || (with == BF16 && tier[i].k.linear_bf16 == reference.linear_bf16)) continue;
-            run_linear(linear_of(&tier[i].k, with), packed ? &w.packed : &w.rows, &a, rows, p0, p1, b, &got);
+            run_linear(linear_of(&tier[i].k, with), packed ? &w.packed : &w.rows, &a, rows, p0, p1, b, add, &got);
             if (with == BF16 && !bf16_is_exact(&tier[i].k)) expect_near(want.p, got.p, rows * n, kind != WILD && x_kind != BROKEN);
             else expect_same((float *)want.p, (float *)got.p, rows * n, "%s %s %s %s n %d k %d rows %d panels %d-%d weights %d inputs %d", tier[i].name,
                         type->name, arithmetic_name[with], packed ? "packed" : "rows", (int)n, (int)k, (int)rows, (int)p0, (int)p1, kind, x_kind);
@@ -415,7 +422,7 @@ static void bf16_is_the_definition(void **state)
             guard y;
             float c = -1;
             if (!bf16_is_exact(k)) continue;
-            run_linear(k->linear_bf16, &w, &a, 1, 0, 1, NULL, &y);
+            run_linear(k->linear_bf16, &w, &a, 1, 0, 1, NULL, 0, &y);
             expect_same(&cases[i].y, (float *)y.p, 1, "%s linear_bf16, case %d", t < 0 ? "c" : tier[t].name, (int)i);
             k->gemm_bf16(&(nm_gemm_job){.m = 1, .n = 1, .k = w.k, .a = cases[i].x, .a_row = 4, .a_k = 1, .b = ones, .ldb = 1, .c = &c, .ldc = 1});
             expect_same(&cases[i].y, &c, 1, "%s gemm_bf16, case %d", t < 0 ? "c" : tier[t].name, (int)i);
@@ -435,11 +442,11 @@ static void rows_do_not_meet(void **state)
         for (int j = 0; j < 2 * tiers; j++) {
             void (*kernel)(const nm_linear_job *) = linear_of(&tier[j / 2].k, j % 2 ? BF16 : quantised(type) ? INT8 : FP32);
             guard all, one;
-            run_linear(kernel, &w.packed, &a, rows, 0, 3, NULL, &all);
+            run_linear(kernel, &w.packed, &a, rows, 0, 3, NULL, 0, &all);
             for (int64_t t = 0; t < rows; t++) {
                 activations single = a;
                 single.f += (size_t)t * a.ldx;
-                run_linear(kernel, &w.packed, &single, 1, 0, 3, NULL, &one);
+                run_linear(kernel, &w.packed, &single, 1, 0, 3, NULL, 0, &one);
                 expect_same((float *)all.p + t * n, (float *)one.p, n, "%s %s%s row %d", tier[j / 2].name, type->name, j % 2 ? " bf16" : "", (int)t);
                 guard_close(&one);
             }

@@ -143,7 +143,28 @@ static void linear(const nm_linear_job *job, chain_fn chain)
     }
 }
 
-static void linear_f32(const nm_linear_job *job) { linear(job, chain_f32); }
+static void add_f32(const nm_linear_job *job, int64_t p, int64_t t)
+{
+    const nm_panels *w = job->w;
+    float acc[NM_PANEL] = {0}, f[8 * NM_BLOCK * NM_PANEL];
+    const int64_t step = 8 * NM_BLOCK;
+    for (int64_t k = 0; k < w->k; k += step) {
+        int64_t count = w->k - k < step ? w->k - k : step;
+        panel_floats(w, p, k, count, f);
+        for (int r = 0; r < NM_PANEL; r++) acc[r] = chain_f32(f + r, NM_PANEL, job->x + (size_t)t * job->ldx + k, 1, count, acc[r]);
+    }
+    for (int r = 0; r < outputs_of(w, p); r++) {
+        float *y = &job->y[(size_t)t * job->ldy + (size_t)(NM_PANEL * p + r)];
+        *y = fmaf(job->add, acc[r], *y);
+    }
+}
+
+static void linear_f32(const nm_linear_job *job)
+{
+    if (job->add == 0) linear(job, chain_f32);
+    for (int64_t p = job->p0; p < job->p1 && job->add != 0; p++) for (int64_t t = 0; t < job->rows; t++) add_f32(job, p, t);
+}
+
 static void linear_bf16(const nm_linear_job *job) { linear(job, chain_bf16); }
 
 /* ---- Activations --------------------------------------------------------------------------------------------------------------------- */

@@ -35,6 +35,22 @@ static const float *f32_panel(const nm_panels *w, int64_t p, int64_t k0, int64_t
     return out;
 }
 
+/* Finished accumulators [rows][16] of panel p to y, or added to it by the job's scale. */
+static void finish_outputs(const nm_linear_job *job, int64_t p, const float *acc, int64_t rows)
+{
+    int64_t left = job->w->n - NM_PANEL * p;
+    int lanes = left < NM_PANEL ? (int)left : NM_PANEL;
+    if (job->add == 0) {
+        store_outputs(job, p, acc, rows);
+        return;
+    }
+    v16 scale = v_set(job->add);
+    for (int64_t t = 0; t < rows; t++) {
+        float *y = job->y + (size_t)t * job->ldy + (size_t)(NM_PANEL * p);
+        v_store_n(y, v_fma(scale, v_load(acc + NM_PANEL * t), v_load_n(y, lanes)), lanes);
+    }
+}
+
 /* All panels of a job: a chunk of F32_PANELS panels, or of one that is left, is unpacked once, then all rows pass over it, and each output's accumulator
  * waits in scratch for the next. rows(f, panels, n, job, k0, acc) continues the chains over inputs [k0, k0 + n). f: [panels] -> [n][16];
  * acc: [panels][row][16]. */
@@ -57,7 +73,7 @@ V16_INLINE void linear_chunks(const nm_linear_job *job, void *scratch,
             for (int i = 0; i < count; i++) f[i] = f32_panel(w, p + i, k, n, values + i * F32_CHUNK * 16, &u);
             rows(f, (int)count, n, job, k, acc);
         }
-        for (int i = 0; i < count; i++) store_outputs(job, p + i, acc + (size_t)i * (size_t)job->rows * 16, job->rows);
+        for (int i = 0; i < count; i++) finish_outputs(job, p + i, acc + (size_t)i * (size_t)job->rows * 16, job->rows);
     }
 }
 

@@ -58,37 +58,43 @@ V16_INLINE v16 load_weight(nm_dtype id, const uint8_t *from, int64_t k)
     return id == NM_F16 ? v_load_half((const uint16_t *)from + 16 * k) : v_load_bf16((const uint16_t *)from + 16 * k);
 }
 
-V16_INLINE void f32_direct(nm_dtype id, int rows, const uint8_t *panel, int64_t n, const float *x, size_t ldx, float *out)
+/* One row, some panels of a short K (a LoRA's outer map) side by side, whose chains would else wait for themselves; or some rows of one panel. */
+V16_INLINE void f32_direct(nm_dtype id, int rows, int panels, const uint8_t *panel, size_t panel_bytes, int64_t n, const float *x, size_t ldx, float *out)
 {
     const int bytes = id == NM_F32 ? 64 : 32;       /* of one input's 16 weights */
     v16 a[F32_FEW];
-    _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) a[r] = v_set(0.0f);
+    _Pragma("GCC unroll 4") for (int i = 0; i < F32_FEW; i++) a[i] = v_set(0.0f);
     for (int64_t k = 0; k < n; k++) {
-        if (bytes == 64 || k % 2 == 0) prefetch_line(panel + k * bytes);
+        if (panels == 1 && (bytes == 64 || k % 2 == 0)) prefetch_line(panel + k * bytes);
         v16 w = load_weight(id, panel, k);
-        _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) a[r] = v_fma(w, v_set(x[(size_t)r * ldx + (size_t)k]), a[r]);
+        _Pragma("GCC unroll 4") for (int i = 0; i < rows * panels; i++)
+            a[i] = v_fma(panels == 1 ? w : load_weight(id, panel + (size_t)i * panel_bytes, k), v_set(x[(panels == 1 ? (size_t)i * ldx : 0) + (size_t)k]), a[i]);
     }
-    _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) v_store(out + 16 * r, a[r]);
+    _Pragma("GCC unroll 4") for (int i = 0; i < rows * panels; i++) v_store(out + 16 * i, a[i]);
 }
 
-typedef void (*f32_direct_fn)(const uint8_t *panel, int64_t n, const float *x, size_t ldx, float *out);
-#define F32_DIRECT(type, rows) \
-    static void f32_direct_##type##_##rows(const uint8_t *panel, int64_t n, const float *x, size_t ldx, float *out) \
-    { f32_direct(NM_##type, rows, panel, n, x, ldx, out); }
-#define F32_DIRECT_ROWS(type) F32_DIRECT(type, 1) F32_DIRECT(type, 2) F32_DIRECT(type, 3) F32_DIRECT(type, 4)
+enum { F32_SHORT = 64 };        /* inputs up to which panels lie so close that the processor's own prefetching serves */
+
+typedef void (*f32_direct_fn)(const uint8_t *panel, size_t panel_bytes, int64_t n, const float *x, size_t ldx, float *out);
+#define F32_DIRECT(type, rows, panels) \
+    static void f32_direct_##type##_##rows##_##panels(const uint8_t *panel, size_t panel_bytes, int64_t n, const float *x, size_t ldx, float *out) \
+    { f32_direct(NM_##type, rows, panels, panel, panel_bytes, n, x, ldx, out); }
+#define F32_DIRECT_ROWS(type) F32_DIRECT(type, 1, 1) F32_DIRECT(type, 2, 1) F32_DIRECT(type, 3, 1) F32_DIRECT(type, 4, 1) F32_DIRECT(type, 1, 4)
 F32_DIRECT_ROWS(F32) F32_DIRECT_ROWS(F16) F32_DIRECT_ROWS(BF16)
-#define F32_DIRECT_ENTRY(type) {f32_direct_##type##_1, f32_direct_##type##_2, f32_direct_##type##_3, f32_direct_##type##_4}
-static const f32_direct_fn f32_few_f32[F32_FEW] = F32_DIRECT_ENTRY(F32), f32_few_f16[F32_FEW] = F32_DIRECT_ENTRY(F16),
-                           f32_few_bf16[F32_FEW] = F32_DIRECT_ENTRY(BF16);
+#define F32_DIRECT_ENTRY(type) {f32_direct_##type##_1_4, f32_direct_##type##_1_1, f32_direct_##type##_2_1, f32_direct_##type##_3_1, f32_direct_##type##_4_1}
+static const f32_direct_fn f32_few_f32[1 + F32_FEW] = F32_DIRECT_ENTRY(F32), f32_few_f16[1 + F32_FEW] = F32_DIRECT_ENTRY(F16),
+                           f32_few_bf16[1 + F32_FEW] = F32_DIRECT_ENTRY(BF16);
 
 static void linear_few(const nm_linear_job *job)
 {
     const nm_panels *w = job->w;
     const f32_direct_fn *few = w->type->id == NM_F32 ? f32_few_f32 : w->type->id == NM_F16 ? f32_few_f16 : f32_few_bf16;
-    for (int64_t p = job->p0; p < job->p1; p++) {
+    bool side_by_side = job->rows == 1 && w->k <= F32_SHORT;
+    for (int64_t p = job->p0, count; p < job->p1; p += count) {
         float acc[F32_FEW * NM_PANEL];
-        few[job->rows - 1](w->data + (size_t)p * w->panel_bytes, w->k, job->x, job->ldx, acc);
-        store_outputs(job, p, acc, job->rows);
+        count = side_by_side && job->p1 - p >= F32_FEW ? F32_FEW : 1;
+        few[count > 1 ? 0 : job->rows](w->data + (size_t)p * w->panel_bytes, w->panel_bytes, w->k, job->x, job->ldx, acc);
+        for (int i = 0; i < count; i++) finish_outputs(job, p + i, acc + (size_t)i * NM_PANEL, job->rows);
     }
 }
 
