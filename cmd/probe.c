@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/pool.h"
+#include "nm_config.h"
 #include "os/clock.h"
 #include "os/machine.h"
 #include "term.h"
@@ -90,10 +91,16 @@ static void read_c(const char *at, size_t bytes)
 #define FMA_YMM(r) "vfmadd231ps %%ymm14,%%ymm15,%%ymm" r "\n"
 #define FMA_ZMM(r) "vfmadd231ps %%zmm14,%%zmm15,%%zmm" r "\n"
 #define BF16_ZMM(r) "vdpbf16ps %%zmm14,%%zmm15,%%zmm" r "\n"
+#if NM_EMULATE_AVXVNNI
+#define VNNI_YMM(r) "%{evex%} vpdpbusd %%ymm14,%%ymm15,%%ymm" r "\n"
+#else
+#define VNNI_YMM(r) "%{vex%} vpdpbusd %%ymm14,%%ymm15,%%ymm" r "\n"
+#endif
 #define VNNI_ZMM(r) "vpdpbusd %%zmm14,%%zmm15,%%zmm" r "\n"
 LOOP_14(fp32_avx2, FMA_YMM)
 LOOP_14(fp32_avx512, FMA_ZMM)
 LOOP_14(bf16_avx512, BF16_ZMM)
+LOOP_14(int8_avxvnni, VNNI_YMM)
 LOOP_14(int8_vnni, VNNI_ZMM)
 
 /* Without VNNI a product of bytes is maddubs, madd and an addition: 12 sums, of which the renamed register 12 carries the way there. */
@@ -163,10 +170,10 @@ static loops choose_loops(void)
 {
     loops l = {.fp32 = {fp32_c, CHAINS * 4 * 2.0}, .int8 = {int8_c, CHAINS * 8 * 2.0}, .read = read_c};
 #if defined(__x86_64__)
-    static const char *const tiers[] = {"avx2", "avx512", "vnni", "bf16", "amx"};
+    static const char *const tiers[] = {"avx2", "avxvnni", "avx512", "vnni", "bf16", "amx"};
     const char *tier = nm_kernels_tier();
     int rank = 0;
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < 6; i++) {
         if (strcmp(tier, tiers[i]) == 0) rank = i + 1;
     }
     if (rank >= 1) {
@@ -174,14 +181,15 @@ static loops choose_loops(void)
         l.int8 = (peak){int8_avx2, 24 * 32 * 2.0};
         l.read = read_avx2;
     }
-    if (rank >= 2) {
+    if (rank == 2) l.int8 = (peak){int8_avxvnni, 28 * 32 * 2.0};
+    if (rank >= 3) {
         l.fp32 = (peak){fp32_avx512, 28 * 16 * 2.0};
         l.int8 = (peak){int8_avx512, 24 * 64 * 2.0};
         l.read = read_avx512;
         if (cpu_has_bf16()) l.bf16 = (peak){bf16_avx512, 28 * 32 * 2.0};
     }
-    if (rank >= 3) l.int8 = (peak){int8_vnni, 28 * 64 * 2.0};
-    if (rank >= 5) {
+    if (rank >= 4) l.int8 = (peak){int8_vnni, 28 * 64 * 2.0};
+    if (rank >= 6) {
         l.amx_int8 = (peak){int8_amx, 8 * 16 * 16 * 64 * 2.0};
         if (cpu_has_amx_bf16()) l.amx_bf16 = (peak){bf16_amx, 8 * 16 * 16 * 32 * 2.0};
     }

@@ -53,8 +53,8 @@ NM_API const char *nm_version(void);
 NM_API nm_err nm_set_threads(int threads);
 NM_API int nm_threads(void);
 
-/* Restrict the kernels: a comma-separated list of tiers to allow ("c", "avx2", "avx512", "vnni", "bf16", "amx", ...; see
- * nm_kernels_describe), or "all". Must not be called while a runner runs. NM_USAGE for an unknown name. */
+/* Restrict the kernels: a comma-separated list of tiers to allow ("c", "avx2", "avxvnni", "avx512", "vnni", "bf16",
+ * "amx", ...; see nm_kernels_describe), or "all". Must not be called while a runner runs. NM_USAGE for an unknown name. */
 NM_API nm_err nm_set_kernels(const char *mask);
 /* One word for the strongest tier in use, e.g. "avx2"; static string. */
 NM_API const char *nm_kernels_tier(void);

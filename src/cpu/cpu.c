@@ -9,7 +9,7 @@
 #include "base/err.h"
 #include "nm_config.h"
 
-static const char *const tier_names[] = {"c", "avx2", "avx512", "vnni", "bf16", "amx"};
+static const char *const tier_names[] = {"c", "avx2", "avxvnni", "avx512", "vnni", "bf16", "amx"};
 enum { TIERS = sizeof tier_names / sizeof *tier_names };
 
 #if defined(__x86_64__)
@@ -49,19 +49,22 @@ static bool has(uint32_t reg, uint32_t bits) { return (reg & bits) == bits; }
 
 static uint32_t detect(void)
 {
-    const uint32_t amx_tile = 1u << 24, amx_int8 = 1u << 25, avx512_bf16 = 1u << 5;   /* leaf 7, edx, and its subleaf 1, eax; clang 14's cpuid.h has no names for them */
+    const uint32_t amx_tile = 1u << 24, amx_int8 = 1u << 25, avx512_bf16 = 1u << 5, avx_vnni = 1u << 4;   /* leaf 7, edx; its subleaf 1, eax: not all named in clang 14's cpuid.h */
     enum { YMM = 0x6, ZMM = 0xe6, TILES = 0x60000 };    /* XCR0: SSE, AVX; + opmask, ZMM_Hi256, Hi16_ZMM; tile configuration and data */
     uint32_t set = NM_CPU_C;
-    leaf one = cpuid(1, 0), seven = cpuid(7, 0);
+    leaf one = cpuid(1, 0), seven = cpuid(7, 0), more = {0, 0, 0, 0};
     if (!has(one.c, bit_OSXSAVE | bit_AVX | bit_FMA | bit_F16C) || !has(seven.b, bit_AVX2)) return set;
     uint64_t saved = xcr0();
     if ((saved & YMM) != YMM) return set;
     set |= NM_CPU_AVX2;
+    if (seven.a >= 1) more = cpuid(7, 1);
+    if (has(more.a, avx_vnni) && !NM_EMULATE_AVXVNNI) set |= NM_CPU_AVXVNNI;
     if ((saved & ZMM) != ZMM || !has(seven.b, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL)) return set;
     set |= NM_CPU_AVX512;
     if (!has(seven.c, bit_AVX512VNNI)) return set;
     set |= NM_CPU_VNNI;
-    if (NM_EMULATE_BF16 || (seven.a >= 1 && has(cpuid(7, 1).a, avx512_bf16))) set |= NM_CPU_BF16;
+    if (NM_EMULATE_AVXVNNI) set |= NM_CPU_AVXVNNI;
+    if (NM_EMULATE_BF16 || has(more.a, avx512_bf16)) set |= NM_CPU_BF16;
     if ((saved & TILES) == TILES && has(seven.d, amx_tile | amx_int8) && amx_permitted()) set |= NM_CPU_AMX;
     return set;
 }
@@ -100,7 +103,7 @@ nm_err nm_cpu_parse(const char *mask, uint32_t *allowed)
     for (const char *p = mask;; p++) {
         size_t length = strcspn(p, ",");
         uint32_t tier = tier_named(p, length);
-        if (!tier) return nm_fail(NM_USAGE, "kernels \"%s\": no tier is called \"%.*s\"; use all, or a list of c, avx2, avx512, vnni, bf16, amx",
+        if (!tier) return nm_fail(NM_USAGE, "kernels \"%s\": no tier is called \"%.*s\"; use all, or a list of c, avx2, avxvnni, avx512, vnni, bf16, amx",
                                   mask, (int)(length < 40 ? length : 40), p);
         set |= tier;
         p += length;

@@ -12,11 +12,12 @@
 enum {
     NM_CPU_C = 1 << 0,
     NM_CPU_AVX2 = 1 << 1,       /* AVX2, FMA, F16C */
-    NM_CPU_AVX512 = 1 << 2,     /* AVX-512 F, BW, DQ, VL, and the AVX2 tier's features */
-    NM_CPU_VNNI = 1 << 3,       /* AVX512_VNNI on top of the AVX-512 tier */
-    NM_CPU_BF16 = 1 << 4,       /* AVX512_BF16 on top of VNNI; under the build option emulate_bf16 every VNNI counts as it */
-    NM_CPU_AMX = 1 << 5,        /* AMX tiles with int8 on top of VNNI, with or without BF16; Linux only, permission is asked for once */
-    NM_CPU_ALL = (1 << 6) - 1
+    NM_CPU_AVXVNNI = 1 << 2,    /* AVX-VNNI on top of the AVX2 tier; under the build option emulate_avxvnni every VNNI counts as it */
+    NM_CPU_AVX512 = 1 << 3,     /* AVX-512 F, BW, DQ, VL, and the AVX2 tier's features */
+    NM_CPU_VNNI = 1 << 4,       /* AVX512_VNNI on top of the AVX-512 tier */
+    NM_CPU_BF16 = 1 << 5,       /* AVX512_BF16 on top of VNNI; under the build option emulate_bf16 every VNNI counts as it */
+    NM_CPU_AMX = 1 << 6,        /* AMX tiles with int8 on top of VNNI, with or without BF16; Linux only, permission is asked for once */
+    NM_CPU_ALL = (1 << 7) - 1
 };
 
 /* What this CPU offers and this OS saves. Asked once, then remembered. */

@@ -217,6 +217,7 @@ const nm_kernels *nm_kernels_get(void);
 /* Fillers, called weakest first; each overwrites the slots that it is better at. */
 void nm_kernels_ref(nm_kernels *table);
 void nm_kernels_avx2(nm_kernels *table);
+void nm_kernels_avxvnni(nm_kernels *table);
 void nm_kernels_avx512(nm_kernels *table);
 void nm_kernels_vnni(nm_kernels *table);
 void nm_kernels_bf16(nm_kernels *table);

@@ -12,6 +12,7 @@ static const struct { uint32_t tier; void (*fill)(nm_kernels *); } fillers[] = {
     {NM_CPU_C, nm_kernels_ref},
 #if defined(__x86_64__)
     {NM_CPU_AVX2, nm_kernels_avx2},
+    {NM_CPU_AVXVNNI, nm_kernels_avxvnni},
     {NM_CPU_AVX512, nm_kernels_avx512},
     {NM_CPU_VNNI, nm_kernels_vnni},
     {NM_CPU_BF16, nm_kernels_bf16},

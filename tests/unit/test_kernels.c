@@ -64,17 +64,19 @@ static void expect_near(const float *want, const float *got, int64_t n, bool ord
 static nm_kernels reference;
 
 /* Tables to test: each tier alone over the reference, and all together. */
-typedef struct tier_table { char name[16]; nm_kernels k; } tier_table;
-static tier_table tier[8];
+typedef struct tier_table { char name[40]; nm_kernels k; } tier_table;
+static tier_table tier[12];
 static int tiers;
 
-static void add_emulated(void)
+/* The AVX-VNNI tier's own source with AVX-512 VNNI's instruction. */
+void nm_kernels_avxvnni_emulated(nm_kernels *table);
+
+static void add_emulated(uint32_t needs, const char *name, void (*fill)(nm_kernels *))
 {
-#if defined(__x86_64__)
-    if (!(nm_cpu_features() & NM_CPU_AVX512)) return;
-    tier[tiers] = (tier_table){"bf16 emulated", *nm_kernels_get()};
-    nm_kernels_bf16_emulated(&tier[tiers++].k);
-#endif
+    if ((nm_cpu_features() & needs) != needs) return;
+    snprintf(tier[tiers].name, sizeof tier[tiers].name, "%s", name);
+    tier[tiers].k = *nm_kernels_get();
+    fill(&tier[tiers++].k);
 }
 
 static void add_tier(const char *mask)
@@ -93,7 +95,10 @@ static int find_tiers(void **state)
         else print_message("tier %s is not on this machine: not tested here\n", name);
     }
     add_tier("all");
-    add_emulated();
+#if defined(__x86_64__)
+    add_emulated(NM_CPU_AVX512, "bf16 emulated", nm_kernels_bf16_emulated);
+    add_emulated(NM_CPU_VNNI, "avxvnni emulated", nm_kernels_avxvnni_emulated);
+#endif
     for (int i = 0; i < tiers; i++) print_message("tier %s against the reference\n", tier[i].name);
     return 0;
 }

@@ -1,4 +1,4 @@
-/* AVX-512 without VNNI: everything in fp32, and quantising activations. Int8 linear maps stay with AVX2 below VNNI. */
+/* AVX-512 without VNNI, all but the int8 linear maps (avx512_q8.c): everything in fp32, and quantising activations. */
 #include "kernel/x86/blocks512.h"
 #include "kernel/v16_math.h"
 #include "kernel/elementwise_back.h"
@@ -56,5 +56,7 @@ void nm_kernels_avx512(nm_kernels *table)
     fill_gemm(table);
     fill_attention(table);
     table->linear_f32 = linear_f32;
+    table->linear_q8 = nm_linear_q8_avx512;
     table->quantize = quantize;
+    table->tile_rows = NM_TILE_ROWS_AVX512;
 }

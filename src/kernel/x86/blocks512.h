@@ -6,6 +6,8 @@
 #include "kernel/layout.h"
 #include "kernel/x86/v16_avx512.h"
 
+enum { NM_TILE_ROWS_AVX512 = 8 };   /* rows of activations in a register tile without VNNI */
+
 V16_INLINE __m512i line_at(const uint8_t *p) { return _mm512_load_si512(p); }
 
 /* The bits of field `bits` wide of step v, moved to bit `to` of each byte. */
@@ -110,6 +112,8 @@ V16_INLINE void unpack512(const nm_layout *l, int bias, const uint8_t *panel, in
 
 /* Blocks [b0, b0 + blocks) of panel p to the U form, packed or rows of the file, by the AVX-512 tier (avx512.c); u's offset is chunk_offset(w). */
 void nm_unpack_chunk_avx512(const nm_panels *w, int64_t p, int64_t b0, int64_t blocks, const nm_u *u);
+/* The int8 linear map of the AVX-512 tier (avx512_q8.c). */
+void nm_linear_q8_avx512(const nm_linear_job *job);
 /* The int8 linear map of the VNNI tier (vnni.c), which AMX leaves small batches to. */
 void nm_linear_q8_vnni(const nm_linear_job *job);
 
