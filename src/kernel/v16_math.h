@@ -1,5 +1,5 @@
 /* Owns the canonical exp, tanh and erf: one sequence of IEEE operations over v16, so every ISA gives the same bits. Included after one
- * of the v16_*.h backends. NaN in gives NaN out. Measured against libm in double (tests/unit/test_kernels.c): exp 1.0 ulp, tanh 1.6 ulp, erf 1.5 ulp.
+ * of the v16_*.h backends. NaN in gives NaN out. Measured against libm in double (tests/kernels/test_kernels.c): exp 1.0 ulp, tanh 1.6 ulp, erf 1.5 ulp.
  * The polynomials are least-maximum fits (Lawson's reweighted least squares on Chebyshev nodes), rounded to float. */
 #ifndef NM_V16_MATH_H
 #define NM_V16_MATH_H

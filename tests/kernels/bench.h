@@ -1,4 +1,4 @@
-/* Timing of the kernels that test_kernels checks: `test_kernels --bench [NAME [ROWS]]`, part of test_kernels.c. One thread, its processor time
+/* Timing of the kernels that test_kernels checks: `test_kernels --bench [NAME [ROWS [TIER]]]`, part of test_kernels.c. One thread, its processor time
  * (what others run on the machine counts only through the memory they share), median of several passes. Rows of few go over more weights
  * than caches hold, beside a read probe in turn; the others count multiply-adds as two operations. */
 #ifndef NM_TEST_BENCH_H
@@ -27,20 +27,31 @@ static double median(double *v, int n)
     return v[n / 2];
 }
 
+static const char *bench_tier = "";
+static bool benched(int i) { return !*bench_tier || !strcmp(bench_tier, tier[i].name); }
+
 static uint64_t bench_sink;
 
-static double read_probe(const uint8_t *p, size_t bytes)
+/* Seconds to read `bytes` (of 64 a turn): as they come or, if `ahead`, with the kernels' prefetches (kernel/x86/q8_rows.h), which some memories need. */
+static double read_once(const uint8_t *p, size_t bytes, bool ahead)
 {
+    typedef uint64_t pair __attribute__((vector_size(16), may_alias));
     double start = cpu_seconds();
-    uint64_t a = 0, b = 0, c = 0, d = 0;
-    for (size_t i = 0; i + 32 <= bytes; i += 32) {
-        uint64_t w[4];
-        memcpy(w, p + i, 32);
-        a |= w[0]; b |= w[1]; c |= w[2]; d |= w[3];
+    pair a = {0}, b = a, c = a, d = a;
+    for (const uint8_t *end = p + bytes; p < end; p += 64) {
+        const pair *line = (const pair *)(const void *)p;
+        if (ahead) {
+            __builtin_prefetch(p + 3072, 0, 2);
+            __builtin_prefetch(p + 1024, 0, 3);
+        }
+        a |= line[0]; b |= line[1]; c |= line[2]; d |= line[3];
     }
-    bench_sink += a | b | c | d;
+    a |= b | c | d;
+    bench_sink += a[0] | a[1];
     return cpu_seconds() - start;
 }
+
+static double read_probe(const uint8_t *p, size_t bytes) { return fmin(read_once(p, bytes, false), read_once(p, bytes, true)); }
 
 typedef struct bench_linear_case { const char *type; int64_t n, k; int rows; bool int8; } bench_linear_case;
 
@@ -68,20 +79,19 @@ static void bench_linear(const bench_linear_case *c)
     memset(scratch, 0, scratch_bytes);
     for (int i = 0; i < tiers; i++) {
         void (*kernel)(const nm_linear_job *) = c->int8 ? tier[i].k.linear_q8 : tier[i].k.linear_f32;
-        if (kernel == reference.linear_q8 || kernel == reference.linear_f32) continue;
+        if (!benched(i) || kernel == reference.linear_q8 || kernel == reference.linear_f32) continue;
         double t[BENCH_PASSES], probe[BENCH_PASSES];
-        guard tiles;
-        nm_qrows xq = in_tiles(&a, &tier[i].k, c->rows, &tiles);
+        tiled xq = in_tiles(&a, &tier[i].k, c->rows);
         for (int pass = 0; pass < BENCH_PASSES; pass++) {
             probe[pass] = c->rows <= 8 ? read_probe(data, bytes) : 1;
-            nm_linear_job job = {.w = &w, .p0 = 0, .p1 = w.panels, .rows = c->rows, .xq = &xq, .x = a.f, .ldx = a.ldx, .y = y, .ldy = ldy, .scratch = scratch};
+            nm_linear_job job = {.w = &w, .p0 = 0, .p1 = w.panels, .rows = c->rows, .xq = &xq.rows, .x = a.f, .ldx = a.ldx, .y = y, .ldy = ldy, .scratch = scratch};
             double start = cpu_seconds();
             kernel(&job);
             t[pass] = cpu_seconds() - start;
         }
-        guard_close(&tiles);
+        free_tiled(&xq);
         double s = median(t, BENCH_PASSES), r = median(probe, BENCH_PASSES), ops = 2.0 * (double)(w.n * c->k * c->rows);
-        printf("%-7s linear_%s %-5s %5d x %-5d rows %-4d %8.1f GOP/s", tier[i].name, c->int8 ? "q8 " : "f32", c->type, (int)c->k, (int)c->n, c->rows, ops / s * 1e-9);
+        printf("%-16s linear_%s %-5s %5d x %-5d rows %-4d %8.1f GOP/s", tier[i].name, c->int8 ? "q8 " : "f32", c->type, (int)c->k, (int)c->n, c->rows, ops / s * 1e-9);
         if (c->rows <= 8) printf("  %6.2f GB/s, read probe %6.2f, share %.2f", (double)bytes / s * 1e-9, (double)bytes / r * 1e-9, r / s);
         printf("\n");
     }
@@ -95,13 +105,13 @@ static void bench_linear(const bench_linear_case *c)
 static void bench_attention(int d, int queries)
 {
     for (int type = 0; type < 3; type++) {
-        attention_case c = make_attention(type, d, d, queries, false);
+        attention_case c = make_attention(type, d, d, queries, GAUSS);
         memset(c.first, 0, sizeof c.first);
         memset(c.last, NM_PAGE, sizeof c.last);
         float *m = calloc(NM_QUERIES, 4), *l = calloc(NM_QUERIES, 4), *o = calloc((size_t)queries * (size_t)d, 4);
         void *scratch = aligned_alloc(64, (nm_attention_scratch(d, d) + 63) & ~(size_t)63);
         for (int i = 0; i < tiers; i++) {
-            if (tier[i].k.attention[type] == reference.attention[type]) continue;
+            if (!benched(i) || tier[i].k.attention[type] == reference.attention[type]) continue;
             double t[BENCH_PASSES];
             nm_attention_job job = {.k = c.k.p, .v = c.v.p, .d_k = d, .d_v = d, .queries = queries, .q = c.query, .first = c.first, .last = c.last,
                                     .scale = 0.1f, .m = m, .l = l, .o = o, .ldo = (size_t)d, .scratch = scratch};
@@ -111,7 +121,7 @@ static void bench_attention(int d, int queries)
                 t[pass] = (cpu_seconds() - start) / 2000;
             }
             double s = median(t, BENCH_PASSES);
-            printf("%-7s attention %-4s d %-3d queries %-3d %8.2f us a page, %6.1f GFLOP/s\n", tier[i].name, kv_name[type], d, queries, s * 1e6,
+            printf("%-16s attention %-4s d %-3d queries %-3d %8.2f us a page, %6.1f GFLOP/s\n", tier[i].name, kv_name[type], d, queries, s * 1e6,
                    4.0 * 64 * d * queries / s * 1e-9);
         }
         free(m);
@@ -132,7 +142,7 @@ static void bench_elementwise(void)
     fill_random(b, N, 3);
     for (int i = 0; i < tiers; i++) {
         const nm_kernels *k = &tier[i].k;
-        if (k->silu == reference.silu) continue;
+        if (!benched(i) || k->silu == reference.silu) continue;
         static const char *const names[] = {"rms_norm", "silu", "gelu_tanh", "mul", "add_scaled", "quantize", "rope and a copy"};
         for (int f = 0; f < 7; f++) {
             double t[BENCH_PASSES];
@@ -149,17 +159,18 @@ static void bench_elementwise(void)
                     }
                 t[pass] = (cpu_seconds() - start) / 500;
             }
-            printf("%-7s %-15s %6.3f ns a value\n", tier[i].name, names[f], median(t, BENCH_PASSES) / N * 1e9);
+            printf("%-16s %-15s %6.3f ns a value\n", tier[i].name, names[f], median(t, BENCH_PASSES) / N * 1e9);
         }
     }
 }
 
-static int bench(const char *only, int only_rows)
+static int bench(const char *only, int only_rows, const char *only_tier)
 {
     static const char *const types[] = {"Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "Q2_K", "MXFP4"};
     static const int row_counts[] = {1, 2, 4, 8, 16, 512};
     setvbuf(stdout, NULL, _IOLBF, 0);
     find_tiers(NULL);
+    bench_tier = only_tier;
     printf("%s\n", nm_kernels_describe());
     for (size_t t = 0; t < sizeof types / sizeof *types; t++)
         for (size_t r = 0; r < sizeof row_counts / sizeof *row_counts; r++)

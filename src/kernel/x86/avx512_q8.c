@@ -4,7 +4,7 @@
 #include "kernel/x86/blocks512.h"
 #include "kernel/x86/q8_rows.h"
 
-enum { DIRECT_ROWS = 8, TILE_ROWS = NM_TILE_ROWS_AVX512, TILE_PANELS = 4, UNPACKED_BYTES = 1 };
+enum { DIRECT_ROWS = 4, TILE_ROWS = NM_TILE_ROWS_AVX512, TILE_PANELS = 4, UNPACKED_BYTES = 1 };
 
 /* int16 sums of pairs that hold values up to `most`; 0 if not even one: then offset is 128. */
 V16_INLINE int sums_that_fit(int most)

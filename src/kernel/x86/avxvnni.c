@@ -4,7 +4,7 @@
 #include "kernel/x86/blocks256.h"
 #include "kernel/x86/q8_rows.h"
 
-enum { DIRECT_ROWS = 8, TILE_ROWS = NM_TILE_ROWS_AVX2, TILE_PANELS = 4, UNPACKED_BYTES = 1 };
+enum { DIRECT_ROWS = 4, TILE_ROWS = NM_TILE_ROWS_AVX2, TILE_PANELS = 4, UNPACKED_BYTES = 1 };
 
 #ifdef NM_EMULATE_AVXVNNI
 #define ENCODING "%{evex%} "

@@ -1,5 +1,6 @@
 /* Template: the choice between a few rows, straight from packed panels, and many, by tiles of unpacked chunks. Included once per tier, at its
  * end, after it has defined what linear_tiles.h wants and
+ *   TILE_ROWS                          the table's tile_rows
  *   DIRECT_ROWS                        at most so many rows read the packed panel directly, in passes of one tile of rows
  *   direct_tiles[layout][rows]         direct_fn for 1 .. NM_QTILE_FEW rows of such a tile; [0]: a lone row in a tile of its own
  * Arithmetic: kernel.h. Stored values are unsigned, u = q + offset, so isum = sum(u * x) - offset * sum(x), exact in int32; the second
@@ -8,6 +9,8 @@
 #define NM_X86_LINEAR_Q8_H
 
 #include "kernel/x86/linear_tiles.h"
+
+_Static_assert(DIRECT_ROWS <= NM_QTILE_FEW || TILE_ROWS == NM_QTILE_FEW, "direct kernels know tiles of one row and of NM_QTILE_FEW");
 
 /* A few rows: each panel is read once from memory, the later passes from the first-level cache. */
 static void linear_direct(const nm_linear_job *job, const q8_rows *x, const direct_fn *direct)
