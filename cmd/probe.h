@@ -19,18 +19,21 @@ typedef struct nm_limits {
  * after Ctrl-C, here and below. */
 nm_err nm_probe_peaks(nm_limits *limits);
 
-/* A buffer in huge pages, much larger than caches where memory allows, and how it was read. */
-typedef struct nm_read_probe {
+/* The same limits and reading, again and again: a buffer in huge pages, much larger than caches where memory allows, and how often each loop turns in 10 ms. */
+enum { NM_PROBE_PEAKS = 5, NM_PROBE_KEPT = 512 };
+typedef struct nm_probe {
     void *data;
     size_t bytes;
-    double rounds[64];          /* best of each round so far */
-    int n_rounds;
-} nm_read_probe;
-nm_err nm_read_probe_open(nm_read_probe *probe);
-void nm_read_probe_close(nm_read_probe *probe);
-/* Reads the buffer a few times and notes the best pass. Call it between measurements: bandwidth moves with what else the machine does. */
-nm_err nm_read_probe_round(nm_read_probe *probe);
-/* Median of the rounds, in GB/s; 0 before the first. */
-double nm_read_probe_result(const nm_read_probe *probe);
+    long turns[NM_PROBE_PEAKS];
+    nm_limits round[NM_PROBE_KEPT];     /* so far; later ones are not kept */
+    int rounds;
+} nm_probe;
+nm_err nm_probe_open(nm_probe *probe);
+void nm_probe_close(nm_probe *probe);
+/* Probes each limit for a moment (a quarter of a second in all) and notes the best of two or three tries in *now and in the probe. Call it before and after what
+ * is measured: limits move with what else the machine does. */
+nm_err nm_probe_round(nm_probe *probe, nm_limits *now);
+/* Medians of the rounds; zeros before the first. */
+nm_limits nm_probe_result(const nm_probe *probe);
 
 #endif
