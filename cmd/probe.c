@@ -174,18 +174,18 @@ static bool cpu_has_amx_bf16(void)
 /* 24 sums: enough for a latency of 4 on four units and some over. */
 #define ALL_8(op, a) op(a "0") op(a "1") op(a "2") op(a "3") op(a "4") op(a "5") op(a "6") op(a "7")
 #define ALL_24(op) ALL_8(op, "") op("8") op("9") ALL_8(op, "1") op("18") op("19") op("20") op("21") op("22") op("23")
-#define LOOP_ARM(name, arch, op) static void name(long n) { \
-    __asm__ volatile(".arch_extension " arch "\n movi v30.16b,#0\n movi v31.16b,#0\n1:\n" ALL_24(op) "subs %0,%0,#1\n b.ne 1b\n" : "+r"(n) : : CLOBBER_ARM); }
+#define LOOP_ARM(name, arch, op) __attribute__((target(arch))) static void name(long n) { \
+    __asm__ volatile("movi v30.16b,#0\n movi v31.16b,#0\n1:\n" ALL_24(op) "subs %0,%0,#1\n b.ne 1b\n" : "+r"(n) : : CLOBBER_ARM); }
 #define FMLA(r) "fmla v" r ".4s,v30.4s,v31.4s\n"
 #define SDOT(r) "sdot v" r ".4s,v30.16b,v31.16b\n"
 #define SMMLA(r) "smmla v" r ".4s,v30.16b,v31.16b\n"
-LOOP_ARM(fp32_neon, "simd", FMLA)
-LOOP_ARM(int8_dotprod, "dotprod", SDOT)
-LOOP_ARM(int8_i8mm, "i8mm", SMMLA)
+LOOP_ARM(fp32_neon, "arch=armv8-a", FMLA)
+LOOP_ARM(int8_dotprod, "arch=armv8.2-a+dotprod", SDOT)
+LOOP_ARM(int8_i8mm, "arch=armv8.2-a+i8mm", SMMLA)
 
 /* Without sdot a product of bytes is two multiplications to 16 bits and two pairwise additions to 32. */
 #define PAIR_NEON(r) "smull v24.8h,v30.8b,v31.8b\n smull2 v25.8h,v30.16b,v31.16b\n sadalp v" r ".4s,v24.8h\n sadalp v" r ".4s,v25.8h\n"
-LOOP_ARM(int8_neon, "simd", PAIR_NEON)
+LOOP_ARM(int8_neon, "arch=armv8-a", PAIR_NEON)
 
 /* bytes: a multiple of 256. */
 static void read_neon(const char *at, size_t bytes)
