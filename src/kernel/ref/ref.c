@@ -66,8 +66,10 @@ static void linear_q8(const nm_linear_job *job)
                 nm_unpack_row(w, o, b, step, q, scale, min);
                 for (int64_t t = 0; t < job->rows; t++) {
                     float *y = &job->y[(size_t)t * job->ldy + (size_t)o];
-                    activations_at(job->xq, t, b, step, x, sx);
-                    *y = chain_q8(w->type, q, scale, min, (int)step * NM_BLOCK / w->type->group, x, sx, *y);
+                    bool flat = job->xq->tile == 1;
+                    if (!flat) activations_at(job->xq, t, b, step, x, sx);
+                    *y = chain_q8(w->type, q, scale, min, (int)step * NM_BLOCK / w->type->group, flat ? nm_qrows_four(job->xq, t, b * NM_BLOCK) : x,
+                                  flat ? job->xq->scale + nm_qrows_block(job->xq, t, b, 1) : sx, *y);
                 }
             }
         add_bias(job, p);

@@ -10,7 +10,7 @@
 
 #include "kernel/x86/linear_tiles.h"
 
-_Static_assert(DIRECT_ROWS <= NM_QTILE_FEW || TILE_ROWS == NM_QTILE_FEW, "direct kernels know tiles of one row and of NM_QTILE_FEW");
+_Static_assert((int)DIRECT_ROWS <= (int)NM_QTILE_FEW || (int)TILE_ROWS == (int)NM_QTILE_FEW, "direct kernels know tiles of one row and of NM_QTILE_FEW");
 
 /* A few rows: each panel is read once from memory, the later passes from the first-level cache. */
 static void linear_direct(const nm_linear_job *job, const q8_rows *x, const direct_fn *direct)
