@@ -149,7 +149,7 @@ static void meet(const setting *s, clocks *c)
 
 static void play_linear(const setting *s, clocks *c, const nm_panels *w, int64_t rows)
 {
-    int64_t grain = grain_of(w, rows, s->threads), tickets = (w->panels + grain - 1) / grain;
+    int64_t grain = grain_of(w, rows, s->threads, false), tickets = (w->panels + grain - 1) / grain;
     while (s->cut_rows && tickets < 3 * s->threads && rows >= 128) {
         tickets *= 2;
         rows /= 2;
@@ -244,9 +244,9 @@ static void count_plan(const nm_plan *p, const nm_weight *weight, const sizes *z
             const nm_step *step = &p->program->step[i];
             if (step->op != NM_OP_LINEAR) continue;
             nm_panels w = panels_of(z, &weight[nm_weight_of(p->program->operand, step, 0)].panels);
-            double one = ceil((double)w.panels / (double)grain_of(&w, 1, threads));
+            double one = ceil((double)w.panels / (double)grain_of(&w, 1, threads, false));
             decode += one;
-            prefill += ceil((double)w.panels / (double)grain_of(&w, PREFILL_ROWS, threads));
+            prefill += ceil((double)w.panels / (double)grain_of(&w, PREFILL_ROWS, threads, false));
             least = fmin(least, one);
         }
         printf("%3d threads: tickets a token %.0f (the smallest map has %.0f), of a prefill pass %.0f\n", threads, decode, least, prefill);
