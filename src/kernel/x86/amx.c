@@ -1,7 +1,8 @@
 /* AMX int8: batches of quantised linear maps. One tile instruction gives the integer sums of 16 activation rows x 16 outputs over a group of 32
  * inputs, which is exactly the group of kernel.h's chain; vectors then scale and add each group, as on every other tier. The U form
  * holds signed values, so no offset is left to take off. A tile of weights is eight lines as they are; for one of activations, 16
- * rows are laid out once more, [block][16 rows][32 inputs]. Small batches stay with VNNI, and so do groups of 16, which need twice the tiles and are no faster here (docs/PERFORMANCE.md). */
+ * rows are laid out once more, [block][16 rows][32 inputs]. Small batches stay with VNNI, and so do groups of 16, which need twice the tiles and are no
+ * faster here (docs/PERFORMANCE.md). */
 #include "kernel/x86/blocks512.h"
 #include "kernel/x86/q8_rows.h"
 

@@ -77,7 +77,7 @@ static inline q8_rows prepare_rows(const nm_linear_job *job, int offset, void *s
     float *sums = (float *)(start + count);
     const int32_t *sum = groups == 1 ? x->sum : x->half;
     if (!offset) memset(start, 0, count * sizeof *start);
-    for (size_t i = 0; offset && i < count; i++) start[i] = -offset * sum[i];
+    for (size_t i = 0; offset && i < count; i++) start[i] = (int32_t)(0u - (uint32_t)offset * (uint32_t)sum[i]);   /* unsigned: rows of padding are anything */
     if (groups == 1) sums = x->shift;
     if (job->w->type->has_min && groups == 2)
         for (size_t i = 0; i < count; i += 2 * tile)

@@ -3,7 +3,7 @@
 #include "kernel/x86/blocks512.h"
 #include "kernel/x86/q8_rows.h"
 
-enum { DIRECT_ROWS = 8, TILE_ROWS = 4, TILE_PANELS = 3, TILE_SUMS = 12, UNPACKED_BYTES = 1 };
+enum { DIRECT_ROWS = 16, TILE_ROWS = 4, TILE_PANELS = 3, TILE_SUMS = 12, UNPACKED_BYTES = 1 };
 
 V16_INLINE __m512i four_bytes(const int8_t *p) { int32_t v; memcpy(&v, p, 4); return _mm512_set1_epi32(v); }
 
