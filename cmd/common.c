@@ -68,13 +68,21 @@ nm_err nm_find_stack(nm_found_stack *out, const char *text, bool ranges)
     return err == NM_NOT_FOUND && !strchr(text, '+') ? suggest(err, text) : err;
 }
 
+/* Only where making the weights ready takes long enough to be noticed. */
+static void note_not_kept(const nm_model_info *model)
+{
+    enum { NOTICED = 256 << 20 };
+    if (model->not_kept && model->weight_bytes >= NOTICED) nm_note("%s: each start makes the weights ready anew", model->not_kept);
+}
+
 nm_err nm_open_found(nm_model **out, const nm_found *found, const nm_common *common, bool metadata_only)
 {
     nm_meter meter = {.what = "loading"};
-    nm_model_options options = {.metadata_only = metadata_only, .no_pack = common->no_pack, .progress = nm_meter_draw,
-                                .progress_arg = &meter};
+    nm_model_options options = {.metadata_only = metadata_only, .no_pack = common->no_pack, .keep = true, .progress = nm_meter_draw,
+                                .progress_arg = &meter, .cancel = &nm_interrupted};
     nm_err err = nm_model_open(out, found->path, &options);
     nm_meter_clear(&meter);
+    if (err == NM_OK) note_not_kept(nm_model_describe(*out));
     return err;
 }
 

@@ -79,8 +79,10 @@ typedef struct nm_model_options {
     bool metadata_only;         /* read metadata, tokenizer and template; a file without tensors is fine */
     bool whole;                 /* with metadata_only: yet every part of the file must be there, with all bytes of its tensors */
     bool no_pack;               /* leave weights as they are in the file and pack a panel into scratch just before its use */
+    bool keep;                  /* take packed weights from the user's cache folder, or leave them there for the next start: docs/commands.md */
     nm_progress_fn progress;    /* bytes of tensors made ready; may be NULL */
     void *progress_arg;
+    const volatile sig_atomic_t *cancel;    /* nm_model_close waits until weights that were to be kept are on the disk, unless this is not 0; may be NULL */
 } nm_model_options;
 
 /* Opens a GGUF file, or the first of a split ("-00001-of-00003.gguf"). options may be NULL. Every fault of the file is
@@ -97,6 +99,7 @@ typedef struct nm_model_info {
     int32_t n_layer, n_embd, n_head, n_head_kv, n_vocab, n_context;     /* n_context = trained length */
     uint64_t n_parameters, file_bytes, weight_bytes;                    /* weight_bytes: as resident, packed */
     bool has_weights;               /* false after metadata_only */
+    const char *not_kept;           /* why packed weights could not be kept for the next start, in one line; else NULL */
 } nm_model_info;
 /* Owned by the model. */
 NM_API const nm_model_info *nm_model_describe(const nm_model *model);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/hash.h"
 #include "base/mem.h"
 #include "base/str.h"
 
@@ -334,4 +335,47 @@ void nm_gguf_forget(const nm_gguf *g, const void *from, size_t bytes)
         uintptr_t at = (uintptr_t)from - (uintptr_t)part->data;
         if (part->map.data && at < part->size && bytes <= part->size - at) nm_map_forget(&part->map, from, bytes);
     }
+}
+
+void nm_gguf_forget_all(const nm_gguf *g)
+{
+    for (size_t i = 0; i < g->n_parts; i++) nm_map_forget(&g->parts[i].map, g->parts[i].data, g->parts[i].size);
+}
+
+/* ---- Identity -------------------------------------------------------------------------------------------------------------- */
+
+/* Where the data of a part's tensors begins. */
+static uint64_t data_begins(const nm_gguf *g, int part)
+{
+    uint64_t first = g->parts[part].size;
+    for (size_t i = 0; i < g->n_tensors; i++)
+        if (g->tensors[i].tensor.file == part && g->tensors[i].tensor.offset < first) first = g->tensors[i].tensor.offset;
+    return first;
+}
+
+/* Few, because each may be a read from a cold disk; where inode and times say the same of two contents, by a file system that makes them up, these
+ * still tell apart models that were taught differently. */
+static uint64_t hash_samples(const nm_gguf_part *p, uint64_t from)
+{
+    enum { SAMPLES = 16, BYTES = 64 };
+    uint64_t h = 0, room = p->size - from;
+    for (uint64_t i = 0; i < SAMPLES && room >= BYTES; i++) h = nm_hash(h, p->data + from + (room - BYTES) / (SAMPLES - 1) * i, BYTES);
+    return h;
+}
+
+nm_err nm_gguf_identity(const nm_gguf *g, uint64_t **words, size_t *count)
+{
+    *count = 0;
+    uint64_t *w = *words = nm_calloc(g->n_parts, NM_GGUF_IDENTITY * sizeof **words);
+    if (!w) return nm_fail_memory(g->n_parts * NM_GGUF_IDENTITY * sizeof *w);
+    for (size_t i = 0; i < g->n_parts; i++, w += NM_GGUF_IDENTITY) {
+        const nm_gguf_part *p = &g->parts[i];
+        if (!p->map.data || !nm_file_is_settled(&p->map.id)) return NM_OK;
+        uint64_t from = data_begins(g, (int)i);
+        const uint64_t all[NM_GGUF_IDENTITY] = {p->map.id.device, p->map.id.inode, p->map.id.size, p->map.id.modified_ns, p->map.id.changed_ns,
+            nm_hash_wide(0, p->data, from), hash_samples(p, from)};
+        memcpy(w, all, sizeof all);
+    }
+    *count = g->n_parts * NM_GGUF_IDENTITY;
+    return NM_OK;
 }

@@ -44,6 +44,12 @@ const nm_gguf_tensor *nm_gguf_tensor_find(const nm_gguf *gguf, const char *name)
 size_t nm_gguf_tensor_index(const nm_gguf *gguf, const nm_gguf_tensor *tensor);       /* its place in nm_gguf_tensor_at */
 /* Lets go of the resident pages of a tensor's rows that have been packed. */
 void nm_gguf_forget(const nm_gguf *gguf, const void *from, size_t bytes);
+void nm_gguf_forget_all(const nm_gguf *gguf);
+/* Tells this file's content from any other's on this machine without reading it all: for each part NM_GGUF_IDENTITY words, which are what the system says of it
+ * (device, inode, size, times of change), a hash of all that stands before its tensors' data, and one of samples of these. *words is allocated
+ * (nm_free). *count is 0 for a file in memory, and where a part has changed just now and may yet change without that showing. */
+enum { NM_GGUF_IDENTITY = 7 };
+nm_err nm_gguf_identity(const nm_gguf *gguf, uint64_t **words, size_t *count);
 
 /* Typed access. _get_: the key must be there and be of a fitting type, else NM_BAD_FILE naming file, key, got and expected.
  * _opt_: the same, but absence leaves *out as it is. Integers accept every integer width that holds the value. */

@@ -43,6 +43,8 @@ size_t nm_pack_bytes(const nm_type *type, int64_t k);
 /* Packs rows [16 p, 16 p + 16) of the source (n rows in all, those beyond n become zero) to out (nm_pack_bytes, 64-byte aligned).
  * The one function that makes panels; the same layout serves every ISA. */
 void nm_pack_panel(const nm_type *type, int64_t n, int64_t k, const uint8_t *rows, size_t row_bytes, int64_t p, uint8_t *out);
+/* Says what panels are, for those who keep them: a hash of what nm_pack_panel makes of the same rows of each type, so that it changes when that does. */
+uint64_t nm_pack_layout(void);
 /* One row as floats (quant.h's values, exact), from panels or rows: embedding lookups, adapters' sketches. */
 void nm_panels_row(const nm_panels *w, int64_t row, float *out);
 

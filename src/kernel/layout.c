@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "base/hash.h"
+
 #define ROW(...) NM_LAYOUT_ROW(__VA_ARGS__),
 const nm_layout nm_layout_table[NM_LAYOUT_COUNT] = {NM_LAYOUTS(ROW)};
 #undef ROW
@@ -186,6 +188,23 @@ void nm_pack_panel(const nm_type *type, int64_t n, int64_t k, const uint8_t *row
     }
     code_table(&nm_layout_table[index], code);
     for (int r = 0; r < NM_PANEL && NM_PANEL * p + r < n; r++) packers[index](type, k, rows + (size_t)(NM_PANEL * p + r) * row_bytes, code, r, out);
+}
+
+uint64_t nm_pack_layout(void)
+{
+    enum { K = 256, ROWS = NM_PANEL - 1 };
+    _Alignas(64) uint8_t rows[ROWS * K * 4], out[NM_PANEL * K * 4];
+    uint64_t hash = 0;
+    uint32_t x = 1;
+    for (size_t i = 0; i < sizeof rows; i++) rows[i] = (uint8_t)((x = x * 1664525 + 1013904223) >> 24);
+    for (int i = 0; nm_type_at(i); i++) {
+        const nm_type *type = nm_type_at(i);
+        size_t bytes = nm_pack_bytes(type, K);
+        if (!bytes) continue;
+        nm_pack_panel(type, ROWS, K, rows, (size_t)(K / type->block * type->bytes), 0, out);
+        hash = nm_hash_wide(nm_hash_word(hash, (uint64_t)type->id), out, bytes);
+    }
+    return hash;
 }
 
 /* ---- Reading ------------------------------------------------------------------------------------------------------------------- */

@@ -1,11 +1,10 @@
-/* Binding the names that an architecture asks for to tensors of the file, and packing them. */
+/* Binding the names that an architecture asks for to tensors of the file, and what the bound weights are as a whole. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/err.h"
 #include "base/hash.h"
 #include "base/mem.h"
-#include "base/pool.h"
 #include "model/model.h"
 
 static nm_err bad_shape(const nm_gguf_tensor *t, int64_t n, int64_t k)
@@ -80,159 +79,6 @@ nm_err nm_model_check_bound(const nm_model *m)
             name, m->config.arch->name);
     }
     return NM_OK;
-}
-
-/* ---- Packing ------------------------------------------------------------------------------------------------------------------------ */
-
-/* Weights that only embedding reads are looked up row by row: they stay in the file, where only the rows in use become resident. */
-static bool is_multiplied(const nm_model *m, int32_t id)
-{
-    const nm_program *p = &m->program;
-    for (size_t i = 0; i < p->steps; i++) {
-        if (p->step[i].op != NM_OP_LINEAR) continue;
-        if (nm_weight_of(p->operand, &p->step[i], 0) == id) return true;
-    }
-    return false;
-}
-
-/* The same tensor bound twice (a tied head): the first binding, which both use. */
-static nm_weight *same_tensor(nm_model *m, const nm_weight *w)
-{
-    for (size_t i = 0; i < m->weights; i++)
-        if (m->weight[i].k && m->weight[i].panels.rows == w->panels.rows) return &m->weight[i];
-    return NULL;
-}
-
-typedef struct packer {
-    nm_model *model;
-    const nm_model_options *options;
-    const size_t *place;            /* [weights]: offset of a weight's panels in model->packed, or UNPACKED */
-    atomic_int_fast64_t ticket;     /* counts panels of the weight in work */
-    atomic_int_fast64_t bad_row;    /* first row with a value that is not finite, or -1 */
-    atomic_uint_fast64_t done, hash;
-    uint64_t total;
-    const nm_weight *bad;
-    bool stopped;
-} packer;
-
-enum { PACK_GRAIN = 8 };
-static const size_t UNPACKED = SIZE_MAX;
-
-static void check_row(packer *p, const nm_panels *w, int64_t row)
-{
-    if (nm_type_finite(w->type, w->rows + (size_t)row * w->row_bytes, w->k)) return;
-    int64_t first = atomic_load(&p->bad_row);
-    while ((first < 0 || row < first) && !atomic_compare_exchange_weak(&p->bad_row, &first, row)) continue;
-}
-
-/* One panel: checked, hashed, and packed if there is a target. What it adds to the fingerprint is returned: panels are added up, so that it
- * does not matter which thread comes first. */
-static uint64_t pack_panel(packer *p, const nm_weight *w, int64_t panel, uint8_t *target)
-{
-    const nm_panels *s = &w->panels;
-    int64_t row = panel * NM_PANEL, end = row + NM_PANEL < s->n ? row + NM_PANEL : s->n;
-    size_t bytes = (size_t)(end - row) * s->row_bytes;
-    const uint8_t *rows = s->rows + (size_t)row * s->row_bytes;
-    for (int64_t r = row; r < end; r++) check_row(p, s, r);
-    if (target) nm_pack_panel(s->type, s->n, s->k, s->rows, s->row_bytes, panel, target + (size_t)panel * nm_pack_bytes(s->type, s->k));
-    return nm_hash_wide(nm_hash_word((uint64_t)w->id, (uint64_t)panel), rows, bytes);
-}
-
-static void pack_weight(packer *p, const nm_weight *w, uint8_t *target)
-{
-    const nm_panels *s = &w->panels;
-    for (int64_t from; (from = atomic_fetch_add(&p->ticket, PACK_GRAIN)) < s->panels;) {
-        int64_t to = from + PACK_GRAIN < s->panels ? from + PACK_GRAIN : s->panels, end = to * NM_PANEL < s->n ? to * NM_PANEL : s->n;
-        size_t bytes = (size_t)(end - from * NM_PANEL) * s->row_bytes;
-        uint64_t hash = 0;
-        for (int64_t i = from; i < to; i++) hash += pack_panel(p, w, i, target);
-        nm_gguf_forget(p->model->gguf, s->rows + (size_t)(from * NM_PANEL) * s->row_bytes, bytes);
-        atomic_fetch_add(&p->hash, hash);
-        atomic_fetch_add(&p->done, bytes);
-    }
-}
-
-static void pack_thread(void *arg, int thread, int threads)
-{
-    packer *p = arg;
-    for (size_t i = 0; i < p->model->weights; i++) {
-        nm_weight *w = &p->model->weight[i];
-        if (!w->k || same_tensor(p->model, w) != w) continue;
-        pack_weight(p, w, p->place[i] == UNPACKED ? NULL : p->model->packed + p->place[i]);
-        nm_pool_barrier();
-        if (thread == 0) {
-            /* Once more as a whole: a fault maps the file's pages around it too, those that another thread has let go included. */
-            nm_gguf_forget(p->model->gguf, w->panels.rows, (size_t)w->n * w->panels.row_bytes);
-            atomic_store(&p->ticket, 0);
-            if (!p->bad && atomic_load(&p->bad_row) >= 0) p->bad = w;
-            if (p->options && p->options->progress) p->stopped = p->options->progress(p->options->progress_arg, atomic_load(&p->done), p->total);
-        }
-        nm_pool_barrier();
-        if (p->bad || p->stopped) return;
-    }
-}
-
-/* Some map of the program multiplies by this tensor, perhaps under another id. */
-static bool wants_panels(const nm_model *m, const nm_weight *w)
-{
-    for (size_t i = 0; i < m->weights; i++)
-        if (m->weight[i].k && m->weight[i].panels.rows == w->panels.rows && is_multiplied(m, m->weight[i].id)) return true;
-    return false;
-}
-
-/* Chooses what gets packed and where in the one block; returns its size. */
-static size_t lay_out(nm_model *m, size_t *place)
-{
-    size_t total = 0;
-    for (size_t i = 0; i < m->weights; i++) {
-        nm_weight *w = &m->weight[i];
-        place[i] = UNPACKED;
-        if (!w->k || m->no_pack || same_tensor(m, w) != w || !wants_panels(m, w)) continue;
-        if (!(w->panels.panel_bytes = nm_pack_bytes(w->panels.type, w->k))) continue;
-        place[i] = total;
-        total += w->panels.panel_bytes * (size_t)w->panels.panels;
-    }
-    return total;
-}
-
-/* Panels take the place of the file's rows, first for the bindings that own them, then for those that share them. */
-static void adopt(nm_model *m, const size_t *place)
-{
-    for (size_t i = 0; i < m->weights; i++)
-        if (place[i] != UNPACKED) m->weight[i].panels.data = m->packed + place[i];
-    for (size_t i = 0; i < m->weights; i++)
-        if (m->weight[i].k) m->weight[i].panels = same_tensor(m, &m->weight[i])->panels;
-    for (size_t i = 0; i < m->weights; i++)
-        if (m->weight[i].panels.data) m->weight[i].panels.rows = NULL;
-}
-
-static nm_err run_packer(nm_model *m, packer *p)
-{
-    for (size_t i = 0; i < m->weights; i++)
-        if (m->weight[i].k && same_tensor(m, &m->weight[i]) == &m->weight[i]) p->total += (uint64_t)m->weight[i].n * m->weight[i].panels.row_bytes;
-    atomic_store(&p->bad_row, -1);
-    NM_TRY(nm_pool_run(pack_thread, p));
-    if (p->bad) return nm_fail(NM_BAD_FILE, "tensor %s: row %lld holds a value or scale that is not finite", p->bad->name, (long long)atomic_load(&p->bad_row));
-    m->maps_hash = atomic_load(&p->hash);
-    return p->stopped ? nm_fail(NM_INTERRUPTED, "interrupted while the weights were made ready") : NM_OK;
-}
-
-nm_err nm_model_pack(nm_model *m, const nm_model_options *options)
-{
-    size_t *place = nm_calloc(m->weights, sizeof *place);
-    if (!place) return nm_fail_memory(m->weights * sizeof *place);
-    m->no_pack = options && options->no_pack;
-    nm_err err = NM_OK;
-    size_t total = lay_out(m, place);
-    if (total && !(m->packed = nm_alloc_aligned(total))) err = nm_fail_memory(total);
-    m->packed_bytes = m->packed ? total : 0;
-    if (err == NM_OK) {
-        packer p = {.model = m, .options = options, .place = place};
-        err = run_packer(m, &p);
-    }
-    if (err == NM_OK) adopt(m, place);
-    nm_free(place);
-    return err;
 }
 
 /* ---- Identity -------------------------------------------------------------------------------------------------------------------------- */

@@ -141,6 +141,7 @@ static nm_err open_weights(nm_model *m, const nm_model_options *options)
     describe_config(m);
     NM_TRY(check_vocabulary(m));
     NM_TRY(build(m));
+    m->cancel = options ? options->cancel : NULL;
     NM_TRY(nm_model_pack(m, options));
     describe_weights(m);
     return NM_OK;
@@ -207,7 +208,10 @@ void nm_model_close(nm_model **model)
     nm_free(m->bound);
     nm_free(m->vector);
     nm_free(m->tmpl);
+    nm_packs_end(&m->keeping, m->cancel);
+    if (m->kept.data) nm_map_close(&m->kept);
     nm_free_aligned(m->packed, m->packed_bytes);
+    nm_free(m->not_kept);
     nm_tokenizer_close(&m->tokenizer);
     nm_gguf_close(&m->gguf);
     nm_free(m->name);

@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 
 #include "arch/arch.h"
+#include "format/packs.h"
 
 /* Raised whenever the canonical arithmetic or the layout of pages changes: saved sessions carry it and others are refused. */
 enum { NM_ARITHMETIC = 1 };
@@ -24,8 +25,12 @@ struct nm_model {
     bool *bound;                    /* [tensors of the file]: some weight reads it */
     bool no_pack;
     uint64_t maps_hash;             /* of all rows of all maps, made while they are packed */
-    uint8_t *packed;                /* one block for all packed panels */
+    uint8_t *packed;                /* one block for all packed panels; NULL where they are a kept pack's */
     size_t packed_bytes;
+    nm_map kept;                    /* the pack from the cache folder that panels are read from */
+    nm_packs_writer *keeping;       /* one that is being kept, of `packed` */
+    const volatile sig_atomic_t *cancel;    /* of that */
+    char *not_kept;
     float **vector;                 /* floats of norms and biases, owned */
     size_t vectors, vector_capacity;
 };
@@ -34,7 +39,7 @@ struct nm_model {
 nm_err nm_model_bind(void *model, const char *name, int64_t n, int64_t k, bool optional, int32_t *id);
 /* After the program is built: NM_REFUSED naming a tensor that nothing reads, since without it the model would be another one. */
 nm_err nm_model_check_bound(const nm_model *model);
-/* Packs every bound map on the compute pool, checks that all values are finite, lets go of the file's pages. */
+/* Gives every bound map its panels, kept ones or new, whose values are all finite, and lets go of the file's pages. */
 nm_err nm_model_pack(nm_model *model, const nm_model_options *options);
 /* A hash of the configuration and of names, shapes, types and bytes of every weight: identity for saved sessions, the same whether the
  * weights are packed or not. */

@@ -2,15 +2,26 @@
 #ifndef NM_OS_MAP_H
 #define NM_OS_MAP_H
 
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "nomoat.h"
 
-typedef struct nm_map { const void *data; size_t size; char *name; int slot; } nm_map;
+/* What the system says of a file. Its content cannot change without one of these changing, save through what was left mapped for writing, and within
+ * the grain of the file system's clock: nm_file_is_settled. */
+typedef struct nm_file_id { uint64_t device, inode, size, modified_ns, changed_ns; } nm_file_id;
+
+typedef struct nm_map { const void *data; size_t size; char *name; int slot; nm_file_id id; uint32_t owner; } nm_map;
 
 /* NM_NOT_FOUND: no such file; NM_BAD_FILE: not a regular file, or empty; NM_FAILED: it cannot be read. Opens without waiting for a pipe's writer. */
 nm_err nm_map_open(nm_map *map, const char *path);
+/* The same for a large file that is read over and over: at a multiple of 2 MB, with a request for huge pages, which file systems with large folios
+ * give (ext4 and XFS on Linux 6.18: all of it), and which changes nothing elsewhere. */
+nm_err nm_map_open_huge(nm_map *map, const char *path);
 void nm_map_close(nm_map *map);
+/* Whether the file was last changed long enough ago that a later change must show in its times. */
+bool nm_file_is_settled(const nm_file_id *id);
 /* Tells the system that this range of the map will not be read again soon: its pages leave the resident set. */
 void nm_map_forget(const nm_map *map, const void *from, size_t bytes);
 
