@@ -55,6 +55,10 @@ static inline uint32_t nm_vocab_length(const nm_tokenizer *t, int32_t id) { retu
 /* Id of a text, or -1. */
 int32_t nm_vocab_find(const nm_tokenizer *t, const char *text, size_t length);
 uint32_t nm_vocab_hash(const char *text, size_t length);
+int32_t nm_vocab_find_hashed(const nm_tokenizer *t, const char *text, size_t length, uint32_t hash);
+/* For loading: says that a hash, or a pair, will be looked up soon. */
+void nm_vocab_fetch(const nm_tokenizer *t, uint32_t hash);
+void nm_vocab_merge_fetch(const nm_tokenizer *t, int32_t left, int32_t right);
 /* The merge of two tokens, or NULL; -1 merges with nothing. */
 const nm_merge *nm_vocab_merge(const nm_tokenizer *t, int32_t left, int32_t right);
 /* For loading: the slot of a pair, free or taken. */

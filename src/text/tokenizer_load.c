@@ -137,12 +137,15 @@ static nm_err read_scores(nm_tokenizer *t, const nm_gguf *g)
     return NM_OK;
 }
 
+/* Tables of a large vocabulary are larger than the second level of caches, and every entry goes elsewhere: so they are filled in blocks, first where each entry goes,
+ * which is fetched meanwhile, then what it is. */
+enum { BLOCK = 64 };
+
 /* Puts token i into the index under its text. */
-static nm_err index_token(nm_tokenizer *t, const nm_gguf *g, int32_t i)
+static nm_err index_token(nm_tokenizer *t, const nm_gguf *g, int32_t i, uint32_t hash)
 {
     uint32_t length = nm_vocab_length(t, i);
     if (!length) return NM_OK;      /* never found; some files have such holes */
-    uint32_t hash = nm_vocab_hash(nm_vocab_text(t, i), length);
     size_t at = hash & (t->n_slots - 1);
     for (; t->slot[at].id >= 0; at = (at + 1) & (t->n_slots - 1)) {
         int32_t other = t->slot[at].id;
@@ -157,11 +160,19 @@ static nm_err index_token(nm_tokenizer *t, const nm_gguf *g, int32_t i)
 
 static nm_err build_index(nm_tokenizer *t, const nm_gguf *g)
 {
-    t->n_slots = power_of_two((size_t)t->n * 2);
+    uint32_t hash[BLOCK];
+    t->n_slots = power_of_two((size_t)t->n * 3 / 2);
     t->slot = nm_calloc(t->n_slots, sizeof *t->slot);
     if (!t->slot) return nm_fail_memory(t->n_slots * sizeof *t->slot);
-    for (size_t i = 0; i < t->n_slots; i++) t->slot[i].id = -1;
-    for (int32_t i = 0; i < t->n; i++) NM_TRY(index_token(t, g, i));
+    memset(t->slot, 0xff, t->n_slots * sizeof *t->slot);     /* ids of -1 */
+    for (int32_t from = 0; from < t->n; from += BLOCK) {
+        int32_t count = t->n - from < BLOCK ? t->n - from : BLOCK;
+        for (int32_t i = 0; i < count; i++) {
+            hash[i] = nm_vocab_hash(nm_vocab_text(t, from + i), nm_vocab_length(t, from + i));
+            nm_vocab_fetch(t, hash[i]);
+        }
+        for (int32_t i = 0; i < count; i++) NM_TRY(index_token(t, g, from + i, hash[i]));
+    }
     return NM_OK;
 }
 
@@ -180,31 +191,56 @@ static void find_bytes(nm_tokenizer *t)
     }
 }
 
-/* The token of a merge's result. Most vocabularies list them in the order of their merges, so the one behind the last is tried first. */
-static int32_t find_result(const nm_tokenizer *t, const nm_str *text, int32_t last)
-{
-    int32_t next = last + 1;
-    if (next < t->n && nm_vocab_length(t, next) == text->length && !memcmp(nm_vocab_text(t, next), text->data, text->length)) return next;
-    return nm_vocab_find(t, text->data, text->length);
-}
+/* A merge on its way into the table: its text, "LEFT RIGHT", and what that means. */
+typedef struct reading { const char *left, *right; size_t n_left, n_right; uint32_t hash[2]; int32_t id[2], whole; } reading;
 
-/* Splits "left right" at the first space that is not its first character. last: the result of the merge before, then of this one. */
-static nm_err read_merge(nm_tokenizer *t, const nm_gguf *g, const nm_gguf_value *merges, uint64_t i, nm_str *joined, int32_t *last)
+/* Splits a merge at the first space that is not its first character. */
+static nm_err split_merge(const nm_tokenizer *t, const nm_gguf *g, const nm_gguf_value *merges, uint64_t i, reading *r)
 {
     size_t length;
     const char *s = nm_gguf_string(g, merges, i, &length);
     const char *space = length > 2 ? memchr(s + 1, ' ', length - 2) : NULL;
     if (!space) return bad(g, KEY("merges"), i, "not two parts with a space between them");
-    size_t n = (size_t)(space - s);
+    *r = (reading){.left = s, .right = space + 1, .n_left = (size_t)(space - s), .n_right = length - (size_t)(space - s) - 1};
+    r->hash[0] = nm_vocab_hash(r->left, r->n_left);
+    r->hash[1] = nm_vocab_hash(r->right, r->n_right);
+    for (int k = 0; k < 2; k++) nm_vocab_fetch(t, r->hash[k]);
+    return NM_OK;
+}
+
+/* The token of a merge's result. Most vocabularies list them in the order of their merges, so the one behind the last is tried first. */
+static nm_err find_result(const nm_tokenizer *t, const reading *r, nm_str *joined, int32_t last, int32_t *id)
+{
+    *id = last + 1;
+    if (*id < t->n && nm_vocab_length(t, *id) == r->n_left + r->n_right && !memcmp(nm_vocab_text(t, *id), r->left, r->n_left) &&
+        !memcmp(nm_vocab_text(t, *id) + r->n_left, r->right, r->n_right)) return NM_OK;
     joined->length = 0;
-    NM_TRY(nm_str_append(joined, s, n));
-    NM_TRY(nm_str_append(joined, space + 1, length - n - 1));
-    int32_t left = nm_vocab_find(t, s, n), right = nm_vocab_find(t, space + 1, length - n - 1);
-    int32_t whole = find_result(t, joined, *last);
-    if (left < 0 || right < 0 || whole < 0) return bad(g, KEY("merges"), i, "it names a token that the vocabulary does not have");
-    *last = whole;
-    nm_merge *m = nm_vocab_merge_slot(t, left, right);
-    *m = (nm_merge){(uint64_t)(uint32_t)left << 32 | (uint32_t)right, (int32_t)i, whole};
+    NM_TRY(nm_str_append(joined, r->left, r->n_left));
+    NM_TRY(nm_str_append(joined, r->right, r->n_right));
+    *id = nm_vocab_find(t, joined->data, joined->length);
+    return NM_OK;
+}
+
+/* last: the result of the merge before, then of this one. */
+static nm_err resolve_merge(const nm_tokenizer *t, const nm_gguf *g, uint64_t i, reading *r, nm_str *joined, int32_t *last)
+{
+    r->id[0] = nm_vocab_find_hashed(t, r->left, r->n_left, r->hash[0]);
+    r->id[1] = nm_vocab_find_hashed(t, r->right, r->n_right, r->hash[1]);
+    NM_TRY(find_result(t, r, joined, *last, &r->whole));
+    if (r->id[0] < 0 || r->id[1] < 0 || r->whole < 0) return bad(g, KEY("merges"), i, "it names a token that the vocabulary does not have");
+    *last = r->whole;
+    nm_vocab_merge_fetch(t, r->id[0], r->id[1]);
+    return NM_OK;
+}
+
+/* Merges [from, from + count). */
+static nm_err read_block(nm_tokenizer *t, const nm_gguf *g, const nm_gguf_value *merges, uint64_t from, int count, nm_str *joined, int32_t *last)
+{
+    reading r[BLOCK];
+    for (int i = 0; i < count; i++) NM_TRY(split_merge(t, g, merges, from + (uint64_t)i, &r[i]));
+    for (int i = 0; i < count; i++) NM_TRY(resolve_merge(t, g, from + (uint64_t)i, &r[i], joined, last));
+    for (int i = 0; i < count; i++)
+        *nm_vocab_merge_slot(t, r[i].id[0], r[i].id[1]) = (nm_merge){(uint64_t)(uint32_t)r[i].id[0] << 32 | (uint32_t)r[i].id[1], (int32_t)(from + (uint64_t)i), r[i].whole};
     return NM_OK;
 }
 
@@ -215,15 +251,15 @@ static nm_err read_merges(nm_tokenizer *t, const nm_gguf *g)
     if (t->kind != NM_VOCAB_BYTES && t->kind != NM_VOCAB_SPM_BPE) return NM_OK;
     if (!merges) return nm_fail(NM_BAD_FILE, "%s: key " KEY("merges") " is missing; the file must be made again", nm_gguf_name(g));
     if (merges->count > INT32_MAX) return bad(g, KEY("merges"), merges->count, "more merges than can be numbered");
-    t->n_merge_slots = power_of_two((size_t)merges->count * 2);
+    t->n_merge_slots = power_of_two((size_t)merges->count * 3 / 2);
     t->merge = nm_calloc(t->n_merge_slots, sizeof *t->merge);
     if (!t->merge) return nm_fail_memory(t->n_merge_slots * sizeof *t->merge);
-    for (size_t i = 0; i < t->n_merge_slots; i++) t->merge[i].id = -1;
+    memset(t->merge, 0xff, t->n_merge_slots * sizeof *t->merge);     /* ids of -1 */
     nm_str joined = {0};
     int32_t last = -1;
     nm_err err = NM_OK;
-    for (uint64_t i = 0; i < merges->count; i++) NM_GOTO(read_merge(t, g, merges, i, &joined, &last));
-out:
+    for (uint64_t from = 0; from < merges->count && err == NM_OK; from += BLOCK)
+        err = read_block(t, g, merges, from, merges->count - from < BLOCK ? (int)(merges->count - from) : BLOCK, &joined, &last);
     nm_str_free(&joined);
     return err;
 }
@@ -323,9 +359,10 @@ static bool is_added(const nm_tokenizer *t, int32_t i)
 {
     const char *s = nm_vocab_text(t, i);
     uint32_t length = nm_vocab_length(t, i);
+    bool special = t->type[i] == NM_TOKEN_CONTROL || t->type[i] == NM_TOKEN_UNKNOWN;
+    if (!special && t->type[i] != NM_TOKEN_USER) return false;
     if (!length || strlen(s) != length) return false;
-    if (t->type[i] == NM_TOKEN_CONTROL || t->type[i] == NM_TOKEN_UNKNOWN) return true;
-    if (t->type[i] != NM_TOKEN_USER) return false;
+    if (special) return true;
     if (t->kind != NM_VOCAB_SPM) return true;
     for (uint32_t k = 0; k < length; k += 3)
         if (length % 3 || memcmp(s + k, NM_SPM_SPACE, 3) != 0) return true;

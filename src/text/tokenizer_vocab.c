@@ -56,10 +56,9 @@ uint32_t nm_vocab_hash(const char *text, size_t length)
     return (uint32_t)(h ^ h >> 32);
 }
 
-int32_t nm_vocab_find(const nm_tokenizer *t, const char *text, size_t length)
+int32_t nm_vocab_find_hashed(const nm_tokenizer *t, const char *text, size_t length, uint32_t hash)
 {
     if (!length || length > t->longest) return -1;
-    uint32_t hash = nm_vocab_hash(text, length);
     for (size_t i = hash & (t->n_slots - 1);; i = (i + 1) & (t->n_slots - 1)) {
         const nm_slot *s = &t->slot[i];
         if (s->id < 0) return -1;
@@ -67,9 +66,23 @@ int32_t nm_vocab_find(const nm_tokenizer *t, const char *text, size_t length)
     }
 }
 
+int32_t nm_vocab_find(const nm_tokenizer *t, const char *text, size_t length)
+{
+    return length > t->longest ? -1 : nm_vocab_find_hashed(t, text, length, nm_vocab_hash(text, length));
+}
+
+void nm_vocab_fetch(const nm_tokenizer *t, uint32_t hash) { __builtin_prefetch(&t->slot[hash & (t->n_slots - 1)]); }
+
+static uint64_t pair_of(int32_t left, int32_t right) { return (uint64_t)(uint32_t)left << 32 | (uint32_t)right; }
+
+void nm_vocab_merge_fetch(const nm_tokenizer *t, int32_t left, int32_t right)
+{
+    __builtin_prefetch(&t->merge[mix(pair_of(left, right)) & (t->n_merge_slots - 1)]);
+}
+
 nm_merge *nm_vocab_merge_slot(const nm_tokenizer *t, int32_t left, int32_t right)
 {
-    uint64_t pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+    uint64_t pair = pair_of(left, right);
     for (size_t i = mix(pair) & (t->n_merge_slots - 1);; i = (i + 1) & (t->n_merge_slots - 1)) {
         nm_merge *m = &t->merge[i];
         if (m->id < 0 || m->pair == pair) return m;
