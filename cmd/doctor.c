@@ -1,16 +1,19 @@
-/* nomoat doctor: what the machine offers, what is in use, and whether the store is sound. */
+/* nomoat doctor: what the machine offers, what is in use, whether the store is sound, and what the cache holds. */
+#include <stdio.h>
 #include <string.h>
 
 #include "commands.h"
 #include "common.h"
+#include "format/packs.h"
 #include "os/file.h"
 #include "os/machine.h"
 #include "nm_config.h"
 
-typedef struct settings { nm_common common; bool verify; } settings;
+typedef struct settings { nm_common common; bool verify, clear; } settings;
 
 static const nm_option options[] = {
-    {"--verify", NULL, "hash every file of the store and compare", offsetof(settings, verify), NM_OPTION_FLAG, 0, 0},
+    {"--verify", NULL, "hash every file of the store and every kept pack, and compare", offsetof(settings, verify), NM_OPTION_FLAG, 0, 0},
+    {"--clear-packs", NULL, "remove all packed weights that are kept", offsetof(settings, clear), NM_OPTION_FLAG, 0, 0},
     {0}
 };
 
@@ -19,6 +22,10 @@ typedef struct facts {
     nm_found *list;
     size_t count, stored;
     uint64_t bytes;
+    char *folder;           /* of packs */
+    nm_packs_entry *pack;
+    size_t packs;
+    uint64_t pack_bytes, pack_limit;
 } facts;
 
 static nm_err gather(facts *f)
@@ -31,7 +38,10 @@ static nm_err gather(facts *f)
         f->stored++;
         f->bytes += f->list[i].bytes;
     }
-    return NM_OK;
+    NM_TRY(nm_packs_folder(&f->folder));
+    NM_TRY(nm_packs_list(&f->pack, &f->packs));
+    for (size_t i = 0; i < f->packs; i++) f->pack_bytes += f->pack[i].bytes;
+    return nm_packs_limit(&f->pack_limit);
 }
 
 static nm_err print_machine(const facts *f)
@@ -45,8 +55,11 @@ static nm_err print_machine(const facts *f)
                          nm_bytes_text(nm_machine_memory_total(), b)));
     NM_TRY(nm_out_puts("store     "));
     NM_TRY(nm_out_name(f->store));
-    return nm_out_printf(": %zu models, %s; %zu more in the Hugging Face cache\n", f->stored, nm_bytes_text(f->bytes, a),
-                         f->count - f->stored);
+    NM_TRY(nm_out_printf(": %zu models, %s; %zu more in the Hugging Face cache\n", f->stored, nm_bytes_text(f->bytes, a),
+                         f->count - f->stored));
+    NM_TRY(nm_out_puts("packs     "));
+    NM_TRY(nm_out_name(f->folder));
+    return nm_out_printf(": packed weights of %zu models, %s of at most %s\n", f->packs, nm_bytes_text(f->pack_bytes, a), nm_bytes_text(f->pack_limit, b));
 }
 
 static nm_err json_machine(nm_str *s, const facts *f)
@@ -61,70 +74,116 @@ static nm_err json_machine(nm_str *s, const facts *f)
     NM_TRY(nm_json_whole(s, "memory_total", nm_machine_memory_total()));
     NM_TRY(nm_json_text(s, "store", f->store));
     NM_TRY(nm_json_whole(s, "stored_models", f->stored));
-    return nm_json_whole(s, "stored_bytes", f->bytes);
+    NM_TRY(nm_json_whole(s, "stored_bytes", f->bytes));
+    NM_TRY(nm_json_text(s, "packs", f->folder));
+    NM_TRY(nm_json_whole(s, "kept_packs", f->packs));
+    NM_TRY(nm_json_whole(s, "kept_bytes", f->pack_bytes));
+    return nm_json_whole(s, "kept_limit", f->pack_limit);
 }
 
-/* Checks every stored model, tells of each, and returns the gravest result. */
-static nm_err verify(const facts *f, nm_str *json)
+/* One line, or one object, of what was verified. */
+static nm_err tell(nm_str *json, size_t *n, const char *name, const char *said)
 {
-    nm_err worst = NM_OK;
+    if (!json) {
+        NM_TRY(nm_out_printf("%-9s ", (*n)++ ? "" : "verify"));
+        NM_TRY(nm_out_name(name));
+        return nm_out_printf(": %s\n", said);
+    }
+    NM_TRY(nm_str_puts(json, (*n)++ ? ", {" : "{"));
+    NM_TRY(nm_json_text(json, "name", name));
+    NM_TRY(nm_json_text(json, "result", said));
+    return nm_str_putc(json, '}');
+}
+
+static nm_err verify_model(const nm_found *model, nm_str *json, size_t *n, nm_err *worst)
+{
+    nm_meter meter = {.what = model->name};
+    nm_err err = nm_store_verify(model, nm_meter_draw, &meter);
+    const char *said = err == NM_OK ? "good" : nm_error_text();
+    size_t n_name = strlen(model->name);
+    if (!strncmp(said, model->name, n_name) && !strncmp(said + n_name, ": ", 2)) said += n_name + 2;    /* it stands before it already */
+    nm_meter_clear(&meter);
+    if (err == NM_INTERRUPTED) return err;
+    if (*worst == NM_OK) *worst = err;
+    return tell(json, n, model->name, said);
+}
+
+/* One that is damaged is gone with this, and made again when its model is next opened. One that went meanwhile is passed over. */
+static nm_err verify_pack(const nm_packs_entry *pack, nm_str *json, size_t *n, nm_err *worst)
+{
+    char *source, text[1024];
+    nm_meter meter = {.what = "packs"};
+    nm_err err = nm_packs_verify(pack->path, &source, nm_meter_draw, &meter);
+    nm_meter_clear(&meter);
+    snprintf(text, sizeof text, "%s%s", err == NM_OK ? "pack is good" : nm_error_text(), err == NM_BAD_FILE ? ": it is removed, and will be made again" : "");
+    if (*worst == NM_OK && err != NM_NOT_FOUND) *worst = err;
+    if (err != NM_INTERRUPTED && err != NM_NOT_FOUND) err = tell(json, n, source && *source ? source : pack->path, text);
+    nm_free(source);
+    return err == NM_NOT_FOUND ? NM_OK : err;
+}
+
+/* Checks every stored model and every pack, tells of each, and puts the gravest result into *worst. */
+static nm_err verify(const facts *f, nm_str *json, nm_err *worst)
+{
     size_t n = 0;
     if (json) NM_TRY(nm_json_key(json, "verified"));
     if (json) NM_TRY(nm_str_putc(json, '['));
-    for (size_t i = 0; i < f->count; i++) {
-        if (f->list[i].place != NM_PLACE_STORE) continue;
-        nm_meter meter = {.what = f->list[i].name};
-        nm_err err = nm_store_verify(&f->list[i], nm_meter_draw, &meter);
-        const char *said = err == NM_OK ? "good" : nm_error_text();
-        size_t n_name = strlen(f->list[i].name);
-        if (!strncmp(said, f->list[i].name, n_name) && !strncmp(said + n_name, ": ", 2)) said += n_name + 2;    /* it stands before it already */
-        nm_meter_clear(&meter);
-        if (err == NM_INTERRUPTED) return err;
-        if (worst == NM_OK) worst = err;
-        if (!json) {
-            NM_TRY(nm_out_printf("%-9s ", n++ ? "" : "verify"));
-            NM_TRY(nm_out_name(f->list[i].name));
-            NM_TRY(nm_out_printf(": %s\n", said));
-            continue;
-        }
-        NM_TRY(nm_str_puts(json, n++ ? ", {" : "{"));
-        NM_TRY(nm_json_text(json, "name", f->list[i].name));
-        NM_TRY(nm_json_text(json, "result", said));
-        NM_TRY(nm_str_putc(json, '}'));
+    for (size_t i = 0; i < f->count; i++)
+        if (f->list[i].place == NM_PLACE_STORE) NM_TRY(verify_model(&f->list[i], json, &n, worst));
+    for (size_t i = 0; i < f->packs; i++) NM_TRY(verify_pack(&f->pack[i], json, &n, worst));
+    return json ? nm_str_putc(json, ']') : NM_OK;
+}
+
+static nm_err clear_packs(void)
+{
+    size_t count;
+    uint64_t bytes;
+    char text[32];
+    NM_TRY(nm_packs_clear(&count, &bytes));
+    nm_note("packed weights of %zu models removed, %s", count, nm_bytes_text(bytes, text));
+    return NM_OK;
+}
+
+static nm_err examine(const settings *set, const facts *f, nm_err *found)
+{
+    nm_str s = {0};
+    nm_err err;
+    if (!set->common.json) {
+        NM_TRY(print_machine(f));
+        return set->verify ? verify(f, NULL, found) : NM_OK;
     }
-    if (json) NM_TRY(nm_str_putc(json, ']'));
-    return worst;
+    err = json_machine(&s, f);
+    if (err == NM_OK && set->verify) err = verify(f, &s, found);
+    if (err == NM_OK) err = nm_str_putc(&s, '}');
+    return nm_json_print(&s, err);
 }
 
 static int run(void *arg, int count, char **operands)
 {
     const settings *set = arg;
-    facts f;
-    nm_str s = {0};
+    facts f = {0};
     (void)count, (void)operands;
     nm_interrupts_catch();
-    nm_err err = gather(&f), found = NM_OK;
-    if (err == NM_OK && set->common.json) {
-        err = json_machine(&s, &f);
-        if (err == NM_OK && set->verify) found = verify(&f, &s);
-        if (err == NM_OK) err = nm_str_putc(&s, '}');
-        err = nm_json_print(&s, found == NM_INTERRUPTED ? found : err);
-    } else if (err == NM_OK) {
-        err = print_machine(&f);
-        if (err == NM_OK && set->verify) found = verify(&f, NULL);
-    }
+    nm_err err = set->clear ? clear_packs() : NM_OK, found = NM_OK;
+    if (err == NM_OK) err = gather(&f);
+    if (err == NM_OK) err = examine(set, &f, &found);
     nm_free(f.store);
+    nm_free(f.folder);
     nm_found_list_free(f.list, f.count);
+    nm_packs_list_free(f.pack, f.packs);
     if (err != NM_OK || found == NM_OK) return err;
-    return found == NM_BAD_FILE ? nm_fail(found, "the store is damaged: see the lines above; 'nomoat import --force' puts a model "
-                                                 "right") : found;
+    return found == NM_BAD_FILE ? nm_fail(found, "something is damaged: see the lines above; 'nomoat import --force' puts a stored model right") : found;
 }
 
 const nm_command nm_command_doctor = {
     .name = "doctor", .operands = "", .summary = "the machine, the kernels in use, the store",
     .details = "Shows what nomoat found and uses. --verify reads every file of the store and compares its SHA-256 with the one recorded "
-               "at import; a difference is exit code 4.",
+               "at import, and every kept pack of weights against its sums; a difference is exit code 4, and such a pack is removed.\n\n"
+               "Packed weights are kept so that a model starts in a fraction of a second. All of them together take at most half of what would be free "
+               "on the disk without them, or NOMOAT_PACK_LIMIT (as 20G; 0 keeps none); those unused longest go first. Removing them costs no more than "
+               "the next start's time.",
     .examples = (const nm_example[]){{"nomoat doctor", "when something is slower than it should be"},
-                                     {"nomoat doctor --verify", "when something is odd"}, {0}},
+                                     {"nomoat doctor --verify", "when something is odd"},
+                                     {"nomoat doctor --clear-packs", "when the disk is full"}, {0}},
     .options = options, .settings_size = sizeof(settings), .least_operands = 0, .most_operands = 0, .run = run,
 };

@@ -281,6 +281,7 @@ static int man(void *settings, int count, char **operands)
                        "5 out of memory, 6 refused (mismatch or policy), 130 interrupted.\n"
                        ".SH ENVIRONMENT\n.TP\n.B XDG_DATA_HOME, XDG_CACHE_HOME, XDG_STATE_HOME\nwhere models, caches and the chat's "
                        "history are kept\n"
+                       ".TP\n.B NOMOAT_PACK_LIMIT\nthe most bytes of packed weights that are kept, as 20G; 0 keeps none\n"
                        ".TP\n.B HF_HOME, HF_HUB_CACHE\nwhere the Hugging Face cache is looked for\n.TP\n.B NO_COLOR\nif set, no colour\n"
                        ".TP\n.B VISUAL, EDITOR\nthe editor of the chat's /edit\n");
 }

@@ -112,6 +112,7 @@ void nm_stacked_close(nm_stacked *s)
     nm_stack_close(&s->stack);
     for (size_t i = 0; i < s->adapters; i++) nm_adapter_close(&s->adapter[i]);
     nm_free(s->adapter);
+    if (s->model) nm_out_flush();       /* closing may wait for the disk (nm_model_options.keep), what was asked for need not */
     nm_model_close(&s->model);
     nm_found_stack_free(&s->found);
     *s = (nm_stacked){0};

@@ -21,10 +21,10 @@ static uint64_t table_end(const nm_packfile_head *h)
     return sizeof *h + h->words * sizeof(uint64_t) + h->tensors * sizeof(nm_packfile_tensor) + h->path_bytes;
 }
 
-static uint64_t checksum(const uint8_t *bytes, size_t size)
+uint64_t nm_packfile_checksum(const void *bytes, size_t size)
 {
     size_t at = offsetof(nm_packfile_head, checksum), behind = at + sizeof(uint64_t);
-    return nm_hash(nm_hash(0, bytes, at), bytes + behind, size - behind);
+    return nm_hash(nm_hash(0, bytes, at), (const uint8_t *)bytes + behind, size - behind);
 }
 
 static nm_err check_head(const nm_packfile_head *h, uint64_t size)
@@ -55,7 +55,7 @@ nm_err nm_packfile_read(nm_packfile *file, const void *bytes, size_t size)
     *file = (nm_packfile){0};
     if (size < sizeof *h) return bad("cut off");
     NM_TRY(check_head(h, size));
-    if (h->checksum != checksum(bytes, (size_t)h->data_at)) return bad("head or table is damaged");
+    if (h->checksum != nm_packfile_checksum(bytes, (size_t)h->data_at)) return bad("head or table is damaged");
     nm_packfile f = {.head = h, .word = (const uint64_t *)(h + 1)};
     f.tensor = (const nm_packfile_tensor *)(f.word + h->words);
     f.path = (const char *)(f.tensor + h->tensors);
@@ -86,7 +86,7 @@ nm_err nm_packfile_make(void **bytes, size_t *size, const nm_packfile *file)
     }
     memcpy(tensor + h.tensors, file->path, (size_t)h.path_bytes);
     memcpy(out, &h, sizeof h);
-    ((nm_packfile_head *)out)->checksum = checksum(out, (size_t)h.data_at);
+    ((nm_packfile_head *)out)->checksum = nm_packfile_checksum(out, (size_t)h.data_at);
     *bytes = out;
     *size = (size_t)h.data_at;
     return NM_OK;

@@ -25,7 +25,7 @@ typedef struct nm_packfile_head {
     uint64_t layout;                /* what a panel is: nm_pack_layout */
     uint64_t source_hash;           /* of all weights as they are in their file, kept ones and others */
     uint64_t data_at, file_bytes;
-    uint64_t checksum;              /* of all before data_at, this word counting as 0 */
+    uint64_t checksum;              /* nm_packfile_checksum */
 } nm_packfile_head;
 
 typedef struct nm_packfile_tensor {
@@ -44,6 +44,8 @@ typedef struct nm_packfile {        /* points into the file's bytes */
     const char *path;
 } nm_packfile;
 
+/* Of what stands before the data, without the head's own checksum. size: of head and table, data_at. */
+uint64_t nm_packfile_checksum(const void *bytes, size_t size);
 /* Reads head and table from bytes at a multiple of 8. NM_BAD_FILE where anything is not as it must be; then *file is zero. */
 nm_err nm_packfile_read(nm_packfile *file, const void *bytes, size_t size);
 /* The bytes before the data, of which file->head needs words, tensors, path_bytes, layout and source_hash; tensors need all but `at`. *bytes is allocated

@@ -156,8 +156,8 @@ nm_err nm_packs_verify(const char *path, char **source, nm_progress_fn progress,
     nm_map map;
     nm_packfile file;
     *source = NULL;
-    NM_TRY(nm_map_open(&map, path));
-    nm_err err = nm_packfile_read(&file, map.data, map.size);
+    nm_err err = nm_map_open(&map, path);
+    if (err == NM_OK) err = nm_packfile_read(&file, map.data, map.size);
     if (err == NM_OK && !(*source = nm_strndup(file.path, strlen(file.path)))) err = nm_fail_memory(strlen(file.path));
     if (err == NM_OK) err = nm_packfile_verify(&file, progress, arg);
     if (err == NM_BAD_FILE) unlink(path);
