@@ -257,7 +257,8 @@ static nm_err make_room(const char *folder, uint64_t need, bool *wanted)
     nm_err err = limit_of(&limit, folder, ours);
     *wanted = limit > 0;
     if (err == NM_OK && limit && need > limit)
-        err = nm_fail(NM_REFUSED, "%s: packed weights of %llu MB are more than may be kept there, %llu MB", folder, (unsigned long long)(need / 1000000), (unsigned long long)(limit / 1000000));
+        err = nm_fail(NM_REFUSED, "%s: packed weights of %llu MB are more than may be kept there, %llu MB", folder,
+            (unsigned long long)(need / 1000000), (unsigned long long)(limit / 1000000));
     for (size_t i = 0; i < count && err == NM_OK && limit && ours > limit - need; i++) {
         unlink(list[i].path);
         ours -= list[i].bytes;
