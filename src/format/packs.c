@@ -156,7 +156,7 @@ nm_err nm_packs_verify(const char *path, char **source, nm_progress_fn progress,
     nm_map map;
     nm_packfile file;
     *source = NULL;
-    nm_err err = nm_map_open(&map, path);
+    nm_err err = nm_map_open_huge(&map, path);     /* so that what is read from the disk lies in huge pages, for later */
     if (err == NM_OK) err = nm_packfile_read(&file, map.data, map.size);
     if (err == NM_OK && !(*source = nm_strndup(file.path, strlen(file.path)))) err = nm_fail_memory(strlen(file.path));
     if (err == NM_OK) err = nm_packfile_verify(&file, progress, arg);

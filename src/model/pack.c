@@ -231,6 +231,7 @@ static bool take_kept(nm_model *m, const wanted *w, size_t *place)
         if (place[i] != UNPACKED) place[i] = (size_t)f.tensor[next++].at;
     adopt(m, m->kept.data, place);
     m->maps_hash = f.head->source_hash;
+    nm_map_hasten(&m->kept);
     return true;
 }
 

@@ -114,6 +114,7 @@ nm_err nm_map_open_huge(nm_map *map, const char *path) { return open_map(map, pa
 
 void nm_map_close(nm_map *map)
 {
+    nm_map_hasten_end(map);
     if (map->slot >= 0) {
         atomic_store(&map_table[map->slot].end, 0);
         atomic_store(&map_table[map->slot].name, NULL);
