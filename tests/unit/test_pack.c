@@ -552,6 +552,37 @@ static void test_limit(void **state)
     assert_true(bytes > 0);
 }
 
+/* Small pages are replaced by huge ones while others read them. Written in pieces of a page, the file has none in the first place. */
+static void test_hasten(void **state)
+{
+    enum { BYTES = (34 << 20) + 100, PIECE = 4096 };
+    nm_map map;
+    uint8_t piece[PIECE];
+    FILE *f = fopen(model_path, "wb");
+    assert_non_null(f);
+    setvbuf(f, NULL, _IONBF, 0);
+    uint64_t expected = 0;
+    for (int at = 0; at < BYTES; at += PIECE) {
+        size_t n = BYTES - at < PIECE ? (size_t)(BYTES - at) : PIECE;
+        memset(piece, at / PIECE % 251, n);
+        expected += n * (size_t)(at / PIECE % 251);
+        assert_int_equal(fwrite(piece, 1, n, f), n);
+    }
+    fclose(f);
+    for (int rounds = 150; rounds > 0; rounds -= 149) {     /* closed long after, and before it begins */
+        assert_int_equal(nm_map_open_huge(&map, model_path), NM_OK);
+        assert_int_equal((uintptr_t)map.data % (2 << 20), 0);
+        nm_map_hasten(&map);
+        for (int i = 0; i < rounds; i++) {
+            uint64_t sum = 0;
+            for (size_t k = 0; k < BYTES; k++) sum += ((const volatile uint8_t *)map.data)[k];
+            if (sum != expected) fail_msg("other bytes");
+            if (NM_INSTRUMENTED) i += 20;
+        }
+        nm_map_close(&map);
+    }
+}
+
 /* Every allocation fails in turn, with a pack and without. */
 static void test_memory(void **state)
 {
@@ -583,6 +614,6 @@ int main(int argc, char **argv)
 #define TEST(name) cmocka_unit_test_teardown(name, clean)
     const struct CMUnitTest tests[] = {TEST(test_kept), TEST(test_not_asked), TEST(test_source_changes), TEST(test_settled), TEST(test_two_models), TEST(test_cut), TEST(test_flipped),
         TEST(test_forged), TEST(test_left_behind), TEST(test_busy), TEST(test_processes), TEST(test_cancel), TEST(test_no_room), TEST(test_read_only), TEST(test_bound),
-        TEST(test_limit), TEST(test_memory)};
+        TEST(test_limit), TEST(test_hasten), TEST(test_memory)};
     return cmocka_run_group_tests_name("pack", tests, make_root, remove_root);
 }
