@@ -26,6 +26,7 @@ static struct {
     pthread_mutex_t caller;                 /* one run at a time */
     atomic_int threads;                     /* wanted; 0: not decided yet */
     int running;                            /* workers alive */
+    int64_t spin;                           /* nanoseconds before sleeping */
     pthread_t worker[POOL_MAX];
     nm_pool_fn fn;
     void *arg;
@@ -63,7 +64,7 @@ static void wait_change(atomic_uint *word, unsigned old)
             pause_cpu();
         }
         int64_t now = clock_ns();
-        if (!until) until = now + SPIN_NS;
+        if (!until) until = now + pool.spin;
         if (now >= until) break;
     }
     atomic_fetch_add(&pool.sleepers, 1);
@@ -136,6 +137,7 @@ static nm_err start_workers(void)
     sigset_t before;
     if (want == pool.running) return NM_OK;
     if (pool.running) stop_workers();
+    pool.spin = want < nm_machine_cores() ? SPIN_NS : 0;     /* more threads than cores: who spins keeps another from arriving */
     atomic_store(&pool.run, 0);
     block_signals(&before);     /* the workers inherit it */
     /* The workers read `running` only after a run begins, so it may grow while they start. */
