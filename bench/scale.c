@@ -168,7 +168,8 @@ static void play_attention(const setting *s, clocks *c, const nm_step *step, con
         meet(s, c);
         return;
     }
-    int group = heads / kv, block = 16 / (group < 16 ? group : 16);
+    int group = heads / kv, block = NM_QUERIES / (group < NM_QUERIES ? group : NM_QUERIES);
+    while (block > 4 && rows / block * kv < 3 * s->threads) block = (block + 1) / 2;
     int64_t items = (rows + block - 1) / block * kv;
     play_tickets(s, c, items, 0, 4.0 * d * group * block * 256 / (s->m.fp32_gflops * 1e9));
 }

@@ -41,6 +41,7 @@ typedef struct nm_seed { bool given; uint64_t value; } nm_seed;
 /* What every subcommand takes; the first member of each one's settings. */
 typedef struct nm_common {
     bool help, version, json, quiet, verbose, no_pack;
+    bool alone;             /* no packs: what is measured must not run beside those who write and copy them. Not an option; a command's own */
     int32_t threads;        /* 0 = the machine's */
     int32_t compute;        /* an nm_compute */
     const char *kernels;    /* NULL = all */

@@ -595,7 +595,7 @@ static const nm_option options[] = {
     {0}
 };
 
-static const settings defaults = {.depth = "0", .prompt = 512, .generate = 128, .repeat = 5, .kv = -1, .rank = 16, .length = 512};
+static const settings defaults = {.common.alone = true, .depth = "0", .prompt = 512, .generate = 128, .repeat = 5, .kv = -1, .rank = 16, .length = 512};
 
 static const nm_example examples[] = {
     {"nomoat bench smollm2", "prefill of 512 tokens and decode of 128"},

@@ -78,7 +78,7 @@ static void note_not_kept(const nm_model_info *model)
 nm_err nm_open_found(nm_model **out, const nm_found *found, const nm_common *common, bool metadata_only)
 {
     nm_meter meter = {.what = "loading"};
-    nm_model_options options = {.metadata_only = metadata_only, .no_pack = common->no_pack, .keep = true, .progress = nm_meter_draw,
+    nm_model_options options = {.metadata_only = metadata_only, .no_pack = common->no_pack, .keep = !common->alone, .progress = nm_meter_draw,
                                 .progress_arg = &meter, .cancel = &nm_interrupted};
     nm_err err = nm_model_open(out, found->path, &options);
     nm_meter_clear(&meter);

@@ -1,6 +1,7 @@
 /* The folder of kept packs. */
 #include "format/packs.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -104,10 +105,12 @@ static bool lock_unfinished(int *fd, const char *path, int flags)
     *fd = open(path, flags | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (*fd < 0) return false;
     /* What was locked may have been renamed or removed meanwhile: the name must still mean it. */
-    if (!flock(*fd, LOCK_EX | LOCK_NB) && !fstat(*fd, &mine) && !stat(path, &there) && mine.st_ino == there.st_ino && mine.st_dev == there.st_dev) return true;
+    int why = flock(*fd, LOCK_EX | LOCK_NB) ? errno : 0;
+    if (!why && !fstat(*fd, &mine) && !stat(path, &there) && mine.st_ino == there.st_ino && mine.st_dev == there.st_dev) return true;
+    if (why && why != EWOULDBLOCK && why != EINTR && flags & O_CREAT) unlink(path);     /* a file system without locks: nobody could ever tell whose it is */
     close(*fd);
     *fd = -1;
-    errno = EWOULDBLOCK;
+    errno = why ? why : EWOULDBLOCK;
     return false;
 }
 
@@ -196,7 +199,7 @@ static nm_err parse_limit(const char *text, uint64_t *bytes)
     char *end;
     errno = 0;
     double value = strtod(text, &end);
-    const char *units = "KMGT", *unit = *end ? strchr(units, *end & ~0x20) : NULL;
+    const char *units = "KMGT", *unit = isalpha((unsigned char)*end) ? strchr(units, *end & ~0x20) : NULL;
     for (const char *u = units; unit && u <= unit; u++) value *= 1000;
     if (errno || end == text || !(value >= 0 && value < 0x1p63) || end[unit ? 1 : 0])
         return nm_fail(NM_USAGE, "NOMOAT_PACK_LIMIT is '%s': give a number of bytes, with K, M, G or T, or 0", text);
@@ -302,6 +305,12 @@ static bool write_piece(nm_packs_writer *w, const uint8_t *data, size_t bytes, u
     return true;
 }
 
+/* False where bytes were lost: a descriptor tells of that once, here, and fsync would then know nothing of it. File systems that cannot do this are no failure. */
+static bool sync_range(int fd, uint64_t from, uint64_t to, unsigned how)
+{
+    return sync_file_range(fd, (off_t)from, (off_t)(to - from), how) == 0 || (errno != EIO && errno != ENOSPC && errno != EDQUOT);
+}
+
 /* Each piece reaches the disk before the next but one is written: so no more than two are dirty, and giving up is never far away. Pieces begin at
  * multiples of their size, which gives the file huge pages. */
 static bool write_all(nm_packs_writer *w)
@@ -313,8 +322,8 @@ static bool write_all(nm_packs_writer *w)
         next = (at / PIECE + 1) * PIECE;
         if (next > end) next = end;
         if (atomic_load(&w->stop) || !write_piece(w, w->data + (at - w->head_bytes), (size_t)(next - at), at)) return false;
-        sync_file_range(w->fd, (off_t)at, (off_t)(next - at), SYNC_FILE_RANGE_WRITE);
-        if (at > last) sync_file_range(w->fd, (off_t)last, (off_t)(at - last), SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+        if (!sync_range(w->fd, at, next, SYNC_FILE_RANGE_WRITE)) return false;
+        if (at > last && !sync_range(w->fd, last, at, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER)) return false;
     }
     return fsync(w->fd) == 0;
 }
@@ -323,7 +332,7 @@ static bool write_all(nm_packs_writer *w)
 static bool is_replaced(const nm_packfile *old, const nm_packfile *now)
 {
     uint64_t words = now->head->words;
-    return strcmp(old->path, now->path) == 0 && old->head->words && words && old->word[0] == now->word[0] &&
+    return *old->path && strcmp(old->path, now->path) == 0 && old->head->words && words && old->word[0] == now->word[0] &&
         (old->head->words != words || memcmp(old->word, now->word, (size_t)words * sizeof *now->word) != 0);
 }
 

@@ -192,17 +192,21 @@ void nm_pack_panel(const nm_type *type, int64_t n, int64_t k, const uint8_t *row
 
 uint64_t nm_pack_layout(void)
 {
-    enum { K = 256, ROWS = NM_PANEL - 1 };
+    enum { K = 512, ROWS = NM_PANEL - 1 };
+    static const int64_t inputs[] = {K, 256, 256 + 32};         /* superblocks one after the other; one; where the type allows it a last one that is not whole */
     _Alignas(64) uint8_t rows[ROWS * K * 4], out[NM_PANEL * K * 4];
     uint64_t hash = 0;
     uint32_t x = 1;
     for (size_t i = 0; i < sizeof rows; i++) rows[i] = (uint8_t)((x = x * 1664525 + 1013904223) >> 24);
     for (int i = 0; nm_type_at(i); i++) {
         const nm_type *type = nm_type_at(i);
-        size_t bytes = nm_pack_bytes(type, K);
-        if (!bytes) continue;
-        nm_pack_panel(type, ROWS, K, rows, (size_t)(K / type->block * type->bytes), 0, out);
-        hash = nm_hash_wide(nm_hash_word(hash, (uint64_t)type->id), out, bytes);
+        for (size_t j = 0; j < sizeof inputs / sizeof *inputs; j++) {
+            int64_t k = inputs[j];
+            size_t bytes = k % type->block ? 0 : nm_pack_bytes(type, k);
+            if (!bytes) continue;
+            nm_pack_panel(type, ROWS, k, rows, (size_t)(k / type->block * type->bytes), 0, out);
+            hash = nm_hash_wide(nm_hash_word(hash, (uint64_t)type->id), out, bytes);
+        }
     }
     return hash;
 }

@@ -160,9 +160,11 @@ static void run_tile(const nm_exec *e, const nm_step *s, const nm_seq *seq, int6
 }
 
 /* Items: (session, block of rows, KV head, part of its query heads), numbered so that a ticket finds its own. */
-static void run_tiles(nm_exec *e, const nm_step *s, int thread, work *w)
+static void run_tiles(nm_exec *e, const nm_step *s, int thread, int threads, work *w)
 {
+    enum { LEAST_BLOCK = 4, ITEMS = 3 };        /* rows; items a thread, for threads that do not begin or run alike */
     int32_t group = ARGS.heads / ARGS.heads_kv, heads = group < TILE ? group : TILE, parts = (group + heads - 1) / heads, block = TILE / heads;
+    while (block > LEAST_BLOCK && e->rows[NM_ROWS_BATCH] / block * ARGS.heads_kv * parts < ITEMS * threads) block = (block + 1) / 2;
     int64_t ticket = atomic_fetch_add_explicit(nm_ticket(e, s, 0), 1, memory_order_relaxed), passed = 0;
     for (int32_t i = 0; i < e->seqs; i++) {
         const nm_seq *seq = &e->seq[i];
@@ -245,7 +247,7 @@ static void wide(nm_exec *e, const nm_step *s, int thread, int threads)
     int64_t chunks = (longest + CHUNK * NM_PAGE - 1) / (CHUNK * NM_PAGE);
     bool fits = (size_t)(rows * chunks * ARGS.heads) * state_floats(s) * sizeof(float) <= e->shared_bytes;
     if (rows <= SPREAD_ROWS && fits && threads > 1) spread(e, s, chunks, thread, threads, &w);
-    else run_tiles(e, s, thread, &w);
+    else run_tiles(e, s, thread, threads, &w);
 }
 
 /* ---- Backward --------------------------------------------------------------------------------------------------------------------------------------

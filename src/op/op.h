@@ -173,7 +173,7 @@ static inline bool nm_halted(nm_exec *e, int thread)
 {
     if (thread == 0 && e->stop && !atomic_load_explicit(&e->stopped, memory_order_relaxed) && e->stop(e->stop_arg))
         atomic_store_explicit(&e->stopped, -(e->region + 1), memory_order_relaxed);
-    return atomic_load_explicit(&e->stopped, memory_order_relaxed) != 0;
+    return atomic_load_explicit(&e->stopped, memory_order_relaxed) < 0;      /* above 0: thread 0 is done with this region, which is to end whole */
 }
 
 typedef struct nm_shape {       /* what a shape check may see */

@@ -82,11 +82,14 @@ static void *copy_all(void *arg)
 {
     nm_map_copier *c = arg;
     if (is_stopped_before_it_begins(c)) return NULL;
-    madvise(c->data, c->size, MADV_POPULATE_READ);
-    if (huge_bytes(c->data) >= c->size / 16 * 15) return NULL;
     size_t piece = (c->size / MOST_PIECES / HUGE_PAGE + 1) * HUGE_PAGE;     /* each is an area of the process, of which the system allows some 65,000 */
+    for (size_t at = 0, n; at < c->size; at += n) {             /* in pieces, so that a cold disk does not keep whoever closes the map waiting */
+        n = c->size - at < piece ? c->size - at : piece;
+        if (sem_trywait(&c->stop) == 0 || madvise(c->data + at, n, MADV_POPULATE_READ)) return NULL;
+    }
+    if (huge_bytes(c->data) >= c->size / 16 * 15) return NULL;
     for (size_t at = 0; at + piece <= c->size && sem_trywait(&c->stop) != 0; at += piece)
-        if (!replace(c->data + at, piece)) break;
+        if (nm_machine_memory_available() < (c->size - at) / 4 * 5 || !replace(c->data + at, piece)) break;     /* others may have taken what was there */
     return NULL;
 }
 

@@ -111,7 +111,7 @@ static void lay_block(const nm_linear_job *job, int64_t t, int64_t b, int8_t *q,
         size_t at = nm_qrows_block(x, t + r, b, 1);
         for (int v = 0; v < NM_STEPS; v++) memcpy(q + r * NM_BLOCK + 4 * v, four + 4 * v * x->tile, 4);
         scale[r] = x->scale[at];
-        sums[r] = x->scale[at] * (float)x->sum[at];
+        sums[r] = x->shift[at];
     }
 }
 

@@ -43,7 +43,6 @@ V16_INLINE void add_products(int fit, int i, int steps, weights w, __m512i four,
 V16_INLINE __m512i start_of(int fit, const q8_rows *x, size_t g) { return fit ? _mm512_set1_epi32(x->start[g]) : _mm512_setzero_si512(); }
 
 /* A group's sums to a row's outputs; block and g: where the row's scale and sum of it are. */
-
 V16_INLINE __m512 add_group(bool has_min, __m512i sum, __m512 scale, __m512 min, const q8_rows *x, size_t block, size_t g, __m512 acc)
 {
     acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(scale, _mm512_set1_ps(x->scale[block])), acc);
