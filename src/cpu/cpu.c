@@ -1,5 +1,5 @@
 /* Features of the processor. On x86 a register file counts only if XCR0 says that the OS saves it, and AMX only once Linux has
- * granted this process the use of tile data (arch_prctl; it is a request to the kernel, not to the CPU). */
+ * granted this process the use of tile data (arch_prctl; it is a request to the kernel, not to the CPU). On ARM Linux names what it lets programs use. */
 #include "cpu/cpu.h"
 
 #include <pthread.h>
@@ -9,7 +9,7 @@
 #include "base/err.h"
 #include "nm_config.h"
 
-static const char *const tier_names[] = {"c", "avx2", "avxvnni", "avx512", "vnni", "bf16", "amx"};
+static const char *const tier_names[] = {"c", "avx2", "avxvnni", "avx512", "vnni", "bf16", "amx", "neon", "dotprod", "i8mm"};
 enum { TIERS = sizeof tier_names / sizeof *tier_names };
 
 #if defined(__x86_64__)
@@ -68,6 +68,21 @@ static uint32_t detect(void)
     if ((saved & TILES) == TILES && has(seven.d, amx_tile | amx_int8) && amx_permitted()) set |= NM_CPU_AMX;
     return set;
 }
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+
+static uint32_t detect(void)
+{
+    const unsigned long advanced_simd = 1ul << 1, dotprod = 1ul << 20, i8mm = 1ul << 13;   /* the first two in AT_HWCAP, i8mm in AT_HWCAP2 */
+    unsigned long cap = getauxval(AT_HWCAP);
+    uint32_t set = NM_CPU_C;
+    if (!(cap & advanced_simd)) return set;
+    set |= NM_CPU_NEON;
+    if (!(cap & dotprod)) return set;
+    set |= NM_CPU_DOTPROD;
+    if (getauxval(AT_HWCAP2) & i8mm) set |= NM_CPU_I8MM;
+    return set;
+}
 #else
 static uint32_t detect(void) { return NM_CPU_C; }
 #endif
@@ -103,7 +118,7 @@ nm_err nm_cpu_parse(const char *mask, uint32_t *allowed)
     for (const char *p = mask;; p++) {
         size_t length = strcspn(p, ",");
         uint32_t tier = tier_named(p, length);
-        if (!tier) return nm_fail(NM_USAGE, "kernels \"%s\": no tier is called \"%.*s\"; use all, or a list of c, avx2, avxvnni, avx512, vnni, bf16, amx",
+        if (!tier) return nm_fail(NM_USAGE, "kernels \"%s\": no tier is called \"%.*s\"; use all, or a list of c, avx2, avxvnni, avx512, vnni, bf16, amx, neon, dotprod, i8mm",
                                   mask, (int)(length < 40 ? length : 40), p);
         set |= tier;
         p += length;

@@ -1,4 +1,5 @@
-/* Owns the names of instruction-set tiers and the answer to "may this process use them": CPUID *and* what the operating system saves.
+/* Owns the names of instruction-set tiers and the answer to "may this process use them": CPUID *and* what the operating system saves; on ARM
+ * what Linux says (the auxiliary vector).
  * Refuses to know kernels: the table (kernel/table.c) asks here and fills itself. */
 #ifndef NM_CPU_H
 #define NM_CPU_H
@@ -17,7 +18,10 @@ enum {
     NM_CPU_VNNI = 1 << 4,       /* AVX512_VNNI on top of the AVX-512 tier */
     NM_CPU_BF16 = 1 << 5,       /* AVX512_BF16 on top of VNNI; under the build option emulate_bf16 every VNNI counts as it */
     NM_CPU_AMX = 1 << 6,        /* AMX tiles with int8 on top of VNNI, with or without BF16; Linux only, permission is asked for once */
-    NM_CPU_ALL = (1 << 7) - 1
+    NM_CPU_NEON = 1 << 7,       /* every AArch64 */
+    NM_CPU_DOTPROD = 1 << 8,    /* sdot, Armv8.2 and later */
+    NM_CPU_I8MM = 1 << 9,       /* smmla on top of dotprod, Armv8.6 and later */
+    NM_CPU_ALL = (1 << 10) - 1
 };
 
 /* What this CPU offers and this OS saves. Asked once, then remembered. */

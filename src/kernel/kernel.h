@@ -224,5 +224,8 @@ void nm_kernels_avx512(nm_kernels *table);
 void nm_kernels_vnni(nm_kernels *table);
 void nm_kernels_bf16(nm_kernels *table);
 void nm_kernels_amx(nm_kernels *table);
+void nm_kernels_neon(nm_kernels *table);
+void nm_kernels_dotprod(nm_kernels *table);
+void nm_kernels_i8mm(nm_kernels *table);
 
 #endif

@@ -17,6 +17,10 @@ static const struct { uint32_t tier; void (*fill)(nm_kernels *); } fillers[] = {
     {NM_CPU_VNNI, nm_kernels_vnni},
     {NM_CPU_BF16, nm_kernels_bf16},
     {NM_CPU_AMX, nm_kernels_amx},
+#elif defined(__aarch64__)
+    {NM_CPU_NEON, nm_kernels_neon},
+    {NM_CPU_DOTPROD, nm_kernels_dotprod},
+    {NM_CPU_I8MM, nm_kernels_i8mm},
 #endif
 };
 enum { FILLERS = sizeof fillers / sizeof *fillers };

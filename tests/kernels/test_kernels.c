@@ -106,6 +106,7 @@ typedef struct tier_table { char name[64]; nm_kernels k; } tier_table;
 static tier_table tier[16];
 static int tiers, alone;        /* the first `alone` are single tiers, weakest first */
 
+#if defined(__x86_64__)
 /* The AVX-VNNI tier's own source with AVX-512 VNNI's instruction. */
 void nm_kernels_avxvnni_emulated(nm_kernels *table);
 
@@ -116,6 +117,7 @@ static void add_emulated(uint32_t needs, const char *name, void (*fill)(nm_kerne
     tier[tiers].k = *nm_kernels_get();
     fill(&tier[tiers++].k);
 }
+#endif
 
 static void use_mask(tier_table *t, const char *mask)
 {

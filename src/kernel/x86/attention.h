@@ -65,8 +65,8 @@ V16_INLINE void fetch_line(const void *from, nm_kv_type type, int at)
 {
     if (type == NM_KV_F32) return;
     const char *p = (const char *)from + (size_t)at * (type == NM_KV_F16 ? 2 : 1);
-    _mm_prefetch(p + NEAR, _MM_HINT_T0);
-    _mm_prefetch(p + FAR, _MM_HINT_T1);
+    __builtin_prefetch(p + NEAR, 0, 3);
+    __builtin_prefetch(p + FAR, 0, 2);
 }
 
 /* d is a multiple of 16 and d + 16 <= v_stride. */
@@ -335,7 +335,7 @@ static void convert_v(const page *g, float *out, int stride)
             float x = 0;
             if (d >= g->d_v) x = 0;
             else if (g->v_type == NM_KV_F32) x = ((const float *)g->v)[at];
-            else if (g->v_type == NM_KV_F16) x = _cvtsh_ss(((const uint16_t *)g->v)[at]);
+            else if (g->v_type == NM_KV_F16) x = v_from_half(((const uint16_t *)g->v)[at]);
             else x = g->scale[j * ((g->d_v + 31) / 32) + d / 32] * (float)((const int8_t *)g->v)[at];
             out[j * stride + d] = x;
         }
@@ -413,7 +413,7 @@ static void attention(nm_kv_type type, const nm_attention_job *job)
     g.scale = z.scale;
     read_keys(type, job, &g, &z);
     walk_scores(job, &g, &z);
-    if (job->next) for (int i = 0; i < FAR; i += 64) _mm_prefetch((const char *)job->next + i, _MM_HINT_T1);
+    if (job->next) for (int i = 0; i < FAR; i += 64) __builtin_prefetch((const char *)job->next + i, 0, 2);
     soften(job, &z);
     read_values(type, job, &g, &z);
     walk_outputs(job, &g, &z);
@@ -428,7 +428,7 @@ static void attention_q8_0(const nm_attention_job *job) { attention(NM_KV_Q8_0, 
 static void store_k_f16(void *page_of, int d_k, int slot, const float *k)
 {
     uint16_t *to = (uint16_t *)page_of + slot;
-    for (int d = 0; d < d_k; d++) to[d * NM_PAGE] = _cvtss_sh(k[d], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    for (int d = 0; d < d_k; d++) to[d * NM_PAGE] = v_to_half(k[d]);
 }
 
 static void store_v_f16(void *page_of, int d_v, int slot, const float *v)
@@ -436,7 +436,7 @@ static void store_v_f16(void *page_of, int d_v, int slot, const float *v)
     uint16_t *to = (uint16_t *)page_of + slot * d_v;
     int d = 0;
     for (; d + 16 <= d_v; d += 16) v_store_half(to + d, v_load(v + d));
-    for (; d < d_v; d++) to[d] = _cvtss_sh(v[d], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    for (; d < d_v; d++) to[d] = v_to_half(v[d]);
 }
 
 static void fill_attention(nm_kernels *table)

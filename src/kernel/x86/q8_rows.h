@@ -1,4 +1,4 @@
-/* Owns what the linear kernels of every x86 tier share before they know their registers: the prepared activation rows, the offset of a
+/* Owns what the linear kernels of every x86 and ARM tier share before they know their registers: the prepared activation rows, the offset of a
  * weight's stored bytes, and how finished accumulators reach y. Included after a v16 backend. */
 #ifndef NM_X86_Q8_ROWS_H
 #define NM_X86_Q8_ROWS_H
@@ -22,8 +22,8 @@ enum { PREFETCH_FAR = 3072, PREFETCH_NEAR = 1024 };
 
 V16_INLINE void prefetch_line(const uint8_t *line)
 {
-    _mm_prefetch((const char *)line + PREFETCH_FAR, _MM_HINT_T1);
-    _mm_prefetch((const char *)line + PREFETCH_NEAR, _MM_HINT_T0);
+    __builtin_prefetch(line + PREFETCH_FAR, 0, 2);
+    __builtin_prefetch(line + PREFETCH_NEAR, 0, 3);
 }
 
 V16_INLINE void prefetch_step(const nm_layout *l, const uint8_t *super, int b, int v)

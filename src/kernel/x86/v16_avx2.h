@@ -151,6 +151,8 @@ V16_INLINE void v_store_half(uint16_t *p, v16 x)
     _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
     _mm_storeu_si128((__m128i *)(p + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
+V16_INLINE float v_from_half(uint16_t h) { return _cvtsh_ss(h); }
+V16_INLINE uint16_t v_to_half(float f) { return _cvtss_sh(f, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 /* Byte i (0..3) of each dword of a line of u, minus offset, as floats. */
 V16_INLINE __m256 byte8(__m256i v, int i, int offset)
 {

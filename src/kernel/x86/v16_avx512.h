@@ -109,6 +109,8 @@ V16_INLINE void v_store_half(uint16_t *p, v16 x)
 {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
+V16_INLINE float v_from_half(uint16_t h) { return _cvtsh_ss(h); }
+V16_INLINE uint16_t v_to_half(float f) { return _cvtss_sh(f, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 /* Byte i (0..3) of each dword of a line of u, minus offset, as floats. */
 V16_INLINE v16 v_line_byte(const uint8_t *line, int i, int offset)
 {
