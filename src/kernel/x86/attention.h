@@ -228,13 +228,14 @@ static void blend(float *y, const float *o, float c, int kind, int n)
 
 static void attention_merge(float *m, float *l, float *o, float m_b, float l_b, const float *o_b, int d_v)
 {
-    float ms[16] = {*m}, ls[16] = {*l}, ms_b[16] = {m_b}, ls_b[16] = {l_b}, c[16];
+    /* Aligned by hand: gcc 12 would align them itself, and its AddressSanitizer does not keep that promise. */
+    struct { float m[16], l[16], m_b[16], l_b[16], c[16]; } x __attribute__((aligned(64))) = {.m = {*m}, .l = {*l}, .m_b = {m_b}, .l_b = {l_b}};
     uint8_t kind[16];
     if (l_b == 0) return;       /* b is empty, and its o was never written */
-    merge_sums(ms, ls, ms_b, ls_b, c, kind);
-    *m = ms[0];
-    *l = ls[0];
-    blend(o, o_b, c[0], kind[0], d_v);
+    merge_sums(x.m, x.l, x.m_b, x.l_b, x.c, kind);
+    *m = x.m[0];
+    *l = x.l[0];
+    blend(o, o_b, x.c[0], kind[0], d_v);
 }
 
 static void soften(const nm_attention_job *job, query_set *z)
