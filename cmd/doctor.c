@@ -116,7 +116,7 @@ static nm_err verify_pack(const nm_packs_entry *pack, nm_str *json, size_t *n, n
     nm_err err = nm_packs_verify(pack->path, &source, nm_meter_draw, &meter);
     nm_meter_clear(&meter);
     snprintf(text, sizeof text, "%s%s", err == NM_OK ? "pack is good" : nm_error_text(), err == NM_BAD_FILE ? ": it is removed, and will be made again" : "");
-    if (*worst == NM_OK && err != NM_NOT_FOUND) *worst = err;
+    if (*worst == NM_OK && err != NM_NOT_FOUND && err != NM_REFUSED) *worst = err;     /* another version's is for it to judge */
     if (err != NM_INTERRUPTED && err != NM_NOT_FOUND) err = tell(json, n, source && *source ? source : pack->path, text);
     nm_free(source);
     return err == NM_NOT_FOUND ? NM_OK : err;

@@ -30,7 +30,7 @@ uint64_t nm_packfile_checksum(const void *bytes, size_t size)
 static nm_err check_head(const nm_packfile_head *h, uint64_t size)
 {
     if (memcmp(h->magic, magic, sizeof magic) != 0) return bad("not such a file");
-    if (h->version != NM_PACKFILE_VERSION) return bad("written by another version");
+    if (h->version != NM_PACKFILE_VERSION) return nm_fail(NM_REFUSED, "packed weights: written by another version of this program");
     if (h->words > WORDS_MOST || h->tensors > TENSORS_MOST || !h->path_bytes || h->path_bytes > PATH_MOST) return bad("a count that cannot be");
     if (h->data_at != round_up(table_end(h), NM_PACKFILE_PAGE)) return bad("the data begins elsewhere than the table ends");
     if (h->file_bytes != size || h->data_at > size) return bad("cut off");

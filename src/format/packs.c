@@ -143,8 +143,8 @@ nm_err nm_packs_open(nm_map *map, nm_packfile *file, uint64_t key)
     nm_err err = name_of(&path, folder, key, kept);
     if (err == NM_OK && nm_map_open_huge(map, path) != NM_OK) err = NM_NOT_FOUND;
     if (err == NM_OK && map->owner != geteuid() && map->owner != 0) err = NM_NOT_FOUND;
-    else if (err == NM_OK && nm_packfile_read(file, map->data, map->size) != NM_OK) {
-        unlink(path);
+    else if (err == NM_OK && (err = nm_packfile_read(file, map->data, map->size)) != NM_OK) {
+        if (err == NM_BAD_FILE) unlink(path);       /* another version's may be another program's */
         err = NM_NOT_FOUND;
     }
     if (err == NM_OK) utimensat(AT_FDCWD, path, NULL, 0);       /* where it may not be written nobody removes from it either */

@@ -5,16 +5,7 @@
 #include "kernel/x86/blocks256.h"
 #include "kernel/x86/q8_rows.h"
 
-enum { DIRECT_ROWS = 4, TILE_ROWS = NM_TILE_ROWS_AVX2, TILE_PANELS = 2, UNPACKED_BYTES = 2 };
-
-/* int16 sums of pairs that hold values up to `most`; 0 if not even one. */
-V16_INLINE int sums_that_fit(int most)
-{
-    int fit = 32767 / (2 * 127 * most);
-    return fit >= 8 ? 8 : fit >= 4 ? 4 : fit >= 2 ? 2 : 0;
-}
-
-V16_INLINE __m256i four_bytes(const void *p) { int32_t v; memcpy(&v, p, 4); return _mm256_set1_epi32(v); }
+enum { DIRECT_ROWS = 4, TILE_ROWS = NM_TILE_ROWS_AVX2, TILE_PANELS = 2, UNPACKED_BYTES = 2, UNROLLED_BLOCKS = 2 };
 
 V16_INLINE __m256i widen_sums(__m256i words) { return _mm256_madd_epi16(words, _mm256_set1_epi16(1)); }
 
@@ -44,7 +35,7 @@ V16_INLINE void direct_sums(const nm_layout *l, int tile, int rows, const uint8_
     }
 }
 
-V16_INLINE void direct_block(const nm_layout *l, int tile, int rows, const uint8_t *super, int b, const q8_rows *x, size_t at, __m256 acc[2][NM_QTILE_FEW])
+V16_INLINE void direct_block(const nm_layout *l, int tile, int rows, const uint8_t *super, int b, const q8_rows *x, size_t at, v16 acc[NM_QTILE_FEW])
 {
     int groups = nm_layout_groups(l), steps = NM_STEPS / groups;
     bool offset = sums_that_fit(l->most) && l->offset;
@@ -59,41 +50,14 @@ V16_INLINE void direct_block(const nm_layout *l, int tile, int rows, const uint8
             _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) {
                 if (offset) sum[r] = _mm256_add_epi32(sum[r], _mm256_set1_epi32(x->start[g + (size_t)r]));
                 __m256 s = _mm256_mul_ps(scale, _mm256_set1_ps(x->scale[at * (size_t)tile + (size_t)r]));
-                acc[half][r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[r]), s, acc[half][r]);
-                if (nm_layout_has_min(l)) acc[half][r] = _mm256_fmadd_ps(min, _mm256_set1_ps(x->sums[g + (size_t)r]), acc[half][r]);
+                __m256 a = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[r]), s, half ? acc[r].b : acc[r].a);
+                if (nm_layout_has_min(l)) a = _mm256_fmadd_ps(min, _mm256_set1_ps(x->sums[g + (size_t)r]), a);
+                *half_of(&acc[r], half) = a;
             }
         }
 }
 
-V16_INLINE void direct256(const nm_layout *l, int tile, int rows, const uint8_t *super, int64_t blocks, const q8_rows *from, float *out)
-{
-    const q8_rows x = *from;
-    __m256 acc[2][NM_QTILE_FEW];
-    _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) acc[0][r] = acc[1][r] = _mm256_setzero_ps();
-    int64_t at = 0;
-    for (; at + l->blocks <= blocks; at += l->blocks, super += nm_layout_super(l)) {
-        if (l->blocks <= 2) {
-            _Pragma("GCC unroll 2") for (int b = 0; b < l->blocks; b++) direct_block(l, tile, rows, super, b, &x, (size_t)(at + b), acc);
-        } else {                    /* eight blocks unrolled would leave the op cache */
-            _Pragma("GCC unroll 1") for (int b = 0; b < l->blocks; b++) direct_block(l, tile, rows, super, b, &x, (size_t)(at + b), acc);
-        }
-    }
-    for (int b = 0; at + b < blocks; b++) direct_block(l, tile, rows, super, b, &x, (size_t)(at + b), acc);
-    _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) {
-        _mm256_storeu_ps(out + NM_PANEL * r, acc[0][r]);
-        _mm256_storeu_ps(out + NM_PANEL * r + 8, acc[1][r]);
-    }
-}
-
-#define DIRECT(TYPE, TILE, ROWS, ...) \
-    static void direct_##TYPE##_##TILE##_##ROWS(const uint8_t *panel, int64_t blocks, const q8_rows *x, float *acc) \
-    { \
-        static const nm_layout l = NM_LAYOUT_ROW(TYPE, __VA_ARGS__); \
-        direct256(&l, TILE, ROWS, panel, blocks, x, acc); \
-    }
-#define DIRECT_ALL(TYPE, ...) DIRECT_KINDS_OF(DIRECT, TYPE, __VA_ARGS__)
-NM_LAYOUTS(DIRECT_ALL)
-static const direct_fn direct_tiles[NM_LAYOUT_COUNT][1 + NM_QTILE_FEW] = {NM_LAYOUTS(DIRECT_ENTRY)};
+#include "kernel/x86/direct.h"
 
 /* sum += term, in the sum's own register: left to itself gcc 12 copies and spills when twelve sums fill the register file. */
 #define ADD_TO(instruction, sum, term) __asm__(instruction " %1, %0, %0" : "+x"(sum) : "x"(term))

@@ -4,21 +4,7 @@
 #include "kernel/x86/blocks512.h"
 #include "kernel/x86/q8_rows.h"
 
-enum { DIRECT_ROWS = 4, TILE_ROWS = NM_TILE_ROWS_AVX512, TILE_PANELS = 4, UNPACKED_BYTES = 1 };
-
-/* int16 sums of pairs that hold values up to `most`; 0 if not even one: then offset is 128. */
-V16_INLINE int sums_that_fit(int most)
-{
-    int fit = 32767 / (2 * 127 * most);
-    return fit >= 8 ? 8 : fit >= 4 ? 4 : fit >= 2 ? 2 : 0;
-}
-
-V16_INLINE __m512i four_bytes(const int8_t *p)
-{
-    int32_t v;
-    memcpy(&v, p, 4);
-    return _mm512_set1_epi32(v);
-}
+enum { DIRECT_ROWS = 4, TILE_ROWS = NM_TILE_ROWS_AVX512, TILE_PANELS = 4, UNPACKED_BYTES = 1, UNROLLED_BLOCKS = 4 };
 
 /* A line of weights: u, or the size and the signs of u - 128. */
 typedef struct weights { __m512i u; __mmask64 negative; } weights;
@@ -51,8 +37,7 @@ V16_INLINE __m512 add_group(bool has_min, __m512i sum, __m512 scale, __m512 min,
 
 /* ---- Straight from the packed panel ---------------------------------------------------------------------------------------------------- */
 
-/* tile: rows that lie side by side in x, of which `rows` are asked for. */
-V16_INLINE void direct_block(const nm_layout *l, int tile, int rows, const uint8_t *super, int b, const q8_rows *x, size_t at, __m512 acc[NM_QTILE_FEW])
+V16_INLINE void direct_block(const nm_layout *l, int tile, int rows, const uint8_t *super, int b, const q8_rows *x, size_t at, v16 acc[NM_QTILE_FEW])
 {
     const int groups = nm_layout_groups(l), steps = NM_STEPS / groups, fit = sums_that_fit(l->most);
     const bool has_min = nm_layout_has_min(l);
@@ -69,37 +54,12 @@ V16_INLINE void direct_block(const nm_layout *l, int tile, int rows, const uint8
                 add_products(fit, i, steps, w, four_bytes(x->q + ((at * NM_STEPS + (size_t)v) * (size_t)tile + (size_t)r) * 4), &words[r], &sum[r]);
         }
         __m512 scale = scale512(l, super, b * groups + h), min = has_min ? min512(l, super, b * groups + h) : scale;
-        _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) 
+        _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++)
             acc[r] = add_group(has_min, sum[r], scale, min, x, at * (size_t)tile + (size_t)r, g + (size_t)r, acc[r]);
     }
 }
 
-V16_INLINE void direct512(const nm_layout *l, int tile, int rows, const uint8_t *super, int64_t blocks, const q8_rows *from, float *out)
-{
-    const q8_rows x = *from;
-    __m512 acc[NM_QTILE_FEW];
-    _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) acc[r] = _mm512_setzero_ps();
-    int64_t at = 0;
-    for (; at + l->blocks <= blocks; at += l->blocks, super += nm_layout_super(l)) {
-        if (l->blocks <= 4) {
-            _Pragma("GCC unroll 4") for (int b = 0; b < l->blocks; b++) direct_block(l, tile, rows, super, b, &x, (size_t)(at + b), acc);
-        } else {
-            _Pragma("GCC unroll 1") for (int b = 0; b < l->blocks; b++) direct_block(l, tile, rows, super, b, &x, (size_t)(at + b), acc);
-        }
-    }
-    for (int b = 0; at + b < blocks; b++) direct_block(l, tile, rows, super, b, &x, (size_t)(at + b), acc);
-    _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) _mm512_storeu_ps(out + NM_PANEL * r, acc[r]);
-}
-
-#define DIRECT(TYPE, TILE, ROWS, ...) \
-    static void direct_##TYPE##_##TILE##_##ROWS(const uint8_t *panel, int64_t blocks, const q8_rows *x, float *acc) \
-    { \
-        static const nm_layout l = NM_LAYOUT_ROW(TYPE, __VA_ARGS__); \
-        direct512(&l, TILE, ROWS, panel, blocks, x, acc); \
-    }
-#define DIRECT_ALL(TYPE, ...) DIRECT_KINDS_OF(DIRECT, TYPE, __VA_ARGS__)
-NM_LAYOUTS(DIRECT_ALL)
-static const direct_fn direct_tiles[NM_LAYOUT_COUNT][1 + NM_QTILE_FEW] = {NM_LAYOUTS(DIRECT_ENTRY)};
+#include "kernel/x86/direct.h"
 
 /* ---- Tiles of the U form ----------------------------------------------------------------------------------------------------------------- */
 
@@ -120,7 +80,7 @@ V16_INLINE void tile512(int fit, int groups, bool has_min, int rows, const nm_u 
                 add_products(fit, i, steps, w, four_bytes(x.q + ((g * (size_t)steps + (size_t)i) * tile + (size_t)r) * 4), &words[r], &sum[r]);
         }
         __m512 scale = _mm512_load_ps(u->scale + g * NM_PANEL), min = has_min ? _mm512_load_ps(u->min + g * NM_PANEL) : scale;
-        _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++) 
+        _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
             acc[r] = add_group(has_min, sum[r], scale, min, &x, g / (size_t)groups * tile + (size_t)r, g * tile + (size_t)r, acc[r]);
     }
     _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++) _mm512_store_ps(out + NM_PANEL * r, acc[r]);

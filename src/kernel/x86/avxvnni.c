@@ -4,7 +4,7 @@
 #include "kernel/x86/blocks256.h"
 #include "kernel/x86/q8_rows.h"
 
-enum { DIRECT_ROWS = 4, TILE_ROWS = NM_TILE_ROWS_AVX2, TILE_PANELS = 4, UNPACKED_BYTES = 1 };
+enum { DIRECT_ROWS = 4, TILE_ROWS = NM_TILE_ROWS_AVX2, TILE_PANELS = 4, UNPACKED_BYTES = 1, UNROLLED_BLOCKS = 2 };
 
 #ifdef NM_EMULATE_AVXVNNI
 #define ENCODING "%{evex%} "
@@ -13,13 +13,6 @@ enum { DIRECT_ROWS = 4, TILE_ROWS = NM_TILE_ROWS_AVX2, TILE_PANELS = 4, UNPACKED
 #endif
 /* By name, since intrinsics would ask for all of AVX-512 in the one case; and in the sum's own register (avx2_q8.c: ADD_TO). */
 #define ADD_PRODUCTS(sum, u, four) __asm__(ENCODING "vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(u), "x"(four))
-
-V16_INLINE __m256i four_bytes(const int8_t *p)
-{
-    int32_t v;
-    memcpy(&v, p, 4);
-    return _mm256_set1_epi32(v);
-}
 
 /* A group's sums to eight outputs of a row; block and g: where the row's scale and sum of it are. */
 V16_INLINE __m256 add_group(bool has_min, __m256i sum, __m256 scale, __m256 min, const q8_rows *x, size_t block, size_t g, __m256 acc)
@@ -30,8 +23,7 @@ V16_INLINE __m256 add_group(bool has_min, __m256i sum, __m256 scale, __m256 min,
 
 /* ---- Straight from the packed panel ---------------------------------------------------------------------------------------------------- */
 
-/* tile: rows that lie side by side in x, of which `rows` are asked for. */
-V16_INLINE void direct_block(const nm_layout *l, int tile, int rows, const uint8_t *super, int b, const q8_rows *x, size_t at, __m256 acc[2][NM_QTILE_FEW])
+V16_INLINE void direct_block(const nm_layout *l, int tile, int rows, const uint8_t *super, int b, const q8_rows *x, size_t at, v16 acc[NM_QTILE_FEW])
 {
     const int groups = nm_layout_groups(l), steps = NM_STEPS / groups;
     const bool has_min = nm_layout_has_min(l);
@@ -48,40 +40,12 @@ V16_INLINE void direct_block(const nm_layout *l, int tile, int rows, const uint8
                     ADD_PRODUCTS(sum[r], u, four_bytes(x->q + ((at * NM_STEPS + (size_t)v) * (size_t)tile + (size_t)r) * 4));
             }
             __m256 scale = scale256(l, super, b * groups + h, half), min = has_min ? min256(l, super, b * groups + h, half) : scale;
-            _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) 
-                acc[half][r] = add_group(has_min, sum[r], scale, min, x, at * (size_t)tile + (size_t)r, g + (size_t)r, acc[half][r]);
+            _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++)
+                *half_of(&acc[r], half) = add_group(has_min, sum[r], scale, min, x, at * (size_t)tile + (size_t)r, g + (size_t)r, *half_of(&acc[r], half));
         }
 }
 
-V16_INLINE void direct256(const nm_layout *l, int tile, int rows, const uint8_t *super, int64_t blocks, const q8_rows *from, float *out)
-{
-    const q8_rows x = *from;
-    __m256 acc[2][NM_QTILE_FEW];
-    _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) acc[0][r] = acc[1][r] = _mm256_setzero_ps();
-    int64_t at = 0;
-    for (; at + l->blocks <= blocks; at += l->blocks, super += nm_layout_super(l)) {
-        if (l->blocks <= 2) {
-            _Pragma("GCC unroll 2") for (int b = 0; b < l->blocks; b++) direct_block(l, tile, rows, super, b, &x, (size_t)(at + b), acc);
-        } else {
-            _Pragma("GCC unroll 1") for (int b = 0; b < l->blocks; b++) direct_block(l, tile, rows, super, b, &x, (size_t)(at + b), acc);
-        }
-    }
-    for (int b = 0; at + b < blocks; b++) direct_block(l, tile, rows, super, b, &x, (size_t)(at + b), acc);
-    _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) {
-        _mm256_storeu_ps(out + NM_PANEL * r, acc[0][r]);
-        _mm256_storeu_ps(out + NM_PANEL * r + 8, acc[1][r]);
-    }
-}
-
-#define DIRECT(TYPE, TILE, ROWS, ...) \
-    static void direct_##TYPE##_##TILE##_##ROWS(const uint8_t *panel, int64_t blocks, const q8_rows *x, float *acc) \
-    { \
-        static const nm_layout l = NM_LAYOUT_ROW(TYPE, __VA_ARGS__); \
-        direct256(&l, TILE, ROWS, panel, blocks, x, acc); \
-    }
-#define DIRECT_ALL(TYPE, ...) DIRECT_KINDS_OF(DIRECT, TYPE, __VA_ARGS__)
-NM_LAYOUTS(DIRECT_ALL)
-static const direct_fn direct_tiles[NM_LAYOUT_COUNT][1 + NM_QTILE_FEW] = {NM_LAYOUTS(DIRECT_ENTRY)};
+#include "kernel/x86/direct.h"
 
 /* ---- Tiles of the U form ----------------------------------------------------------------------------------------------------------------- */
 

@@ -8,6 +8,10 @@
 
 enum { NM_TILE_ROWS_AVX2 = 6 };     /* rows of activations in a register tile: 12 sums, 2 of weights, activations, a product */
 
+/* Four activations, for all eight rows of half a line; and the half of 16 outputs that belongs to it. */
+V16_INLINE __m256i four_bytes(const int8_t *p) { int32_t v; memcpy(&v, p, 4); return _mm256_set1_epi32(v); }
+V16_INLINE __m256 *half_of(v16 *x, int half) { return half ? &x->b : &x->a; }
+
 V16_INLINE __m256i half_line(const uint8_t *line, int half) { return _mm256_load_si256((const __m256i *)(line + 32 * half)); }
 
 /* The bits of field `bits` wide of step v, moved to bit `to` of each byte. */

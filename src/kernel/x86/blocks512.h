@@ -9,6 +9,8 @@
 enum { NM_TILE_ROWS_AVX512 = 8 };   /* rows of activations in a register tile without VNNI */
 
 V16_INLINE __m512i line_at(const uint8_t *p) { return _mm512_load_si512(p); }
+/* Four activations, for all 16 rows of a line. */
+V16_INLINE __m512i four_bytes(const int8_t *p) { int32_t v; memcpy(&v, p, 4); return _mm512_set1_epi32(v); }
 
 /* The bits of field `bits` wide of step v, moved to bit `to` of each byte. */
 V16_INLINE __m512i field512(const uint8_t *lines, int bits, int v, int to)

@@ -15,6 +15,13 @@ typedef struct q8_rows {
     int tile;
 } q8_rows;
 
+/* How many int16 sums of pairs hold products of values up to `most`; 0 if not even one: then the offset is 128. */
+V16_INLINE int sums_that_fit(int most)
+{
+    int fit = 32767 / (2 * 127 * most);
+    return fit >= 8 ? 8 : fit >= 4 ? 4 : fit >= 2 ? 2 : 0;
+}
+
 /* Prefetching for the direct kernels: each line to the second level PREFETCH_FAR bytes before it is read, and to the first PREFETCH_NEAR before.
  * One by one, because a whole superblock's lines at once fill the line buffers and stall the loads behind them; in two steps, because the
  * second level has more requests in flight than the first (measurements: docs/PERFORMANCE.md). A panel's end runs on into the next panel. */

@@ -3,14 +3,11 @@
 #include "kernel/x86/blocks512.h"
 #include "kernel/x86/q8_rows.h"
 
-enum { DIRECT_ROWS = 16, TILE_ROWS = 4, TILE_PANELS = 3, TILE_SUMS = 12, UNPACKED_BYTES = 1 };
-
-V16_INLINE __m512i four_bytes(const int8_t *p) { int32_t v; memcpy(&v, p, 4); return _mm512_set1_epi32(v); }
+enum { DIRECT_ROWS = 16, TILE_ROWS = 4, TILE_PANELS = 3, TILE_SUMS = 12, UNPACKED_BYTES = 1, UNROLLED_BLOCKS = 4 };
 
 /* ---- Straight from the packed panel ---------------------------------------------------------------------------------------------- */
 
-/* tile: rows that lie side by side in x, of which `rows` are asked for. */
-V16_INLINE void direct_block(const nm_layout *l, int tile, int rows, const uint8_t *super, int b, const q8_rows *x, size_t at, __m512 acc[NM_QTILE_FEW])
+V16_INLINE void direct_block(const nm_layout *l, int tile, int rows, const uint8_t *super, int b, const q8_rows *x, size_t at, v16 acc[NM_QTILE_FEW])
 {
     int groups = nm_layout_groups(l), steps = NM_STEPS / groups;
     prefetch_header(l, super, b);
@@ -34,40 +31,15 @@ V16_INLINE void direct_block(const nm_layout *l, int tile, int rows, const uint8
     }
 }
 
-V16_INLINE void direct512(const nm_layout *l, int tile, int rows, const uint8_t *super, int64_t blocks, const q8_rows *from, float *out)
-{
-    const q8_rows x = *from;
-    __m512 acc[NM_QTILE_FEW];
-    _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) acc[r] = _mm512_setzero_ps();
-    int64_t at = 0;
-    for (; at + l->blocks <= blocks; at += l->blocks, super += nm_layout_super(l)) {
-        if (l->blocks <= 4) {
-            _Pragma("GCC unroll 4") for (int b = 0; b < l->blocks; b++) direct_block(l, tile, rows, super, b, &x, (size_t)(at + b), acc);
-        } else {
-            _Pragma("GCC unroll 1") for (int b = 0; b < l->blocks; b++) direct_block(l, tile, rows, super, b, &x, (size_t)(at + b), acc);
-        }
-    }
-    for (int b = 0; at + b < blocks; b++) direct_block(l, tile, rows, super, b, &x, (size_t)(at + b), acc);
-    _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) _mm512_storeu_ps(out + NM_PANEL * r, acc[r]);
-}
+#include "kernel/x86/direct.h"
 
-#define DIRECT(TYPE, TILE, ROWS, ...) \
-    static void direct_##TYPE##_##TILE##_##ROWS(const uint8_t *panel, int64_t blocks, const q8_rows *x, float *acc) \
-    { \
-        static const nm_layout l = NM_LAYOUT_ROW(TYPE, __VA_ARGS__); \
-        direct512(&l, TILE, ROWS, panel, blocks, x, acc); \
-    }
-#define DIRECT_ALL(TYPE, ...) DIRECT_KINDS_OF(DIRECT, TYPE, __VA_ARGS__)
-NM_LAYOUTS(DIRECT_ALL)
 NM_LAYOUTS(DEFINE_UNPACK512)
-
-static const direct_fn direct_tiles[NM_LAYOUT_COUNT][1 + NM_QTILE_FEW] = {NM_LAYOUTS(DIRECT_ENTRY)};
 static const unpack_fn unpackers[NM_LAYOUT_COUNT] = {NM_LAYOUTS(UNPACK512_ENTRY)};
 
 /* ---- Tiles of the U form --------------------------------------------------------------------------------------------------------------- */
 
-/* `rows` rows of each of `tiles` tiles by `panels` panels over `blocks` blocks. acc: [panel][row][16]. Of 16 vector operations an output and group takes
- * 8 are products at two a cycle, so that a tile is bound by them and by 3 or 4 of scaling: 12 outputs hide the latencies of both. */
+/* `rows` rows of each of `tiles` tiles by `panels` panels over `blocks` blocks. acc: [panel][row][16]. Of the 11 or 12 vector operations that an output
+ * and a group of 32 take, two a cycle, 8 are products and the rest is scaling: that binds a tile, and 12 outputs hide the latencies. */
 V16_INLINE void tile512(int groups, bool has_min, int tiles, int rows, int panels, const nm_u *u, int64_t blocks, const q8_rows *from, float *out, size_t stride)
 {
     const q8_rows x = *from;
