@@ -46,7 +46,8 @@ typedef struct nm_packfile {        /* points into the file's bytes */
 
 /* Of what stands before the data, without the head's own checksum. size: of head and table, data_at. */
 uint64_t nm_packfile_checksum(const void *bytes, size_t size);
-/* Reads head and table from bytes at a multiple of 8. NM_BAD_FILE where anything is not as it must be; then *file is zero. */
+/* Reads head and table from bytes at a multiple of 8. NM_REFUSED where another version wrote it, NM_BAD_FILE where anything is not as it must be;
+ * then *file is zero. */
 nm_err nm_packfile_read(nm_packfile *file, const void *bytes, size_t size);
 /* The bytes before the data, of which file->head needs words, tensors, path_bytes, layout and source_hash; tensors need all but `at`. *bytes is allocated
  * (nm_free); *size is data_at. */

@@ -263,8 +263,7 @@ static nm_err make_room(const char *folder, uint64_t need, bool *wanted)
         err = nm_fail(NM_REFUSED, "%s: packed weights of %llu MB are more than may be kept there, %llu MB", folder,
             (unsigned long long)(need / 1000000), (unsigned long long)(limit / 1000000));
     for (size_t i = 0; i < count && err == NM_OK && limit && ours > limit - need; i++) {
-        unlink(list[i].path);
-        ours -= list[i].bytes;
+        if (unlink(list[i].path) == 0 || errno == ENOENT) ours -= list[i].bytes;
     }
     nm_packs_list_free(list, count);
     return err;

@@ -320,6 +320,10 @@ static void test_forged(void **state)
     nm_packfile_head *h = (nm_packfile_head *)bytes;
     nm_packfile_tensor *t = (nm_packfile_tensor *)((uint64_t *)(h + 1) + ((nm_packfile_head *)good)->words);
 #define FORGED(what, ...) do { memcpy(bytes, good, size); __VA_ARGS__; refuse(bytes, size, what); } while (0)
+    nm_packfile file;
+    memcpy(bytes, good, size);
+    h->version++;
+    assert_int_equal(nm_packfile_read(&file, bytes, size), NM_REFUSED);
     FORGED("another version", h->version++);
     FORGED("another layout", h->layout ^= 1);
     FORGED("another source", ((uint64_t *)(h + 1))[6] ^= 1);
