@@ -75,10 +75,17 @@ static nm_err measure(tune_bench *b)
 
 static double median(const tune_bench *b) { return b->count % 2 ? b->rate[b->count / 2] : (b->rate[b->count / 2 - 1] + b->rate[b->count / 2]) / 2; }
 
-/* The limit that the products are held against. */
-static bool in_bf16(const tune_bench *b) { return !strcmp(nm_trainer_describe(b->trainer)->arithmetic, "bf16") && b->limits.bf16_gflops > 0; }
-static const char *limit_name(const tune_bench *b) { return in_bf16(b) ? "bf16" : "fp32"; }
-static double limit(const tune_bench *b) { return in_bf16(b) ? b->limits.bf16_gflops : b->limits.fp32_gflops; }
+/* The limit that the products are held against, that of their arithmetic; fp32's where it was not probed. */
+static double bf16_limit(const tune_bench *b)
+{
+    const char *arithmetic = nm_trainer_describe(b->trainer)->arithmetic;
+    return !strcmp(arithmetic, "bf16") ? b->limits.bf16_gflops : !strcmp(arithmetic, "amx-bf16") ? b->limits.amx_bf16_gflops : 0;
+}
+static const char *limit_name(const tune_bench *b)
+{
+    return !(bf16_limit(b) > 0) ? "fp32" : bf16_limit(b) == b->limits.amx_bf16_gflops ? "amx_bf16" : "bf16";
+}
+static double limit(const tune_bench *b) { return bf16_limit(b) > 0 ? bf16_limit(b) : b->limits.fp32_gflops; }
 static double share(const tune_bench *b) { return median(b) * b->operations / (limit(b) * 1e9); }
 
 static nm_err json_report(nm_str *s, const tune_bench *b)
@@ -88,7 +95,7 @@ static nm_err json_report(nm_str *s, const tune_bench *b)
     NM_TRY(nm_json_text(s, "tier", nm_kernels_tier()));
     NM_TRY(nm_json_whole(s, "threads", (uint64_t)nm_threads()));
     NM_TRY(nm_str_printf(s, ", \"limits\": {\"fp32_gflops\": %.6g", b->limits.fp32_gflops));
-    if (in_bf16(b)) NM_TRY(nm_str_printf(s, ", \"bf16_gflops\": %.6g", b->limits.bf16_gflops));
+    if (bf16_limit(b) > 0) NM_TRY(nm_str_printf(s, ", \"%s_gflops\": %.6g", limit_name(b), bf16_limit(b)));
     NM_TRY(nm_str_printf(s, "}, \"tune\": {\"rank\": %d, \"maps\": %d, \"batch\": %d, \"length\": %d", i->rank,
         i->maps, b->set->batch, b->set->length));
     NM_TRY(nm_str_printf(s, ", \"tokens_per_second\": {\"median\": %.6g, \"min\": %.6g, \"max\": %.6g}", median(b), b->rate[0], b->rate[b->count - 1]));

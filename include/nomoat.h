@@ -510,7 +510,7 @@ typedef struct nm_trainer_info {
     uint64_t parameters, bytes;     /* bytes: taken beside the model */
     uint64_t pass_bytes;            /* of them: what passes compute in, touched as far as they are full */
     int32_t pass_rows;              /* tokens of a pass */
-    const char *arithmetic;         /* of products with the model's maps: "f32" or "bf16" */
+    const char *arithmetic;         /* of products with the model's maps: "f32", "bf16" or "amx-bf16", other bits each */
     const char *recomputed;         /* "nothing", "rows" or "layers" */
 } nm_trainer_info;
 

@@ -8,8 +8,9 @@
 #include "kernel/kernel.h"
 #include "nm_config.h"
 
-/* The bf16 tier's own source with its instructions emulated, for all machines with AVX-512 (src/kernel/meson.build). */
+/* The bf16 tier's own source, and AMX's, with their instructions emulated, for all machines with AVX-512 (src/kernel/meson.build). */
 void nm_kernels_bf16_emulated(nm_kernels *table);
+void nm_kernels_amx_bf16_emulated(nm_kernels *table);
 
 /* Gives the kernels in use bf16 until nm_set_kernels: emulated where the instruction set lacks it, or in plain C. */
 static inline void bf16_pretend(void)
@@ -29,16 +30,13 @@ static inline bool bf16_is_slow(void)
     return nm_kernels_get()->linear_bf16 == reference.linear_bf16;
 }
 
-/* No machine with the instructions has run this yet, and makers may differ in the order of the two products: what hardware gives is held to a tolerance. */
-static inline bool bf16_is_exact(const nm_kernels *k)
+/* The plain C of the arithmetic in bf16 that a table has. */
+static inline nm_kernels bf16_reference(const nm_kernels *k)
 {
-#if defined(__x86_64__) && !NM_EMULATE_BF16
-    nm_kernels own;
-    nm_kernels_bf16(&own);
-    return k->linear_bf16 != own.linear_bf16;
-#else
-    return true;
-#endif
+    nm_kernels r;
+    nm_kernels_ref(&r);
+    if (!strcmp(k->bf16, "amx-bf16")) nm_kernels_ref_amx_bf16(&r);
+    return r;
 }
 
 #endif

@@ -16,8 +16,8 @@ enum {
     NM_CPU_AVXVNNI = 1 << 2,    /* AVX-VNNI on top of the AVX2 tier; under the build option emulate_avxvnni every VNNI counts as it */
     NM_CPU_AVX512 = 1 << 3,     /* AVX-512 F, BW, DQ, VL, and the AVX2 tier's features */
     NM_CPU_VNNI = 1 << 4,       /* AVX512_VNNI on top of the AVX-512 tier */
-    NM_CPU_BF16 = 1 << 5,       /* AVX512_BF16 on top of VNNI; under the build option emulate_bf16 every VNNI counts as it */
-    NM_CPU_AMX = 1 << 6,        /* AMX tiles with int8 on top of VNNI, with or without BF16; Linux only, permission is asked for once */
+    NM_CPU_BF16 = 1 << 5,       /* AVX512_BF16 on top of VNNI where it is faster than fp32: not Intel's; under the build option emulate_bf16 every VNNI counts as it */
+    NM_CPU_AMX = 1 << 6,        /* AMX tiles with int8 and bf16 on top of VNNI and AVX512_BF16; Linux only, permission is asked for once */
     NM_CPU_NEON = 1 << 7,       /* every AArch64 */
     NM_CPU_DOTPROD = 1 << 8,    /* sdot, Armv8.2 and later */
     NM_CPU_I8MM = 1 << 9,       /* smmla on top of dotprod, Armv8.6 and later */

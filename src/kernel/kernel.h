@@ -8,8 +8,10 @@
  *       acc = fma((float)isum_g, s_w[g] * s_x[g*group/32], acc);      isum_g = sum of q_w * q_x over the group, exact int32
  *       acc = fma(min_w[g], s_x * (float)xsum_g, acc)                 where the type has a minimum; xsum_g = sum of q_x over the group
  *   compute f32, and F32 F16 BF16 weights always:   acc = fma(w[k], x[k], acc),  w[k] = (scale * q) + min as quant.h says
- *   bf16 (training, where the ISA has it), two inputs a time, as VDPBF16PS does on Intel's cores, every denormal on the way in or out being zero:
- *       acc = fma(w[k+1], x[k+1], acc);  acc = fma(w[k], x[k], acc)    k even, w and x rounded to bf16 (nearest even; NaN stays NaN), beyond K zero
+ *   bf16 (training, where the ISA has it), w and x rounded to bf16 (nearest even; NaN stays NaN), beyond K zero up to a whole block of 32, every denormal on the way
+ *   in or out being zero. Two arithmetics, for the instructions there are (nm_kernels.bf16 says which):
+ *       "bf16", by VDPBF16PS:       acc = fma(w[k+1], x[k+1], acc);  acc = fma(w[k], x[k], acc)      k even
+ *       "amx-bf16", by TDPBF16PS:   acc = acc + (e + o) for each block of 32: e = fma(w[k], x[k], e) over its even k from 0, o over its odd ones
  *   bias: y = acc + bias, after the chain.
  *   attention: see nm_attention_job.   norms: 16 virtual lanes (lane i takes elements i, i+16, ...; a short tail leaves lanes untouched), then
  *   the fixed tree lane[i] += lane[i+8], +4, +2, +1.
@@ -83,6 +85,13 @@ static inline size_t nm_qrows_block(const nm_qrows *x, int64_t row, int64_t b, i
     return ((size_t)row - r) * x->lds * (size_t)halves + (size_t)b * tile + r;
 }
 
+/* Rows rounded to bf16: a dword is a pair of inputs, the even one low. Tiles of 16 rows, in blocks of 32 inputs, rows and inputs beyond the last zero:
+ *   rows    [tile][block][16 rows][16 pairs]
+ *   lines   [tile][block][16 pairs][16 rows]
+ * Dwords of a tile of k inputs, and bytes of so many rows. */
+static inline size_t nm_bf16_tile(int64_t k) { return ((size_t)k + 31) / 32 * 256; }
+static inline size_t nm_bf16_bytes(int64_t rows, int64_t k) { return ((size_t)rows + 15) / 16 * nm_bf16_tile(k) * sizeof(uint32_t); }
+
 /* ---- Jobs ------------------------------------------------------------------------------------------------------------------ */
 
 typedef struct nm_linear_job {
@@ -92,6 +101,7 @@ typedef struct nm_linear_job {
     const nm_qrows *xq;         /* default compute of quantised types; row 0 is the job's first row */
     const float *x;             /* otherwise: [rows][ldx] */
     size_t ldx;
+    const uint32_t *xb;         /* of linear_bf16, in place of x: rows */
     float *y;                   /* [rows][ldy], the map's column 0; columns [16 p0, min(16 p1, n)) are written */
     size_t ldy;
     const float *bias;          /* [n] or NULL */
@@ -99,8 +109,7 @@ typedef struct nm_linear_job {
     void *scratch;              /* nm_linear_scratch bytes, 64-byte aligned, this thread's own */
 } nm_linear_job;
 size_t nm_linear_scratch(const nm_panels *w, int64_t rows);
-/* The same for linear_bf16, which keeps the rows rounded as well. */
-size_t nm_linear_bf16_scratch(const nm_panels *w, int64_t rows);
+size_t nm_linear_bf16_scratch(int64_t rows);
 
 /* Keys and values of one KV head and 64 positions (a page's part). K is stored transposed, V as rows:
  *   F16, F32:  K[d_k][64], V[64][d_v]
@@ -149,6 +158,19 @@ typedef struct nm_gemm_job {
     bool add;
 } nm_gemm_job;
 
+/* dx[i][j] = the bf16 chain over W's outputs ascending of w[o][k0 + j] and dy[i][o], from what dx holds if `add`, else from 0. */
+typedef struct nm_back_job {
+    const nm_panels *w;
+    int64_t k0, inputs;         /* multiples of NM_UNPACK_INPUTS and at most that, or `inputs` reaches the row's end */
+    int64_t rows;
+    const uint32_t *dy;         /* lines: [rows][w->n] */
+    float *dx;                  /* [rows][ldx], from input k0 on */
+    size_t ldx;
+    bool add;
+    void *scratch;              /* nm_back_bf16_scratch bytes, 64-byte aligned */
+} nm_back_job;
+size_t nm_back_bf16_scratch(int64_t rows);
+
 /* ---- The table --------------------------------------------------------------------------------------------------------------- */
 
 typedef struct nm_kernels {
@@ -156,8 +178,13 @@ typedef struct nm_kernels {
     /* Any type; picks by w->type and by panels or rows. */
     void (*linear_q8)(const nm_linear_job *);       /* quantised types, job->xq */
     void (*linear_f32)(const nm_linear_job *);      /* any type, job->x, exact dequantised weights */
-    void (*linear_bf16)(const nm_linear_job *);     /* the same, rounded to bf16; scratch: nm_linear_bf16_scratch */
-    bool has_bf16;              /* the ISA has such products: linear_bf16 and gemm_bf16 are worth it, not only defined */
+    /* Products in bf16. Both operands' sums are in `bf16`'s arithmetic. */
+    const char *bf16;
+    bool has_bf16;              /* the ISA has such products, and they are faster than fp32's: worth it, not only defined */
+    void (*round_rows)(const float *x, size_t ldx, int64_t rows, int64_t k, uint32_t *tile);    /* up to 16 rows, a tile of them */
+    void (*round_lines)(const float *x, size_t ldx, int64_t rows, int64_t k, uint32_t *tile);
+    void (*linear_bf16)(const nm_linear_job *);     /* any type, job->xb; scratch: nm_linear_bf16_scratch */
+    void (*back_bf16)(const nm_back_job *);
     /* x: k inputs of a row, which are those from `at` on (multiples of 32; at one of 64); pads to 64. */
     void (*quantize)(const float *x, int64_t k, const nm_qrows *to, int64_t row, int64_t at);
     int tile_rows;              /* the tile that linear_q8 reads of more than NM_QTILE_FEW rows; 1: it reads rows as they are, of any number */
@@ -184,7 +211,6 @@ typedef struct nm_kernels {
 
     /* ---- What backward needs beside them */
     void (*gemm)(const nm_gemm_job *);
-    void (*gemm_bf16)(const nm_gemm_job *);         /* the bf16 chain; k counts from 0 in each job */
     /* Inputs [k0, k0 + count) of panel p as rows: out[r * ldo + i], exact fp32, rows beyond n zero of either sign. k0 is a multiple of NM_UNPACK_INPUTS, and so
      * is count, or it reaches the row's end. scratch: nm_linear_scratch. */
     void (*unpack_rows)(const nm_panels *w, int64_t p, int64_t k0, int64_t count, float *out, size_t ldo, void *scratch);
@@ -218,12 +244,14 @@ static inline int nm_qrows_tile(const nm_kernels *k, int64_t rows)
 const nm_kernels *nm_kernels_get(void);
 /* Fillers, called weakest first; each overwrites the slots that it is better at. */
 void nm_kernels_ref(nm_kernels *table);
+void nm_kernels_ref_amx_bf16(nm_kernels *table);    /* the reference of the other arithmetic in bf16; in no table */
 void nm_kernels_avx2(nm_kernels *table);
 void nm_kernels_avxvnni(nm_kernels *table);
 void nm_kernels_avx512(nm_kernels *table);
 void nm_kernels_vnni(nm_kernels *table);
 void nm_kernels_bf16(nm_kernels *table);
 void nm_kernels_amx(nm_kernels *table);
+void nm_kernels_amx_bf16(nm_kernels *table);        /* what that calls for its part in bf16 */
 void nm_kernels_neon(nm_kernels *table);
 void nm_kernels_dotprod(nm_kernels *table);
 void nm_kernels_i8mm(nm_kernels *table);

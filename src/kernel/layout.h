@@ -135,9 +135,6 @@ static inline void nm_qrows_put(const nm_qrows *to, int64_t row, int64_t b, cons
     to->half[half + (size_t)to->tile] = last;
 }
 
-/* Pairs of bf16 inputs that a row takes where kernels keep it rounded: whole lines of 64 bytes. */
-static inline size_t nm_bf16_pairs(int64_t k) { return ((size_t)k + 31) / 32 * 16; }
-
 /* The reference attention for any cache type. */
 void nm_attention_ref(nm_kv_type type, const nm_attention_job *job);
 

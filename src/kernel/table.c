@@ -126,7 +126,15 @@ size_t nm_linear_scratch(const nm_panels *w, int64_t rows)
     return chunk + (q8 > f32 ? q8 : f32) * NM_PANEL * sizeof(float) + 3 * align64(n * groups * sizeof(float)) + n * align64((size_t)w->k) + 64 * 1024;
 }
 
-size_t nm_linear_bf16_scratch(const nm_panels *w, int64_t rows)
+/* Room for kernel/x86/bf16_maps.h: unpacked chunks of NM_TILE_PANELS panels as fp32 and rounded, their scales, and accumulators of whole tiles of rows. */
+size_t nm_linear_bf16_scratch(int64_t rows)
 {
-    return nm_linear_scratch(w, rows) + (size_t)rows * nm_bf16_pairs(w->k) * sizeof(uint32_t);
+    size_t chunk = NM_TILE_PANELS * NM_UNPACK_INPUTS * NM_PANEL;
+    return 3 * chunk * sizeof(float) + NM_TILE_PANELS * (size_t)(rows + 15) / 16 * 1024 + 64 * 1024;
+}
+
+/* A block of NM_UNPACK_INPUTS x NM_UNPACK_INPUTS weights, rounded; two panels of them as fp32, and accumulators. */
+size_t nm_back_bf16_scratch(int64_t rows)
+{
+    return NM_UNPACK_INPUTS * NM_UNPACK_INPUTS * 2 + 3 * NM_UNPACK_INPUTS * NM_PANEL * sizeof(float) + NM_UNPACK_INPUTS / 16 * (size_t)(rows + 15) / 16 * 1024 + 64 * 1024;
 }

@@ -11,7 +11,7 @@
 #include "base/pool.h"
 #include "op/op.h"
 
-enum { SLOT_ROWS = 24 };        /* rows of one stack handled together: whole tiles of every tier */
+enum { SLOT_ROWS = 24, SHARE_ROWS = 48 };      /* rows of one stack handled together: whole tiles of every tier; and what is shared out, of bf16's tiles too */
 
 static nm_err shape(const nm_shape *c, const nm_step *s)
 {
@@ -38,6 +38,8 @@ static size_t slot_scratch(int64_t n, int64_t k, int64_t rank)
     return ((inner > outer ? inner : outer) + 63) & ~(size_t)63;
 }
 
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
 /* What training takes of a thread's scratch: a block of unpacked weights beside the unpacker's own, and a block of slots' outputs. */
 enum { BACK_OUTPUTS = 128, BACK_INPUTS = NM_UNPACK_INPUTS, BACK_ROWS = 256 };
 enum { BACK_LD = BACK_INPUTS + 16 };    /* of the weights' block: an odd number of lines, or its rows would crowd into a few sets of the first level */
@@ -45,16 +47,16 @@ enum { BACK_LD = BACK_INPUTS + 16 };    /* of the weights' block: an odd number 
 static size_t train_scratch(const nm_shape *c, const nm_weight *w)
 {
     size_t block = BACK_OUTPUTS * BACK_LD + BACK_ROWS * BACK_INPUTS, slot = SLOT_ROWS * (size_t)(c->train_rank + w->n + w->k);
-    return nm_linear_scratch(&w->panels, 1) + (block > slot ? block : slot) * sizeof(float);
+    return nm_linear_scratch(&w->panels, 1) + larger(block, slot) * sizeof(float);
 }
 
 static size_t scratch(const nm_shape *c, const nm_step *s, int64_t max_rows)
 {
     const nm_weight *w = &c->weight[nm_weight_of(c->operand, s, 0)];
-    size_t base = c->bf16 ? nm_linear_bf16_scratch(&w->panels, max_rows) : nm_linear_scratch(&w->panels, max_rows);
+    size_t base = c->bf16 ? nm_linear_bf16_scratch(max_rows) : nm_linear_scratch(&w->panels, max_rows);
     size_t slots = c->max_rank ? slot_scratch(w->n, w->k, c->max_rank) : 0;
-    size_t most = base > slots ? base : slots, train = c->trained ? train_scratch(c, w) : 0;
-    return most > train ? most : train;
+    size_t train = c->trained ? train_scratch(c, w) : 0, back = c->trained && c->bf16 ? nm_back_bf16_scratch(max_rows) : 0;
+    return larger(larger(base, slots), larger(train, back));
 }
 
 enum { MANY_ROWS = 16 };        /* from here on arithmetic, not memory, is what a map waits for */
@@ -234,6 +236,39 @@ static void fetch(const nm_exec *e, const nm_step *s, int64_t p0, int64_t p1)
         for (size_t i = (size_t)p0 * at.slot->b.panel_bytes; i < (size_t)p1 * at.slot->b.panel_bytes; i += LINE) __builtin_prefetch(at.slot->b.data + i, 0, 2);
 }
 
+/* ---- Rows in bf16 ---- */
+
+enum { ROUND_ROWS = 64 };       /* of a ticket: whole tiles */
+
+/* The step's rounded rows of x, in shared memory behind the inner products, each step of a region having its place. */
+static uint32_t *rounded_at(const nm_exec *e, const nm_step *s)
+{
+    size_t inners = (size_t)e->together * inner_bytes(e->max_rows[rows_kind(e, s)], e->slot_ranks), each = (e->shared_bytes - inners) / (size_t)e->together;
+    return (uint32_t *)(e->shared + inners + (size_t)(s->ticket % e->together) * (each & ~(size_t)63));
+}
+
+typedef void (*round_fn)(const float *x, size_t ldx, int64_t rows, int64_t k, uint32_t *tile);
+
+/* Rows [r0, r1) of x to tiles, from those of row 0 on; r0 begins a tile. */
+static void round_to(round_fn round, const float *x, size_t ldx, int64_t r0, int64_t r1, int64_t k, uint32_t *tiles)
+{
+    for (int64_t r = r0; r < r1; r += 16) round(x + (size_t)r * ldx, ldx, r1 - r < 16 ? r1 - r : 16, k, tiles + (size_t)(r / 16) * nm_bf16_tile(k));
+}
+
+/* All threads round x together: a ticket is ROUND_ROWS of it. False if the walk stopped meanwhile. */
+static bool round_x(nm_exec *e, const nm_step *s)
+{
+    int32_t x = nm_in(e->operand, s, 0);
+    int64_t rows = e->rows[rows_kind(e, s)];
+    int blocks = (int)((rows + ROUND_ROWS - 1) / ROUND_ROWS), block;
+    while ((block = atomic_fetch_add_explicit(nm_ticket(e, s, 2), 1, memory_order_relaxed)) < blocks) {
+        int64_t r = (int64_t)block * ROUND_ROWS;
+        round_to(e->kernel->round_rows, nm_at(e, x, 0), nm_ld(e->value, x), r, rows - r < ROUND_ROWS ? rows : r + ROUND_ROWS, nm_step_weight(e, s, 0)->k, rounded_at(e, s));
+        atomic_fetch_add_explicit(nm_ticket(e, s, 3), 1, memory_order_release);
+    }
+    return nm_pool_wait(nm_ticket(e, s, 3), blocks, &e->stopped);
+}
+
 static void wide(nm_exec *e, const nm_step *s, int thread, int threads)
 {
     const nm_weight *w = nm_step_weight(e, s, 0);
@@ -246,10 +281,11 @@ static void wide(nm_exec *e, const nm_step *s, int thread, int threads)
     nm_qrows q = {0};
     if (int8) q = nm_at_q(e, x);
     nm_linear_job job = {.w = &w->panels, .rows = rows, .xq = int8 ? &q : NULL, .x = nm_at(e, x, 0), .ldx = nm_ld(e->value, x),
-        .y = nm_at(e, y, 0), .ldy = nm_ld(e->value, y), .bias = bias_of(e, s), .scratch = own};
+        .xb = e->bf16 ? rounded_at(e, s) : NULL, .y = nm_at(e, y, 0), .ldy = nm_ld(e->value, y), .bias = bias_of(e, s), .scratch = own};
     slot_run at = {0};
     later wait = {0};
     int inners = 0;             /* how many there are, once they have all been counted */
+    if (e->bf16 && !round_x(e, s)) return;
     while (rows && !nm_halted(e, thread)) {
         int ticket = atomic_fetch_add_explicit(nm_ticket(e, s, 0), 1, memory_order_relaxed);
         while (slots && inners <= ticket && (slots = next_slot(e, s, trained, &at))) inners++;
@@ -273,28 +309,33 @@ static void wide(nm_exec *e, const nm_step *s, int thread, int threads)
 
 /* ---- Backward ---------------------------------------------------------------------------------------------------------------------------------- */
 
-/* A block of memory that threads share: per row, the trained slot's t and u, and for each slot of the row's stack g = dy B. */
-typedef struct slot_rows { float *t, *u, *g; size_t ld; } slot_rows;
+/* A block of memory that threads share: per row, the trained slot's t and u, and for each slot of the row's stack g = dy B; and dy as lines of bf16. */
+typedef struct slot_rows { float *t, *u, *g; size_t ld; uint32_t *dy; } slot_rows;
+
+/* In bf16 dy follows them, rounded. */
+static size_t slots_bytes(int64_t rows, size_t train_rank, size_t ranks) { return ((size_t)rows * (2 * train_rank + ranks) * sizeof(float) + 63) & ~(size_t)63; }
 
 static size_t shared(const nm_shape *c, const nm_step *s, int64_t max_rows, int64_t context)
 {
-    size_t forward = (size_t)c->together * inner_bytes(max_rows, (size_t)c->max_rank + (size_t)c->train_rank);
-    size_t back = c->trained ? (size_t)max_rows * (size_t)(2 * c->train_rank + c->max_rank) * sizeof(float) : 0;
-    return forward > back ? forward : back;
+    const nm_weight *w = &c->weight[nm_weight_of(c->operand, s, 0)];
+    size_t ranks = (size_t)c->max_rank + (size_t)c->train_rank;
+    size_t forward = (size_t)c->together * (inner_bytes(max_rows, ranks) + (c->bf16 ? nm_bf16_bytes(max_rows, w->k) : 0));
+    size_t back = c->trained ? slots_bytes(max_rows, (size_t)c->train_rank, ranks) + (c->bf16 ? nm_bf16_bytes(max_rows, w->n) : 0) : 0;
+    return larger(forward, back);
 }
 
 static slot_rows slot_rows_at(const nm_exec *e, const nm_step *s, int32_t rank)
 {
     size_t rows = (size_t)e->rows[rows_kind(e, s)];
-    slot_rows x = {.t = (float *)e->shared};
+    slot_rows x = {.t = (float *)e->shared, .ld = e->slot_ranks};
     x.u = x.t + rows * (size_t)rank;
     x.g = x.u + rows * (size_t)rank;
-    x.ld = rows ? (e->shared_bytes / sizeof(float) - 2 * rows * (size_t)rank) / rows : 0;
+    x.dy = (uint32_t *)(e->shared + slots_bytes((int64_t)rows, (size_t)rank, e->slot_ranks));
     return x;
 }
 
-/* x[rows][k0, k0 + count) (+)= y W: the chain over W's outputs ascending, a block of them unpacked at a time. gemm: of the table; own: this thread's scratch. */
-static void product_back(const nm_exec *e, void (*gemm)(const nm_gemm_job *), const nm_panels *w, const float *y, size_t ldy, int64_t rows, int64_t k0,
+/* x[rows][k0, k0 + count) (+)= y W: the chain over W's outputs ascending, a block of them unpacked at a time. own: this thread's scratch. */
+static void product_back(const nm_exec *e, const nm_panels *w, const float *y, size_t ldy, int64_t rows, int64_t k0,
     int64_t count, float *x, size_t ldx, bool add, float *own)
 {
     float *block = own;
@@ -303,7 +344,7 @@ static void product_back(const nm_exec *e, void (*gemm)(const nm_gemm_job *), co
         int64_t outputs = w->n - n < BACK_OUTPUTS ? w->n - n : BACK_OUTPUTS;
         for (int64_t p = 0; p * NM_PANEL < outputs; p++)
             e->kernel->unpack_rows(w, n / NM_PANEL + p, k0, count, block + p * NM_PANEL * BACK_LD, BACK_LD, unpacker);
-        gemm(&(nm_gemm_job){.m = rows, .n = count, .k = outputs, .a = y + n, .a_row = ldy, .a_k = 1, .b = block, .ldb = BACK_LD,
+        e->kernel->gemm(&(nm_gemm_job){.m = rows, .n = count, .k = outputs, .a = y + n, .a_row = ldy, .a_k = 1, .b = block, .ldb = BACK_LD,
             .c = x, .ldc = ldx, .add = add || n > 0});
     }
 }
@@ -372,7 +413,7 @@ static void stack_back(const nm_exec *e, const nm_step *s, const slot_rows *z, i
             if (slot->scale == 0) continue;
             for (int64_t row = r; slot->gain && row < end; row++) e->kernel->mul(nm_grad(e, y, row), slot->gain, w->n, nm_grad(e, y, row));
             for (int64_t k0 = 0, rank = slot->b.k; k0 < rank; k0 += BACK_INPUTS)
-                product_back(e, e->kernel->gemm, &slot->b, nm_grad(e, y, r), nm_ld(e->value, y), end - r, k0, rank - k0 < BACK_INPUTS ? rank - k0 : BACK_INPUTS,
+                product_back(e, &slot->b, nm_grad(e, y, r), nm_ld(e->value, y), end - r, k0, rank - k0 < BACK_INPUTS ? rank - k0 : BACK_INPUTS,
                     g + k0, z->ld, false, own);
         }
     }
@@ -391,7 +432,7 @@ static void add_stack_back(const nm_exec *e, const nm_step *s, const slot_rows *
         for (int32_t i = stack ? stack->first[w->id] : 0; stack && i < stack->first[w->id + 1]; g += stack->slot[i++].b.k) {
             const nm_slot *slot = &stack->slot[i];
             if (slot->scale == 0) continue;
-            product_back(e, e->kernel->gemm, &slot->a, g, z->ld, end - r, k0, count, block, BACK_INPUTS, false, own);
+            product_back(e, &slot->a, g, z->ld, end - r, k0, count, block, BACK_INPUTS, false, own);
             for (int64_t row = r; row < end; row++) {
                 float *dx = nm_grad_in(e, s, 0, row) + k0;
                 e->kernel->add_scaled(dx, block + (row - r) * BACK_INPUTS, slot->scale, count, dx);
@@ -428,9 +469,33 @@ static void back_inputs(const nm_exec *e, const nm_step *s, const nm_train_slot 
         int64_t count = rows - r < BACK_ROWS ? rows - r : BACK_ROWS, inputs = w->k - k0 < BACK_INPUTS ? w->k - k0 : BACK_INPUTS;
         float *dx = nm_grad(e, x, r) + k0;
         size_t ld = nm_ld(e->value, x);
-        product_back(e, e->bf16 ? e->kernel->gemm_bf16 : e->kernel->gemm, &w->panels, nm_grad(e, y, r), nm_ld(e->value, y), count, k0, inputs, dx, ld, nm_adds(e, s, 0), own);
+        product_back(e, &w->panels, nm_grad(e, y, r), nm_ld(e->value, y), count, k0, inputs, dx, ld, nm_adds(e, s, 0), own);
         if (e->stacked) add_stack_back(e, s, z, r, r + count, k0, inputs, own);
         if (slot) slot_inputs(e, s, slot, z, r, count, k0, inputs, dx, ld, own);
+    }
+}
+
+/* The same in bf16. A ticket unpacks and rounds its weights once, so it has as many rows as leave every thread two tickets. */
+static void back_inputs_bf16(const nm_exec *e, const nm_step *s, const nm_train_slot *slot, const slot_rows *z, int threads, float *own)
+{
+    enum { MOST = 1024, LEAST = 128 };
+    const nm_weight *w = nm_step_weight(e, s, 0);
+    int32_t x = nm_in(e->operand, s, 0);
+    int64_t rows = e->rows[rows_kind(e, s)], columns = (w->k + BACK_INPUTS - 1) / BACK_INPUTS, parts = (2 * threads + columns - 1) / columns, ticket;
+    int64_t each = (rows + parts - 1) / parts;
+    each = each > MOST ? MOST : each < LEAST ? LEAST : (each + 15) / 16 * 16;
+    int64_t blocks = (rows + each - 1) / each;
+    while ((ticket = atomic_fetch_add_explicit(nm_back_ticket(e, s, 0), 1, memory_order_relaxed)) < blocks * columns) {
+        int64_t from = ticket % blocks * each, to = rows - from < each ? rows : from + each, k0 = ticket / blocks * BACK_INPUTS;
+        int64_t inputs = w->k - k0 < BACK_INPUTS ? w->k - k0 : BACK_INPUTS;
+        size_t ld = nm_ld(e->value, x);
+        e->kernel->back_bf16(&(nm_back_job){.w = &w->panels, .k0 = k0, .inputs = inputs, .rows = to - from, .dy = z->dy + (size_t)(from / 16) * nm_bf16_tile(w->n),
+            .dx = nm_grad(e, x, from) + k0, .ldx = ld, .add = nm_adds(e, s, 0), .scratch = own});
+        for (int64_t r = from, end; r < to; r = end) {
+            end = to - r < BACK_ROWS ? to : r + BACK_ROWS;
+            if (e->stacked) add_stack_back(e, s, z, r, end, k0, inputs, own);
+            if (slot) slot_inputs(e, s, slot, z, r, end - r, k0, inputs, nm_grad(e, x, r) + k0, ld, own);
+        }
     }
 }
 
@@ -488,13 +553,15 @@ static void back_wide(nm_exec *e, const nm_step *s, int thread, int threads)
     slot_rows z = slot_rows_at(e, s, slot ? slot->rank : 0);
     float *own = (float *)(e->scratch + (size_t)thread * e->scratch_bytes);
     bool below = stack_gains(e, s), gains = below || (slot && slot->gain);
+    int32_t y = nm_out(e->operand, s, 0);
     int64_t from, to;
     if (gains) {
         gain_back(e, s, slot, thread, threads);
         nm_pool_barrier();
     }
-    if (slot || e->stacked) {
-        nm_share(e->rows[rows_kind(e, s)], SLOT_ROWS, thread, threads, &from, &to);
+    bool rounds = e->bf16 && nm_wants(e, s, 0);
+    if (slot || e->stacked || rounds) {
+        nm_share(e->rows[rows_kind(e, s)], SHARE_ROWS, thread, threads, &from, &to);
         if (slot && from < to) slot_back(e, s, slot, &z, from, to, own);
         if (below) {            /* the trained slot needs dy before the stack's gains */
             nm_pool_barrier();
@@ -502,9 +569,11 @@ static void back_wide(nm_exec *e, const nm_step *s, int thread, int threads)
             nm_pool_barrier();
         }
         if (e->stacked && (below || nm_wants(e, s, 0))) stack_back(e, s, &z, from, to, own);
+        if (rounds) round_to(e->kernel->round_lines, nm_grad(e, y, 0), nm_ld(e->value, y), from, to, nm_step_weight(e, s, 0)->n, z.dy);
         nm_pool_barrier();
     }
-    if (nm_wants(e, s, 0)) back_inputs(e, s, slot, &z, own);
+    if (rounds) back_inputs_bf16(e, s, slot, &z, threads, own);
+    else if (nm_wants(e, s, 0)) back_inputs(e, s, slot, &z, own);
     if (slot && !below) back_slot(e, s, slot, &z, own);
     back_weight(e, s, !gains);
 }

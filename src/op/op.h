@@ -119,7 +119,7 @@ typedef struct nm_train {
  * this step adds (else it is set). */
 typedef struct nm_owed { uint8_t wants, adds; } nm_owed;
 
-enum { NM_TICKETS = 2, NM_BACK_TICKETS = 3 };   /* counters of a step's forward and backward */
+enum { NM_TICKETS = 4, NM_BACK_TICKETS = 3 };   /* counters of a step's forward and backward */
 
 typedef struct nm_row {         /* one row of work */
     int32_t token, position;

@@ -216,7 +216,7 @@ static void describe(nm_trainer *t)
     static const char *const words[] = {"nothing", "rows", "layers"};
     t->info = (nm_trainer_info){.rank = t->lora.max_rank, .maps = (int32_t)t->lora.maps, .scale = t->scale, .parameters = t->lora.numbers, .dora = t->lora.dora,
         .bytes = nm_trainer_bytes(t) + nm_pass_bytes(t->pass), .pass_bytes = nm_pass_bytes(t->pass), .pass_rows = nm_pass_options(t->pass)->max_rows,
-        .arithmetic = t->bf16 ? "bf16" : "f32", .recomputed = words[nm_pass_options(t->pass)->remake]};
+        .arithmetic = t->bf16 ? nm_kernels_get()->bf16 : "f32", .recomputed = words[nm_pass_options(t->pass)->remake]};
 }
 
 static nm_err open_trainer(nm_trainer **out, const nm_model *model, const nm_trainer_options *options, bool planned)

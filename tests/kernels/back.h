@@ -17,20 +17,17 @@ static void products(void **state)
         fill_random(start, m * n, 1);
         if (trial % 10 == 9) for (int64_t i = 0; i < m * k; i++) ((float *)a.p)[i] *= 0x1p-126f;
         if (trial % 20 == 19) for (int64_t i = 0; i < m * n; i++) start[i] *= 0x1p-126f;
-        for (int t = 0; t < 2 * tiers; t++) {
-            const nm_kernels *k_of[] = {&reference, &tier[t / 2].k};
-            bool bf16 = t % 2;
-            if (bf16 && k_of[1]->gemm_bf16 == reference.gemm_bf16) continue;
+        for (int t = 0; t < tiers; t++) {
+            const nm_kernels *k_of[] = {&reference, &tier[t].k};
             for (int j = 0; j < 2; j++) {
                 c[j] = guard_open((size_t)(m * n) * 4, 4);
                 memcpy(c[j].p, start, (size_t)(m * n) * 4);
                 nm_gemm_job job = {.m = m, .n = n, .k = k, .a = a.p, .a_row = turned ? 1 : (size_t)k, .a_k = turned ? (size_t)m : 1,
                                    .b = b.p, .ldb = (size_t)n, .c = c[j].p, .ldc = (size_t)n, .add = add};
-                (bf16 ? k_of[j]->gemm_bf16 : k_of[j]->gemm)(&job);
+                k_of[j]->gemm(&job);
             }
-            if (bf16 && !bf16_is_exact(k_of[1])) expect_near(c[0].p, c[1].p, m * n, kind < LARGE);
-            else expect_same((float *)c[0].p, (float *)c[1].p, m * n, "%s gemm%s %d x %d x %d inputs %d%s%s", tier[t / 2].name, bf16 ? " bf16" : "", (int)m, (int)n, (int)k, kind,
-                             turned ? " turned" : "", add ? " adding" : "");
+            expect_same((float *)c[0].p, (float *)c[1].p, m * n, "%s gemm %d x %d x %d inputs %d%s%s", tier[t].name, (int)m, (int)n, (int)k, kind, turned ? " turned" : "",
+                        add ? " adding" : "");
             guard_close(&c[0]);
             guard_close(&c[1]);
         }
@@ -39,6 +36,80 @@ static void products(void **state)
         guard_close(&b);
     }
 }
+
+/* ---- Products in bf16 ---- */
+
+/* Rounding, either way, of every tier that has its own. */
+static void roundings(void **state)
+{
+    for (int trial = 0; trial < (SANITIZED ? 20 : 120); trial++) {
+        draw_mask();
+        int64_t rows = 1 + random_below(16), k = odd_size(150), ld = k + random_below(40);
+        guard x = guard_open((size_t)((rows - 1) * ld + k) * 4, 4), want[2], got;
+        for (int64_t r = 0; r < rows; r++) make_inputs((float *)x.p + r * ld, k, trial % INPUTS);
+        for (int way = 0; way < 2; way++) {
+            want[way] = in_bf16(way ? reference.round_lines : reference.round_rows, x.p, (size_t)ld, rows, k);
+            for (int t = 0; t < tiers; t++) {
+                if (tier[t].k.round_rows == reference.round_rows) continue;
+                got = in_bf16(way ? tier[t].k.round_lines : tier[t].k.round_rows, x.p, (size_t)ld, rows, k);
+                if (memcmp(want[way].p, got.p, nm_bf16_bytes(rows, k))) fail_msg("%s: %d rows of %d rounded to %s, inputs %d", tier[t].name, (int)rows, (int)k, way ? "lines" : "rows", trial % INPUTS);
+                guard_close(&got);
+            }
+            guard_close(&want[way]);
+        }
+        guard_close(&x);
+    }
+}
+
+/* dx of a job by one table; columns and rows outside stay as they were. */
+static guard run_back_bf16(const nm_kernels *k, nm_back_job job, const float *start, int64_t n)
+{
+    guard dx = guard_open((size_t)(job.rows * n) * 4, 4), scratch = guard_open(nm_back_bf16_scratch(job.rows), 64);
+    memcpy(dx.p, start, (size_t)(job.rows * n) * 4);
+    job.dx = (float *)dx.p + job.k0;
+    job.ldx = (size_t)n;
+    job.scratch = scratch.p;
+    k->back_bf16(&job);
+    guard_close(&scratch);
+    return dx;
+}
+
+static void back_in_bf16(void **state)
+{
+    for (int i = 0; nm_type_at(i); i++) {
+        const nm_type *type = nm_type_at(i);
+        if (!holds_weights(type)) continue;
+        for (int trial = 0; trial < (SANITIZED ? 1 : 6); trial++) {
+            draw_mask();
+            inputs kind = trial ? trial % INPUTS : BROKEN;
+            int64_t n = odd_size(trial % 2 ? 300 : 65), k = inputs_for(type, quantised(type) ? 32 * odd_size(20) : odd_size(400)), rows = odd_size(trial % 3 ? 18 : 70);
+            weight w = make_weight(type, n, k, trial % WEIGHTS);
+            int64_t chunks = (k + NM_UNPACK_INPUTS - 1) / NM_UNPACK_INPUTS, k0 = random_below((int)chunks) * NM_UNPACK_INPUTS;
+            float *dy = malloc((size_t)(rows * n) * 4), *start = malloc((size_t)(rows * k) * 4);
+            make_inputs(dy, rows * n, kind);
+            fill_random(start, rows * k, 1);
+            guard lines = in_bf16(reference.round_lines, dy, (size_t)n, rows, n);
+            nm_back_job job = {.k0 = k0, .inputs = k - k0 < NM_UNPACK_INPUTS ? k - k0 : NM_UNPACK_INPUTS, .rows = rows, .dy = lines.p, .add = random_below(2)};
+            for (int t = 0; t < tiers; t++)
+                for (int packed = 0; packed < 2; packed++) {
+                    if (tier[t].k.back_bf16 == reference.back_bf16 || (packed && !w.packed.data)) continue;
+                    nm_kernels c = bf16_reference(&tier[t].k);
+                    job.w = packed ? &w.packed : &w.rows;
+                    guard want = run_back_bf16(&c, job, start, k), got = run_back_bf16(&tier[t].k, job, start, k);
+                    expect_same((float *)want.p, (float *)got.p, rows * k, "%s %s backward in %s, %s, n %d k %d rows %d inputs %d%s", tier[t].name, type->name, c.bf16,
+                                packed ? "packed" : "rows", (int)n, (int)k, (int)rows, kind, job.add ? " adding" : "");
+                    guard_close(&want);
+                    guard_close(&got);
+                }
+            guard_close(&lines);
+            free(dy);
+            free(start);
+            free_weight(&w);
+        }
+    }
+}
+
+/* ---- Unpacking ---- */
 
 static void compare_rows(const weight *w, const nm_panels *panels, int64_t p, int64_t k0, int64_t count)
 {

@@ -90,12 +90,6 @@ static bool same(float a, float b) { return !memcmp(&a, &b, sizeof a) || (isnan(
             } \
     } while (0)
 
-/* Equal but for what the order of additions makes. */
-static void expect_near(const float *want, const float *got, int64_t n, bool ordinary)
-{
-    for (int64_t i = 0; ordinary && i < n; i++) assert_true(same(want[i], got[i]) || fabsf(got[i] - want[i]) <= 1e-3f * (1 + fabsf(want[i])));
-}
-
 /* ---- Tiers ------------------------------------------------------------------------------------------------------------------------------ */
 
 static nm_kernels reference;
@@ -150,6 +144,7 @@ static int find_tiers(void **state)
     use_mask(&tier[tiers++], "all");
 #if defined(__x86_64__)
     add_emulated(NM_CPU_AVX512, "bf16 emulated", nm_kernels_bf16_emulated);
+    add_emulated(NM_CPU_AVX512, "amx-bf16 emulated", nm_kernels_amx_bf16_emulated);
     add_emulated(NM_CPU_VNNI, "avxvnni emulated", nm_kernels_avxvnni_emulated);
 #endif
     for (int i = 0; i < tiers; i++) print_message("tier %s against the reference\n", tier[i].name);
@@ -406,8 +401,17 @@ static const nm_kernels *table_of(void (*kernel)(const nm_linear_job *))
 
 static bool is_bf16(void (*kernel)(const nm_linear_job *))
 {
-    for (int i = 0; i < tiers; i++) if (tier[i].k.linear_bf16 == kernel) return true;
+    for (int i = 0; i < tiers; i++) if (tier[i].k.linear_bf16 == kernel || bf16_reference(&tier[i].k).linear_bf16 == kernel) return true;
     return kernel == reference.linear_bf16;
+}
+
+/* Floats [rows][ld] as tiles in bf16, by a table's own rounding; guarded. */
+static guard in_bf16(void (*round)(const float *x, size_t ldx, int64_t rows, int64_t k, uint32_t *tile), const float *x, size_t ldx, int64_t rows, int64_t k)
+{
+    guard g = guard_open(nm_bf16_bytes(rows, k), 64);
+    for (int64_t t = 0; t < rows; t += 16)
+        round(x + (size_t)t * ldx, ldx, rows - t < 16 ? rows - t : 16, k, (uint32_t *)g.p + (size_t)(t / 16) * nm_bf16_tile(k));
+    return g;
 }
 
 static void fill_pattern(float *out, int64_t n)
@@ -421,13 +425,15 @@ static void run_linear(void (*kernel)(const nm_linear_job *), const nm_panels *w
 {
     tiled xq = {0};
     if (a->flat.q.p) xq = in_tiles(a, table_of(kernel), rows);
-    size_t scratch_bytes = is_bf16(kernel) ? nm_linear_bf16_scratch(w, rows) : nm_linear_scratch(w, rows);
-    guard scratch = guard_open(scratch_bytes, 64);
+    bool bf16 = is_bf16(kernel);
+    guard scratch = guard_open(bf16 ? nm_linear_bf16_scratch(rows) : nm_linear_scratch(w, rows), 64), xb = {0};
+    if (bf16) xb = in_bf16(reference.round_rows, a->f, a->ldx, rows, w->k);
     *out = guard_open((size_t)(rows * w->n) * 4, 4);
     if (add != 0) fill_pattern(out->p, rows * w->n);
     nm_linear_job job = {.w = w, .p0 = p0, .p1 = p1, .rows = rows, .xq = a->flat.q.p ? &xq.rows : NULL, .x = a->f, .ldx = a->ldx,
-                         .y = out->p, .ldy = (size_t)w->n, .bias = bias, .add = add, .scratch = scratch.p};
+                         .xb = xb.p, .y = out->p, .ldy = (size_t)w->n, .bias = bias, .add = add, .scratch = scratch.p};
     kernel(&job);
+    if (bf16) guard_close(&xb);
     guard_close(&scratch);
     free_tiled(&xq);
 }
@@ -505,19 +511,23 @@ static void compare_linear(const nm_type *type, arithmetic with, int64_t n, int6
     fill_random(bias.p, n, 1);
     int64_t panels = w.rows.panels, p0 = random_below((int)panels), p1 = p0 + 1 + random_below((int)(panels - p0));
     const float *b = random_below(2) ? bias.p : NULL;
-    guard want, got;
+    guard want, got, want_amx = {0};
     float add = with == FP32 && random_below(3) == 0 ? -0.7f : 0;       /* as a slot */
     run_linear(linear_of(&reference, with), &w.packed, &a, rows, p0, p1, b, add, &want);
+    nm_kernels amx = reference;
+    nm_kernels_ref_amx_bf16(&amx);
+    if (with == BF16) run_linear(amx.linear_bf16, &w.packed, &a, rows, p0, p1, b, add, &want_amx);
     for (int i = 0; i < tiers; i++)
         for (int packed = 0; packed < 2; packed++) {
             if ((!packed && !w.packed.data) || (with == BF16 && tier[i].k.linear_bf16 == reference.linear_bf16)) continue;
             run_linear(linear_of(&tier[i].k, with), packed ? &w.packed : &w.rows, &a, rows, p0, p1, b, add, &got);
-            if (with == BF16 && !bf16_is_exact(&tier[i].k)) expect_near(want.p, got.p, rows * n, kind < BIG && x_kind < LARGE);
-            else expect_same((float *)want.p, (float *)got.p, rows * n, "%s %s %s %s n %d k %d rows %d panels %d-%d weights %d inputs %d", tier[i].name,
+            bool other = with == BF16 && bf16_reference(&tier[i].k).linear_bf16 == amx.linear_bf16;
+            expect_same((float *)(other ? &want_amx : &want)->p, (float *)got.p, rows * n, "%s %s %s %s n %d k %d rows %d panels %d-%d weights %d inputs %d", tier[i].name,
                         type->name, arithmetic_name[with], packed ? "packed" : "rows", (int)n, (int)k, (int)rows, (int)p0, (int)p1, kind, x_kind);
             guard_close(&got);
         }
     guard_close(&want);
+    if (with == BF16) guard_close(&want_amx);
     guard_close(&bias);
     free_activations(&a);
     free_weight(&w);
@@ -564,13 +574,15 @@ static void linear_bf16(void **state) { sweep_linear(BF16); }
 /* kernel.h's words about bf16, one by one: a map of one output with weights of 1. */
 static void bf16_is_the_definition(void **state)
 {
-    static const struct { int k; float x[4], y; } cases[] = {
-        {1, {1 + 0x1p-8f}, 1}, {1, {1 + 0x3p-8f}, 1 + 0x1p-6f}, {1, {1 + 0x1p-8f + 0x1p-20f}, 1 + 0x1p-7f}, {1, {-1 - 0x3p-8f}, -1 - 0x1p-6f},    /* nearest, ties to even */
-        {1, {FLT_MAX}, INFINITY}, {1, {-INFINITY}, -INFINITY}, {1, {NAN}, NAN},
-        {1, {0x1p-127f}, 0}, {1, {0x1.fffffcp-127f}, 0}, {1, {0x1p-126f}, 0x1p-126f},       /* denormals are zero, also those that would round up */
-        {2, {-0x1p-126f, 0x1.8p-126f}, 0},                                                  /* results too */
-        {4, {1, 0, -0x1p24f, 0x1p24f}, 0},                                                  /* (1 + 2^24) - 2^24: the odd one first */
-        {3, {0x1p24f, 1, 1}, 0x1p24f},                                                      /* a rounding each; the last has no partner */
+    static const struct { int k; float x[4], y, amx; } cases[] = {
+        {1, {1 + 0x1p-8f}, 1, 1}, {1, {1 + 0x3p-8f}, 1 + 0x1p-6f, 1 + 0x1p-6f}, {1, {1 + 0x1p-8f + 0x1p-20f}, 1 + 0x1p-7f, 1 + 0x1p-7f},
+        {1, {-1 - 0x3p-8f}, -1 - 0x1p-6f, -1 - 0x1p-6f},                                    /* nearest, ties to even */
+        {1, {FLT_MAX}, INFINITY, INFINITY}, {1, {-INFINITY}, -INFINITY, -INFINITY}, {1, {NAN}, NAN, NAN},
+        {1, {0x1p-127f}, 0, 0}, {1, {0x1.fffffcp-127f}, 0, 0}, {1, {0x1p-126f}, 0x1p-126f, 0x1p-126f},      /* denormals are zero, also those that would round up */
+        {2, {-0x1p-126f, 0x1.8p-126f}, 0, 0},                                               /* results too */
+        {4, {1, 0, -0x1p24f, 0x1p24f}, 0, 1},                                               /* (1 + 2^24) - 2^24: the odd one first; or two chains */
+        {4, {3, 0x1p24f, 1, -0x1p24f}, 5, 4},
+        {3, {0x1p24f, 1, 1}, 0x1p24f, 0x1p24f},                                             /* a rounding each; the last has no partner */
     };
     float ones[4] = {1, 1, 1, 1};
     nm_panels w = {.type = nm_type_of(NM_F32), .n = 1, .panels = 1, .rows = (const uint8_t *)ones, .row_bytes = sizeof ones};
@@ -580,12 +592,11 @@ static void bf16_is_the_definition(void **state)
             w.k = cases[i].k;
             activations a = {.f = (float *)cases[i].x, .ldx = 4};
             guard y;
-            float c = -1;
-            if (!bf16_is_exact(k)) continue;
+            if (t >= 0 && k->linear_bf16 == reference.linear_bf16) continue;
+            bool amx = !strcmp(k->bf16, "amx-bf16");
+            const float *want = amx ? &cases[i].amx : &cases[i].y;
             run_linear(k->linear_bf16, &w, &a, 1, 0, 1, NULL, 0, &y);
-            expect_same(&cases[i].y, (float *)y.p, 1, "%s linear_bf16, case %d", t < 0 ? "c" : tier[t].name, (int)i);
-            k->gemm_bf16(&(nm_gemm_job){.m = 1, .n = 1, .k = w.k, .a = cases[i].x, .a_row = 4, .a_k = 1, .b = ones, .ldb = 1, .c = &c, .ldc = 1});
-            expect_same(&cases[i].y, &c, 1, "%s gemm_bf16, case %d", t < 0 ? "c" : tier[t].name, (int)i);
+            expect_same(want, (float *)y.p, 1, "%s linear_bf16, case %d", t < 0 ? "c" : tier[t].name, (int)i);
             guard_close(&y);
         }
 }
@@ -999,7 +1010,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         DRAWN(masks), DRAWN(every_mask), DRAWN(packing_keeps_every_value), DRAWN(reference_is_the_definition), DRAWN(linear_int8), DRAWN(linear_fp32), DRAWN(linear_bf16),
         DRAWN(saturation), DRAWN(bf16_is_the_definition), DRAWN(rows_do_not_meet), DRAWN(quantising), DRAWN(kv_stores), DRAWN(attention_pages), DRAWN(attention_merges),
-        DRAWN(exp_below_is_exp), ALIKE(attention_is_softmax), DRAWN(elementwise), DRAWN(rotations), ALIKE(accuracy), ALIKE(norms_are_norms), DRAWN(products),
+        DRAWN(exp_below_is_exp), ALIKE(attention_is_softmax), DRAWN(elementwise), DRAWN(rotations), ALIKE(accuracy), ALIKE(norms_are_norms), DRAWN(products), DRAWN(roundings), DRAWN(back_in_bf16),
         DRAWN(rows_of_panels), DRAWN(elementwise_back), ALIKE(slopes), ALIKE(norm_slopes),
     };
     return cmocka_run_group_tests(tests, begin, NULL);

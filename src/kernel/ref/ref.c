@@ -96,36 +96,13 @@ static void panel_floats(const nm_panels *w, int64_t p, int64_t k0, int64_t coun
 }
 
 /* n inputs of one output's chain, `at` and `bt` apart. */
-typedef float (*chain_fn)(const float *a, size_t at, const float *b, size_t bt, int64_t n, float acc);
-
 static float chain_f32(const float *a, size_t at, const float *b, size_t bt, int64_t n, float acc)
 {
     for (; n > 0; n--, a += at, b += bt) acc = fmaf(*a, *b, acc);
     return acc;
 }
 
-static float no_denormal(float f) { return fabsf(f) < 0x1p-126f ? copysignf(0, f) : f; }
-
-static float to_bf16(float f) { return nm_bf16_to_float(nm_float_to_bf16(no_denormal(f))); }
-
-/* What counts as denormal is the result rounded as if exponents had no end: so much below 2^-126 does not. There, the sum is exact in double. */
-static float fma_bf16(float a, float b, float c)
-{
-    float r = fmaf(a, b, no_denormal(c));
-    return fabs((double)a * (double)b + (double)no_denormal(c)) < 0x1p-126 - 0x1p-151 ? copysignf(0, r) : r;
-}
-
-/* n is even, or the row's end. */
-static float chain_bf16(const float *a, size_t at, const float *b, size_t bt, int64_t n, float acc)
-{
-    for (; n > 0; n -= 2, a += 2 * at, b += 2 * bt) {
-        acc = n > 1 ? fma_bf16(to_bf16(a[at]), to_bf16(b[bt]), acc) : fma_bf16(0, 0, acc);
-        acc = fma_bf16(to_bf16(a[0]), to_bf16(b[0]), acc);
-    }
-    return acc;
-}
-
-static void linear(const nm_linear_job *job, chain_fn chain)
+static void linear(const nm_linear_job *job)
 {
     const nm_panels *w = job->w;
     int64_t step = w->type->block > NM_BLOCK ? w->type->block : NM_BLOCK;
@@ -138,7 +115,7 @@ static void linear(const nm_linear_job *job, chain_fn chain)
             for (int64_t t = 0; t < job->rows; t++)
                 for (int r = 0; r < outputs_of(w, p); r++) {
                     float *y = &job->y[(size_t)t * job->ldy + (size_t)(NM_PANEL * p + r)];
-                    *y = chain(f + r, NM_PANEL, job->x + (size_t)t * job->ldx + k, 1, count, *y);
+                    *y = chain_f32(f + r, NM_PANEL, job->x + (size_t)t * job->ldx + k, 1, count, *y);
                 }
         }
         add_bias(job, p);
@@ -163,11 +140,122 @@ static void add_f32(const nm_linear_job *job, int64_t p, int64_t t)
 
 static void linear_f32(const nm_linear_job *job)
 {
-    if (job->add == 0) linear(job, chain_f32);
+    if (job->add == 0) linear(job);
     for (int64_t p = job->p0; p < job->p1 && job->add != 0; p++) for (int64_t t = 0; t < job->rows; t++) add_f32(job, p, t);
 }
 
-static void linear_bf16(const nm_linear_job *job) { linear(job, chain_bf16); }
+/* ---- Products in bf16 ---------------------------------------------------------------------------------------------------------------- */
+
+static float no_denormal(float f) { return fabsf(f) < 0x1p-126f ? copysignf(0, f) : f; }
+
+static uint16_t to_bf16(float f) { return nm_float_to_bf16(no_denormal(f)); }
+
+/* What counts as denormal is the result rounded as if exponents had no end: so much below 2^-126 does not. There, the sum is exact in double. */
+static float fma_bf16(float a, float b, float c)
+{
+    float r = fmaf(a, b, no_denormal(c));
+    return fabs((double)a * (double)b + (double)no_denormal(c)) < 0x1p-126 - 0x1p-151 ? copysignf(0, r) : r;
+}
+
+static float sum_bf16(float a, float b) { return no_denormal(no_denormal(a) + no_denormal(b)); }
+
+/* A block of 32 inputs of one output's chain: sixteen pairs, the even input low; those of b `step` apart. */
+typedef float (*block_fn)(const uint32_t *a, const uint32_t *b, size_t step, float acc);
+
+static float low(uint32_t pair) { return nm_bf16_to_float((uint16_t)pair); }
+static float high(uint32_t pair) { return nm_bf16_to_float((uint16_t)(pair >> 16)); }
+
+static float block_bf16(const uint32_t *a, const uint32_t *b, size_t step, float acc)
+{
+    for (int i = 0; i < 16; i++, b += step) acc = fma_bf16(low(a[i]), low(*b), fma_bf16(high(a[i]), high(*b), acc));
+    return acc;
+}
+
+static float block_amx(const uint32_t *a, const uint32_t *b, size_t step, float acc)
+{
+    float even = 0, odd = 0;
+    for (int i = 0; i < 16; i++, b += step) {
+        even = fma_bf16(low(a[i]), low(*b), even);
+        odd = fma_bf16(high(a[i]), high(*b), odd);
+    }
+    return sum_bf16(acc, sum_bf16(even, odd));
+}
+
+static void round_tile(const float *x, size_t ldx, int64_t rows, int64_t k, uint32_t *tile, size_t row_step, size_t pair_step)
+{
+    memset(tile, 0, nm_bf16_tile(k) * sizeof *tile);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < k; i++)
+            tile[i / 32 * 256 + r * (int64_t)row_step + i % 32 / 2 * (int64_t)pair_step] |= (uint32_t)to_bf16(x[(size_t)r * ldx + (size_t)i]) << i % 2 * 16;
+}
+
+static void round_rows(const float *x, size_t ldx, int64_t rows, int64_t k, uint32_t *tile) { round_tile(x, ldx, rows, k, tile, 16, 1); }
+static void round_lines(const float *x, size_t ldx, int64_t rows, int64_t k, uint32_t *tile) { round_tile(x, ldx, rows, k, tile, 1, 16); }
+
+/* n values `step` apart to the pairs of a block. */
+static void round_block(const float *f, size_t step, int64_t n, uint32_t *pairs)
+{
+    memset(pairs, 0, 16 * sizeof *pairs);
+    for (int64_t i = 0; i < n && i < 32; i++) pairs[i / 2] |= (uint32_t)to_bf16(f[(size_t)i * step]) << i % 2 * 16;
+}
+
+static void linear_rounded(const nm_linear_job *job, block_fn block)
+{
+    const nm_panels *w = job->w;
+    const int64_t step = 8 * NM_BLOCK;
+    for (int64_t p = job->p0; p < job->p1; p++) {
+        start_outputs(job, p);
+        for (int64_t k = 0; k < w->k; k += step) {
+            float f[8 * NM_BLOCK * NM_PANEL];
+            int64_t count = w->k - k < step ? w->k - k : step;
+            panel_floats(w, p, k, count, f);
+            for (int64_t b = 0; b * 32 < count; b++)
+                for (int r = 0; r < outputs_of(w, p); r++) {
+                    uint32_t pairs[16];
+                    round_block(f + b * 32 * NM_PANEL + r, NM_PANEL, count - b * 32, pairs);
+                    for (int64_t t = 0; t < job->rows; t++) {
+                        float *y = &job->y[(size_t)t * job->ldy + (size_t)(NM_PANEL * p + r)];
+                        *y = block(pairs, job->xb + (size_t)(t / 16) * nm_bf16_tile(w->k) + (k / 32 + b) * 256 + t % 16 * 16, 1, *y);
+                    }
+                }
+        }
+        add_bias(job, p);
+    }
+}
+
+/* The block of outputs that two panels hold, for all inputs of the job. */
+static void back_block(const nm_back_job *job, int64_t b, block_fn block)
+{
+    float f[2 * NM_UNPACK_INPUTS * NM_PANEL] = {0}, column[32];
+    const nm_panels *w = job->w;
+    for (int i = 0; i < 2 && 2 * b + i < w->panels; i++) panel_floats(w, 2 * b + i, job->k0, job->inputs, f + i * NM_UNPACK_INPUTS * NM_PANEL);
+    for (int64_t i = 0; i < job->inputs; i++) {
+        uint32_t pairs[16];
+        for (int o = 0; o < 32; o++) column[o] = f[(o / 16 * NM_UNPACK_INPUTS + i) * NM_PANEL + o % 16];
+        round_block(column, 1, w->n - 32 * b, pairs);
+        for (int64_t t = 0; t < job->rows; t++) {
+            float *dx = &job->dx[(size_t)t * job->ldx + (size_t)i];
+            *dx = block(pairs, job->dy + (size_t)(t / 16) * nm_bf16_tile(w->n) + b * 256 + t % 16, 16, b || job->add ? *dx : 0);
+        }
+    }
+}
+
+static void back_rounded(const nm_back_job *job, block_fn block)
+{
+    for (int64_t b = 0; 2 * b < job->w->panels; b++) back_block(job, b, block);
+}
+
+static void linear_bf16(const nm_linear_job *job) { linear_rounded(job, block_bf16); }
+static void back_bf16(const nm_back_job *job) { back_rounded(job, block_bf16); }
+static void linear_amx(const nm_linear_job *job) { linear_rounded(job, block_amx); }
+static void back_amx(const nm_back_job *job) { back_rounded(job, block_amx); }
+
+void nm_kernels_ref_amx_bf16(nm_kernels *table)
+{
+    table->bf16 = "amx-bf16";
+    table->linear_bf16 = linear_amx;
+    table->back_bf16 = back_amx;
+}
 
 /* ---- Activations --------------------------------------------------------------------------------------------------------------------- */
 
@@ -337,17 +425,15 @@ static void store_v_q8_0(void *page, int d_v, int slot, const float *v)
 
 /* ---- Backward ---------------------------------------------------------------------------------------------------------------------------------- */
 
-static void product(const nm_gemm_job *g, chain_fn chain)
+static void gemm(const nm_gemm_job *g)
 {
     for (int64_t i = 0; i < g->m; i++)
         for (int64_t j = 0; j < g->n; j++) {
             float *c = g->c + (size_t)i * g->ldc + j;
-            *c = chain(g->a + (size_t)i * g->a_row, g->a_k, g->b + j, g->ldb, g->k, g->add ? *c : 0);
+            *c = chain_f32(g->a + (size_t)i * g->a_row, g->a_k, g->b + j, g->ldb, g->k, g->add ? *c : 0);
         }
 }
 
-static void gemm(const nm_gemm_job *g) { product(g, chain_f32); }
-static void gemm_bf16(const nm_gemm_job *g) { product(g, chain_bf16); }
 
 static void unpack_rows(const nm_panels *w, int64_t p, int64_t k0, int64_t count, float *out, size_t ldo, void *scratch)
 {
@@ -366,8 +452,12 @@ void nm_kernels_ref(nm_kernels *table)
     table->tier = "c";
     table->linear_q8 = linear_q8;
     table->linear_f32 = linear_f32;
-    table->linear_bf16 = linear_bf16;
+    table->bf16 = "bf16";
     table->has_bf16 = false;
+    table->round_rows = round_rows;
+    table->round_lines = round_lines;
+    table->linear_bf16 = linear_bf16;
+    table->back_bf16 = back_bf16;
     table->quantize = quantize;
     table->tile_rows = 1;
     table->attention_merge = attention_merge;
@@ -381,7 +471,6 @@ void nm_kernels_ref(nm_kernels *table)
     table->kv_store_v[NM_KV_F32] = store_v_f32;
     table->kv_store_v[NM_KV_Q8_0] = store_v_q8_0;
     table->gemm = gemm;
-    table->gemm_bf16 = gemm_bf16;
     table->unpack_rows = unpack_rows;
     fill_elementwise(table);
     fill_elementwise_back(table);

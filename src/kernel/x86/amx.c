@@ -143,4 +143,8 @@ static void linear_q8(const nm_linear_job *job)
     _tile_release();
 }
 
-void nm_kernels_amx(nm_kernels *table) { table->linear_q8 = linear_q8; }
+void nm_kernels_amx(nm_kernels *table)
+{
+    table->linear_q8 = linear_q8;
+    nm_kernels_amx_bf16(table);
+}
