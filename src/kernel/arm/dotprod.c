@@ -15,4 +15,5 @@ void nm_kernels_dotprod(nm_kernels *table)
 {
     table->linear_q8 = nm_linear_q8_dotprod;
     table->tile_rows = NM_TILE_ROWS_ARM;
+    table->few_rows = NM_QTILE_FEW;
 }

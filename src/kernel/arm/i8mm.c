@@ -155,4 +155,5 @@ void nm_kernels_i8mm(nm_kernels *table)
 {
     table->linear_q8 = linear_q8;
     table->tile_rows = NM_TILE_ROWS_ARM;
+    table->few_rows = NM_QTILE_FEW;
 }

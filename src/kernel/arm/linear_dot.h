@@ -11,7 +11,7 @@
 #include "kernel/arm/blocks_neon.h"
 #include "kernel/x86/q8_rows.h"
 
-enum { DIRECT_ROWS = 8, TILE_ROWS = NM_TILE_ROWS_ARM, TILE_PANELS = 3, UNPACKED_BYTES = 1 };
+enum { DIRECT_ROWS = 8, TILE_ROWS = NM_TILE_ROWS_ARM, TILE_PANELS = 3, UNPACKED_BYTES = 1, DIRECT_WHOLE = NM_QTILE_FEW };
 
 /* Activations of four steps from step v on, of a tile of 1 or 4 rows: the four of step v + i and row r is lane (i * tile + r) % 4 of vector (i * tile + r) / 4. */
 V16_INLINE void load_fours(int tile, const q8_rows *x, size_t v, int8x16_t fours[4])
@@ -32,7 +32,7 @@ V16_INLINE void direct_sums(const nm_layout *l, int tile, int rows, const uint8_
         int8x16_t fours[4];
         load_fours(tile, x, at * NM_STEPS + (size_t)v, fours);
         _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
-            if (quarter == 0) prefetch_step(l, super, b, v + i);
+            if (quarter == 0) prefetch_step(l, super, b, v + i, x);
             int8x16_t w = vreinterpretq_s8_u8(step_neon(l, flip, super, b, v + i, quarter));
             _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) sum[r] = dot_four(sum[r], w, fours, i * tile + r);
         }
@@ -45,7 +45,7 @@ V16_INLINE void direct_block(const nm_layout *l, int tile, int rows, const uint8
 {
     int groups = nm_layout_groups(l), steps = NM_STEPS / groups;
     bool offset = l->offset && l->offset != 128;
-    prefetch_header(l, super, b);
+    prefetch_header(l, super, b, x);
     _Pragma("GCC unroll 2") for (int h = 0; h < groups; h++)
         _Pragma("GCC unroll 4") for (int quarter = 0; quarter < 4; quarter++) {
             size_t g = (at * (size_t)groups + (size_t)h) * (size_t)tile;
@@ -62,27 +62,27 @@ V16_INLINE void direct_block(const nm_layout *l, int tile, int rows, const uint8
         }
 }
 
-V16_INLINE void direct_neon(const nm_layout *l, int tile, int rows, const uint8_t *super, int64_t blocks, const q8_rows *from, float *out)
+V16_INLINE void direct_neon(const nm_layout *l, int tile, int rows, const uint8_t *super, int64_t at, int64_t blocks, const q8_rows *from, float *out)
 {
     const q8_rows x = *from;
     v16 acc[NM_QTILE_FEW];
-    _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) acc[r] = v_set(0.0f);
-    int64_t at = 0;
-    for (; at + l->blocks <= blocks; at += l->blocks, super += nm_layout_super(l))
+    _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) acc[r] = v_load(out + NM_PANEL * r);
+    const int64_t end = at + blocks;
+    for (; at + l->blocks <= end; at += l->blocks, super += nm_layout_super(l))
         _Pragma("GCC unroll 1") for (int b = 0; b < l->blocks; b++) direct_block(l, tile, rows, super, b, &x, (size_t)(at + b), acc);
-    for (int b = 0; at + b < blocks; b++) direct_block(l, tile, rows, super, b, &x, (size_t)(at + b), acc);
+    for (int b = 0; at + b < end; b++) direct_block(l, tile, rows, super, b, &x, (size_t)(at + b), acc);
     _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) v_store(out + NM_PANEL * r, acc[r]);
 }
 
 #define DIRECT(TYPE, TILE, ROWS, ...) \
-    static void direct_##TYPE##_##TILE##_##ROWS(const uint8_t *panel, int64_t blocks, const q8_rows *x, float *acc) \
+    static void direct_##TYPE##_##TILE##_##ROWS(const uint8_t *super, int64_t at, int64_t blocks, const q8_rows *x, float *acc) \
     { \
         static const nm_layout l = NM_LAYOUT_ROW(TYPE, __VA_ARGS__); \
-        direct_neon(&l, TILE, ROWS, panel, blocks, x, acc); \
+        direct_neon(&l, TILE, ROWS, super, at, blocks, x, acc); \
     }
 #define DIRECT_ALL(TYPE, ...) DIRECT_KINDS_OF(DIRECT, TYPE, __VA_ARGS__)
 NM_LAYOUTS(DIRECT_ALL)
-static const direct_fn direct_tiles[NM_LAYOUT_COUNT][1 + NM_QTILE_FEW] = {NM_LAYOUTS(DIRECT_ENTRY)};
+static const direct_fns direct_tiles[NM_LAYOUT_COUNT] = {NM_LAYOUTS(DIRECT_ENTRY)};
 
 /* ---- Tiles of the U form, whose values are signed and whole ------------------------------------------------------------------------------ */
 

@@ -75,4 +75,5 @@ void nm_kernels_neon(nm_kernels *table)
     table->linear_q8 = nm_linear_q8_neon;
     table->quantize = quantize;
     table->tile_rows = NM_TILE_ROWS_ARM;
+    table->few_rows = NM_QTILE_FEW;
 }

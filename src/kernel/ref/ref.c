@@ -459,7 +459,7 @@ void nm_kernels_ref(nm_kernels *table)
     table->linear_bf16 = linear_bf16;
     table->back_bf16 = back_bf16;
     table->quantize = quantize;
-    table->tile_rows = 1;
+    table->tile_rows = table->few_rows = 1;
     table->attention_merge = attention_merge;
     table->attention[NM_KV_F16] = attention_f16;
     table->attention[NM_KV_F32] = attention_f32;

@@ -127,7 +127,8 @@ static q8_rows lay_rows(const nm_linear_job *job, uint8_t **scratch)
     for (size_t i = 0; i < blocks; i++)
         lay_block(job, (int64_t)(i / lds) * AMX_ROWS, (int64_t)(i % lds), q + i * AMX_ROWS * NM_BLOCK, scale + i * AMX_ROWS, sums + i * AMX_ROWS);
     *scratch = (uint8_t *)(sums + blocks * AMX_ROWS);
-    return (q8_rows){q, scale, (const int32_t *)sums, sums, ldq, lds, lds, AMX_ROWS};     /* signed weights: no start is read */
+    /* Signed weights: no start is read. */
+    return (q8_rows){.q = q, .scale = scale, .start = (const int32_t *)sums, .sums = sums, .ldq = ldq, .lds = lds, .ldg = lds, .tile = AMX_ROWS};
 }
 
 static void linear_q8(const nm_linear_job *job)

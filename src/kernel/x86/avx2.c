@@ -78,4 +78,5 @@ void nm_kernels_avx2(nm_kernels *table)
     table->linear_q8 = nm_linear_q8_avx2;
     table->quantize = quantize;
     table->tile_rows = NM_TILE_ROWS_AVX2;
+    table->few_rows = NM_DIRECT_ROWS_AVX2;
 }

@@ -5,7 +5,10 @@
 #include "kernel/x86/blocks256.h"
 #include "kernel/x86/q8_rows.h"
 
-enum { DIRECT_ROWS = 4, TILE_ROWS = NM_TILE_ROWS_AVX2, TILE_PANELS = 2, UNPACKED_BYTES = 2, UNROLLED_BLOCKS = 2 };
+enum { DIRECT_ROWS = NM_DIRECT_ROWS_AVX2, TILE_ROWS = NM_TILE_ROWS_AVX2, TILE_PANELS = 2, UNPACKED_BYTES = 2, UNROLLED_BLOCKS = 2, DIRECT_WHOLE = 2 };
+
+/* sum += term, in the sum's own register: left to itself gcc 12 makes trees of chains, copies, and spills when sums fill the register file. */
+#define ADD_TO(instruction, sum, term) __asm__(instruction " %1, %0, %0" : "+x"(sum) : "x"(term))
 
 V16_INLINE __m256i widen_sums(__m256i words) { return _mm256_madd_epi16(words, _mm256_set1_epi16(1)); }
 
@@ -18,30 +21,35 @@ V16_INLINE void direct_sums(const nm_layout *l, int tile, int rows, const uint8_
     const int fit = sums_that_fit(l->most);
     __m256i words[NM_QTILE_FEW];
     _Pragma("GCC unroll 8") for (int v = v0; v < v0 + steps; v++) {
-        if (half == 0) prefetch_step(l, super, b, v);
+        if (half == 0) prefetch_step(l, super, b, v, x);
         __m256i u = step256(l, super, b, v, half), w = _mm256_xor_si256(u, _mm256_set1_epi8((char)0x80)), size = _mm256_abs_epi8(w);
         int i = v - v0;
         _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) {
             __m256i four = four_bytes(x->q + ((at * NM_STEPS + (size_t)v) * (size_t)tile + (size_t)r) * 4);
             if (!fit) {         /* offset 128: w = q */
                 __m256i s = widen_sums(_mm256_maddubs_epi16(size, _mm256_sign_epi8(four, w)));
-                sum[r] = i ? _mm256_add_epi32(sum[r], s) : s;
+                if (i) ADD_TO("vpaddd", sum[r], s);
+                else sum[r] = s;
                 continue;
             }
             __m256i s = _mm256_maddubs_epi16(u, four);
-            words[r] = i % fit ? _mm256_add_epi16(words[r], s) : s;
-            if (i % fit == fit - 1 || i == steps - 1) sum[r] = i < fit ? widen_sums(words[r]) : _mm256_add_epi32(sum[r], widen_sums(words[r]));
+            if (i % fit) ADD_TO("vpaddw", words[r], s);
+            else words[r] = s;
+            if (i % fit != fit - 1 && i != steps - 1) continue;
+            s = widen_sums(words[r]);
+            if (i >= fit) ADD_TO("vpaddd", sum[r], s);
+            else sum[r] = s;
         }
     }
 }
 
-V16_INLINE void direct_block(const nm_layout *l, int tile, int rows, const uint8_t *super, int b, const q8_rows *x, size_t at, v16 acc[NM_QTILE_FEW])
+V16_INLINE void direct_block(const nm_layout *l, int tile, int rows, int h0, int h1, const uint8_t *super, int b, const q8_rows *x, size_t at, v16 *acc)
 {
     int groups = nm_layout_groups(l), steps = NM_STEPS / groups;
     bool offset = sums_that_fit(l->most) && l->offset;
-    prefetch_header(l, super, b);
+    if (h0 == 0) prefetch_header(l, super, b, x);
     _Pragma("GCC unroll 2") for (int h = 0; h < groups; h++)
-        _Pragma("GCC unroll 2") for (int half = 0; half < 2; half++) {
+        _Pragma("GCC unroll 2") for (int half = h0; half < h1; half++) {
             size_t g = (at * (size_t)groups + (size_t)h) * (size_t)tile;
             __m256i sum[NM_QTILE_FEW];
             direct_sums(l, tile, rows, super, b, half, h * steps, steps, x, at, sum);
@@ -58,9 +66,6 @@ V16_INLINE void direct_block(const nm_layout *l, int tile, int rows, const uint8
 }
 
 #include "kernel/x86/direct.h"
-
-/* sum += term, in the sum's own register: left to itself gcc 12 copies and spills when twelve sums fill the register file. */
-#define ADD_TO(instruction, sum, term) __asm__(instruction " %1, %0, %0" : "+x"(sum) : "x"(term))
 
 /* ---- Tiles of the U form ----------------------------------------------------------------------------------------------------------------- */
 

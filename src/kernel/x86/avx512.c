@@ -59,4 +59,5 @@ void nm_kernels_avx512(nm_kernels *table)
     table->linear_q8 = nm_linear_q8_avx512;
     table->quantize = quantize;
     table->tile_rows = NM_TILE_ROWS_AVX512;
+    table->few_rows = NM_QTILE_FEW;
 }

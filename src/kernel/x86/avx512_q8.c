@@ -4,7 +4,7 @@
 #include "kernel/x86/blocks512.h"
 #include "kernel/x86/q8_rows.h"
 
-enum { DIRECT_ROWS = 4, TILE_ROWS = NM_TILE_ROWS_AVX512, TILE_PANELS = 4, UNPACKED_BYTES = 1, UNROLLED_BLOCKS = 4 };
+enum { DIRECT_ROWS = 4, TILE_ROWS = NM_TILE_ROWS_AVX512, TILE_PANELS = 4, UNPACKED_BYTES = 1, UNROLLED_BLOCKS = 4, DIRECT_WHOLE = NM_QTILE_FEW };
 
 /* A line of weights: u, or the size and the signs of u - 128. */
 typedef struct weights { __m512i u; __mmask64 negative; } weights;
@@ -37,18 +37,18 @@ V16_INLINE __m512 add_group(bool has_min, __m512i sum, __m512 scale, __m512 min,
 
 /* ---- Straight from the packed panel ---------------------------------------------------------------------------------------------------- */
 
-V16_INLINE void direct_block(const nm_layout *l, int tile, int rows, const uint8_t *super, int b, const q8_rows *x, size_t at, v16 acc[NM_QTILE_FEW])
+V16_INLINE void direct_block(const nm_layout *l, int tile, int rows, int h0, int h1, const uint8_t *super, int b, const q8_rows *x, size_t at, v16 *acc)
 {
     const int groups = nm_layout_groups(l), steps = NM_STEPS / groups, fit = sums_that_fit(l->most);
     const bool has_min = nm_layout_has_min(l);
-    prefetch_header(l, super, b);
+    prefetch_header(l, super, b, x);
     _Pragma("GCC unroll 2") for (int h = 0; h < groups; h++) {
         size_t g = (at * (size_t)groups + (size_t)h) * (size_t)tile;
         __m512i words[NM_QTILE_FEW], sum[NM_QTILE_FEW];
         _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) sum[r] = start_of(fit, x, g + (size_t)r);
         _Pragma("GCC unroll 8") for (int i = 0; i < steps; i++) {
             int v = h * steps + i;
-            prefetch_step(l, super, b, v);
+            prefetch_step(l, super, b, v, x);
             weights w = weights_of(fit, step512(l, super, b, v));
             _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++)
                 add_products(fit, i, steps, w, four_bytes(x->q + ((at * NM_STEPS + (size_t)v) * (size_t)tile + (size_t)r) * 4), &words[r], &sum[r]);

@@ -4,7 +4,7 @@
 #include "kernel/x86/blocks256.h"
 #include "kernel/x86/q8_rows.h"
 
-enum { DIRECT_ROWS = 4, TILE_ROWS = NM_TILE_ROWS_AVX2, TILE_PANELS = 4, UNPACKED_BYTES = 1, UNROLLED_BLOCKS = 2 };
+enum { DIRECT_ROWS = 8, TILE_ROWS = NM_TILE_ROWS_AVX2, TILE_PANELS = 4, UNPACKED_BYTES = 1, UNROLLED_BLOCKS = 2, DIRECT_WHOLE = 2 };
 
 #ifdef NM_EMULATE_AVXVNNI
 #define ENCODING "%{evex%} "
@@ -23,18 +23,18 @@ V16_INLINE __m256 add_group(bool has_min, __m256i sum, __m256 scale, __m256 min,
 
 /* ---- Straight from the packed panel ---------------------------------------------------------------------------------------------------- */
 
-V16_INLINE void direct_block(const nm_layout *l, int tile, int rows, const uint8_t *super, int b, const q8_rows *x, size_t at, v16 acc[NM_QTILE_FEW])
+V16_INLINE void direct_block(const nm_layout *l, int tile, int rows, int h0, int h1, const uint8_t *super, int b, const q8_rows *x, size_t at, v16 *acc)
 {
     const int groups = nm_layout_groups(l), steps = NM_STEPS / groups;
     const bool has_min = nm_layout_has_min(l);
-    prefetch_header(l, super, b);
+    if (h0 == 0) prefetch_header(l, super, b, x);
     _Pragma("GCC unroll 2") for (int h = 0; h < groups; h++)
-        _Pragma("GCC unroll 2") for (int half = 0; half < 2; half++) {
+        _Pragma("GCC unroll 2") for (int half = h0; half < h1; half++) {
             size_t g = (at * (size_t)groups + (size_t)h) * (size_t)tile;
             __m256i sum[NM_QTILE_FEW];
             _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) sum[r] = _mm256_set1_epi32(x->start[g + (size_t)r]);
             _Pragma("GCC unroll 8") for (int v = h * steps; v < (h + 1) * steps; v++) {
-                if (half == 0) prefetch_step(l, super, b, v);
+                if (half == 0) prefetch_step(l, super, b, v, x);
                 __m256i u = step256(l, super, b, v, half);
                 _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++)
                     ADD_PRODUCTS(sum[r], u, four_bytes(x->q + ((at * NM_STEPS + (size_t)v) * (size_t)tile + (size_t)r) * 4));
@@ -111,4 +111,5 @@ void nm_kernels_avxvnni(nm_kernels *table)
 {
     table->linear_q8 = linear_q8;
     table->tile_rows = TILE_ROWS;
+    table->few_rows = DIRECT_ROWS;
 }

@@ -6,7 +6,8 @@
 #include "kernel/layout.h"
 #include "kernel/x86/v16_avx2.h"
 
-enum { NM_TILE_ROWS_AVX2 = 6 };     /* rows of activations in a register tile: 12 sums, 2 of weights, activations, a product */
+/* Rows of activations in a register tile: 12 sums, 2 of weights, activations, a product; and rows up to which packed panels are read directly. */
+enum { NM_TILE_ROWS_AVX2 = 6, NM_DIRECT_ROWS_AVX2 = 16 };
 
 /* Four activations, for all eight rows of half a line; and the half of 16 outputs that belongs to it. */
 V16_INLINE __m256i four_bytes(const int8_t *p) { int32_t v; memcpy(&v, p, 4); return _mm256_set1_epi32(v); }

@@ -12,6 +12,7 @@ typedef struct q8_rows {
     const int32_t *start;       /* [tiles][ldg][tile], by groups: -offset * sum(x) */
     const float *sums;          /* the same: scale * sum(x), for minima */
     size_t ldq, lds, ldg;
+    size_t far, near;           /* how many bytes ahead direct kernels ask for a line of weights: PREFETCH_*, or 0 where it is near already */
     int tile;
 } q8_rows;
 
@@ -27,28 +28,34 @@ V16_INLINE int sums_that_fit(int most)
  * second level has more requests in flight than the first (measurements: docs/PERFORMANCE.md). A panel's end runs on into the next panel. */
 enum { PREFETCH_FAR = 3072, PREFETCH_NEAR = 1024 };
 
-V16_INLINE void prefetch_line(const uint8_t *line)
+V16_INLINE void prefetch_at(const uint8_t *line, size_t far, size_t near)
 {
-    __builtin_prefetch(line + PREFETCH_FAR, 0, 2);
-    __builtin_prefetch(line + PREFETCH_NEAR, 0, 3);
+    __builtin_prefetch(line + far, 0, 2);
+    __builtin_prefetch(line + near, 0, 3);
 }
 
-V16_INLINE void prefetch_step(const nm_layout *l, const uint8_t *super, int b, int v)
+V16_INLINE void prefetch_line(const uint8_t *line) { prefetch_at(line, PREFETCH_FAR, PREFETCH_NEAR); }
+
+V16_INLINE void prefetch_step(const nm_layout *l, const uint8_t *super, int b, int v, const q8_rows *x)
 {
-    if (v < l->low) prefetch_line(nm_layout_low(l, super, b) + v * NM_LINE);
-    else if (v < l->low + l->high) prefetch_line(nm_layout_high(l, super, b) + (v - l->low) * NM_LINE);
+    if (v < l->low) prefetch_at(nm_layout_low(l, super, b) + v * NM_LINE, x->far, x->near);
+    else if (v < l->low + l->high) prefetch_at(nm_layout_high(l, super, b) + (v - l->low) * NM_LINE, x->far, x->near);
 }
 
-V16_INLINE void prefetch_header(const nm_layout *l, const uint8_t *super, int b)
+V16_INLINE void prefetch_header(const nm_layout *l, const uint8_t *super, int b, const q8_rows *x)
 {
-    if (b * NM_LINE < nm_layout_header(l)) prefetch_line(super + b * NM_LINE);
+    if (b * NM_LINE < nm_layout_header(l)) prefetch_at(super + b * NM_LINE, x->far, x->near);
 }
 
-/* Panels as they lie packed, M rows: acc[M][16] gets whole chains. */
-typedef void (*direct_fn)(const uint8_t *panel, int64_t blocks, const q8_rows *x, float *acc);
+/* Blocks [at, at + blocks) of K of a panel as it lies packed, M rows: acc[M][16] goes on. super: the superblock that block `at` begins. */
+typedef void (*direct_fn)(const uint8_t *super, int64_t at, int64_t blocks, const q8_rows *x, float *acc);
 /* The kinds of them: X(TYPE, rows side by side, rows asked for, layout's numbers), and a row of a table of them (linear_q8.h). */
 #define DIRECT_KINDS_OF(X, TYPE, ...) X(TYPE, 1, 1, __VA_ARGS__) X(TYPE, 4, 1, __VA_ARGS__) X(TYPE, 4, 2, __VA_ARGS__) X(TYPE, 4, 3, __VA_ARGS__) X(TYPE, 4, 4, __VA_ARGS__)
-#define DIRECT_ENTRY(TYPE, ...) [NM_LAYOUT_##TYPE] = {direct_##TYPE##_1_1, direct_##TYPE##_4_1, direct_##TYPE##_4_2, direct_##TYPE##_4_3, direct_##TYPE##_4_4},
+#define DIRECT_KINDS(TYPE) direct_##TYPE##_1_1, direct_##TYPE##_4_1, direct_##TYPE##_4_2, direct_##TYPE##_4_3, direct_##TYPE##_4_4
+#define DIRECT_ENTRY(TYPE, ...) [NM_LAYOUT_##TYPE] = {DIRECT_KINDS(TYPE)},
+/* Rows that one pass over a chunk of a packed panel takes: a tile, or two where registers hold their sums; and the entry of a table that does the latter. */
+enum { DIRECT_TWO = 2 * NM_QTILE_FEW, DIRECT_TWO_AT = 1 + NM_QTILE_FEW };
+typedef direct_fn direct_fns[2 + NM_QTILE_FEW];
 typedef void (*unpack_fn)(const uint8_t *panel, int64_t b0, int64_t count, const nm_u *u);
 
 /* The same from row t, which begins a tile, and a block of K on. */
@@ -89,7 +96,7 @@ static inline q8_rows prepare_rows(const nm_linear_job *job, int offset, void *s
     if (job->w->type->has_min && groups == 2)
         for (size_t i = 0; i < count; i += 2 * tile)
             for (size_t r = 0; r < 2 * tile; r++) sums[i + r] = x->scale[i / 2 + r % tile] * (float)sum[i + r];
-    return (q8_rows){x->q, x->scale, start, sums, x->ldq, x->lds, x->lds * groups, x->tile};
+    return (q8_rows){x->q, x->scale, start, sums, x->ldq, x->lds, x->lds * groups, PREFETCH_FAR, PREFETCH_NEAR, x->tile};
 }
 
 /* u = q + offset in what unpackers write: the layout's own, and 128 for rows of the file. */

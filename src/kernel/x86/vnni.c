@@ -3,34 +3,38 @@
 #include "kernel/x86/blocks512.h"
 #include "kernel/x86/q8_rows.h"
 
-enum { DIRECT_ROWS = 16, TILE_ROWS = 4, TILE_PANELS = 3, TILE_SUMS = 12, UNPACKED_BYTES = 1, UNROLLED_BLOCKS = 4 };
+enum { DIRECT_ROWS = 16, TILE_ROWS = 4, TILE_PANELS = 3, TILE_SUMS = 12, UNPACKED_BYTES = 1, UNROLLED_BLOCKS = 4, DIRECT_WHOLE = DIRECT_TWO };
 
 /* ---- Straight from the packed panel ---------------------------------------------------------------------------------------------- */
 
-V16_INLINE void direct_block(const nm_layout *l, int tile, int rows, const uint8_t *super, int b, const q8_rows *x, size_t at, v16 acc[NM_QTILE_FEW])
+/* Where row r of two tiles has its part of an array that holds ld values a row; at: of row 0. */
+V16_INLINE size_t place(int tile, int r, size_t ld, size_t at) { return (size_t)(r / tile * tile) * ld + at * (size_t)tile + (size_t)(r % tile); }
+
+V16_INLINE void direct_block(const nm_layout *l, int tile, int rows, int h0, int h1, const uint8_t *super, int b, const q8_rows *x, size_t at, v16 *acc)
 {
     int groups = nm_layout_groups(l), steps = NM_STEPS / groups;
-    prefetch_header(l, super, b);
+    prefetch_header(l, super, b, x);
     _Pragma("GCC unroll 2") for (int h = 0; h < groups; h++) {
-        size_t g = (at * (size_t)groups + (size_t)h) * (size_t)tile;
-        __m512i sum[NM_QTILE_FEW];
-        _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) sum[r] = _mm512_set1_epi32(x->start[g + (size_t)r]);
+        size_t g = at * (size_t)groups + (size_t)h;
+        __m512i sum[DIRECT_TWO];
+        _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++) sum[r] = _mm512_set1_epi32(x->start[place(tile, r, x->ldg, g)]);
         _Pragma("GCC unroll 8") for (int v = h * steps; v < (h + 1) * steps; v++) {
-            prefetch_step(l, super, b, v);
+            prefetch_step(l, super, b, v, x);
             __m512i u = step512(l, super, b, v);
-            _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++)
-                sum[r] = _mm512_dpbusd_epi32(sum[r], u, four_bytes(x->q + ((at * NM_STEPS + (size_t)v) * (size_t)tile + (size_t)r) * 4));
+            _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)
+                sum[r] = _mm512_dpbusd_epi32(sum[r], u, four_bytes(x->q + 4 * place(tile, r, x->ldq / 4, at * NM_STEPS + (size_t)v)));
         }
         __m512 scale = scale512(l, super, b * groups + h);
         __m512 min = nm_layout_has_min(l) ? min512(l, super, b * groups + h) : scale;
-        _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) {
-            __m512 s = _mm512_mul_ps(scale, _mm512_set1_ps(x->scale[at * (size_t)tile + (size_t)r]));
+        _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++) {
+            __m512 s = _mm512_mul_ps(scale, _mm512_set1_ps(x->scale[place(tile, r, x->lds, at)]));
             acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r]), s, acc[r]);
-            if (nm_layout_has_min(l)) acc[r] = _mm512_fmadd_ps(min, _mm512_set1_ps(x->sums[g + (size_t)r]), acc[r]);
+            if (nm_layout_has_min(l)) acc[r] = _mm512_fmadd_ps(min, _mm512_set1_ps(x->sums[place(tile, r, x->ldg, g)]), acc[r]);
         }
     }
 }
 
+#define DIRECT_PAIRS
 #include "kernel/x86/direct.h"
 
 NM_LAYOUTS(DEFINE_UNPACK512)
@@ -128,4 +132,5 @@ void nm_kernels_vnni(nm_kernels *table)
 {
     table->linear_q8 = nm_linear_q8_vnni;
     table->tile_rows = TILE_ROWS;
+    table->few_rows = DIRECT_ROWS;
 }
