@@ -1,5 +1,6 @@
 /* The table of packed layouts, the packer, and the plain C readers of panels and rows. What a block of the file means is asked of
  * quant.h's groups(); this file knows only where a block keeps its half-precision scales, because those are stored as they are. */
+#define NM_FOLDED static inline     /* layouts are not constant here */
 #include "kernel/layout.h"
 
 #include <string.h>

@@ -70,12 +70,17 @@ extern const uint8_t nm_codebooks[3][16];
 
 enum { NM_LINE = 64, NM_BLOCK = 32, NM_STEPS = 8 };     /* bytes; inputs; steps of four inputs in a block */
 
-static inline int nm_layout_groups(const nm_layout *l) { return NM_BLOCK / l->group; }     /* in a block */
-static inline bool nm_layout_has_min(const nm_layout *l)
+/* Kernels give these a constant layout, of which nothing must remain but a number: gcc 12 would call them in inner loops. */
+#ifndef NM_FOLDED
+#define NM_FOLDED static inline __attribute__((always_inline))
+#endif
+
+NM_FOLDED int nm_layout_groups(const nm_layout *l) { return NM_BLOCK / l->group; }     /* in a block */
+NM_FOLDED bool nm_layout_has_min(const nm_layout *l)
 {
     return l->scales == NM_SCALE_HALF_MIN || l->scales == NM_SCALE_SUPER_MIN || l->scales == NM_SCALE_NIBBLES;
 }
-static inline int nm_layout_header(const nm_layout *l)      /* bytes */
+NM_FOLDED int nm_layout_header(const nm_layout *l)      /* bytes */
 {
     int n = l->blocks * nm_layout_groups(l) * NM_PANEL, bytes = 0;
     switch (l->scales) {
@@ -88,16 +93,16 @@ static inline int nm_layout_header(const nm_layout *l)      /* bytes */
     }
     return (bytes + NM_LINE - 1) / NM_LINE * NM_LINE;
 }
-static inline int nm_layout_super(const nm_layout *l)       /* bytes of a superblock */
+NM_FOLDED int nm_layout_super(const nm_layout *l)       /* bytes of a superblock */
 {
     return nm_layout_header(l) + l->blocks * (l->low + l->high) * NM_LINE;
 }
 /* Lines of block b (0 .. blocks-1) of a superblock. */
-static inline const uint8_t *nm_layout_low(const nm_layout *l, const uint8_t *super, int b)
+NM_FOLDED const uint8_t *nm_layout_low(const nm_layout *l, const uint8_t *super, int b)
 {
     return super + nm_layout_header(l) + b * l->low * NM_LINE;
 }
-static inline const uint8_t *nm_layout_high(const nm_layout *l, const uint8_t *super, int b)
+NM_FOLDED const uint8_t *nm_layout_high(const nm_layout *l, const uint8_t *super, int b)
 {
     return super + nm_layout_header(l) + (l->blocks * l->low + b * l->high) * NM_LINE;
 }

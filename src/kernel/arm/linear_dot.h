@@ -11,7 +11,9 @@
 #include "kernel/arm/blocks_neon.h"
 #include "kernel/x86/q8_rows.h"
 
-enum { DIRECT_ROWS = 8, TILE_ROWS = NM_TILE_ROWS_ARM, TILE_PANELS = 3, UNPACKED_BYTES = 1, DIRECT_WHOLE = NM_QTILE_FEW };
+enum { DIRECT_ROWS = 8, TILE_ROWS = NM_TILE_ROWS_ARM, TILE_PANELS = 3, UNPACKED_BYTES = 1 };
+
+V16_INLINE int direct_whole(const nm_layout *l) { return NM_QTILE_FEW; }
 
 /* Activations of four steps from step v on, of a tile of 1 or 4 rows: the four of step v + i and row r is lane (i * tile + r) % 4 of vector (i * tile + r) / 4. */
 V16_INLINE void load_fours(int tile, const q8_rows *x, size_t v, int8x16_t fours[4])

@@ -5,10 +5,13 @@
 #include "kernel/x86/blocks256.h"
 #include "kernel/x86/q8_rows.h"
 
-enum { DIRECT_ROWS = NM_DIRECT_ROWS_AVX2, TILE_ROWS = NM_TILE_ROWS_AVX2, TILE_PANELS = 2, UNPACKED_BYTES = 2, UNROLLED_BLOCKS = 2, DIRECT_WHOLE = 2 };
+enum { DIRECT_ROWS = NM_DIRECT_ROWS_AVX2, TILE_ROWS = NM_TILE_ROWS_AVX2, TILE_PANELS = 2, UNPACKED_BYTES = 2, UNROLLED_BLOCKS = 2 };
 
 /* sum += term, in the sum's own register: left to itself gcc 12 makes trees of chains, copies, and spills when sums fill the register file. */
 #define ADD_TO(instruction, sum, term) __asm__(instruction " %1, %0, %0" : "+x"(sum) : "x"(term))
+
+/* Types whose every sum or two is widened wait for memory more than for spilt registers. */
+V16_INLINE int direct_whole(const nm_layout *l) { return sums_that_fit(l->most) >= 4 ? 2 : NM_QTILE_FEW; }
 
 V16_INLINE __m256i widen_sums(__m256i words) { return _mm256_madd_epi16(words, _mm256_set1_epi16(1)); }
 

@@ -4,7 +4,9 @@
 #include "kernel/x86/blocks512.h"
 #include "kernel/x86/q8_rows.h"
 
-enum { DIRECT_ROWS = 4, TILE_ROWS = NM_TILE_ROWS_AVX512, TILE_PANELS = 4, UNPACKED_BYTES = 1, UNROLLED_BLOCKS = 4, DIRECT_WHOLE = NM_QTILE_FEW };
+enum { DIRECT_ROWS = 4, TILE_ROWS = NM_TILE_ROWS_AVX512, TILE_PANELS = 4, UNPACKED_BYTES = 1, UNROLLED_BLOCKS = 4 };
+
+V16_INLINE int direct_whole(const nm_layout *l) { return NM_QTILE_FEW; }
 
 /* A line of weights: u, or the size and the signs of u - 128. */
 typedef struct weights { __m512i u; __mmask64 negative; } weights;

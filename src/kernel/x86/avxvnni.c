@@ -4,7 +4,9 @@
 #include "kernel/x86/blocks256.h"
 #include "kernel/x86/q8_rows.h"
 
-enum { DIRECT_ROWS = 8, TILE_ROWS = NM_TILE_ROWS_AVX2, TILE_PANELS = 4, UNPACKED_BYTES = 1, UNROLLED_BLOCKS = 2, DIRECT_WHOLE = 2 };
+enum { DIRECT_ROWS = 8, TILE_ROWS = NM_TILE_ROWS_AVX2, TILE_PANELS = 4, UNPACKED_BYTES = 1, UNROLLED_BLOCKS = 2 };
+
+V16_INLINE int direct_whole(const nm_layout *l) { return 2; }
 
 #ifdef NM_EMULATE_AVXVNNI
 #define ENCODING "%{evex%} "

@@ -1,6 +1,6 @@
 /* Template: a few rows straight from the packed panel. Included once per tier after it has defined
  *   UNROLLED_BLOCKS      superblocks of at most so many blocks are unrolled whole; more would leave the op cache
- *   DIRECT_WHOLE         more rows than this go over the halves of a panel's outputs one after the other, since the registers do not hold both
+ *   direct_whole(l)      more rows than this go over the halves of a panel's outputs one after the other, since the registers do not hold both
  *   direct_block(l, tile, rows, h0, h1, super, b, x, at, acc)      block b of a superblock, which is block `at` of K, added to halves [h0, h1) of acc; tile:
  *                        rows that lie side by side in x, of which `rows` are asked for (of two tiles where it is DIRECT_TWO)
  *   DIRECT_PAIRS         if two tiles are taken in one pass
@@ -12,7 +12,8 @@
 
 V16_INLINE void direct_half(const nm_layout *l, int tile, int rows, int h0, int h1, const uint8_t *super, int64_t at, int64_t blocks, const q8_rows *from, float *out)
 {
-    const q8_rows x = *from;
+    q8_rows x = *from;
+    if (tile == 1) { x.far = PREFETCH_FAR; x.near = PREFETCH_NEAR; }    /* a lone row has one pass: constants */
     const int64_t end = at + blocks;
     v16 acc[DIRECT_TWO];
     _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++) acc[r] = v_load(out + NM_PANEL * r);
@@ -29,7 +30,7 @@ V16_INLINE void direct_half(const nm_layout *l, int tile, int rows, int h0, int 
 
 V16_INLINE void direct_chunk(const nm_layout *l, int tile, int rows, const uint8_t *super, int64_t at, int64_t blocks, const q8_rows *x, float *out)
 {
-    if (rows <= DIRECT_WHOLE) {
+    if (rows <= direct_whole(l)) {
         direct_half(l, tile, rows, 0, 2, super, at, blocks, x, out);
     } else {
         direct_half(l, tile, rows, 0, 1, super, at, blocks, x, out);

@@ -2,7 +2,7 @@
  * end, after it has defined what linear_tiles.h wants and
  *   TILE_ROWS                          the table's tile_rows
  *   DIRECT_ROWS                        the table's few_rows: at most so many rows read the packed panel directly, in passes of a tile of NM_QTILE_FEW, or two
- *   DIRECT_WHOLE                       more rows than this need several passes
+ *   direct_whole(l)                    more rows than this need several passes
  *   direct_tiles[layout][rows]         direct_fn for 1 .. NM_QTILE_FEW rows of such a tile; [0]: a lone row in a tile of its own; [DIRECT_TWO_AT]: two tiles, or NULL
  * Arithmetic: kernel.h. Stored values are unsigned, u = q + offset, so isum = sum(u * x) - offset * sum(x), exact in int32; the second
  * term is prepared per row and group (`start`) and is where the integer accumulators begin. */
@@ -35,7 +35,7 @@ static void linear_direct(const nm_linear_job *job, const q8_rows *x, const dire
     const nm_panels *w = job->w;
     const nm_layout *l = &nm_layout_table[nm_layout_of(w->type)];
     const int64_t blocks = w->k / NM_BLOCK, supers = l->blocks < LEAST_BLOCKS ? LEAST_BLOCKS / l->blocks : 1;
-    const int64_t chunk = job->rows > DIRECT_WHOLE ? supers * l->blocks : blocks;
+    const int64_t chunk = job->rows > direct_whole(l) ? supers * l->blocks : blocks;
     const size_t chunk_bytes = (size_t)supers * (size_t)nm_layout_super(l);
     for (int64_t p = job->p0; p < job->p1; p++) {
         const uint8_t *super = w->data + (size_t)p * w->panel_bytes;

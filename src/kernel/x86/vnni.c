@@ -3,7 +3,9 @@
 #include "kernel/x86/blocks512.h"
 #include "kernel/x86/q8_rows.h"
 
-enum { DIRECT_ROWS = 16, TILE_ROWS = 4, TILE_PANELS = 3, TILE_SUMS = 12, UNPACKED_BYTES = 1, UNROLLED_BLOCKS = 4, DIRECT_WHOLE = DIRECT_TWO };
+enum { DIRECT_ROWS = 16, TILE_ROWS = 4, TILE_PANELS = 3, TILE_SUMS = 12, UNPACKED_BYTES = 1, UNROLLED_BLOCKS = 4 };
+
+V16_INLINE int direct_whole(const nm_layout *l) { return DIRECT_TWO; }
 
 /* ---- Straight from the packed panel ---------------------------------------------------------------------------------------------- */
 
