@@ -159,26 +159,40 @@ static void run_tile(const nm_exec *e, const nm_step *s, const nm_seq *seq, int6
         finish(nm_at_out(e, s, 0, r0 + i / heads) + (int64_t)(head + i % heads) * ARGS.d_v, w->total_o + (size_t)i * (size_t)ARGS.d_v, t->l[i], ARGS.d_v);
 }
 
+/* The next item of `all` for this thread, or -1. Where sessions have a row each, threads of the first half take items from the front, the others from the back, as
+ * their rows were shared out before: what a row stored is in its thread's cache. */
+static int64_t next_item(const nm_exec *e, const nm_step *s, int64_t all, int thread, int threads)
+{
+    enum { BACK = 1 << 16 };                    /* what is taken from the back is counted in the ticket's upper half */
+    bool two_ends = e->rows[NM_ROWS_BATCH] == e->seqs && all < BACK / 2, back = two_ends && thread >= (threads + 1) / 2;
+    int taken = atomic_fetch_add_explicit(nm_ticket(e, s, 0), back ? BACK : 1, memory_order_relaxed);
+    int front = two_ends ? taken % BACK : taken, behind = two_ends ? taken / BACK : 0;
+    return front + behind >= all ? -1 : back ? all - 1 - behind : front;
+}
+
 /* Items: (session, block of rows, KV head, part of its query heads), numbered so that a ticket finds its own. */
 static void run_tiles(nm_exec *e, const nm_step *s, int thread, int threads, work *w)
 {
     enum { LEAST_BLOCK = 4, ITEMS = 3 };        /* rows; items a thread, for threads that do not begin or run alike */
     int32_t group = ARGS.heads / ARGS.heads_kv, heads = group < TILE ? group : TILE, parts = (group + heads - 1) / heads, block = TILE / heads;
     while (block > LEAST_BLOCK && e->rows[NM_ROWS_BATCH] / block * ARGS.heads_kv * parts < ITEMS * threads) block = (block + 1) / 2;
-    int64_t ticket = atomic_fetch_add_explicit(nm_ticket(e, s, 0), 1, memory_order_relaxed), passed = 0;
-    for (int32_t i = 0; i < e->seqs; i++) {
-        const nm_seq *seq = &e->seq[i];
-        int64_t per_block = (int64_t)ARGS.heads_kv * parts, items = (seq->rows + block - 1) / block * per_block;
-        while (ticket < passed + items) {
-            if (nm_halted(e, thread)) return;
-            /* The last rows see most keys: they go first, so that no thread is left alone with them. */
-            int64_t item = items - 1 - (ticket - passed), at = item / per_block * block;
-            int32_t head_kv = (int32_t)(item % per_block) / parts, from = (int32_t)(item % per_block) % parts * heads;
-            run_tile(e, s, seq, seq->row + at, seq->rows - at < block ? seq->rows - at : block, head_kv, head_kv * group + from,
-                group - from < heads ? group - from : heads, w);
-            ticket = atomic_fetch_add_explicit(nm_ticket(e, s, 0), 1, memory_order_relaxed);
+    const int64_t per_block = (int64_t)ARGS.heads_kv * parts;
+    int64_t all = 0, passed = 0;
+    int32_t i = 0;                              /* the session whose first item is `passed` */
+    for (int32_t k = 0; k < e->seqs; k++) all += (e->seq[k].rows + block - 1) / block * per_block;
+    for (int64_t ticket; !nm_halted(e, thread) && (ticket = next_item(e, s, all, thread, threads)) >= 0;) {
+        while (ticket < passed) passed -= (e->seq[--i].rows + block - 1) / block * per_block;
+        int64_t items = (e->seq[i].rows + block - 1) / block * per_block;
+        for (; ticket >= passed + items; items = (e->seq[i].rows + block - 1) / block * per_block) {
+            passed += items;
+            i++;
         }
-        passed += items;
+        const nm_seq *seq = &e->seq[i];
+        /* The last rows see most keys: they go first, so that no thread is left alone with them. */
+        int64_t item = items - 1 - (ticket - passed), at = item / per_block * block;
+        int32_t head_kv = (int32_t)(item % per_block) / parts, from = (int32_t)(item % per_block) % parts * heads;
+        run_tile(e, s, seq, seq->row + at, seq->rows - at < block ? seq->rows - at : block, head_kv, head_kv * group + from,
+            group - from < heads ? group - from : heads, w);
     }
 }
 
@@ -246,7 +260,8 @@ static void wide(nm_exec *e, const nm_step *s, int thread, int threads)
     for (int64_t r = 0; r < rows; r++) if (e->row[r].position >= longest) longest = e->row[r].position + 1;
     int64_t chunks = (longest + CHUNK * NM_PAGE - 1) / (CHUNK * NM_PAGE);
     bool fits = (size_t)(rows * chunks * ARGS.heads) * state_floats(s) * sizeof(float) <= e->shared_bytes;
-    if (rows <= SPREAD_ROWS && fits && threads > 1) spread(e, s, chunks, thread, threads, &w);
+    bool short_past = chunks == 1 && rows == e->seqs;       /* nothing to spread: a tile for each row and KV head needs no barrier */
+    if (rows <= SPREAD_ROWS && fits && threads > 1 && !short_past) spread(e, s, chunks, thread, threads, &w);
     else run_tiles(e, s, thread, threads, &w);
 }
 

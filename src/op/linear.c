@@ -59,7 +59,7 @@ static size_t scratch(const nm_shape *c, const nm_step *s, int64_t max_rows)
     return larger(larger(base, slots), larger(train, back));
 }
 
-enum { MANY_ROWS = 16 };        /* from here on arithmetic, not memory, is what a map waits for */
+enum { MANY_ROWS = 17 };        /* from here on kernels unpack panels for all rows, by whole tiles of panels */
 
 /* Panels of one ticket: small enough that the last one does not keep the others waiting for long, large enough that what a kernel does
  * once per call (laying activations side by side, starting to stream) is small beside the panels: 32 KB of weights for few rows, and
@@ -71,6 +71,17 @@ static int64_t grain_of(const nm_panels *w, int64_t rows, int threads, bool slot
     int64_t least = rows < MANY_ROWS ? BYTES / (bytes + 1) + 1 : WHOLE_TILE, grain = w->panels / parts;
     if (grain < least) grain = least;
     return rows < MANY_ROWS && !slots ? grain : (grain + WHOLE_TILE - 1) / WHOLE_TILE * WHOLE_TILE;
+}
+
+/* Panels [p0, p1) of a ticket, or none: false. The last grain of each thread goes in thirds where few rows allow it, so that threads end together. */
+static bool panels_of_ticket(int64_t panels, int64_t grain, int64_t rows, int threads, bool slots, int64_t ticket, int64_t *p0, int64_t *p1)
+{
+    int64_t last = rows < MANY_ROWS && !slots && grain >= 3 ? grain / 3 : grain, whole = panels / grain - threads;
+    if (whole < 0) whole = 0;
+    *p0 = ticket < whole ? ticket * grain : whole * grain + (ticket - whole) * last;
+    *p1 = *p0 + (ticket < whole ? grain : last);
+    if (*p1 > panels) *p1 = panels;
+    return *p0 < panels;
 }
 
 static const float *bias_of(const nm_exec *e, const nm_step *s) { return s->n_weight > 1 ? nm_step_weight(e, s, 1)->vector : NULL; }
@@ -294,9 +305,7 @@ static void wide(nm_exec *e, const nm_step *s, int thread, int threads)
             atomic_fetch_add_explicit(nm_ticket(e, s, 1), 1, memory_order_release);
             continue;
         }
-        job.p0 = (ticket - inners) * grain;
-        if (job.p0 >= panels) break;
-        job.p1 = job.p0 + grain < panels ? job.p0 + grain : panels;
+        if (!panels_of_ticket(panels, grain, rows, threads, inners > 0, ticket - inners, &job.p0, &job.p1)) break;
         if (inners && rows < MANY_ROWS && !trained) fetch(e, s, job.p0, job.p1);
         kernel(&job);
         if (!inners) continue;
