@@ -187,7 +187,8 @@ typedef struct nm_kernels {
     void (*back_bf16)(const nm_back_job *);
     /* x: k inputs of a row, which are those from `at` on (multiples of 32; at one of 64); pads to 64. */
     void (*quantize)(const float *x, int64_t k, const nm_qrows *to, int64_t row, int64_t at);
-    int tile_rows;              /* the tile in which linear_q8 reads many rows; 1: it reads rows as they are, of any number */
+    int few_rows;               /* two and more rows up to this number are read by linear_q8 in tiles of NM_QTILE_FEW */
+    int tile_rows;              /* the tile in which it reads more; 1: it reads rows as they are, of any number */
     void (*attention[3])(const nm_attention_job *); /* by nm_kv_type */
     /* Merges state b (m, l, o of a later block) into state a by the rule above; an empty b changes nothing. */
     void (*attention_merge)(float *m, float *l, float *o, float m_b, float l_b, const float *o_b, int d_v);
@@ -232,7 +233,6 @@ typedef struct nm_kernels {
     void (*gelu_tanh_back)(const float *x, const float *dy, int64_t n, float *dx);
     void (*gelu_erf_back)(const float *x, const float *dy, int64_t n, float *dx);
     void (*softcap_back)(const float *y, const float *dy, float cap, int64_t n, float *dx);     /* from the output y */
-    int few_rows;               /* two and more rows up to this number are read in tiles of NM_QTILE_FEW */
 } nm_kernels;
 
 /* The tile in which linear_q8 of this table reads `rows` rows. */
