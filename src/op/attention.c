@@ -200,11 +200,14 @@ static void run_tiles(nm_exec *e, const nm_step *s, int thread, int threads, wor
 
 static size_t state_floats(const nm_step *s) { return (size_t)ARGS.d_v + 2; }
 
+static size_t shared_back(const nm_step *s, int64_t max_rows);
+
 static size_t shared(const nm_shape *c, const nm_step *s, int64_t max_rows, int64_t context)
 {
     int64_t rows = max_rows < SPREAD_ROWS ? max_rows : SPREAD_ROWS, chunks = context / (CHUNK * NM_PAGE) + 1;
-    size_t bytes = (size_t)(rows * chunks * ARGS.heads) * state_floats(s) * sizeof(float);
-    return bytes < SPREAD_BYTES ? bytes : SPREAD_BYTES;
+    size_t bytes = (size_t)(rows * chunks * ARGS.heads) * state_floats(s) * sizeof(float), back = c->trained ? shared_back(s, max_rows) : 0;
+    bytes = bytes < SPREAD_BYTES ? bytes : SPREAD_BYTES;
+    return bytes > back ? bytes : back;
 }
 
 static float *state_at(const nm_exec *e, const nm_step *s, int64_t chunks, int64_t r, int64_t chunk, int32_t head)
@@ -266,23 +269,33 @@ static void wide(nm_exec *e, const nm_step *s, int thread, int threads)
 }
 
 /* ---- Backward --------------------------------------------------------------------------------------------------------------------------------------
- * Of whole sequences: a sequence's keys are the rows of the pass. A thread takes one KV head of one sequence, and walks its query heads, and tiles of
- * BACK_ROWS rows of each, in ascending order, with the scores of one tile against all keys in scratch: never a T x T matrix. For a tile
+ * Of whole sequences: a sequence's keys are the rows of the pass. A lane is one KV head of one sequence: its query heads, and tiles of BACK_ROWS rows of each,
+ * in ascending order, with the scores of one tile against all keys in scratch: never a T x T matrix. For a tile
  *   P = softmax(S) over the keys that each row sees, 0 elsewhere;  D = dot(dO, O);  dS = (P * (dO V' - D)) * scale, times the cap's slope
- *   dQ = dS K;  dK += dS' Q;  dV += P' dO          chains over keys; over query heads, then rows. */
+ *   dQ = dS K;  dK += dS' Q;  dV += P' dO          chains over keys; over query heads, then rows.
+ * Tiles are tickets, lanes in turn. All but dK and dV, the longer part, is a tile's own; for those it waits for the tile before it in its lane. */
 
-typedef struct back { float *s, *dp, *capped, *vt; int64_t ld; } back;      /* [BACK_ROWS][ld], [BACK_ROWS][ld], [ld], V turned [d_v][ld] */
+/* A thread's: [BACK_ROWS][ld], [BACK_ROWS][ld], [ld]. Threads': V turned, [heads_kv * d_v][ldv], and the number of tiles that are done, by lane. */
+typedef struct back { float *s, *dp, *capped, *vt; int64_t ld, ldv; atomic_int *done; } back;
 
 /* Whole pages, and an odd number of lines: else the rows of a column would share a few sets of the first-level cache. */
 static int64_t ld_of(int64_t keys) { return (keys + NM_PAGE - 1) / NM_PAGE * NM_PAGE + 16; }
-static size_t back_bytes(int d_v, int64_t rows) { return (size_t)(2 * BACK_ROWS + 1 + d_v) * (size_t)ld_of(rows) * sizeof(float); }
+static size_t back_bytes(int64_t rows) { return (size_t)(2 * BACK_ROWS + 1) * (size_t)ld_of(rows) * sizeof(float); }
+static size_t turned_floats(const nm_step *s, int64_t rows) { return (size_t)ARGS.heads_kv * (size_t)ARGS.d_v * (size_t)ld_of(rows); }
 
-static back back_at(uint8_t *scratch, int64_t keys)
+/* No more sequences than rows. */
+static size_t shared_back(const nm_step *s, int64_t max_rows)
 {
-    back b = {.s = (float *)scratch, .ld = ld_of(keys)};
+    return turned_floats(s, max_rows) * sizeof(float) + (size_t)max_rows * (size_t)ARGS.heads_kv * sizeof(atomic_int);
+}
+
+static back back_at(const nm_exec *e, const nm_step *s, uint8_t *scratch)
+{
+    int64_t rows = e->rows[NM_ROWS_BATCH];
+    back b = {.s = (float *)scratch, .ld = ld_of(rows), .ldv = ld_of(rows), .vt = (float *)e->shared};
     b.dp = b.s + BACK_ROWS * b.ld;
     b.capped = b.dp + BACK_ROWS * b.ld;
-    b.vt = b.capped + b.ld;
+    b.done = (atomic_int *)(b.vt + turned_floats(s, rows));
     return b;
 }
 
@@ -317,53 +330,73 @@ static void row_back(const nm_exec *e, const nm_step *s, int32_t head, int64_t r
     }
 }
 
-/* One tile of rows of one query head. */
-static void tile_back(const nm_exec *e, const nm_step *s, const nm_seq *seq, int32_t head, int64_t r0, int64_t rows, const back *b)
+/* One tile of rows of one query head, `before` tiles of whose lane come first. */
+static void tile_back(nm_exec *e, const nm_step *s, const nm_seq *seq, int32_t head, int64_t r0, int64_t rows, const back *b, atomic_int *done, int before)
 {
     int32_t in[3], out = nm_out(e->operand, s, 0), head_kv = head / (ARGS.heads / ARGS.heads_kv);
     int64_t first = seq->row, keys = r0 - first + rows, q = (int64_t)head * ARGS.d_k, k = (int64_t)head_kv * ARGS.d_k, v = (int64_t)head_kv * ARGS.d_v;
     for (int i = 0; i < 3; i++) in[i] = nm_in(e->operand, s, i);
     const float *d_o = nm_grad(e, out, r0) + (int64_t)head * ARGS.d_v;
     scores_back(e, s, seq, head, r0, rows, keys, b);
-    e->kernel->gemm(&(nm_gemm_job){.m = rows, .n = keys, .k = ARGS.d_v, .a = d_o, .a_row = nm_ld(e->value, out), .a_k = 1, .b = b->vt, .ldb = (size_t)b->ld,
-        .c = b->dp, .ldc = (size_t)b->ld});
+    e->kernel->gemm(&(nm_gemm_job){.m = rows, .n = keys, .k = ARGS.d_v, .a = d_o, .a_row = nm_ld(e->value, out), .a_k = 1,
+        .b = b->vt + v * b->ldv + first, .ldb = (size_t)b->ldv, .c = b->dp, .ldc = (size_t)b->ld});
     for (int64_t i = 0; i < rows; i++) row_back(e, s, head, r0 + i, keys, b, i);
     if (nm_wants(e, s, 0)) e->kernel->gemm(&(nm_gemm_job){.m = rows, .n = ARGS.d_k, .k = keys, .a = b->dp, .a_row = (size_t)b->ld, .a_k = 1,
         .b = nm_at(e, in[1], first) + k, .ldb = nm_ld(e->value, in[1]), .c = nm_grad(e, in[0], r0) + q, .ldc = nm_ld(e->value, in[0]), .add = nm_adds(e, s, 0)});
+    if (!nm_pool_wait(done, before, &e->stopped)) return;
     if (nm_wants(e, s, 1)) e->kernel->gemm(&(nm_gemm_job){.m = keys, .n = ARGS.d_k, .k = rows, .a = b->dp, .a_row = 1, .a_k = (size_t)b->ld,
         .b = nm_at(e, in[0], r0) + q, .ldb = nm_ld(e->value, in[0]), .c = nm_grad(e, in[1], first) + k, .ldc = nm_ld(e->value, in[1]), .add = true});
     if (nm_wants(e, s, 2)) e->kernel->gemm(&(nm_gemm_job){.m = keys, .n = ARGS.d_v, .k = rows, .a = b->s, .a_row = 1, .a_k = (size_t)b->ld,
         .b = d_o, .ldb = nm_ld(e->value, out), .c = nm_grad(e, in[2], first) + v, .ldc = nm_ld(e->value, in[2]), .add = true});
 }
 
-/* One KV head of one sequence. */
-static void sequence_back(const nm_exec *e, const nm_step *s, const nm_seq *seq, int32_t head_kv, uint8_t *scratch)
+/* Before the tiles, rows shared out: turns V, and clears what tiles add to. */
+static void turn_back(const nm_exec *e, const nm_step *s, const back *b, int thread, int threads)
 {
-    int32_t group = ARGS.heads / ARGS.heads_kv;
-    int64_t k = (int64_t)head_kv * ARGS.d_k, v = (int64_t)head_kv * ARGS.d_v;
-    back b = back_at(scratch, seq->rows);
-    for (int64_t r = 0; r < seq->rows; r++) {
-        const float *value = nm_at_in(e, s, 2, seq->row + r) + v;
-        for (int32_t d = 0; d < ARGS.d_v; d++) b.vt[d * b.ld + r] = value[d];
-        if (nm_wants(e, s, 1) && !nm_adds(e, s, 1)) memset(nm_grad_in(e, s, 1, seq->row + r) + k, 0, (size_t)ARGS.d_k * sizeof(float));
-        if (nm_wants(e, s, 2) && !nm_adds(e, s, 2)) memset(nm_grad_in(e, s, 2, seq->row + r) + v, 0, (size_t)ARGS.d_v * sizeof(float));
+    enum { LINE = 16 };
+    int64_t from, to, k = (int64_t)ARGS.heads_kv * ARGS.d_k, v = (int64_t)ARGS.heads_kv * ARGS.d_v;
+    nm_share(e->rows[NM_ROWS_BATCH], LINE, thread, threads, &from, &to);
+    for (int64_t r = from; r < to; r++) {
+        const float *value = nm_at_in(e, s, 2, r);
+        for (int64_t d = 0; d < v; d++) b->vt[d * b->ldv + r] = value[d];
+        if (nm_wants(e, s, 1) && !nm_adds(e, s, 1)) memset(nm_grad_in(e, s, 1, r), 0, (size_t)k * sizeof(float));
+        if (nm_wants(e, s, 2) && !nm_adds(e, s, 2)) memset(nm_grad_in(e, s, 2, r), 0, (size_t)v * sizeof(float));
     }
-    for (int32_t head = head_kv * group; head < (head_kv + 1) * group; head++)
-        for (int64_t r = 0; r < seq->rows; r += BACK_ROWS)
-            tile_back(e, s, seq, head, seq->row + r, seq->rows - r < BACK_ROWS ? seq->rows - r : BACK_ROWS, &b);
+    for (int64_t i = 0; thread == 0 && i < (int64_t)e->seqs * ARGS.heads_kv; i++) atomic_init(&b->done[i], 0);
+}
+
+static int tiles_of(const nm_step *s, const nm_seq *seq) { return ARGS.heads / ARGS.heads_kv * ((seq->rows + BACK_ROWS - 1) / BACK_ROWS); }
+
+/* Tile `at` of a lane. */
+static void lane_back(nm_exec *e, const nm_step *s, int64_t lane, int at, const back *b)
+{
+    const nm_seq *seq = &e->seq[lane / ARGS.heads_kv];
+    int32_t group = ARGS.heads / ARGS.heads_kv, of_head = tiles_of(s, seq) / group, head = (int32_t)(lane % ARGS.heads_kv) * group + at / of_head;
+    int64_t r = (int64_t)(at % of_head) * BACK_ROWS;
+    tile_back(e, s, seq, head, seq->row + r, seq->rows - r < BACK_ROWS ? seq->rows - r : BACK_ROWS, b, &b->done[lane], at);
+    atomic_fetch_add_explicit(&b->done[lane], 1, memory_order_release);
 }
 
 static void back_wide(nm_exec *e, const nm_step *s, int thread, int threads)
 {
-    int64_t items = (int64_t)e->seqs * ARGS.heads_kv, item;
-    uint8_t *scratch_of = e->scratch + (size_t)thread * e->scratch_bytes;
-    while ((item = atomic_fetch_add_explicit(nm_back_ticket(e, s, 0), 1, memory_order_relaxed)) < items)
-        sequence_back(e, s, &e->seq[item / ARGS.heads_kv], (int32_t)(item % ARGS.heads_kv), scratch_of);
+    back b = back_at(e, s, e->scratch + (size_t)thread * e->scratch_bytes);
+    int64_t lanes = (int64_t)e->seqs * ARGS.heads_kv, ticket, passed = 0;
+    int most = 0;
+    turn_back(e, s, &b, thread, threads);
+    nm_pool_barrier();
+    for (int32_t i = 0; i < e->seqs; i++) if (tiles_of(s, &e->seq[i]) > most) most = tiles_of(s, &e->seq[i]);
+    ticket = atomic_fetch_add_explicit(nm_back_ticket(e, s, 0), 1, memory_order_relaxed);
+    for (int at = 0; at < most; at++)
+        for (int64_t lane = 0; lane < lanes; lane++) {
+            if (at >= tiles_of(s, &e->seq[lane / ARGS.heads_kv]) || passed++ != ticket) continue;
+            lane_back(e, s, lane, at, &b);
+            ticket = atomic_fetch_add_explicit(nm_back_ticket(e, s, 0), 1, memory_order_relaxed);
+        }
 }
 
 static size_t scratch(const nm_shape *c, const nm_step *s, int64_t max_rows)
 {
-    size_t forward = work_bytes(ARGS.d_k, ARGS.d_v), backward = c->trained ? back_bytes(ARGS.d_v, max_rows) : 0;
+    size_t forward = work_bytes(ARGS.d_k, ARGS.d_v), backward = c->trained ? back_bytes(max_rows) : 0;
     return forward > backward ? forward : backward;
 }
 
