@@ -157,8 +157,9 @@ typedef struct nm_exec {
     const nm_step *step;        /* the program's */
     const nm_owed *owed;        /* by step; NULL outside of training */
     const nm_train *train;
-    /* The gradient of a row's logits from the logits, written to `gradient`; row: of NM_ROWS_OUT. On any thread. */
-    void (*loss)(void *arg, int64_t row, const float *logits, int64_t n, float *gradient);
+    /* The gradient of a row's logits from the logits, written to `gradient`, which may be where they are; row: of NM_ROWS_OUT; own: [n] of scratch. On any
+     * thread. */
+    void (*loss)(void *arg, int64_t row, const float *logits, int64_t n, float *gradient, float *own);
     void *loss_arg;
     /* Asked by thread 0 between regions and inside long steps; true = stop. NULL = never. */
     bool (*stop)(void *arg);
@@ -224,11 +225,17 @@ static inline int32_t nm_weight_of(const int32_t *operand, const nm_step *s, int
 
 /* The value that owns v's memory, and the columns it has. */
 static inline const nm_value *nm_owner(const nm_value *value, int32_t v) { return value[v].parent < 0 ? &value[v] : &value[value[v].parent]; }
-static inline size_t nm_ld(const nm_value *value, int32_t v) { return (size_t)nm_owner(value, v)->dim; }
+/* Floats from row to row of an owner. Rows a multiple of 2 KB apart would lie in a few sets of the caches: these get another line. */
+static inline int64_t nm_stride(const nm_value *owner)
+{
+    enum { SETS = 512, LINE = 16 };
+    return owner->dim % SETS ? owner->dim : owner->dim + LINE;
+}
+static inline size_t nm_ld(const nm_value *value, int32_t v) { return (size_t)nm_stride(nm_owner(value, v)); }
 static inline float *nm_at(const nm_exec *e, int32_t v, int64_t row)
 {
     const nm_value *own = nm_owner(e->value, v);
-    return (float *)(e->memory + own->offset) + row * own->dim + e->value[v].column;
+    return (float *)(e->memory + own->offset) + row * nm_stride(own) + e->value[v].column;
 }
 static inline float *nm_at_in(const nm_exec *e, const nm_step *s, int i, int64_t row) { return nm_at(e, nm_in(e->operand, s, i), row); }
 static inline float *nm_at_out(const nm_exec *e, const nm_step *s, int i, int64_t row) { return nm_at(e, nm_out(e->operand, s, i), row); }
@@ -236,7 +243,7 @@ static inline float *nm_at_out(const nm_exec *e, const nm_step *s, int i, int64_
 static inline float *nm_grad(const nm_exec *e, int32_t v, int64_t row)
 {
     const nm_value *own = nm_owner(e->value, v);
-    return (float *)(e->memory + own->g_offset) + row * own->dim + e->value[v].column;
+    return (float *)(e->memory + own->g_offset) + row * nm_stride(own) + e->value[v].column;
 }
 static inline float *nm_grad_in(const nm_exec *e, const nm_step *s, int i, int64_t row) { return nm_grad(e, nm_in(e->operand, s, i), row); }
 static inline float *nm_grad_out(const nm_exec *e, const nm_step *s, int i, int64_t row) { return nm_grad(e, nm_out(e->operand, s, i), row); }

@@ -158,6 +158,18 @@ static void touch_task(nm_plan *p, const nm_shape *shape, const nm_task *t, int3
     }
 }
 
+/* True if backward reads the result itself, as a soft cap does (in the very region of the loss). */
+static bool saves_result(const nm_plan *p, const nm_shape *shape)
+{
+    const nm_program *g = p->program;
+    for (size_t t = 0; t < p->tasks; t++) {
+        const nm_step *s = &g->step[p->task[t].step < 0 ? 0 : p->task[t].step];
+        uint32_t saves = p->task[t].kind == NM_TASK_BACK ? nm_schedule_saves(shape, s) : 0;
+        for (int i = 0; i < s->n_in + s->n_out; i++) if (saves >> i & 1 && g->operand[s->operand + i] == g->result) return true;
+    }
+    return false;
+}
+
 static void lifetimes(nm_plan *p, const nm_shape *shape)
 {
     int32_t end = p->owed ? p->back : (int32_t)p->regions;
@@ -168,12 +180,17 @@ static void lifetimes(nm_plan *p, const nm_shape *shape)
         if (p->value[v].keep && own->last < end) own->last = end;
     }
     nm_value *result = &p->value[p->program->result];
+    p->over = p->owed && result->parent < 0 && !saves_result(p, shape);
     if (result->last < end) result->last = end;
+    if (p->over && result->last < result->g_last) result->last = result->g_last;
 }
 
 /* ---- Memory -------------------------------------------------------------------------------------------------------------------- */
 
 static size_t round64(size_t n) { return (n + 63) & ~(size_t)63; }
+
+/* True if the value's gradient takes its place. */
+static bool is_over(const nm_plan *p, size_t v) { return p->over && v == (size_t)p->program->result; }
 
 /* Four extents a value: its floats, its int8 copy, its gradient, and its floats once more where backward makes them again. */
 static nm_err place_values(nm_plan *p)
@@ -184,17 +201,17 @@ static nm_err place_values(nm_plan *p)
     for (size_t v = 0; v < n; v++) {
         const nm_value *x = &p->value[v], *again = p->back_value ? &p->back_value[v] : NULL;
         int64_t rows = p->max_rows[x->rows];
-        size_t bytes = round64((size_t)rows * (size_t)x->dim * sizeof(float));
+        size_t bytes = round64((size_t)rows * (size_t)nm_stride(x) * sizeof(float));
         if (x->parent < 0 && x->first >= 0) e[v] = (nm_extent){.bytes = bytes, .first = x->first, .last = x->last};
         if (x->quantized) e[n + v] = (nm_extent){.bytes = round64(nm_qrows_bytes(rows, x->dim)), .first = x->q_first, .last = x->q_last};
-        if (x->parent < 0 && x->g_first >= 0) e[2 * n + v] = (nm_extent){.bytes = bytes, .first = x->g_first, .last = x->g_last};
+        if (x->parent < 0 && x->g_first >= 0 && !is_over(p, v)) e[2 * n + v] = (nm_extent){.bytes = bytes, .first = x->g_first, .last = x->g_last};
         if (again && again->first >= 0) e[3 * n + v] = (nm_extent){.bytes = bytes, .first = again->first, .last = again->last};
     }
     nm_err err = nm_place(e, 4 * n, &p->memory_bytes);
     for (size_t v = 0; v < n; v++) {
         p->value[v].offset = e[v].offset;
         p->value[v].q_offset = e[n + v].offset;
-        p->value[v].g_offset = e[2 * n + v].offset;
+        p->value[v].g_offset = e[is_over(p, v) ? v : 2 * n + v].offset;
         if (!p->back_value) continue;
         int32_t first = p->back_value[v].first;
         p->back_value[v] = p->value[v];
@@ -222,6 +239,7 @@ static void measure_scratch(nm_plan *p, nm_shape *shape, int64_t context)
         const nm_op *op = nm_ops[s->op];
         int64_t rows = p->max_rows[nm_owner(g->value, nm_out(g->operand, s, 0))->rows];
         if (op->scratch) p->scratch_bytes = most(p->scratch_bytes, round64(op->scratch(shape, s, rows)));
+        if (p->owed && nm_out(g->operand, s, 0) == g->result) p->scratch_bytes = most(p->scratch_bytes, round64((size_t)p->value[g->result].dim * sizeof(float)));
         if (op->shared) p->shared_bytes = most(p->shared_bytes, round64(op->shared(shape, s, rows, context)));
     }
 }

@@ -136,6 +136,7 @@ typedef struct nm_plan {
     int32_t head;               /* first region of the head */
     int32_t body;               /* training: regions [body, head) clear what the head's backward adds to */
     int32_t loss, back;         /* training: regions [head, loss) are the head, [loss, back) the loss and the head's backward; from back on, the body's */
+    bool over;                  /* training: the gradient of the result takes its place, since backward does not read it otherwise */
     nm_value *back_value;       /* values as the backward walk finds them: those that are made again lie elsewhere; NULL outside of training */
     nm_owed *owed;              /* by step */
     int64_t max_rows[2];

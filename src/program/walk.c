@@ -16,7 +16,7 @@ static void quantize(const nm_exec *e, int32_t v, int64_t row, int64_t c0, int64
 
 static const nm_exec *exec_of(const nm_walk *w, const nm_region *r) { return r->back ? &w->back : &w->exec; }
 
-static void run_row(const nm_walk *w, const nm_region *r, int64_t row, int64_t c0, int64_t c1)
+static void run_row(const nm_walk *w, const nm_region *r, int thread, int64_t row, int64_t c0, int64_t c1)
 {
     const nm_plan *p = w->plan;
     const nm_exec *e = exec_of(w, r);
@@ -28,7 +28,9 @@ static void run_row(const nm_walk *w, const nm_region *r, int64_t row, int64_t c
         case NM_TASK_FORWARD: nm_ops[s->op]->row(e, s, row, c0, end); break;
         case NM_TASK_QUANTIZE: quantize(e, task->value, row, c0, end); break;
         case NM_TASK_ZERO: memset(nm_grad(e, task->value, row), 0, (size_t)dim * sizeof(float)); break;
-        case NM_TASK_LOSS: e->loss(e->loss_arg, row, nm_at(e, task->value, row), dim, nm_grad(e, task->value, row)); break;
+        case NM_TASK_LOSS:
+            e->loss(e->loss_arg, row, nm_at(e, task->value, row), dim, nm_grad(e, task->value, row), (float *)(e->scratch + (size_t)thread * e->scratch_bytes));
+            break;
         case NM_TASK_BACK: nm_ops[s->op]->back_row(e, s, row); break;
         }
     }
@@ -40,13 +42,13 @@ static void run_rows(const nm_walk *w, const nm_region *r, int thread, int threa
     int64_t rows = w->exec.rows[r->rows], from, to;
     if (rows >= threads || !r->columns) {
         nm_share(rows, 1, thread, threads, &from, &to);
-        for (int64_t row = from; row < to; row++) run_row(w, r, row, 0, -1);
+        for (int64_t row = from; row < to; row++) run_row(w, r, thread, row, 0, -1);
         return;
     }
     const nm_task *task = &w->plan->task[r->task];
     int32_t v = task->step < 0 ? task->value : nm_out(w->plan->program->operand, &w->plan->program->step[task->step], 0);
     nm_share(w->plan->value[v].dim, COLUMNS, thread, threads, &from, &to);
-    if (from < to) for (int64_t row = 0; row < rows; row++) run_row(w, r, row, from, to);
+    if (from < to) for (int64_t row = 0; row < rows; row++) run_row(w, r, thread, row, from, to);
 }
 
 static void run_wide(nm_walk *w, const nm_region *r, int thread, int threads)

@@ -127,16 +127,16 @@ const nm_train_options *nm_pass_options(const nm_pass *p) { return &p->options; 
 /* ---- The loss --------------------------------------------------------------------------------------------------------------------- */
 
 /* Cross-entropy of one row; its gradient is w (softmax(logits) - onehot(target)). */
-static void loss_row(void *arg, int64_t row, const float *logits, int64_t n, float *gradient)
+static void loss_row(void *arg, int64_t row, const float *logits, int64_t n, float *gradient, float *own)
 {
     nm_pass *p = arg;
     const nm_kernels *k = p->walk.exec.kernel;
     int64_t i = p->first + row;
-    float m, l, w = p->weight[i] * p->scale;
+    float m, l, w = p->weight[i] * p->scale, logit = logits[p->target[i]];
     k->softmax(logits, n, gradient, &m, &l);
     k->scale(gradient, w, n, gradient);
     gradient[p->target[i]] -= w;
-    p->nll[i] = (m - logits[p->target[i]]) + logf(l);
+    p->nll[i] = (m - logit) + logf(l);
 }
 
 /* ---- Running ---------------------------------------------------------------------------------------------------------------------- */
@@ -258,7 +258,7 @@ static nm_err forward(nm_pass *p)
 }
 
 /* Forward, the head with its loss and back again some rows at a time, so that the logits of all never exist together, and back. */
-static nm_err there_and_back(nm_pass *p, void (*loss)(void *, int64_t, const float *, int64_t, float *), double *sum)
+static nm_err there_and_back(nm_pass *p, void (*loss)(void *, int64_t, const float *, int64_t, float *, float *), double *sum)
 {
     p->walk.exec.loss = loss;
     NM_TRY(forward(p));
@@ -295,14 +295,14 @@ double nm_divergence(const float *before, const float *now, int64_t n, float *p_
 }
 
 /* KL(before || now) of one row in nats, in place of an NLL; its gradient is w (softmax(now) - softmax(before)). */
-static void anchor_row(void *arg, int64_t row, const float *logits, int64_t n, float *gradient)
+static void anchor_row(void *arg, int64_t row, const float *logits, int64_t n, float *gradient, float *own)
 {
     nm_pass *p = arg;
     const nm_kernels *k = p->walk.exec.kernel;
     int64_t i = p->first + row;
     float *before = p->before + i * n;
-    p->nll[i] = (float)nm_divergence(before, logits, n, gradient, before);
-    k->add_scaled(before, gradient, -1, n, gradient);
+    p->nll[i] = (float)nm_divergence(before, logits, n, own, before);
+    k->add_scaled(before, own, -1, n, gradient);
     k->scale(gradient, p->weight[i] * p->scale, n, gradient);
 }
 
