@@ -19,7 +19,8 @@ static void unpack_chunk(const nm_panels *w, int64_t p, int64_t b0, int64_t bloc
 }
 
 /* 24 of the 32 registers are sums, four a line of weights. */
-enum { F32_ROWS = 6, F32_PANELS = 1, F32_NARROW = 6 };
+enum { F32_ROWS = 6, F32_PANELS = 1, F32_PASS = 256 };
+#define F32_NARROW 6
 #include "kernel/x86/linear_f32.h"
 
 #define GEMM_VECTORS 1

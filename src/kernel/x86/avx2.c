@@ -15,7 +15,8 @@ static void unpack_chunk(const nm_panels *w, int64_t p, int64_t b0, int64_t bloc
     else nm_unpack_c(w, p, b0, blocks, 0x80, u);
 }
 
-enum { F32_ROWS = 6, F32_PANELS = 1, F32_NARROW = 6 };
+enum { F32_ROWS = 6, F32_PANELS = 1, F32_PASS = 320 };
+#define F32_NARROW 6
 #include "kernel/x86/linear_f32.h"
 
 #define GEMM_VECTORS 1

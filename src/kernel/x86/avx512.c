@@ -16,7 +16,8 @@ void unpack_chunk(const nm_panels *w, int64_t p, int64_t b0, int64_t blocks, con
     else nm_unpack_c(w, p, b0, blocks, 0x80, u);
 }
 
-enum { F32_ROWS = 6, F32_PANELS = 4, F32_NARROW = 12 };
+enum { F32_ROWS = 6, F32_PANELS = 4, F32_PASS = 256 };
+#define F32_NARROW 12
 #include "kernel/x86/linear_f32.h"
 
 #define GEMM_VECTORS 4
