@@ -13,7 +13,7 @@
 typedef struct nm_file_id { uint64_t device, inode, size, modified_ns, changed_ns; } nm_file_id;
 
 typedef struct nm_map_copier nm_map_copier;
-typedef struct nm_map { const void *data; size_t size; char *name; int slot; nm_file_id id; uint32_t owner; nm_map_copier *copier; } nm_map;
+typedef struct nm_map { const void *data; size_t size; char *name; int slot; nm_file_id id; uint32_t owner; nm_map_copier *copier; size_t copied; } nm_map;
 
 /* NM_NOT_FOUND: no such file; NM_BAD_FILE: not a regular file, or empty; NM_FAILED: it cannot be read. Opens without waiting for a pipe's writer. */
 nm_err nm_map_open(nm_map *map, const char *path);
@@ -25,6 +25,8 @@ nm_err nm_map_open_huge(nm_map *map, const char *path);
  * ends it, and nm_map_hasten_end. */
 void nm_map_hasten(nm_map *map);
 void nm_map_hasten_end(nm_map *map);
+/* The copies end where they are, for good. Gives the bytes from the map's start on that are copies: they must not be forgotten, as nothing would bring them back. */
+size_t nm_map_settle(const nm_map *map);
 void nm_map_close(nm_map *map);
 /* Whether the file was last changed long enough ago that a later change must show in its times. */
 bool nm_file_is_settled(const nm_file_id *id);

@@ -20,6 +20,9 @@ struct nm_map_copier {
     char *data;
     size_t size;
     sem_t stop;
+    pthread_mutex_t lock;       /* held while a piece is replaced */
+    size_t copied;
+    bool settled;
 };
 
 /* Bytes of the range that are mapped by huge pages now; SIZE_MAX where that cannot be told. */
@@ -78,6 +81,16 @@ static bool is_stopped_before_it_begins(nm_map_copier *c)
     return sem_timedwait(&c->stop, &until) == 0;
 }
 
+/* Replaces the piece at `at`, unless the copies are to end. */
+static bool copy_piece(nm_map_copier *c, size_t at, size_t bytes)
+{
+    pthread_mutex_lock(&c->lock);
+    bool done = !c->settled && replace(c->data + at, bytes);
+    if (done) c->copied = at + bytes;
+    pthread_mutex_unlock(&c->lock);
+    return done;
+}
+
 static void *copy_all(void *arg)
 {
     nm_map_copier *c = arg;
@@ -89,7 +102,7 @@ static void *copy_all(void *arg)
     }
     if (huge_bytes(c->data) >= c->size / 16 * 15) return NULL;
     for (size_t at = 0; at + piece <= c->size && sem_trywait(&c->stop) != 0; at += piece)
-        if (nm_machine_memory_available() < (c->size - at) / 4 * 5 || !replace(c->data + at, piece)) break;     /* others may have taken what was there */
+        if (nm_machine_memory_available() < (c->size - at) / 4 * 5 || !copy_piece(c, at, piece)) break;     /* others may have taken what was there */
     return NULL;
 }
 
@@ -103,6 +116,7 @@ void nm_map_hasten(nm_map *map)
     c->data = (char *)(uintptr_t)map->data;
     c->size = map->size;
     sem_init(&c->stop, 0, 0);
+    pthread_mutex_init(&c->lock, NULL);
     sigfillset(&all);
     sigdelset(&all, SIGBUS);            /* of a file that is cut while it is read */
     pthread_sigmask(SIG_BLOCK, &all, &before);
@@ -111,12 +125,25 @@ void nm_map_hasten(nm_map *map)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
+size_t nm_map_settle(const nm_map *map)
+{
+    nm_map_copier *c = map->copier;
+    if (!c) return map->copied;
+    pthread_mutex_lock(&c->lock);
+    c->settled = true;
+    size_t copied = c->copied;
+    pthread_mutex_unlock(&c->lock);
+    return copied;
+}
+
 void nm_map_hasten_end(nm_map *map)
 {
     if (!map->copier) return;
     sem_post(&map->copier->stop);
     pthread_join(map->copier->thread, NULL);
     sem_destroy(&map->copier->stop);
+    pthread_mutex_destroy(&map->copier->lock);
+    map->copied = map->copier->copied;
     nm_free(map->copier);
     map->copier = NULL;
 }

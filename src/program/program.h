@@ -9,6 +9,7 @@
 #define NM_PROGRAM_H
 
 #include "base/str.h"
+#include "os/map.h"
 #include "op/op.h"
 
 typedef enum nm_mode { NM_MODE_INFER, NM_MODE_TRAIN } nm_mode;
@@ -166,6 +167,10 @@ typedef struct nm_walk {
     const nm_plan *plan;
     int32_t at, end;            /* next region, one past the last */
     size_t scratch_total;       /* bytes of exec.scratch */
+    /* A map in which weights lie, NULL: of none. What lies behind its first `settled` bytes leaves the resident set soon after its use: for passes that compute
+     * far longer than the system takes to map it again (15 ms/GB). used: bytes of weights since then. */
+    const nm_map *map;
+    size_t settled, used;
 } nm_walk;
 
 /* Takes the memory that the plan asks for, and fills in what of exec the plan and the weights decide. weight: by id; both outlive the walk. */

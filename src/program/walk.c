@@ -68,6 +68,19 @@ static void ask(nm_walk *w, int32_t next)
     if (e->stop && next < w->end && !atomic_load_explicit(&e->stopped, memory_order_relaxed) && e->stop(e->stop_arg)) atomic_store(&e->stopped, next);
 }
 
+/* Lets go of the map's pages each time that regions have used a part of it: weight by weight, the system calls would cost a hundredth of a small model's step. */
+static void forget_weights(nm_walk *w, const nm_region *r)
+{
+    enum { PARTS = 8 };
+    for (int32_t t = r->task; t < r->task + r->tasks; t++) {
+        const nm_step *s = &w->plan->program->step[w->plan->task[t].step];
+        for (int i = 0; i < s->n_weight; i++) w->used += (size_t)nm_step_weight(&w->exec, s, i)->panels.panels * nm_step_weight(&w->exec, s, i)->panels.panel_bytes;
+    }
+    if (w->used < w->map->size / PARTS) return;
+    nm_map_forget(w->map, (const uint8_t *)w->map->data + w->settled, w->map->size - w->settled);
+    w->used = 0;
+}
+
 static void walk_thread(void *arg, int thread, int threads)
 {
     nm_walk *w = arg;
@@ -78,6 +91,7 @@ static void walk_thread(void *arg, int thread, int threads)
         else run_rows(w, r, thread, threads);
         if (thread == 0) ask(w, i + 1);
         nm_pool_barrier();
+        if (thread == 0 && w->map && r->wide) forget_weights(w, r);
         /* Equality, not truth: by the time that a slow thread looks here, thread 0 may have stopped in or after the next region. */
         int stopped = atomic_load_explicit(&w->exec.stopped, memory_order_relaxed);
         if (stopped == i + 1 || stopped == -(i + 1)) return;

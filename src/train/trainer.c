@@ -15,8 +15,8 @@ static const double LEAST_KL = 1e-3, SLIP_MEMORY = 0.8;     /* of the anchor, in
 enum {
     DEFAULT_RANK = 16,
     PASS_ROWS = 512,            /* tokens of a pass, where sequences are not longer: more gains little */
-    LOGIT_BYTES = 64 << 20,     /* most for the logits of a chunk of supervised rows, in whose place their gradients come */
-    MOST_OUT = 128
+    LOGIT_BYTES = 112 << 20,    /* most for the logits of a chunk of supervised rows, in whose place their gradients come */
+    MOST_OUT = 174              /* three chunks for 512 tokens, in whole tiles: for fewer rows, unpacking the head's weights takes too large a part */
 };
 static const float STABLE_ALPHA = 8, DEFAULT_LR = 2e-4f;
 
