@@ -131,6 +131,7 @@ size_t nm_map_settle(const nm_map *map)
     if (!c) return map->copied;
     pthread_mutex_lock(&c->lock);
     c->settled = true;
+    sem_post(&c->stop);        /* it would fill the map, too */
     size_t copied = c->copied;
     pthread_mutex_unlock(&c->lock);
     return copied;
