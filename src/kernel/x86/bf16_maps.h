@@ -123,14 +123,17 @@ static void linear_bf16(const nm_linear_job *job)
 
 /* ---- Backward ------------------------------------------------------------------------------------------------------------------------- */
 
-/* Outputs of panels p and p + 1, inputs of the job, as block b of tiles [tile][CHUNK_BLOCKS][TILE]. */
+/* Outputs of panels p and p + 1, inputs of the job, as block b of tiles [tile][CHUNK_BLOCKS][TILE]. What panels hold beyond the last output is zero of either sign,
+ * and the chain's zeros are not. */
 static void input_rows(const nm_back_job *job, int64_t p, int64_t b, float *values, const nm_u *u, uint32_t *tiles)
 {
+    const int64_t left = job->w->n - NM_PANEL * p;
+    const int lanes[2] = {left < 16 ? (int)left : 16, left < 32 ? (int)left - 16 : 16};
     const float *f[2];
-    f[0] = f32_panel(job->w, p, job->k0, job->inputs, values, u);
-    f[1] = p + 1 < job->w->panels ? f32_panel(job->w, p + 1, job->k0, job->inputs, values + F32_CHUNK * 16, u) : NULL;
+    f[0] = f[1] = f32_panel(job->w, p, job->k0, job->inputs, values, u);
+    if (lanes[1] > 0) f[1] = f32_panel(job->w, p + 1, job->k0, job->inputs, values + F32_CHUNK * 16, u);
     for (int64_t i = 0; i < job->inputs; i++)
-        _mm512_store_si512(tiles + (i / 16 * CHUNK_BLOCKS + b) * TILE + i % 16 * 16, bf16_round(v_load(f[0] + 16 * i), f[1] ? v_load(f[1] + 16 * i) : v_set(0)));
+        _mm512_store_si512(tiles + (i / 16 * CHUNK_BLOCKS + b) * TILE + i % 16 * 16, bf16_round(v_load_n(f[0] + 16 * i, lanes[0]), v_load_n(f[1] + 16 * i, lanes[1])));
 }
 
 /* dx between its rows and accumulators [input tile][row tile][16 inputs][16 rows]. */
