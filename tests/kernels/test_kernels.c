@@ -401,8 +401,10 @@ static const nm_kernels *table_of(void (*kernel)(const nm_linear_job *))
 
 static bool is_bf16(void (*kernel)(const nm_linear_job *))
 {
-    for (int i = 0; i < tiers; i++) if (tier[i].k.linear_bf16 == kernel || bf16_reference(&tier[i].k).linear_bf16 == kernel) return true;
-    return kernel == reference.linear_bf16;
+    nm_kernels amx = reference;
+    nm_kernels_ref_amx_bf16(&amx);
+    for (int i = 0; i < tiers; i++) if (tier[i].k.linear_bf16 == kernel) return true;
+    return kernel == reference.linear_bf16 || kernel == amx.linear_bf16;
 }
 
 /* Floats [rows][ld] as tiles in bf16, by a table's own rounding; guarded. */
