@@ -149,7 +149,7 @@ static void meet(const setting *s, clocks *c)
 
 static void play_linear(const setting *s, clocks *c, const nm_panels *w, int64_t rows)
 {
-    int64_t grain = grain_of(w, rows, s->threads, false), tickets = (w->panels + grain - 1) / grain;
+    int64_t grain = grain_of(w, rows, s->threads, false), tickets = (w->panels + grain - 1) / grain;    /* with few rows the last ones go in thirds: not played */
     while (s->cut_rows && tickets < 3 * s->threads && rows >= 128) {
         tickets *= 2;
         rows /= 2;

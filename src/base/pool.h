@@ -13,8 +13,8 @@ typedef void (*nm_pool_fn)(void *arg, int thread, int threads);
 nm_err nm_pool_run(nm_pool_fn fn, void *arg);
 /* Inside fn only: waits until all threads of the run are here. What was written before is seen by all after. */
 void nm_pool_barrier(void);
-/* Inside fn only: waits until *count is at least n, where other threads of the run are at work on what is lacking and will not wait themselves; false: *leave
- * fell below 0 first. What was written before *count rose (with release) is seen after. */
+/* Inside fn only: waits until *count is at least n, where other threads of the run are at work on what is lacking, and wait themselves for nothing or for what began
+ * before; false: *leave fell below 0 first. What was written before *count rose (with release) is seen after. */
 bool nm_pool_wait(atomic_int *count, int n, atomic_int *leave);
 /* Ends and joins the workers (tests, and before a fork); the next run starts them again. */
 void nm_pool_stop(void);

@@ -106,7 +106,7 @@ typedef struct nm_linear_job {
     size_t ldy;
     const float *bias;          /* [n] or NULL */
     float add;                  /* linear_f32 alone: unless 0, y = fma(add, acc, y) takes the place of y = acc + bias: a slot, whose scale it is */
-    void *scratch;              /* nm_linear_scratch bytes, 64-byte aligned, this thread's own */
+    void *scratch;              /* nm_linear_scratch bytes (linear_bf16: nm_linear_bf16_scratch), 64-byte aligned, this thread's own */
 } nm_linear_job;
 size_t nm_linear_scratch(const nm_panels *w, int64_t rows);
 size_t nm_linear_bf16_scratch(int64_t rows);
@@ -180,7 +180,7 @@ typedef struct nm_kernels {
     void (*linear_f32)(const nm_linear_job *);      /* any type, job->x, exact dequantised weights */
     /* Products in bf16. Both operands' sums are in `bf16`'s arithmetic. */
     const char *bf16;
-    bool has_bf16;              /* the ISA has such products, and they are faster than fp32's: worth it, not only defined */
+    bool has_bf16;              /* the ISA has such products, and they are meant to be faster than fp32's: worth it, not only defined */
     void (*round_rows)(const float *x, size_t ldx, int64_t rows, int64_t k, uint32_t *tile);    /* up to 16 rows, a tile of them */
     void (*round_lines)(const float *x, size_t ldx, int64_t rows, int64_t k, uint32_t *tile);
     void (*linear_bf16)(const nm_linear_job *);     /* any type, job->xb; scratch: nm_linear_bf16_scratch */

@@ -130,11 +130,11 @@ size_t nm_linear_scratch(const nm_panels *w, int64_t rows)
 size_t nm_linear_bf16_scratch(int64_t rows)
 {
     size_t chunk = NM_TILE_PANELS * NM_UNPACK_INPUTS * NM_PANEL;
-    return 3 * chunk * sizeof(float) + NM_TILE_PANELS * (size_t)(rows + 15) / 16 * 1024 + 64 * 1024;
+    return 3 * chunk * sizeof(float) + NM_TILE_PANELS * ((size_t)(rows + 15) / 16) * 1024 + 64 * 1024;
 }
 
 /* A block of NM_UNPACK_INPUTS x NM_UNPACK_INPUTS weights, rounded; two panels of them as fp32, and accumulators. */
 size_t nm_back_bf16_scratch(int64_t rows)
 {
-    return NM_UNPACK_INPUTS * NM_UNPACK_INPUTS * 2 + 3 * NM_UNPACK_INPUTS * NM_PANEL * sizeof(float) + NM_UNPACK_INPUTS / 16 * (size_t)(rows + 15) / 16 * 1024 + 64 * 1024;
+    return NM_UNPACK_INPUTS * NM_UNPACK_INPUTS * 2 + 3 * NM_UNPACK_INPUTS * NM_PANEL * sizeof(float) + NM_UNPACK_INPUTS / 16 * ((size_t)(rows + 15) / 16) * 1024 + 64 * 1024;
 }

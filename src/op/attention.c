@@ -164,7 +164,7 @@ static void run_tile(const nm_exec *e, const nm_step *s, const nm_seq *seq, int6
 static int64_t next_item(const nm_exec *e, const nm_step *s, int64_t all, int thread, int threads)
 {
     enum { BACK = 1 << 16 };                    /* what is taken from the back is counted in the ticket's upper half */
-    bool two_ends = e->rows[NM_ROWS_BATCH] == e->seqs && all < BACK / 2, back = two_ends && thread >= (threads + 1) / 2;
+    bool two_ends = e->rows[NM_ROWS_BATCH] == e->seqs && all < BACK / 4, back = two_ends && thread >= (threads + 1) / 2;
     int taken = atomic_fetch_add_explicit(nm_ticket(e, s, 0), back ? BACK : 1, memory_order_relaxed);
     int front = two_ends ? taken % BACK : taken, behind = two_ends ? taken / BACK : 0;
     return front + behind >= all ? -1 : back ? all - 1 - behind : front;
@@ -275,8 +275,8 @@ static void wide(nm_exec *e, const nm_step *s, int thread, int threads)
  *   dQ = dS K;  dK += dS' Q;  dV += P' dO          chains over keys; over query heads, then rows.
  * Tiles are tickets, lanes in turn. All but dK and dV, the longer part, is a tile's own; for those it waits for the tile before it in its lane. */
 
-/* A thread's: [BACK_ROWS][ld], [BACK_ROWS][ld], [ld]. Threads': V turned, [heads_kv * d_v][ldv], and the number of tiles that are done, by lane. */
-typedef struct back { float *s, *dp, *capped, *vt; int64_t ld, ldv; atomic_int *done; } back;
+/* A thread's: [BACK_ROWS][ld], [BACK_ROWS][ld], [ld]. Threads': V turned, [heads_kv * d_v][ld], and the number of tiles that are done, by lane. */
+typedef struct back { float *s, *dp, *capped, *vt; int64_t ld; atomic_int *done; } back;
 
 /* Whole pages, and an odd number of lines: else the rows of a column would share a few sets of the first-level cache. */
 static int64_t ld_of(int64_t keys) { return (keys + NM_PAGE - 1) / NM_PAGE * NM_PAGE + 16; }
@@ -292,7 +292,7 @@ static size_t shared_back(const nm_step *s, int64_t max_rows)
 static back back_at(const nm_exec *e, const nm_step *s, uint8_t *scratch)
 {
     int64_t rows = e->rows[NM_ROWS_BATCH];
-    back b = {.s = (float *)scratch, .ld = ld_of(rows), .ldv = ld_of(rows), .vt = (float *)e->shared};
+    back b = {.s = (float *)scratch, .ld = ld_of(rows), .vt = (float *)e->shared};
     b.dp = b.s + BACK_ROWS * b.ld;
     b.capped = b.dp + BACK_ROWS * b.ld;
     b.done = (atomic_int *)(b.vt + turned_floats(s, rows));
@@ -339,11 +339,11 @@ static void tile_back(nm_exec *e, const nm_step *s, const nm_seq *seq, int32_t h
     const float *d_o = nm_grad(e, out, r0) + (int64_t)head * ARGS.d_v;
     scores_back(e, s, seq, head, r0, rows, keys, b);
     e->kernel->gemm(&(nm_gemm_job){.m = rows, .n = keys, .k = ARGS.d_v, .a = d_o, .a_row = nm_ld(e->value, out), .a_k = 1,
-        .b = b->vt + v * b->ldv + first, .ldb = (size_t)b->ldv, .c = b->dp, .ldc = (size_t)b->ld});
+        .b = b->vt + v * b->ld + first, .ldb = (size_t)b->ld, .c = b->dp, .ldc = (size_t)b->ld});
     for (int64_t i = 0; i < rows; i++) row_back(e, s, head, r0 + i, keys, b, i);
     if (nm_wants(e, s, 0)) e->kernel->gemm(&(nm_gemm_job){.m = rows, .n = ARGS.d_k, .k = keys, .a = b->dp, .a_row = (size_t)b->ld, .a_k = 1,
         .b = nm_at(e, in[1], first) + k, .ldb = nm_ld(e->value, in[1]), .c = nm_grad(e, in[0], r0) + q, .ldc = nm_ld(e->value, in[0]), .add = nm_adds(e, s, 0)});
-    if (!nm_pool_wait(done, before, &e->stopped)) return;
+    nm_pool_wait(done, before, &e->stopped);        /* backward is never stopped inside a region (walk.c) */
     if (nm_wants(e, s, 1)) e->kernel->gemm(&(nm_gemm_job){.m = keys, .n = ARGS.d_k, .k = rows, .a = b->dp, .a_row = 1, .a_k = (size_t)b->ld,
         .b = nm_at(e, in[0], r0) + q, .ldb = nm_ld(e->value, in[0]), .c = nm_grad(e, in[1], first) + k, .ldc = nm_ld(e->value, in[1]), .add = true});
     if (nm_wants(e, s, 2)) e->kernel->gemm(&(nm_gemm_job){.m = keys, .n = ARGS.d_v, .k = rows, .a = b->s, .a_row = 1, .a_k = (size_t)b->ld,
@@ -358,7 +358,7 @@ static void turn_back(const nm_exec *e, const nm_step *s, const back *b, int thr
     nm_share(e->rows[NM_ROWS_BATCH], LINE, thread, threads, &from, &to);
     for (int64_t r = from; r < to; r++) {
         const float *value = nm_at_in(e, s, 2, r);
-        for (int64_t d = 0; d < v; d++) b->vt[d * b->ldv + r] = value[d];
+        for (int64_t d = 0; d < v; d++) b->vt[d * b->ld + r] = value[d];
         if (nm_wants(e, s, 1) && !nm_adds(e, s, 1)) memset(nm_grad_in(e, s, 1, r), 0, (size_t)k * sizeof(float));
         if (nm_wants(e, s, 2) && !nm_adds(e, s, 2)) memset(nm_grad_in(e, s, 2, r), 0, (size_t)v * sizeof(float));
     }

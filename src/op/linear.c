@@ -41,7 +41,7 @@ static size_t slot_scratch(int64_t n, int64_t k, int64_t rank)
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
 /* What training takes of a thread's scratch: a block of unpacked weights beside the unpacker's own, and a block of slots' outputs. */
-enum { BACK_OUTPUTS = 128, BACK_INPUTS = NM_UNPACK_INPUTS, BACK_ROWS = 256 };
+enum { BACK_OUTPUTS = 128, BACK_INPUTS = NM_UNPACK_INPUTS, BACK_ROWS = 256, BACK_BF16_ROWS = 1024 };      /* rows of a ticket */
 enum { BACK_LD = BACK_INPUTS + 16 };    /* of the weights' block: an odd number of lines, or its rows would crowd into a few sets of the first level */
 
 static size_t train_scratch(const nm_shape *c, const nm_weight *w)
@@ -55,7 +55,7 @@ static size_t scratch(const nm_shape *c, const nm_step *s, int64_t max_rows)
     const nm_weight *w = &c->weight[nm_weight_of(c->operand, s, 0)];
     size_t base = c->bf16 ? nm_linear_bf16_scratch(max_rows) : nm_linear_scratch(&w->panels, max_rows);
     size_t slots = c->max_rank ? slot_scratch(w->n, w->k, c->max_rank) : 0;
-    size_t train = c->trained ? train_scratch(c, w) : 0, back = c->trained && c->bf16 ? nm_back_bf16_scratch(max_rows) : 0;
+    size_t train = c->trained ? train_scratch(c, w) : 0, back = c->trained && c->bf16 ? nm_back_bf16_scratch(max_rows < BACK_BF16_ROWS ? max_rows : BACK_BF16_ROWS) : 0;
     return larger(larger(base, slots), larger(train, back));
 }
 
@@ -251,7 +251,8 @@ static void fetch(const nm_exec *e, const nm_step *s, int64_t p0, int64_t p1)
 
 enum { ROUND_ROWS = 64 };       /* of a ticket: whole tiles */
 
-/* The step's rounded rows of x, in shared memory behind the inner products, each step of a region having its place. */
+/* The step's rounded rows of x, in shared memory behind the inner products: a place for each step of a region, as large as the largest needs, since `shared` asked
+ * for as many places of each step's size as steps stand together. */
 static uint32_t *rounded_at(const nm_exec *e, const nm_step *s)
 {
     size_t inners = (size_t)e->together * inner_bytes(e->max_rows[rows_kind(e, s)], e->slot_ranks), each = (e->shared_bytes - inners) / (size_t)e->together;
@@ -487,12 +488,12 @@ static void back_inputs(const nm_exec *e, const nm_step *s, const nm_train_slot 
 /* The same in bf16. A ticket unpacks and rounds its weights once, so it has as many rows as leave every thread two tickets. */
 static void back_inputs_bf16(const nm_exec *e, const nm_step *s, const nm_train_slot *slot, const slot_rows *z, int threads, float *own)
 {
-    enum { MOST = 1024, LEAST = 128 };
+    enum { LEAST = 128 };
     const nm_weight *w = nm_step_weight(e, s, 0);
     int32_t x = nm_in(e->operand, s, 0);
     int64_t rows = e->rows[rows_kind(e, s)], columns = (w->k + BACK_INPUTS - 1) / BACK_INPUTS, parts = (2 * threads + columns - 1) / columns, ticket;
     int64_t each = (rows + parts - 1) / parts;
-    each = each > MOST ? MOST : each < LEAST ? LEAST : (each + 15) / 16 * 16;
+    each = each > BACK_BF16_ROWS ? BACK_BF16_ROWS : each < LEAST ? LEAST : (each + 15) / 16 * 16;
     int64_t blocks = (rows + each - 1) / each;
     while ((ticket = atomic_fetch_add_explicit(nm_back_ticket(e, s, 0), 1, memory_order_relaxed)) < blocks * columns) {
         int64_t from = ticket % blocks * each, to = rows - from < each ? rows : from + each, k0 = ticket / blocks * BACK_INPUTS;

@@ -228,8 +228,8 @@ static inline const nm_value *nm_owner(const nm_value *value, int32_t v) { retur
 /* Floats from row to row of an owner. Rows a multiple of 2 KB apart would lie in a few sets of the caches: these get another line. */
 static inline int64_t nm_stride(const nm_value *owner)
 {
-    enum { SETS = 512, LINE = 16 };
-    return owner->dim % SETS ? owner->dim : owner->dim + LINE;
+    enum { CROWD = 512, LINE = 16 };       /* floats of 2 KB, and of a line */
+    return owner->dim % CROWD ? owner->dim : owner->dim + LINE;
 }
 static inline size_t nm_ld(const nm_value *value, int32_t v) { return (size_t)nm_stride(nm_owner(value, v)); }
 static inline float *nm_at(const nm_exec *e, int32_t v, int64_t row)

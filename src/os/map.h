@@ -13,7 +13,7 @@
 typedef struct nm_file_id { uint64_t device, inode, size, modified_ns, changed_ns; } nm_file_id;
 
 typedef struct nm_map_copier nm_map_copier;
-typedef struct nm_map { const void *data; size_t size; char *name; int slot; nm_file_id id; uint32_t owner; nm_map_copier *copier; size_t copied; } nm_map;
+typedef struct nm_map { const void *data; size_t size; char *name; int slot; nm_file_id id; uint32_t owner; nm_map_copier *copier; size_t copied; bool hastened; } nm_map;
 
 /* NM_NOT_FOUND: no such file; NM_BAD_FILE: not a regular file, or empty; NM_FAILED: it cannot be read. Opens without waiting for a pipe's writer. */
 nm_err nm_map_open(nm_map *map, const char *path);
@@ -21,7 +21,8 @@ nm_err nm_map_open(nm_map *map, const char *path);
  * give (ext4 and XFS on Linux 6.18: all of it), and which changes nothing elsewhere. */
 nm_err nm_map_open_huge(nm_map *map, const char *path);
 /* For such a map, if the file system gave it no huge pages, its pages small and scattered: a thread copies them into huge pages of the process's own, piece by piece, at the
- * same addresses, and lets go of the mapped ones. Readers notice nothing but speed. Does nothing where memory is short or the system has no huge pages. nm_map_close
+ * same addresses, and lets go of the mapped ones. Readers notice nothing but speed. Does nothing where memory is short or the system has no huge pages, and
+ * no more than once for a map. nm_map_close
  * ends it, and nm_map_hasten_end. */
 void nm_map_hasten(nm_map *map);
 void nm_map_hasten_end(nm_map *map);

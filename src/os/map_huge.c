@@ -106,10 +106,17 @@ static void *copy_all(void *arg)
     return NULL;
 }
 
+static void free_copier(nm_map_copier *c)
+{
+    sem_destroy(&c->stop);
+    pthread_mutex_destroy(&c->lock);
+    nm_free(c);
+}
+
 void nm_map_hasten(nm_map *map)
 {
     sigset_t all, before;
-    if (!map->data || map->copier || map->size < LEAST || (uintptr_t)map->data % HUGE_PAGE || !system_has_huge_pages()) return;
+    if (!map->data || map->hastened || map->size < LEAST || (uintptr_t)map->data % HUGE_PAGE || !system_has_huge_pages()) return;
     if (nm_machine_memory_available() < map->size / 4 * 5) return;
     nm_map_copier *c = nm_calloc(1, sizeof *c);
     if (!c) return;
@@ -120,9 +127,10 @@ void nm_map_hasten(nm_map *map)
     sigfillset(&all);
     sigdelset(&all, SIGBUS);            /* of a file that is cut while it is read */
     pthread_sigmask(SIG_BLOCK, &all, &before);
-    if (pthread_create(&c->thread, NULL, copy_all, c) == 0) map->copier = c;
-    else nm_free(c);
+    map->hastened = pthread_create(&c->thread, NULL, copy_all, c) == 0;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (map->hastened) map->copier = c;
+    else free_copier(c);
 }
 
 size_t nm_map_settle(const nm_map *map)
@@ -142,9 +150,7 @@ void nm_map_hasten_end(nm_map *map)
     if (!map->copier) return;
     sem_post(&map->copier->stop);
     pthread_join(map->copier->thread, NULL);
-    sem_destroy(&map->copier->stop);
-    pthread_mutex_destroy(&map->copier->lock);
     map->copied = map->copier->copied;
-    nm_free(map->copier);
+    free_copier(map->copier);
     map->copier = NULL;
 }

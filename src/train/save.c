@@ -136,7 +136,9 @@ static nm_err check_arithmetic(const nm_trainer *t, const nm_safetensors *file, 
 {
     if (!strcmp(with, t->info.arithmetic)) return NM_OK;
     return nm_fail(NM_REFUSED, "%s: the run was begun in %.8s and would go on in %s, to other bits: %s", nm_safetensors_name(file), with, t->info.arithmetic,
-        t->bf16 ? "resume with kernels that leave bf16 out (--kernels avx2,avx512,vnni)" : "resume on a processor that has bf16, with all kernels and settings as then");
+        !strcmp(with, "f32") ? "resume with --compute f32, or kernels that leave bf16 out (--kernels avx2,avx512,vnni)"
+        : !strcmp(with, "amx-bf16") ? "resume on a processor with AMX, with all kernels and settings as then"
+                                    : "resume on a processor with AVX512_BF16 (AMD's from Zen 4 on), with all kernels and settings as then");
 }
 
 static nm_err check_run(const nm_trainer *t, const nm_safetensors *file, int64_t *steps, double *slip)

@@ -392,20 +392,8 @@ static void free_activations(activations *a)
     free_tiled(&a->flat);
 }
 
-/* The table that a kernel is of. */
-static const nm_kernels *table_of(void (*kernel)(const nm_linear_job *))
-{
-    for (int i = 0; i < tiers; i++) if (tier[i].k.linear_q8 == kernel) return &tier[i].k;
-    return &reference;
-}
-
-static bool is_bf16(void (*kernel)(const nm_linear_job *))
-{
-    nm_kernels amx = reference;
-    nm_kernels_ref_amx_bf16(&amx);
-    for (int i = 0; i < tiers; i++) if (tier[i].k.linear_bf16 == kernel) return true;
-    return kernel == reference.linear_bf16 || kernel == amx.linear_bf16;
-}
+typedef enum arithmetic { FP32, INT8, BF16 } arithmetic;
+static const char *const arithmetic_name[] = {"f32", "int8", "bf16"};
 
 /* Floats [rows][ld] as tiles in bf16, by a table's own rounding; guarded. */
 static guard in_bf16(void (*round)(const float *x, size_t ldx, int64_t rows, int64_t k, uint32_t *tile), const float *x, size_t ldx, int64_t rows, int64_t k)
@@ -421,20 +409,20 @@ static void fill_pattern(float *out, int64_t n)
     for (int64_t i = 0; i < n; i++) out[i] = (float)(i % 97) * 0.37f - 9;
 }
 
-/* Runs one linear kernel into a fresh guarded output; the columns outside the job must stay as they were. */
-static void run_linear(void (*kernel)(const nm_linear_job *), const nm_panels *w, const activations *a, int64_t rows, int64_t p0, int64_t p1,
+/* Runs one table's linear kernel into a fresh guarded output, on rows in its tiles; the columns outside the job must stay as they were. */
+static void run_linear(const nm_kernels *k, arithmetic with, const nm_panels *w, const activations *a, int64_t rows, int64_t p0, int64_t p1,
                        const float *bias, float add, guard *out)
 {
     tiled xq = {0};
-    if (a->flat.q.p) xq = in_tiles(a, table_of(kernel), rows);
-    bool bf16 = is_bf16(kernel);
+    if (with == INT8) xq = in_tiles(a, k, rows);
+    bool bf16 = with == BF16;
     guard scratch = guard_open(bf16 ? nm_linear_bf16_scratch(rows) : nm_linear_scratch(w, rows), 64), xb = {0};
     if (bf16) xb = in_bf16(reference.round_rows, a->f, a->ldx, rows, w->k);
     *out = guard_open((size_t)(rows * w->n) * 4, 4);
     if (add != 0) fill_pattern(out->p, rows * w->n);
-    nm_linear_job job = {.w = w, .p0 = p0, .p1 = p1, .rows = rows, .xq = a->flat.q.p ? &xq.rows : NULL, .x = a->f, .ldx = a->ldx,
+    nm_linear_job job = {.w = w, .p0 = p0, .p1 = p1, .rows = rows, .xq = with == INT8 ? &xq.rows : NULL, .x = a->f, .ldx = a->ldx,
                          .xb = xb.p, .y = out->p, .ldy = (size_t)w->n, .bias = bias, .add = add, .scratch = scratch.p};
-    kernel(&job);
+    (with == INT8 ? k->linear_q8 : bf16 ? k->linear_bf16 : k->linear_f32)(&job);
     if (bf16) guard_close(&xb);
     guard_close(&scratch);
     free_tiled(&xq);
@@ -485,7 +473,7 @@ static void reference_is_the_definition(void **state)
         for (int int8 = 0; int8 <= quantised(type); int8++)
             for (int packed = 0; packed < 2; packed++) {
                 guard y;
-                run_linear(int8 ? reference.linear_q8 : reference.linear_f32, packed ? &w.packed : &w.rows, &a, rows, 0, 2, NULL, 0, &y);
+                run_linear(&reference, int8 ? INT8 : FP32, packed ? &w.packed : &w.rows, &a, rows, 0, 2, NULL, 0, &y);
                 for (int64_t t = 0; t < rows; t++)
                     for (int64_t o = 0; o < n; o++) {
                         float want = by_definition(type, w.rows.rows + (size_t)o * w.rows.row_bytes, k, a.f + (size_t)t * a.ldx,
@@ -499,11 +487,6 @@ static void reference_is_the_definition(void **state)
     }
 }
 
-typedef enum arithmetic { FP32, INT8, BF16 } arithmetic;
-static const char *const arithmetic_name[] = {"f32", "int8", "bf16"};
-
-static void (*linear_of(const nm_kernels *k, arithmetic a))(const nm_linear_job *) { return a == INT8 ? k->linear_q8 : a == BF16 ? k->linear_bf16 : k->linear_f32; }
-
 static void compare_linear(const nm_type *type, arithmetic with, int64_t n, int64_t k, int64_t rows, weights kind, inputs x_kind)
 {
     draw_mask();
@@ -515,14 +498,14 @@ static void compare_linear(const nm_type *type, arithmetic with, int64_t n, int6
     const float *b = random_below(2) ? bias.p : NULL;
     guard want, got, want_amx = {0};
     float add = with == FP32 && random_below(3) == 0 ? -0.7f : 0;       /* as a slot */
-    run_linear(linear_of(&reference, with), &w.packed, &a, rows, p0, p1, b, add, &want);
+    run_linear(&reference, with, &w.packed, &a, rows, p0, p1, b, add, &want);
     nm_kernels amx = reference;
     nm_kernels_ref_amx_bf16(&amx);
-    if (with == BF16) run_linear(amx.linear_bf16, &w.packed, &a, rows, p0, p1, b, add, &want_amx);
+    if (with == BF16) run_linear(&amx, BF16, &w.packed, &a, rows, p0, p1, b, add, &want_amx);
     for (int i = 0; i < tiers; i++)
         for (int packed = 0; packed < 2; packed++) {
             if ((!packed && !w.packed.data) || (with == BF16 && tier[i].k.linear_bf16 == reference.linear_bf16)) continue;
-            run_linear(linear_of(&tier[i].k, with), packed ? &w.packed : &w.rows, &a, rows, p0, p1, b, add, &got);
+            run_linear(&tier[i].k, with, packed ? &w.packed : &w.rows, &a, rows, p0, p1, b, add, &got);
             bool other = with == BF16 && bf16_reference(&tier[i].k).linear_bf16 == amx.linear_bf16;
             expect_same((float *)(other ? &want_amx : &want)->p, (float *)got.p, rows * n, "%s %s %s %s n %d k %d rows %d panels %d-%d weights %d inputs %d", tier[i].name,
                         type->name, arithmetic_name[with], packed ? "packed" : "rows", (int)n, (int)k, (int)rows, (int)p0, (int)p1, kind, x_kind);
@@ -597,7 +580,7 @@ static void bf16_is_the_definition(void **state)
             if (t >= 0 && k->linear_bf16 == reference.linear_bf16) continue;
             bool amx = !strcmp(k->bf16, "amx-bf16");
             const float *want = amx ? &cases[i].amx : &cases[i].y;
-            run_linear(k->linear_bf16, &w, &a, 1, 0, 1, NULL, 0, &y);
+            run_linear(k, BF16, &w, &a, 1, 0, 1, NULL, 0, &y);
             expect_same(want, (float *)y.p, 1, "%s linear_bf16, case %d", t < 0 ? "c" : tier[t].name, (int)i);
             guard_close(&y);
         }
@@ -614,13 +597,14 @@ static void rows_do_not_meet(void **state)
         weight w = make_weight(type, n, k, ORDINARY);
         activations a = make_activations(rows, k, GAUSS);
         for (int j = 0; j < 2 * tiers; j++) {
-            void (*kernel)(const nm_linear_job *) = linear_of(&tier[j / 2].k, j % 2 ? BF16 : quantised(type) ? INT8 : FP32);
+            const nm_kernels *kernels = &tier[j / 2].k;
+            arithmetic with = j % 2 ? BF16 : quantised(type) ? INT8 : FP32;
             guard all, one;
-            run_linear(kernel, &w.packed, &a, rows, 0, 3, NULL, 0, &all);
+            run_linear(kernels, with, &w.packed, &a, rows, 0, 3, NULL, 0, &all);
             for (int64_t t = 0; t < rows; t++) {
                 activations single = a;
                 single.f += (size_t)t * a.ldx;
-                run_linear(kernel, &w.packed, &single, 1, 0, 3, NULL, 0, &one);
+                run_linear(kernels, with, &w.packed, &single, 1, 0, 3, NULL, 0, &one);
                 expect_same((float *)all.p + t * n, (float *)one.p, n, "%s %s%s row %d", tier[j / 2].name, type->name, j % 2 ? " bf16" : "", (int)t);
                 guard_close(&one);
             }

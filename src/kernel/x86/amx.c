@@ -146,6 +146,7 @@ static void linear_q8(const nm_linear_job *job)
 
 void nm_kernels_amx(nm_kernels *table)
 {
+    nm_kernels_vnni(table);         /* a mask may have left it out, and small batches are its own, in its tiles */
     table->linear_q8 = linear_q8;
     nm_kernels_amx_bf16(table);
 }

@@ -82,7 +82,7 @@ typedef void (*square_fn)(tiles *t, const bf16_product *z, const uint32_t *x, co
 SQUARE(1, 1) SQUARE(1, 2) SQUARE(2, 1) SQUARE(2, 2)
 static const square_fn squares[2][2] = {{square_1_1, square_1_2}, {square_2_1, square_2_2}};
 
-/* Two by two. The fewer tiles, which are the weights, stay in the first level while the others pass. */
+/* Two by two. The fewer tiles, with many rows the weights, stay in the first level while the others pass. */
 static void products(const bf16_product *z)
 {
     tiles t;

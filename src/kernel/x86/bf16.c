@@ -1,5 +1,5 @@
 /* AVX512_BF16: products of training in bf16 by vdpbf16ps, which multiplies a line of pairs by one pair of a row, broadcast, and adds both products to 16 sums; at
- * twice the rate of fp32 where cpu/cpu.h offers the tier. */
+ * twice the rate of fp32 by the makers' tables where cpu/cpu.h offers the tier, none of which has run it yet. */
 #include "kernel/x86/bf16_lanes.h"
 #include "kernel/x86/bf16_maps.h"
 

@@ -11,6 +11,8 @@ enum { F32_PANELS = 4 };
 #define unpack_chunk nm_unpack_chunk_avx512
 #include "kernel/x86/chunks_f32.h"
 
+_Static_assert((int)F32_CHUNK == (int)NM_UNPACK_INPUTS && (int)F32_PANELS <= (int)NM_TILE_PANELS, "nm_linear_bf16_scratch and nm_back_bf16_scratch have room for it");
+
 enum { TILE = 256, CHUNK_BLOCKS = F32_CHUNK / 32 };     /* dwords of 16 rows (or lines) x a block of 32, and floats of 16 x 16 sums */
 
 /* Row tile r and line tile l: 16 x 16 accumulators at acc + r * acc_row + l * acc_line, rows apart by 16. Tiles are [blocks][TILE]. */

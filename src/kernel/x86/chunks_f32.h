@@ -1,6 +1,5 @@
 /* Template: the weights of a job as fp32, some panels and a chunk of K at a time, for kernels whose tiles multiply floats. Included after a v16 backend.
  * Parameters:
- *   F32_PANELS     panels of 16 outputs that share one pass over the activations
  *   unpack_chunk(w, p, b0, blocks, u)      the tier's unpacker to the U form; u's offset is chunk_offset(w) of q8_rows.h
  * w = (scale * q) + min in two roundings. */
 #ifndef NM_X86_CHUNKS_F32_H
@@ -48,32 +47,6 @@ static void finish_outputs(const nm_linear_job *job, int64_t p, const float *acc
     for (int64_t t = 0; t < rows; t++) {
         float *y = job->y + (size_t)t * job->ldy + (size_t)(NM_PANEL * p);
         v_store_n(y, v_fma(scale, v_load(acc + NM_PANEL * t), v_load_n(y, lanes)), lanes);
-    }
-}
-
-/* All panels of a job: a chunk of F32_PANELS panels, or of one that is left, is unpacked once, then all rows pass over it, and each output's accumulator
- * waits in scratch for the next. rows(f, panels, n, job, k0, acc) continues the chains over inputs [k0, k0 + n). f: [panels] -> [n][16];
- * acc: [panels][row][16]. */
-V16_INLINE void linear_chunks(const nm_linear_job *job, void *scratch,
-                              void (*rows)(const float *const *f, int panels, int64_t n, const nm_linear_job *job, int64_t k0, float *acc))
-{
-    const nm_panels *w = job->w;
-    float *values = scratch;                                        /* [F32_PANELS][F32_CHUNK][16] */
-    float *acc = values + F32_PANELS * F32_CHUNK * 16;              /* [F32_PANELS][rows][16] */
-    nm_u u;
-    u.scale = acc + (size_t)F32_PANELS * (size_t)job->rows * 16;
-    u.min = u.scale + F32_CHUNK / 16 * 16;
-    u.q = (uint8_t *)(u.min + F32_CHUNK / 16 * 16);
-    for (int64_t p = job->p0, count; p < job->p1; p += count) {
-        count = job->p1 - p < F32_PANELS ? 1 : F32_PANELS;
-        memset(acc, 0, (size_t)count * (size_t)job->rows * 16 * sizeof *acc);
-        for (int64_t k = 0; k < w->k; k += F32_CHUNK) {
-            int64_t n = w->k - k < F32_CHUNK ? w->k - k : F32_CHUNK;
-            const float *f[F32_PANELS];
-            for (int i = 0; i < count; i++) f[i] = f32_panel(w, p + i, k, n, values + i * F32_CHUNK * 16, &u);
-            rows(f, (int)count, n, job, k, acc);
-        }
-        for (int i = 0; i < count; i++) finish_outputs(job, p + i, acc + (size_t)i * (size_t)job->rows * 16, job->rows);
     }
 }
 

@@ -1,6 +1,7 @@
 /* Template: a few rows straight from the packed panel. Included once per tier after it has defined
  *   UNROLLED_BLOCKS      superblocks of at most so many blocks are unrolled whole; more would leave the op cache
- *   direct_whole(l)      more rows than this go over the halves of a panel's outputs one after the other, since the registers do not hold both
+ *   direct_whole(l)      rows that one pass takes whole: a kernel of more goes over the halves of a panel's outputs one after the other, since the registers do not
+ *                        hold both (where it is as many as any kernel has, none does)
  *   direct_block(l, tile, rows, h0, h1, super, b, x, at, acc)      block b of a superblock, which is block `at` of K, added to halves [h0, h1) of acc; tile:
  *                        rows that lie side by side in x, of which `rows` are asked for (of two tiles where it is DIRECT_TWO)
  *   DIRECT_PAIRS         if two tiles are taken in one pass

@@ -9,6 +9,8 @@
 
 #include "kernel/x86/chunks_f32.h"
 
+_Static_assert((int)F32_PASS % 64 == 0 && (int)F32_PASS >= 256 && (int)F32_PASS <= (int)NM_CHUNK && (int)F32_PANELS <= (int)NM_TILE_PANELS, "nm_linear_scratch has room for it");
+
 /* A pass of a group of panels over the rows: inputs [k0, k0 + n). Accumulators wait in acc ([panel][row][16]) from one pass for the next: the first begins with
  * zeros, the last ends in y. */
 typedef struct f32_pass {
@@ -86,7 +88,7 @@ static const f32_tile_fn f32_alone[] = {NULL, f32_alone_1, f32_alone_2, f32_alon
 #define f32_alone f32_wide
 #endif
 
-/* The last rows are shared by two tiles, so that none is so low that its chains wait for each other. */
+/* The last rows are shared by two tiles of F32_ROWS, since a low one's chains wait for each other. */
 static void f32_rows(const f32_pass *s, bool alone)
 {
     const f32_tile_fn *tile = alone ? f32_alone : f32_wide;
@@ -154,7 +156,7 @@ static void linear_few(const nm_linear_job *job)
 static int64_t f32_inputs(const nm_panels *w)
 {
     int layout = nm_layout_of(w->type);
-    int64_t super = layout < 0 ? NM_LINE : nm_layout_table[layout].blocks * NM_BLOCK, unit = super > w->type->block ? super : w->type->block;
+    int64_t super = layout < 0 ? 64 : nm_layout_table[layout].blocks * NM_BLOCK, unit = super > w->type->block ? super : w->type->block;
     int64_t passes = (w->k + F32_PASS - 1) / F32_PASS, n = ((w->k + passes - 1) / passes + unit - 1) / unit * unit;
     return n > F32_PASS ? F32_PASS / unit * unit : n;
 }

@@ -1,8 +1,9 @@
 /* Template: the choice between a few rows, straight from packed panels, and many, by tiles of unpacked chunks. Included once per tier, at its
  * end, after it has defined what linear_tiles.h wants and
  *   TILE_ROWS                          the table's tile_rows
- *   DIRECT_ROWS                        the table's few_rows: at most so many rows read the packed panel directly, in passes of a tile of NM_QTILE_FEW, or two
- *   direct_whole(l)                    more rows than this need several passes
+ *   DIRECT_ROWS                        at most so many rows read the packed panel directly, in passes of a tile of NM_QTILE_FEW, or two: the table's few_rows, or more
+ *                                      where its tile_rows is NM_QTILE_FEW, too
+ *   direct_whole(l)                    more rows than this take several passes over a chunk (direct.h)
  *   direct_tiles[layout][rows]         direct_fn for 1 .. NM_QTILE_FEW rows of such a tile; [0]: a lone row in a tile of its own; [DIRECT_TWO_AT]: two tiles, or NULL
  * Arithmetic: kernel.h. Stored values are unsigned, u = q + offset, so isum = sum(u * x) - offset * sum(x), exact in int32; the second
  * term is prepared per row and group (`start`) and is where the integer accumulators begin. */
