@@ -9,7 +9,7 @@ small=${NOMOAT_TEST_MODELS:-}/smollm2-135m-instruct-q4_1.gguf large=${NOMOAT_TES
 awk 'BEGIN { for (i = 0; i < 8; i++) { printf "{\"prompt\": \"Count from %d.\", \"completion\": \"", i; for (k = 0; k < 400; k++) printf "%d, ", i + k; print "end\"}" } }' >"$work/data.jsonl"
 
 within() {      # within MODEL BATCH BYTES
-    "$NOMOAT" bench "$1" -p 1 -n 0 -r 1 >"$work/out.bench" 2>"$work/err" </dev/null || return 1
+    "$NOMOAT" run "$1" --raw hello -n 1 >"$work/text" 2>"$work/err" </dev/null || return 1
     "$NOMOAT" tune "$1" "$work/data.jsonl" --batch "$2" --max-length 512 --max-steps 2 --val 0.2 --meter 64 -o "$work/out" --json >"$work/json" 2>"$work/err" </dev/null || return 1
     peak=$(sed -n 's/.*"peak_bytes": \([0-9]*\).*/\1/p' "$work/json")
     echo "# $peak bytes resident at most"
