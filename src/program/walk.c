@@ -36,29 +36,40 @@ static void run_row(const nm_walk *w, const nm_region *r, int thread, int64_t ro
     }
 }
 
-static void run_columns(const nm_walk *w, const nm_region *r, int thread, int threads)
+/* Columns of a region of row phases that may be shared out by them. */
+static int64_t columns_of(const nm_walk *w, const nm_region *r)
 {
     const nm_task *task = &w->plan->task[r->task];
-    int32_t v = task->step < 0 ? task->value : nm_out(w->plan->program->operand, &w->plan->program->step[task->step], 0);
+    return w->plan->value[task->step < 0 ? task->value : nm_out(w->plan->program->operand, &w->plan->program->step[task->step], 0)].dim;
+}
+
+static void run_columns(const nm_walk *w, const nm_region *r, int thread, int threads)
+{
     int64_t from, to;
-    nm_share(w->plan->value[v].dim, COLUMNS, thread, threads, &from, &to);
+    nm_share(columns_of(w, r), COLUMNS, thread, threads, &from, &to);
     if (from < to) for (int64_t row = 0; row < w->exec.rows[r->rows]; row++) run_row(w, r, thread, row, from, to);
 }
 
-/* Rows are shared out whole where they fill a tile of quantised rows for each thread. Threads whose rows lie side by side in one tile take its lines from each
- * other: a block of 32 then took 222 cycles instead of 46. So fewer rows are shared out by columns if every phase allows it; if not, the int8 copy at
- * the region's end is, behind a barrier of its own. */
+/* True if the region had better be shared out by columns: there are fewer rows than threads, or than tiles of quantised rows have room for (threads whose rows lie
+ * side by side in one tile take its lines from each other: a block of 32 then took 222 cycles instead of 46), and columns enough for all. */
+static bool by_columns(const nm_walk *w, const nm_region *r, int threads)
+{
+    int64_t rows = w->exec.rows[r->rows];
+    return rows < threads || (rows < NM_QTILE_FEW * threads && columns_of(w, r) >= 2 * COLUMNS * threads);
+}
+
+/* Rows are shared out whole, or by columns if every phase allows it; if only the int8 copy at the region's end does, it alone is, behind a barrier of its own. */
 static void run_rows(const nm_walk *w, const nm_region *r, int thread, int threads)
 {
     int64_t rows = w->exec.rows[r->rows], from, to;
     nm_region whole = *r, copy = *r;
-    bool few = rows < NM_QTILE_FEW * threads;
-    if (few && r->columns) {
+    if (!r->tasks) return;
+    if (r->columns && by_columns(w, r, threads)) {
         run_columns(w, r, thread, threads);
         return;
     }
     copy.task += r->tasks - 1;
-    copy.tasks = few && rows > 1 && r->tasks && w->plan->task[copy.task].kind == NM_TASK_QUANTIZE;
+    copy.tasks = rows > 1 && w->plan->task[copy.task].kind == NM_TASK_QUANTIZE && by_columns(w, &copy, threads);
     whole.tasks -= copy.tasks;
     nm_share(rows, 1, thread, threads, &from, &to);
     for (int64_t row = from; row < to; row++) run_row(w, &whole, thread, row, 0, -1);
