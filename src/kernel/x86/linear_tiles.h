@@ -12,17 +12,15 @@
  * second-level cache; the U forms of TILE_PANELS panels in the first. */
 typedef struct tile_memory { nm_u u[TILE_PANELS]; float *acc; } tile_memory;
 
-static tile_memory tile_memory_at(uint8_t *scratch)
+static void tile_memory_at(tile_memory *m, uint8_t *scratch)
 {
-    tile_memory m;
     for (int i = 0; i < TILE_PANELS; i++) {
-        m.u[i].q = scratch;
-        m.u[i].scale = (float *)(scratch + NM_CHUNK * NM_PANEL * UNPACKED_BYTES);
-        m.u[i].min = m.u[i].scale + NM_CHUNK / 16 * NM_PANEL;
-        scratch = (uint8_t *)(m.u[i].min + NM_CHUNK / 16 * NM_PANEL);
+        m->u[i].q = scratch;
+        m->u[i].scale = (float *)(scratch + NM_CHUNK * NM_PANEL * UNPACKED_BYTES);
+        m->u[i].min = m->u[i].scale + NM_CHUNK / 16 * NM_PANEL;
+        scratch = (uint8_t *)(m->u[i].min + NM_CHUNK / 16 * NM_PANEL);
     }
-    m.acc = (float *)scratch;
-    return m;
+    m->acc = (float *)scratch;
 }
 
 /* Blocks of a chunk: K in equal parts of at most NM_CHUNK, each of whole blocks of the type and superblocks of the layout. */
@@ -56,7 +54,8 @@ static void tile_block(const nm_linear_job *job, const q8_rows *x, int64_t t, in
 
 static void linear_tiles(const nm_linear_job *job, const q8_rows *x, uint8_t *scratch)
 {
-    tile_memory m = tile_memory_at(scratch);
+    tile_memory m __attribute__((aligned(64)));     /* gcc 12 would align it unsaid, which AddressSanitizer's stack does not know */
+    tile_memory_at(&m, scratch);
     int64_t parts = (job->rows + NM_TILE_ROWS - 1) / NM_TILE_ROWS, most = (job->rows + parts - 1) / parts;
     most = (most + NM_TILE_GRAIN - 1) / NM_TILE_GRAIN * NM_TILE_GRAIN;
     for (int64_t p = job->p0; p < job->p1; p += NM_GROUP_PANELS) {
