@@ -4,8 +4,8 @@
  * A panel is 16 output rows. Its K inputs are cut into superblocks of `blocks` blocks of 32 inputs, the last one padded with zeros. A
  * superblock is, in 64-byte lines:
  *   header   scales, see nm_scale_kind; padded to a whole line
- *   low      per block, `low` lines: the low 2, 4 or 8 bits of each value
- *   high     per block, `high` lines: the 1 or 2 bits above them
+ *   blocks   each `low` lines, the low 2, 4 or 8 bits of each value, then `high` lines, the 1 or 2 bits above them: a reader meets lines in the order in
+ *            which they lie, which processors' own prefetching follows
  * Dword r of a line belongs to output row r. The block's 32 inputs are eight steps v of four inputs 4v .. 4v+3 (what one integer dot
  * product instruction takes); byte i of a dword belongs to input 4v + i:
  *   8 bits: line v is step v.   4 bits: line j holds step j in the low and j + 4 in the high nibbles.
@@ -100,11 +100,11 @@ NM_FOLDED int nm_layout_super(const nm_layout *l)       /* bytes of a superblock
 /* Lines of block b (0 .. blocks-1) of a superblock. */
 NM_FOLDED const uint8_t *nm_layout_low(const nm_layout *l, const uint8_t *super, int b)
 {
-    return super + nm_layout_header(l) + b * l->low * NM_LINE;
+    return super + nm_layout_header(l) + b * (l->low + l->high) * NM_LINE;
 }
 NM_FOLDED const uint8_t *nm_layout_high(const nm_layout *l, const uint8_t *super, int b)
 {
-    return super + nm_layout_header(l) + (l->blocks * l->low + b * l->high) * NM_LINE;
+    return nm_layout_low(l, super, b) + l->low * NM_LINE;
 }
 
 /* The U form of some blocks of one panel: a byte per value, a float per scale. 64-byte aligned. */
