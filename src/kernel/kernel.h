@@ -212,6 +212,8 @@ typedef struct nm_kernels {
 
     /* ---- What backward needs beside them */
     void (*gemm)(const nm_gemm_job *);
+    /* The same where a step is in bf16: pairs of k in "bf16"'s arithmetic; with "amx-bf16" it is gemm. a lies in rows (a_k 1) or turned (a_row 1). */
+    void (*gemm_bf16)(const nm_gemm_job *);
     /* Inputs [k0, k0 + count) of panel p as rows: out[r * ldo + i], exact fp32, rows beyond n zero of either sign. k0 is a multiple of NM_UNPACK_INPUTS, and so
      * is count, or it reaches the row's end. scratch: nm_linear_scratch. */
     void (*unpack_rows)(const nm_panels *w, int64_t p, int64_t k0, int64_t count, float *out, size_t ldo, void *scratch);

@@ -299,12 +299,14 @@ static back back_at(const nm_exec *e, const nm_step *s, uint8_t *scratch)
     return b;
 }
 
+static void product(const nm_exec *e, const nm_gemm_job *job) { (e->bf16 ? e->kernel->gemm_bf16 : e->kernel->gemm)(job); }
+
 /* Products of a tile's rows with keys [0, keys): from the pages, as the forward reads them. */
 static void scores_back(const nm_exec *e, const nm_step *s, const nm_seq *seq, int32_t head, int64_t r0, int64_t rows, int64_t keys, const back *b)
 {
     int32_t q = nm_in(e->operand, s, 0), head_kv = head / (ARGS.heads / ARGS.heads_kv);
     for (int64_t page = 0; page * NM_PAGE < keys; page++)
-        e->kernel->gemm(&(nm_gemm_job){.m = rows, .n = NM_PAGE, .k = ARGS.d_k, .a = nm_at(e, q, r0) + head * ARGS.d_k, .a_row = nm_ld(e->value, q), .a_k = 1,
+        product(e, &(nm_gemm_job){.m = rows, .n = NM_PAGE, .k = ARGS.d_k, .a = nm_at(e, q, r0) + head * ARGS.d_k, .a_row = nm_ld(e->value, q), .a_k = 1,
             .b = (const float *)(const void *)head_of(e, s, seq, page, head_kv), .ldb = NM_PAGE, .c = b->s + page * NM_PAGE, .ldc = (size_t)b->ld});
 }
 
@@ -338,15 +340,15 @@ static void tile_back(nm_exec *e, const nm_step *s, const nm_seq *seq, int32_t h
     for (int i = 0; i < 3; i++) in[i] = nm_in(e->operand, s, i);
     const float *d_o = nm_grad(e, out, r0) + (int64_t)head * ARGS.d_v;
     scores_back(e, s, seq, head, r0, rows, keys, b);
-    e->kernel->gemm(&(nm_gemm_job){.m = rows, .n = keys, .k = ARGS.d_v, .a = d_o, .a_row = nm_ld(e->value, out), .a_k = 1,
+    product(e, &(nm_gemm_job){.m = rows, .n = keys, .k = ARGS.d_v, .a = d_o, .a_row = nm_ld(e->value, out), .a_k = 1,
         .b = b->vt + v * b->ld + first, .ldb = (size_t)b->ld, .c = b->dp, .ldc = (size_t)b->ld});
     for (int64_t i = 0; i < rows; i++) row_back(e, s, head, r0 + i, keys, b, i);
-    if (nm_wants(e, s, 0)) e->kernel->gemm(&(nm_gemm_job){.m = rows, .n = ARGS.d_k, .k = keys, .a = b->dp, .a_row = (size_t)b->ld, .a_k = 1,
+    if (nm_wants(e, s, 0)) product(e, &(nm_gemm_job){.m = rows, .n = ARGS.d_k, .k = keys, .a = b->dp, .a_row = (size_t)b->ld, .a_k = 1,
         .b = nm_at(e, in[1], first) + k, .ldb = nm_ld(e->value, in[1]), .c = nm_grad(e, in[0], r0) + q, .ldc = nm_ld(e->value, in[0]), .add = nm_adds(e, s, 0)});
     nm_pool_wait(done, before, &e->stopped);        /* backward is never stopped inside a region (walk.c) */
-    if (nm_wants(e, s, 1)) e->kernel->gemm(&(nm_gemm_job){.m = keys, .n = ARGS.d_k, .k = rows, .a = b->dp, .a_row = 1, .a_k = (size_t)b->ld,
+    if (nm_wants(e, s, 1)) product(e, &(nm_gemm_job){.m = keys, .n = ARGS.d_k, .k = rows, .a = b->dp, .a_row = 1, .a_k = (size_t)b->ld,
         .b = nm_at(e, in[0], r0) + q, .ldb = nm_ld(e->value, in[0]), .c = nm_grad(e, in[1], first) + k, .ldc = nm_ld(e->value, in[1]), .add = true});
-    if (nm_wants(e, s, 2)) e->kernel->gemm(&(nm_gemm_job){.m = keys, .n = ARGS.d_v, .k = rows, .a = b->s, .a_row = 1, .a_k = (size_t)b->ld,
+    if (nm_wants(e, s, 2)) product(e, &(nm_gemm_job){.m = keys, .n = ARGS.d_v, .k = rows, .a = b->s, .a_row = 1, .a_k = (size_t)b->ld,
         .b = d_o, .ldb = nm_ld(e->value, out), .c = nm_grad(e, in[2], first) + v, .ldc = nm_ld(e->value, in[2]), .add = true});
 }
 

@@ -17,17 +17,17 @@ static void products(void **state)
         fill_random(start, m * n, 1);
         if (trial % 10 == 9) for (int64_t i = 0; i < m * k; i++) ((float *)a.p)[i] *= 0x1p-126f;
         if (trial % 20 == 19) for (int64_t i = 0; i < m * n; i++) start[i] *= 0x1p-126f;
-        for (int t = 0; t < tiers; t++) {
-            const nm_kernels *k_of[] = {&reference, &tier[t].k};
+        for (int t = 0; t < 2 * tiers; t++) {
+            const nm_kernels of_bf16 = bf16_reference(&tier[t / 2].k), *k_of[] = {t % 2 ? &of_bf16 : &reference, &tier[t / 2].k};
             for (int j = 0; j < 2; j++) {
                 c[j] = guard_open((size_t)(m * n) * 4, 4);
                 memcpy(c[j].p, start, (size_t)(m * n) * 4);
                 nm_gemm_job job = {.m = m, .n = n, .k = k, .a = a.p, .a_row = turned ? 1 : (size_t)k, .a_k = turned ? (size_t)m : 1,
                                    .b = b.p, .ldb = (size_t)n, .c = c[j].p, .ldc = (size_t)n, .add = add};
-                k_of[j]->gemm(&job);
+                (t % 2 ? k_of[j]->gemm_bf16 : k_of[j]->gemm)(&job);
             }
-            expect_same((float *)c[0].p, (float *)c[1].p, m * n, "%s gemm %d x %d x %d inputs %d%s%s", tier[t].name, (int)m, (int)n, (int)k, kind, turned ? " turned" : "",
-                        add ? " adding" : "");
+            expect_same((float *)c[0].p, (float *)c[1].p, m * n, "%s gemm%s %d x %d x %d inputs %d%s%s", tier[t / 2].name, t % 2 ? "_bf16" : "", (int)m, (int)n, (int)k, kind,
+                        turned ? " turned" : "", add ? " adding" : "");
             guard_close(&c[0]);
             guard_close(&c[1]);
         }

@@ -192,11 +192,11 @@ static void round_tile(const float *x, size_t ldx, int64_t rows, int64_t k, uint
 static void round_rows(const float *x, size_t ldx, int64_t rows, int64_t k, uint32_t *tile) { round_tile(x, ldx, rows, k, tile, 16, 1); }
 static void round_lines(const float *x, size_t ldx, int64_t rows, int64_t k, uint32_t *tile) { round_tile(x, ldx, rows, k, tile, 1, 16); }
 
-/* n values `step` apart to the pairs of a block. */
-static void round_block(const float *f, size_t step, int64_t n, uint32_t *pairs)
+/* n values `step` apart to so many pairs. */
+static void round_pairs(const float *f, size_t step, int64_t n, int64_t count, uint32_t *pairs)
 {
-    memset(pairs, 0, 16 * sizeof *pairs);
-    for (int64_t i = 0; i < n && i < 32; i++) pairs[i / 2] |= (uint32_t)to_bf16(f[(size_t)i * step]) << i % 2 * 16;
+    memset(pairs, 0, (size_t)count * sizeof *pairs);
+    for (int64_t i = 0; i < n && i < 2 * count; i++) pairs[i / 2] |= (uint32_t)to_bf16(f[(size_t)i * step]) << i % 2 * 16;
 }
 
 static void linear_rounded(const nm_linear_job *job, block_fn block)
@@ -212,7 +212,7 @@ static void linear_rounded(const nm_linear_job *job, block_fn block)
             for (int64_t b = 0; b * 32 < count; b++)
                 for (int r = 0; r < outputs_of(w, p); r++) {
                     uint32_t pairs[16];
-                    round_block(f + b * 32 * NM_PANEL + r, NM_PANEL, count - b * 32, pairs);
+                    round_pairs(f + b * 32 * NM_PANEL + r, NM_PANEL, count - b * 32, 16, pairs);
                     for (int64_t t = 0; t < job->rows; t++) {
                         float *y = &job->y[(size_t)t * job->ldy + (size_t)(NM_PANEL * p + r)];
                         *y = block(pairs, job->xb + (size_t)(t / 16) * nm_bf16_tile(w->k) + (k / 32 + b) * 256 + t % 16 * 16, 1, *y);
@@ -232,7 +232,7 @@ static void back_block(const nm_back_job *job, int64_t b, block_fn block)
     for (int64_t i = 0; i < job->inputs; i++) {
         uint32_t pairs[16];
         for (int o = 0; o < 32; o++) column[o] = f[(o / 16 * NM_UNPACK_INPUTS + i) * NM_PANEL + o % 16];
-        round_block(column, 1, w->n - 32 * b, pairs);
+        round_pairs(column, 1, w->n - 32 * b, 16, pairs);
         for (int64_t t = 0; t < job->rows; t++) {
             float *dx = &job->dx[(size_t)t * job->ldx + (size_t)i];
             *dx = block(pairs, job->dy + (size_t)(t / 16) * nm_bf16_tile(w->n) + b * 256 + t % 16, 16, b || job->add ? *dx : 0);
@@ -255,6 +255,7 @@ void nm_kernels_ref_amx_bf16(nm_kernels *table)
     table->bf16 = "amx-bf16";
     table->linear_bf16 = linear_amx;
     table->back_bf16 = back_amx;
+    table->gemm_bf16 = table->gemm;
 }
 
 /* ---- Activations --------------------------------------------------------------------------------------------------------------------- */
@@ -434,6 +435,27 @@ static void gemm(const nm_gemm_job *g)
         }
 }
 
+/* One output's pairs, the last one filled up with zero. */
+static float chain_bf16(const float *a, size_t a_step, const float *b, size_t b_step, int64_t k, float acc)
+{
+    for (int64_t i = 0; i < k; i += 2) {
+        uint32_t x, w;
+        round_pairs(a + (size_t)i * a_step, a_step, k - i, 1, &x);
+        round_pairs(b + (size_t)i * b_step, b_step, k - i, 1, &w);
+        acc = fma_bf16(low(w), low(x), fma_bf16(high(w), high(x), acc));
+    }
+    return acc;
+}
+
+static void gemm_bf16(const nm_gemm_job *g)
+{
+    for (int64_t i = 0; i < g->m; i++)
+        for (int64_t j = 0; j < g->n; j++) {
+            float *c = g->c + (size_t)i * g->ldc + j;
+            *c = chain_bf16(g->a + (size_t)i * g->a_row, g->a_k, g->b + j, g->ldb, g->k, g->add ? *c : 0);
+        }
+}
+
 
 static void unpack_rows(const nm_panels *w, int64_t p, int64_t k0, int64_t count, float *out, size_t ldo, void *scratch)
 {
@@ -471,6 +493,7 @@ void nm_kernels_ref(nm_kernels *table)
     table->kv_store_v[NM_KV_F32] = store_v_f32;
     table->kv_store_v[NM_KV_Q8_0] = store_v_q8_0;
     table->gemm = gemm;
+    table->gemm_bf16 = gemm_bf16;
     table->unpack_rows = unpack_rows;
     fill_elementwise(table);
     fill_elementwise_back(table);

