@@ -145,8 +145,8 @@ size_t nm_attention_scratch(int d_k, int d_v);
 /* ---- Backward ------------------------------------------------------------------------------------------------------------------- */
 
 /* c[i][j] = chain over k ascending of fma(a[i][k], b[k][j], c), from what c holds if `add`, else from 0. a by strides, so that either
- * operand of a product may be read transposed; b and c by rows. Everything that backward multiplies goes through this one kernel: gradients of
- * inputs (b: unpacked weights), of weights (k: rows of the batch, so that a step's samples are one left fold), and attention's. */
+ * operand of a product may be read transposed; b and c by rows. Everything that backward multiplies in fp32 goes through this one kernel: gradients of
+ * inputs (b: unpacked weights), of weights (k: rows of the batch, so that a step's samples are one left fold), and attention's. With k 0, c is left or zeroed. */
 typedef struct nm_gemm_job {
     int64_t m, n, k;
     const float *a;
@@ -178,7 +178,7 @@ typedef struct nm_kernels {
     /* Any type; picks by w->type and by panels or rows. */
     void (*linear_q8)(const nm_linear_job *);       /* quantised types, job->xq */
     void (*linear_f32)(const nm_linear_job *);      /* any type, job->x, exact dequantised weights */
-    /* Products in bf16. Both operands' sums are in `bf16`'s arithmetic. */
+    /* Products in bf16. Sums of maps are in `bf16`'s arithmetic. */
     const char *bf16;
     bool has_bf16;              /* the ISA has such products, and they are meant to be faster than fp32's: worth it, not only defined */
     void (*round_rows)(const float *x, size_t ldx, int64_t rows, int64_t k, uint32_t *tile);    /* up to 16 rows, a tile of them */
@@ -212,7 +212,8 @@ typedef struct nm_kernels {
 
     /* ---- What backward needs beside them */
     void (*gemm)(const nm_gemm_job *);
-    /* The same where a step is in bf16: pairs of k in "bf16"'s arithmetic; with "amx-bf16" it is gemm. a lies in rows (a_k 1) or turned (a_row 1). */
+    /* The same where a step is in bf16. With "bf16", its arithmetic over pairs of k, an odd k filled up with one zero, and a by rows (a_k 1) or turned (a_row 1) alone;
+     * with "amx-bf16" it is gemm. */
     void (*gemm_bf16)(const nm_gemm_job *);
     /* Inputs [k0, k0 + count) of panel p as rows: out[r * ldo + i], exact fp32, rows beyond n zero of either sign. k0 is a multiple of NM_UNPACK_INPUTS, and so
      * is count, or it reaches the row's end. scratch: nm_linear_scratch. */

@@ -4,8 +4,8 @@
  * A panel is 16 output rows. Its K inputs are cut into superblocks of `blocks` blocks of 32 inputs, the last one padded with zeros. A
  * superblock is, in 64-byte lines:
  *   header   scales, see nm_scale_kind; padded to a whole line
- *   blocks   each `low` lines, the low 2, 4 or 8 bits of each value, then `high` lines, the 1 or 2 bits above them: a reader meets lines in the order in
- *            which they lie, which processors' own prefetching follows
+ *   blocks   each `low` lines, the low 2, 4 or 8 bits of each value, then `high` lines, the 1 or 2 bits above them: a block's lines lie together, one stream for
+ *            processors' own prefetching
  * Dword r of a line belongs to output row r. The block's 32 inputs are eight steps v of four inputs 4v .. 4v+3 (what one integer dot
  * product instruction takes); byte i of a dword belongs to input 4v + i:
  *   8 bits: line v is step v.   4 bits: line j holds step j in the low and j + 4 in the high nibbles.

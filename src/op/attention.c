@@ -299,6 +299,7 @@ static back back_at(const nm_exec *e, const nm_step *s, uint8_t *scratch)
     return b;
 }
 
+/* In the step's arithmetic. In bf16 pairs of rows are the same however sequences are batched: a chain begins in a tile of its own sequence. */
 static void product(const nm_exec *e, const nm_gemm_job *job) { (e->bf16 ? e->kernel->gemm_bf16 : e->kernel->gemm)(job); }
 
 /* Products of a tile's rows with keys [0, keys): from the pages, as the forward reads them. */

@@ -131,7 +131,7 @@ typedef struct nm_row {         /* one row of work */
 typedef struct nm_exec {
     const nm_kernels *kernel;
     nm_compute compute;
-    bool bf16;                  /* training: what the base's linear maps and attention's backward multiply is rounded to bf16; slots and all folds over rows stay fp32 */
+    bool bf16;                  /* training: what the base's linear maps and attention's backward multiply is rounded to bf16; slots and folds over all rows stay fp32 */
     const nm_value *value;
     const int32_t *operand;
     const nm_weight *weight;

@@ -120,7 +120,7 @@ typedef enum nm_remake { NM_REMAKE_NOTHING, NM_REMAKE_ROWS, NM_REMAKE_LAYERS } n
 typedef struct nm_train_plan {
     const uint8_t *trained;     /* NM_TRAIN_* by weight id */
     int32_t rank;               /* the largest trained rank */
-    bool bf16;                  /* products of the base's linear maps, op.h */
+    bool bf16;                  /* products of the base's linear maps and of attention's backward, op.h */
     nm_remake remake;           /* ROWS: what row phases make of values that are kept anyway; LAYERS: all but what crosses layers
                                  * or the head reads again, and its own rows */
 } nm_train_plan;

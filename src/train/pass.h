@@ -9,7 +9,7 @@ typedef struct nm_train_options {
     const uint8_t *trained;     /* NM_TRAIN_* by weight id */
     int32_t rank;               /* the largest trained rank; 0 without slots */
     nm_remake remake;
-    bool bf16;                  /* products of the base's linear maps in bf16, forward and backward; else in fp32 */
+    bool bf16;                  /* products of the base's linear maps, forward and backward, and of attention's backward in bf16; else in fp32 */
     const nm_stack *stack;      /* below what is trained; NULL = the base alone */
     const nm_stack *before;     /* of the model that the anchor holds to: `stack`, but for what is subtracted while an adapter is trained (pissa.h) */
     int32_t max_rows;           /* tokens of a pass */

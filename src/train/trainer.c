@@ -16,7 +16,8 @@ enum {
     DEFAULT_RANK = 16,
     PASS_ROWS = 512,            /* tokens of a pass, where sequences are not longer: more gains little */
     LOGIT_BYTES = 112 << 20,    /* most for the logits of a chunk of supervised rows, in whose place their gradients come where nothing stands between */
-    MOST_OUT = 174              /* three chunks for 512 tokens, in whole tiles: for fewer rows, unpacking the head's weights takes too large a part */
+    MOST_OUT = 174,             /* three chunks for 512 tokens, in whole tiles: for fewer rows, unpacking the head's weights takes too large a part */
+    MOST_OUT_BF16 = 128         /* four: the gradients lie there rounded as well */
 };
 static const float STABLE_ALPHA = 8, DEFAULT_LR = 2e-4f;
 
@@ -195,14 +196,14 @@ static nm_err open_pass(nm_trainer *t)
     int64_t together = o->no_packing ? 1 : o->batch, all = together * o->max_length, most = o->max_length > PASS_ROWS ? o->max_length : PASS_ROWS;
     int32_t rows = (int32_t)(all < most ? all : most);
     int64_t lie = t->model->config.logit_cap > 0 ? 3 : t->model->config.logit_scale != 1 ? 2 : 1;        /* beside each other: what is scaled, what is capped, gradients */
-    int64_t out = LOGIT_BYTES / (lie * (int64_t)sizeof(float) * t->model->config.n_vocab);
+    int64_t out = LOGIT_BYTES / (lie * (int64_t)sizeof(float) * t->model->config.n_vocab), most_out = t->bf16 ? MOST_OUT_BF16 : MOST_OUT;
     const struct { nm_remake remake; int32_t rows; int64_t sequences; } way[] = {{NM_REMAKE_ROWS, rows, together}, {NM_REMAKE_ROWS, o->max_length, together},
         {NM_REMAKE_LAYERS, rows, together}, {NM_REMAKE_LAYERS, o->max_length, together}, {NM_REMAKE_LAYERS, o->max_length, 1}};
     uint64_t own = nm_trainer_bytes(t), need = 0;
     for (size_t i = 0; i < sizeof way / sizeof *way; i++) {
         nm_train_options p = {.trained = t->lora.trained, .rank = t->lora.max_rank, .bf16 = t->bf16, .remake = way[i].remake, .stack = pissa ? &t->pissa.stack : o->below,
             .before = o->below, .max_rows = way[i].rows, .max_length = o->max_length, .max_anchor = o->anchor, .max_sequences = (int32_t)way[i].sequences,
-            .max_out = (int32_t)(out < 8 ? 8 : out > MOST_OUT ? MOST_OUT : out)};
+            .max_out = (int32_t)(out < 8 ? 8 : out > most_out ? most_out : out)};
         NM_TRY(nm_pass_open(&t->pass, t->model, &p));
         need = own + nm_pass_bytes(t->pass);
         if (!o->memory || need <= o->memory) return NM_OK;

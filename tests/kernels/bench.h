@@ -32,7 +32,7 @@ static bool benched(int i) { return !*bench_tier || !strcmp(bench_tier, tier[i].
 
 static uint64_t bench_sink;
 
-/* Seconds to read `bytes` (of 64 a turn): as they come or, if `ahead`, with the kernels' prefetches (kernel/x86/q8_rows.h), which some memories need. */
+/* Seconds to read `bytes` (of 64 a turn): as they come or, if `ahead`, with requests as far ahead as the kernels', which some memories need. */
 static double read_once(const uint8_t *p, size_t bytes, bool ahead)
 {
     typedef uint64_t pair __attribute__((vector_size(16), may_alias));
@@ -41,7 +41,7 @@ static double read_once(const uint8_t *p, size_t bytes, bool ahead)
     for (const uint8_t *end = p + bytes; p < end; p += 64) {
         const pair *line = (const pair *)(const void *)p;
         if (ahead) {
-            __builtin_prefetch(p + 3072, 0, 2);
+            __builtin_prefetch(p + 6784, 0, 2);
             __builtin_prefetch(p + 1024, 0, 3);
         }
         a |= line[0]; b |= line[1]; c |= line[2]; d |= line[3];

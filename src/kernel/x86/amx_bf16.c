@@ -103,5 +103,5 @@ static void products(const bf16_product *z)
 void nm_kernels_amx_bf16(nm_kernels *table)
 {
     fill_bf16(table, "amx-bf16");
-    table->gemm_bf16 = table->gemm;     /* thin products, and attention's, are not worth tiles */
+    table->gemm_bf16 = table->gemm;     /* whether tiles would serve attention's backward was not measured */
 }

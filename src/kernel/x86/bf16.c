@@ -2,6 +2,7 @@
  * twice the rate of fp32 where cpu/cpu.h offers the tier. */
 #include "kernel/x86/bf16_lanes.h"
 #include "kernel/x86/bf16_maps.h"
+#include "kernel/x86/gemm_bf16.h"
 
 enum { LINES = 4, MOST_ROWS = 16 };
 
@@ -49,8 +50,6 @@ static void products(const bf16_product *z)
     }
     bf16_end(mode);
 }
-
-#include "kernel/x86/gemm_bf16.h"
 
 void nm_kernels_bf16(nm_kernels *table)
 {
