@@ -15,7 +15,7 @@ static const double LEAST_KL = 1e-3, SLIP_MEMORY = 0.8;     /* of the anchor, in
 enum {
     DEFAULT_RANK = 16,
     PASS_ROWS = 512,            /* tokens of a pass, where sequences are not longer: more gains little */
-    LOGIT_BYTES = 112 << 20,    /* most for the logits of a chunk of supervised rows, in whose place their gradients come where nothing stands between */
+    LOGIT_BYTES = 112 << 20,    /* most for the logits of a chunk of supervised rows, in whose place their gradients come where nothing stands between, and rounded gradients */
     MOST_OUT = 174,             /* three chunks for 512 tokens, in whole tiles: for fewer rows, unpacking the head's weights takes too large a part */
     MOST_OUT_BF16 = 128         /* four: the gradients lie there rounded as well */
 };
@@ -196,7 +196,8 @@ static nm_err open_pass(nm_trainer *t)
     int64_t together = o->no_packing ? 1 : o->batch, all = together * o->max_length, most = o->max_length > PASS_ROWS ? o->max_length : PASS_ROWS;
     int32_t rows = (int32_t)(all < most ? all : most);
     int64_t lie = t->model->config.logit_cap > 0 ? 3 : t->model->config.logit_scale != 1 ? 2 : 1;        /* beside each other: what is scaled, what is capped, gradients */
-    int64_t out = LOGIT_BYTES / (lie * (int64_t)sizeof(float) * t->model->config.n_vocab), most_out = t->bf16 ? MOST_OUT_BF16 : MOST_OUT;
+    int64_t bytes = lie * (int64_t)sizeof(float) + (t->bf16 ? (int64_t)sizeof(uint16_t) : 0), most_out = t->bf16 ? MOST_OUT_BF16 : MOST_OUT;
+    int64_t out = LOGIT_BYTES / (bytes * t->model->config.n_vocab);
     const struct { nm_remake remake; int32_t rows; int64_t sequences; } way[] = {{NM_REMAKE_ROWS, rows, together}, {NM_REMAKE_ROWS, o->max_length, together},
         {NM_REMAKE_LAYERS, rows, together}, {NM_REMAKE_LAYERS, o->max_length, together}, {NM_REMAKE_LAYERS, o->max_length, 1}};
     uint64_t own = nm_trainer_bytes(t), need = 0;
