@@ -356,6 +356,8 @@ typedef struct nm_sampling {
 NM_API nm_sampling nm_sampling_defaults(const nm_model *model);
 NM_API nm_err nm_sampler_open(nm_sampler **out, const nm_sampling *sampling, int32_t n_vocab);
 NM_API void nm_sampler_close(nm_sampler **sampler);
+/* Adds to these tokens' logits before anything else (OpenAI's logit_bias); -INFINITY forbids one. Copied; replaces what was set before. */
+NM_API nm_err nm_sampler_bias(nm_sampler *sampler, const int32_t *ids, const float *bias, size_t count);
 /* Order: penalties, top-k, typical, top-p, min-p, temperature, draw. NM_FAILED if a logit is NaN or all are -inf. The logits are not changed. */
 NM_API nm_err nm_sampler_draw(nm_sampler *sampler, const float *logits, int32_t *token);
 /* Tells the sampler of a token (prompt or drawn) for its penalties. */
@@ -371,6 +373,62 @@ NM_API void nm_stop_close(nm_stop **stop);
 NM_API nm_err nm_stop_push(nm_stop *stop, const char *text, size_t length, const char **out, size_t *out_length, bool *stopped);
 /* Forgets the stream, for the next one. */
 NM_API void nm_stop_reset(nm_stop *stop);
+
+/* ---- Constrained output --------------------------------------------------------------------------------------------------- */
+
+/* A grammar in GBNF, the notation of llama.cpp's users: rules `name ::= ...` over characters, "root" first. Immutable once open: any number of threads may use it. */
+typedef struct nm_grammar nm_grammar;
+/* NM_USAGE with line and column for a fault of the text, a rule that is missing, one that can never end, or bounds exceeded. */
+NM_API nm_err nm_grammar_open(nm_grammar **out, const char *gbnf, size_t length);
+NM_API void nm_grammar_close(nm_grammar **grammar);
+/* Whether the whole text is one of the grammar's. */
+NM_API nm_err nm_grammar_matches(const nm_grammar *grammar, const char *text, size_t length, bool *matches);
+/* GBNF of the JSON documents that a JSON schema (2020-12) admits. NM_USAGE names a keyword that is not known, never ignores it. schema NULL: any JSON object. *gbnf: nm_free. */
+NM_API nm_err nm_schema_grammar(char **gbnf, size_t *gbnf_length, const char *schema, size_t length);
+
+/* One text under way within a grammar. Belongs to one thread at a time; the grammar and the tokenizer must outlive it. */
+typedef struct nm_constraint nm_constraint;
+NM_API nm_err nm_constraint_open(nm_constraint **out, const nm_grammar *grammar, const nm_tokenizer *tokenizer);
+NM_API void nm_constraint_close(nm_constraint **constraint);
+/* Whether this token may come next; tokens that end a turn may where the grammar may end. */
+NM_API bool nm_constraint_allows(nm_constraint *constraint, int32_t id);
+/* All that may come next: bit id % 32 of word id / 32, for each token of the vocabulary. */
+NM_API nm_err nm_constraint_mask(nm_constraint *constraint, uint32_t *mask);
+/* NM_USAGE for a token that may not come. */
+NM_API nm_err nm_constraint_accept(nm_constraint *constraint, int32_t id);
+/* True where nothing but the end may come. */
+NM_API bool nm_constraint_ended(nm_constraint *constraint);
+/* nm_sampler_draw among the tokens that may come next. As a draw that is repeated until it fits, so mostly without the mask. NM_FAILED where none may. */
+NM_API nm_err nm_sampler_draw_within(nm_sampler *sampler, const float *logits, nm_constraint *constraint, int32_t *token);
+
+/* ---- What an answer is made of -------------------------------------------------------------------------------------------- */
+
+/* Splits an answer as it is streamed into reasoning ("<think> ... </think>" and its relatives, where they open the answer), content, and calls of tools in the notation of
+ * the model's family, which its chat template tells. */
+typedef struct nm_speech nm_speech;
+typedef enum nm_speech_kind {
+    NM_SPEECH_CONTENT, NM_SPEECH_REASONING,
+    NM_SPEECH_CALL,             /* a call begins: number, id, name */
+    NM_SPEECH_ARGUMENTS         /* more of its arguments, as JSON text */
+} nm_speech_kind;
+typedef struct nm_speech_piece { nm_speech_kind kind; const char *text; size_t length; int32_t call; const char *id, *name; } nm_speech_piece;
+typedef nm_err (*nm_speech_fn)(void *arg, const nm_speech_piece *piece);
+typedef struct nm_speech_options {
+    const char *template_text;  /* the chat template's source; NULL: no tools are looked for */
+    const char *tools;          /* OpenAI's array of tools as JSON; NULL: calls stay text */
+    bool reasoning_open;        /* the prompt ends inside a block of reasoning */
+    uint64_t seed;              /* of calls' ids */
+} nm_speech_options;
+NM_API nm_err nm_speech_open(nm_speech **out, const nm_speech_options *options);
+NM_API void nm_speech_close(nm_speech **speech);
+/* text NULL: the end. What is no call after all comes as content; nothing is lost. */
+NM_API nm_err nm_speech_push(nm_speech *speech, const char *text, size_t length, nm_speech_fn give, void *arg);
+/* A token's text that is such a mark, though the token is control: it must be fed to nm_speech_push as text. */
+NM_API bool nm_speech_is_mark(const char *token_text);
+/* Whether a rendered prompt ends (white space apart) inside a block of reasoning. */
+NM_API bool nm_speech_reasoning_open(const char *prompt, size_t length);
+/* GBNF of answers that call tools of this array in the family's notation: at least one call, or exactly one; choice: a function's name, or NULL for any. *gbnf: nm_free. */
+NM_API nm_err nm_speech_grammar(char **gbnf, size_t *gbnf_length, const char *template_text, const char *tools, const char *choice, bool one);
 
 /* ---- Training data --------------------------------------------------------------------------------------------------------- */
 

@@ -2,6 +2,7 @@
  * that it asks it, and what the meter of forgetting reads. The bytes of the
  * files become part of the library when it is built. */
 #include "general_texts.h"
+#include "nm_share.h"
 #include "nomoat.h"
 
 #include <string.h>

@@ -1,0 +1,22 @@
+/* Owns what handlers share: the server's parts, and each dialect's table of routes. A dialect is one or a few files and one line here and in server.c. */
+#ifndef NM_SERVER_SERVER_H
+#define NM_SERVER_SERVER_H
+
+#include "server/engine.h"
+#include "server/http.h"
+
+typedef struct nm_server {          /* the context of every handler */
+    nm_engine *engine;
+    nm_http *http;
+    int64_t started;                /* seconds since 1970 */
+    const nm_engine_options *options;
+    const char *host;
+    bool keyed;                     /* a key is asked for */
+} nm_server;
+
+extern const nm_route nm_routes_openai[], nm_routes_anthropic[], nm_routes_ollama[], nm_routes_llamacpp[], nm_routes_page[];
+
+/* The body of an error in a dialect's shape, as error_shape.c knows it; type and code may be NULL. event: as the last event of a stream. New text (nm_free), NULL without memory. */
+char *nm_error_body(nm_dialect dialect, int status, const char *type, const char *code, const char *message, bool event);
+
+#endif
