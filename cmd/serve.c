@@ -82,7 +82,8 @@ static nm_err engine_options(const settings *set, char **models, int count, nm_e
 {
     *o = (nm_engine_options){
         .models = (const char *const *)models, .n_models = (size_t)count, .aliases = set->alias.items, .n_aliases = set->alias.count,
-        .parallel = set->parallel, .queue = set->queue, .context = set->context, .compute = (nm_compute)set->common.compute, .force = set->force, .no_pack = set->common.no_pack, .keep = true, .note = note};
+        .parallel = set->parallel, .queue = set->queue,
+        .context = set->context, .compute = (nm_compute)set->common.compute, .force = set->force, .no_pack = set->common.no_pack, .keep = true, .note = note};
     for (size_t i = 0; i < set->alias.count; i++)
         if (!strchr(set->alias.items[i], '=')) return nm_fail(NM_USAGE, "--alias %s: give PATTERN=NAME, as 'claude-*=%s'", set->alias.items[i], models[0]);
     if (set->keep_alive && strcmp(set->keep_alive, "0")) NM_TRY(nm_read_duration(set->keep_alive, "--keep-alive", &o->keep_alive));

@@ -6,7 +6,8 @@
 void nm_ask_init(nm_ask *ask)
 {
     *ask = (nm_ask){.think = -1, .max_tokens = NM_ASK_INT, .temperature = NM_ASK_REAL, .top_p = NM_ASK_REAL, .min_p = NM_ASK_REAL, .typical = NM_ASK_REAL,
-        .repeat_penalty = NM_ASK_REAL, .presence_penalty = NM_ASK_REAL, .frequency_penalty = NM_ASK_REAL, .top_k = NM_ASK_INT, .penalty_last = NM_ASK_INT, .top_logprobs = -1, .context = NM_ASK_INT, .n = 1,
+        .repeat_penalty = NM_ASK_REAL,
+        .presence_penalty = NM_ASK_REAL, .frequency_penalty = NM_ASK_REAL, .top_k = NM_ASK_INT, .penalty_last = NM_ASK_INT, .top_logprobs = -1, .context = NM_ASK_INT, .n = 1,
         .keep_alive = NM_ASK_REAL};
 }
 
