@@ -417,7 +417,8 @@ typedef struct nm_speech nm_speech;
 typedef enum nm_speech_kind {
     NM_SPEECH_CONTENT, NM_SPEECH_REASONING,
     NM_SPEECH_CALL,             /* a call begins: number, id, name */
-    NM_SPEECH_ARGUMENTS         /* more of its arguments, as JSON text */
+    NM_SPEECH_ARGUMENTS,        /* more of its arguments, as JSON text */
+    NM_SPEECH_MARK              /* with `marks` only: a mark of reasoning, or white space about it */
 } nm_speech_kind;
 typedef struct nm_speech_piece { nm_speech_kind kind; const char *text; size_t length; int32_t call; const char *id, *name; } nm_speech_piece;
 typedef nm_err (*nm_speech_fn)(void *arg, const nm_speech_piece *piece);
@@ -426,6 +427,7 @@ typedef struct nm_speech_options {
     const char *tools;          /* OpenAI's array of tools as JSON; NULL: calls stay text */
     bool reasoning_open;        /* the prompt ends inside a block of reasoning */
     uint64_t seed;              /* of calls' ids */
+    bool marks;                 /* also give what is no part of reasoning or content, for those who show an answer as it was written */
 } nm_speech_options;
 NM_API nm_err nm_speech_open(nm_speech **out, const nm_speech_options *options);
 NM_API void nm_speech_close(nm_speech **speech);
