@@ -421,6 +421,13 @@ void *nm_loop_main(void *engine)
     pthread_mutex_lock(&e->lock);
     while (!e->closes) {
         tidy(e);
+        while (e->refused) {
+            nm_job *j = e->refused;
+            e->refused = j->next;
+            pthread_mutex_unlock(&e->lock);
+            nm_job_refuse(j);
+            pthread_mutex_lock(&e->lock);
+        }
         if (!e->n_running && !e->ready) {
             wait_for_work(e);
             continue;

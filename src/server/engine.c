@@ -81,35 +81,35 @@ void nm_job_end(nm_job *j, nm_err err, const char *code)
     atomic_store(&j->state, NM_JOB_DONE);
     count_end(e, j, &end);
     if (j->kind != NM_JOB_CALL) tell_end(j, &end);
+    else if (j->refusal) j->call(j->listener.arg, NULL, err);
     if (j->variant) nm_names_leave(e, j->variant, j->ask.keep_alive);
     j->variant = NULL;
     nm_job_release(&j);
 }
 
-/* Puts it at the end of the clerk's list. */
+/* Puts it at the end of the clerk's list, or has the loop end it: nothing is called back before this returns. */
 static nm_err submit(nm_engine *e, nm_job *j, nm_job **handle)
 {
-    nm_err err = NM_OK;
     int32_t most = (e->options.queue > 0 ? e->options.queue : QUEUE) + e->options.parallel;
     pthread_mutex_lock(&e->lock);
-    if (e->drains) err = nm_fail(NM_NO_MEMORY, "the server is going down");
-    else if (e->waiting + (int32_t)e->n_running >= most) err = nm_fail(NM_NO_MEMORY, "%d requests are waiting already: try again later", e->waiting);
-    if (err == NM_OK) {
-        nm_job **end = &e->fresh;
-        while (*end) end = &(*end)->next;
-        j->id = ++e->next_id;
-        *end = j;
-        e->waiting++;
-        e->counts.requests += j->kind != NM_JOB_CALL;
-        if (handle) atomic_fetch_add(&j->refs, 1), *handle = j;
-        pthread_cond_broadcast(&e->work);
-    }
-    bool full = !e->drains;
-    pthread_mutex_unlock(&e->lock);
-    if (err == NM_OK) return NM_OK;
+    if (e->drains) j->refusal = "shutting_down";
+    else if (e->waiting + (int32_t)e->n_running >= most) j->refusal = "queue_full";
+    nm_job **end = j->refusal ? &e->refused : &e->fresh;
+    while (*end) end = &(*end)->next;
+    *end = j;
+    j->id = ++e->next_id;
+    if (!j->refusal) e->waiting++;
+    e->counts.requests += j->kind != NM_JOB_CALL;
     if (handle) atomic_fetch_add(&j->refs, 1), *handle = j;
-    nm_job_end(j, err, full ? "queue_full" : "shutting_down");
+    pthread_cond_broadcast(&e->work);
+    pthread_mutex_unlock(&e->lock);
     return NM_OK;
+}
+
+void nm_job_refuse(nm_job *j)
+{
+    bool full = !strcmp(j->refusal, "queue_full");
+    nm_job_end(j, nm_fail(NM_NO_MEMORY, full ? "as many requests as may wait are waiting already: try again later" : "the server is going down"), j->refusal);
 }
 
 static nm_job *new_job(nm_engine *e, nm_job_kind kind)
@@ -256,6 +256,7 @@ static void end_list(nm_job **list)
     while (*list) {
         nm_job *j = *list;
         *list = j->next;
+        j->refusal = "shutting_down";
         nm_job_end(j, nm_fail(NM_INTERRUPTED, "the server is going down"), "shutting_down");
     }
 }
@@ -272,6 +273,11 @@ void nm_engine_close(nm_engine **engine)
     pthread_mutex_unlock(&e->lock);
     if (e->clerk_runs) pthread_join(e->clerk, NULL);
     if (e->loop_runs) pthread_join(e->loop, NULL);
+    while (e->refused) {
+        nm_job *j = e->refused;
+        e->refused = j->next;
+        nm_job_refuse(j);
+    }
     end_list(&e->fresh);
     end_list(&e->ready);
     nm_kept_trim(e, 0, NULL);

@@ -109,6 +109,7 @@ struct nm_job {
     int32_t shown_tokens;           /* what slots tell; under the lock */
     bool shown_answering;
     bool in_pass;
+    const char *refusal;            /* not taken at all: the word for programs */
     nm_err failed;                  /* an answer of it failed, and why */
     char *failure;
     double asked, ready, begun, first;      /* when: taken, tokens made, prompt begun, first token drawn */
@@ -126,7 +127,7 @@ struct nm_engine {
     pthread_t clerk, loop;
     bool clerk_runs, loop_runs;
     bool drains, closes;
-    nm_job *fresh, *ready;          /* lists, oldest first */
+    nm_job *fresh, *ready, *refused;        /* lists, oldest first */
     nm_job **running;               /* the loop's, changed under the lock */
     size_t n_running, running_capacity;
     int32_t waiting;                /* jobs in fresh and ready */
@@ -201,6 +202,7 @@ uint64_t nm_kept_bytes(const nm_engine *e);
 /* engine.c */
 /* Tells the end, once, lets the variant go and the engine's own handle. err's line: nm_error_text. */
 void nm_job_end(nm_job *job, nm_err err, const char *code);
+void nm_job_refuse(nm_job *job);
 void nm_engine_note(nm_engine *e, const char *line);
 
 #endif
