@@ -27,7 +27,7 @@ typedef struct nm_part {
 } nm_part;
 typedef struct nm_choice { uint32_t first, last, next, rule; } nm_choice;
 typedef struct nm_rule {
-    uint32_t at, length;        /* its name, where it was first met; length 0: a group */
+    uint32_t at, length;        /* its name, where it is made or else first met; length 0: a group */
     uint32_t owner;             /* the rule with a name that it stands in */
     uint32_t choice, last_choice, use;
     bool defined, empty, reads, ends;   /* may be empty; may stand for more than nothing; stands for any text at all */

@@ -91,7 +91,9 @@ nm_err nm_grammar_check(nm_build *b)
     nm_free(missing);
     for (uint32_t i = 1; i < b->n_rules; i++) {
         const nm_rule *r = &b->rules[i], *owner = &b->rules[r->owner];
-        if (!r->ends) return nm_grammar_fault(b, r->at, "the rule '%.*s' can never end: give it a choice that does not lead back to itself", nm_rule_shown(owner), b->text + owner->at);
+        if (!r->ends)
+            return nm_grammar_fault(b, r->at, "the rule '%.*s' can never end: give it a choice that does not lead back to itself", nm_rule_shown(owner),
+                                    b->text + owner->at);
     }
     find_readers(b);
     return NM_OK;

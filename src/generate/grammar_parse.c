@@ -400,6 +400,7 @@ static nm_err rule_line(nm_build *b)
     if (!take(b, "::=")) return nm_grammar_fault(b, b->at, "'::=' is expected behind the name of a rule");
     if (b->rules[rule].defined) return nm_grammar_fault(b, at, "a second rule of the name '%.*s'", nm_rule_shown(&b->rules[rule]), b->text + at);
     b->rules[rule].defined = true;
+    b->rules[rule].at = (uint32_t)at;
     skip_space(b, true);
     NM_TRY(choices(b, rule, 0));
     return b->at < b->length && peek(b) != '\n' && peek(b) != '\r' ? unexpected(b) : NM_OK;
