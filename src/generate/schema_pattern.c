@@ -58,7 +58,8 @@ static nm_err step_piece(reader *r, way kind, nm_spans set, piece *out)
 static nm_err named_class(reader *r, char name, nm_spans *set)
 {
     static const nm_span digits[] = {{'0', '9'}}, words[] = {{'0', '9'}, {'A', 'Z'}, {'_', '_'}, {'a', 'z'}},
-        spaces[] = {{9, 13}, {' ', ' '}, {0xa0, 0xa0}, {0x1680, 0x1680}, {0x2000, 0x200a}, {0x2028, 0x2029}, {0x202f, 0x202f}, {0x205f, 0x205f}, {0x3000, 0x3000}, {0xfeff, 0xfeff}};
+        spaces[] = {{9, 13}, {' ', ' '}, {0xa0, 0xa0}, {0x1680, 0x1680}, {0x2000, 0x200a}, {0x2028, 0x2029}, {0x202f, 0x202f}, {0x205f, 0x205f}, {0x3000, 0x3000},
+        {0xfeff, 0xfeff}};
     const nm_span *from = (name | 32) == 'd' ? digits : (name | 32) == 'w' ? words : spaces;
     size_t n = (name | 32) == 'd' ? 1 : (name | 32) == 'w' ? 4 : sizeof spaces / sizeof *spaces;
     nm_spans all = {0};
