@@ -26,7 +26,8 @@ nm_err nm_tokenizer_open(nm_tokenizer **out, const nm_gguf *gguf)
     if (!has_tokenizer(gguf)) return NM_OK;
     nm_tokenizer *t = nm_calloc(1, sizeof *t);
     if (!t) return nm_fail_memory(sizeof *t);
-    nm_err err = nm_tokenizer_load(t, gguf);
+    t->trie = nm_calloc(1, sizeof *t->trie);
+    nm_err err = t->trie ? nm_tokenizer_load(t, gguf) : nm_fail_memory(sizeof *t->trie);
     if (err != NM_OK) nm_tokenizer_close(&t);
     *out = t;
     return err;
@@ -37,6 +38,8 @@ void nm_tokenizer_close(nm_tokenizer **tokenizer)
     nm_tokenizer *t = *tokenizer;
     *tokenizer = NULL;
     if (!t) return;
+    nm_trie_free(t->trie ? atomic_load(t->trie) : NULL);
+    nm_free(t->trie);
     nm_free(t->text);
     nm_free(t->at);
     nm_free(t->type);
