@@ -309,8 +309,9 @@ static nm_fit loop(nm_speech *s)
 {
     size_t length, used;
     nm_caller *c = &s->caller;
-    const char *text = rest(s, &length), *body = c->at + 2, *behind = strstr(body, "%)") + 2;
     nm_caller_commit(s);
+    pass_space(s);
+    const char *text = rest(s, &length), *body = c->at + 2, *behind = strstr(body, "%)") + 2;
     nm_fit more = nm_shape_fit(&body, text, length, &used);
     if (more == NM_FIT_DONE) {
         c->at = body;
@@ -411,7 +412,7 @@ static nm_fit lead_fit(const char *shape, const char *text, size_t length)
     if (!is_item(shape)) return nm_shape_fit(&shape, text, length, &used);
     while (n < length && nm_speech_space(text[n])) n++;
     if (n == length) return NM_FIT_MORE;
-    return shape[1] == 'f' ? is_word(text[n], 'n') : text[n] == '{' ? NM_FIT_DONE : NM_FIT_FAIL;
+    return (shape[1] == 'f' ? is_word(text[n], 'n') : text[n] == '{') ? NM_FIT_DONE : NM_FIT_FAIL;
 }
 
 static nm_fit another(nm_speech *s, const char *text, size_t length)
@@ -447,6 +448,7 @@ static nm_fit next_part(nm_speech *s, bool *over)
     nm_caller *c = &s->caller;
     if (c->part == BEHIND) return behind(s, over);
     if (c->part == BEGIN) {
+        if (*c->row->begin && pass_space(s) != NM_FIT_DONE) return NM_FIT_MORE;
         c->part = CALL;
         c->at = c->row->call;
         return NM_FIT_DONE;

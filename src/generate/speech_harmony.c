@@ -69,6 +69,7 @@ static bool header_step(nm_speech *s, bool end)
     const char *message = memmem(text, length, marks[MARK_MESSAGE], n);
     if (!message && !end && length < HEADER_MOST) return false;
     if (!message) {
+        nm_speech_take(s, NM_SPEECH_CONTENT, 1);        /* of the mark, so that it is one no more */
         s->state = BODY;
         s->channel = PLAIN;
         return true;

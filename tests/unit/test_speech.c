@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <cmocka.h>
 
@@ -150,12 +151,186 @@ static void test_hermes(void **state)
 #undef CALL
 }
 
+static void test_parameters(void **state)
+{
+    (void)state;
+    static const char coder[] = "<tool_call>\n<function=example>", glm[] = "<tool_call>{name}\n<arg_key>", dsml[] = "｜DSML｜ <invoke name=";
+    family(coder, "<tool_call>\n<function=get_weather>\n<parameter=city>\n  New \"York\"\n\n</parameter>\n<parameter=days>\n2\n</parameter>\n</function>\n</tool_call>",
+        "0:get_weather{\"city\": \"  New \\\"York\\\"\\n\", \"days\": 2}");
+    family(coder, "So:\n<tool_call>\n<function=get_weather>\n<parameter=tags>\n[\"a\",\n\"b\"]\n</parameter>\n<parameter=near>\nnull\n</parameter>\n<parameter=warm>\nTrue\n"
+        "</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=now>\n</function>\n</tool_call>", "c(So:)0:get_weather{\"tags\": [\"a\",\n\"b\"], \"near\": null, \"warm\": true}1:now{}");
+    family(coder, "<function=get_weather><parameter=city>a </b> c</parameter></function></tool_call>", "0:get_weather{\"city\": \"a </b> c\"}");
+    family(coder, "<tool_call><function=get_weather><parameter=near>12</parameter><parameter=days>two</parameter>", "0:get_weather{\"near\": \"12\", \"days\": \"two\"}");
+    family(coder, "<tool_call><function=get_weather><parameter=city>Par</para", "0:get_weather{\"city\": \"Par</para");
+    family(coder, "<tool_call><function=get_weather><parameter=city>x</parameter>?", "0:get_weather{\"city\": \"x\"}c(?)");
+    family(coder, "<tool_call>\n<function=rm>\n</function>", "c(<tool_call>\n<function=rm>\n</function>)");
+    family(glm, "ok\n<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris\n</arg_value>\n<arg_key>days</arg_key>\n<arg_value>3</arg_value>\n</tool_call>",
+        "c(ok)0:get_weather{\"city\": \"Paris\\n\", \"days\": 3}");
+    family(glm, "<tool_call>now</tool_call><tool_call>now\n</tool_call>", "0:now{}1:now{}");
+    family(dsml, "\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"get_weather\">\n<｜DSML｜parameter name=\"city\" string=\"true\">12</｜DSML｜parameter>\n"
+        "<｜DSML｜parameter name=\"near\" string=\"false\">12</｜DSML｜parameter>\n</｜DSML｜invoke>\n<｜DSML｜invoke name=\"now\">\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>",
+        "0:get_weather{\"city\": \"12\", \"near\": 12}1:now{}");
+    family("<atem:invoke <atem:parameter", "<atem:function_calls>\n<atem:invoke name=\"get_weather\">\n<atem:parameter name=\"city\">Rome</atem:parameter>\n</atem:invoke>\n</atem:function_calls>\n",
+        "0:get_weather{\"city\": \"Rome\"}");
+}
+
+static void test_mistral(void **state)
+{
+    (void)state;
+    static const char old[] = "[TOOL_CALLS][", args[] = "[TOOL_CALLS] [ARGS]", ids[] = "[TOOL_CALLS] [CALL_ID] [ARGS]";
+    family(old, "[TOOL_CALLS] [{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Paris\"}, \"id\": \"abcdefghi\"}, {\"name\": \"now\", \"arguments\": {}}]",
+        "0:get_weather{\"city\": \"Paris\"}1:now{}");
+    family(old, "Hm [TOOL_CALLS][{\"name\": \"rm\", \"arguments\": {}}]", "c(Hm [TOOL_CALLS][{\"name\": \"rm\", \"arguments\": {}}])");
+    family(old, "[TOOL_CALLS][{\"name\": \"now\", \"arguments\": {}}, 3]", "0:now{}c(, 3])");
+    family(args, "[TOOL_CALLS]get_weather[ARGS]{\"city\": \"Paris\"}[TOOL_CALLS]now[ARGS]{}", "0:get_weather{\"city\": \"Paris\"}1:now{}");
+    family(args, "[TOOL_CALLS][{\"name\": \"now\"}]", "0:now{}");
+    family(ids, "[TOOL_CALLS]get_weather[CALL_ID]123456789[ARGS]{\"city\": 1}", "0:get_weather{\"city\": 1}");
+    family(ids, "[TOOL_CALLS]now[ARGS] {}", "0:now{}");
+    family(ids, "[TOOL_CALLS]now{}", "c([TOOL_CALLS]now{})");
+}
+
+static void test_deepseek(void **state)
+{
+    (void)state;
+    static const char r1[] = "<｜tool▁calls▁begin｜> ```json", v31[] = "<｜tool▁calls▁begin｜>";
+    family(r1, "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n{\"city\": \"Paris\"}\n```<｜tool▁call▁end｜>\n"
+        "<｜tool▁call▁begin｜>function<｜tool▁sep｜>now\n```json\n{\n}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>", "0:get_weather{\"city\": \"Paris\"}1:now{\n}");
+    family(v31, "Yes.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{\"city\": \"京\"}<｜tool▁call▁end｜><｜tool▁call▁begin｜>now<｜tool▁sep｜>{}<｜tool▁call▁end｜>"
+        "<｜tool▁calls▁end｜>", "c(Yes.)0:get_weather{\"city\": \"京\"}1:now{}");
+    family(v31, "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>rm<｜tool▁sep｜>{}", "c(<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>rm<｜tool▁sep｜>{})");
+}
+
+static void test_llama(void **state)
+{
+    (void)state;
+    static const char json[] = "ipython {\"name\": function name, \"parameters\": dictionary}", python[] = "[func_name1(params_name1=params_value1)]";
+    family(json, "{\"name\": \"get_weather\", \"parameters\": {\"city\": \"Paris\"}}", "0:get_weather{\"city\": \"Paris\"}");
+    family(json, "\n {\"type\": \"function\", \"function\": \"now\", \"parameters\": {}}", "0:now{}");
+    family(json, "<|python_tag|>{\"name\": \"now\", \"parameters\": {}}; {\"name\": \"now\", \"parameters\": {}}", "0:now{}1:now{}");
+    family(json, "{\"name\": \"Bob\", \"age\": 3}", "c({\"name\": \"Bob\", \"age\": 3})");
+    family(json, "{\"age\": 3}", "c({\"age\": 3})");
+    family(json, "Call {\"name\": \"now\", \"parameters\": {}}", "c(Call {\"name\": \"now\", \"parameters\": {}})");
+    family(python, "[get_weather(city='Par\\'is \"x\"', days=2, tags=[\"a\", 'b,)'], near=None, warm=True), now()]",
+        "0:get_weather{\"city\": \"Par'is \\\"x\\\"\", \"days\": 2, \"tags\": [\"a\", \"b,)\"], \"near\": null, \"warm\": true}1:now{}");
+    family(python, "[1, 2] is a list", "c([1, 2] is a list)");
+    family(python, "[now](http://a)", "c([now](http://a))");
+    family(python, "[get_weather(3)]", "c([get_weather(3)])");
+}
+
+static void test_others(void **state)
+{
+    (void)state;
+    family("<|START_ACTION|>", "<|START_THINKING|>hm<|END_THINKING|><|START_ACTION|>[\n    {\"tool_call_id\": \"0\", \"tool_name\": \"now\", \"parameters\": {}},\n"
+        "    {\"tool_call_id\": \"1\", \"tool_name\": \"get_weather\", \"parameters\": {\"city\": \"a\"}}\n]<|END_ACTION|>", "r(hm)0:now{}1:get_weather{\"city\": \"a\"}");
+    family("Action: ```json", "Action:\n```json\n[\n {\n \"tool_name\": \"now\",\n \"parameters\": {}\n }\n]```\n", "0:now{}");
+    family("<|tool_call|> <|/tool_call|>", "<|tool_call|>[{\"name\": \"now\", \"arguments\": {}}]<|/tool_call|>", "0:now{}");
+    family("<|tool|> <|/tool|>", "<|tool_call|>[{\"name\": \"now\", \"parameters\": {}}]<|/tool_call|>", "0:now{}");
+    family("<|tool_call|>", "<|tool_call|> [{\"name\": \"now\", \"arguments\": {}}, {\"name\": \"now\", \"arguments\": {}}]", "0:now{}1:now{}");
+    family("<|tool_call|>", "<tool_call>[{\"name\": \"now\", \"arguments\": {}}]", "0:now{}");
+    family("<tool_calls>[{", "a\n<tool_calls>[{\"name\": \"now\", \"arguments\": {}}]</tool_calls>", "c(a)0:now{}");
+    family("<tool_calls>\n", "<tool_calls>\n{\"name\": \"now\", \"arguments\": {}}\n{\"name\": \"now\", \"arguments\": {}}\n</tool_calls>", "0:now{}1:now{}");
+    family("functools[", " functools[{\"name\": \"now\", \"arguments\": {}}]", "0:now{}");
+    family("<|function_call|>", "<|function_call|>{\"name\": \"now\", \"arguments\": {\"a\": 1}}", "0:now{\"a\": 1}");
+    family("<|tool_calls_section_begin|>", "I will.<|tool_calls_section_begin|><|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>{}<|tool_call_end|>"
+        "<|tool_call_begin|>functions.get_weather:1<|tool_call_argument_begin|>{\"city\":\"x\"}<|tool_call_end|><|tool_calls_section_end|>", "c(I will.)0:now{}1:get_weather{\"city\":\"x\"}");
+    family("<|tool_call_start|>", "<|tool_call_start|>[get_weather(city=\"Paris\")]<|tool_call_end|>Checking.", "0:get_weather{\"city\": \"Paris\"}c(Checking.)");
+    family("<function= </function>", "<function=get_weather>{\"city\": \"x\"}</function><function=now>{}</function>", "0:get_weather{\"city\": \"x\"}1:now{}");
+    family("no tools", "```json\n{\"tool_call\": {\"name\": \"now\", \"arguments\": {}}}\n```", "0:now{}");
+    family("no tools", "```json\n{\"a\": 1}\n```", "c(```json\n{\"a\": 1}\n```)");
+    family("no tools", "{\"name\": \"now\", \"arguments\": {\"a\": [1.5e3, -0, true]}}", "0:now{\"a\": [1.5e3, -0, true]}");
+}
+
+static void test_harmony(void **state)
+{
+    (void)state;
+    static const char t[] = "<|start|><|channel|><|message|>";
+    family(t, "<|channel|>analysis<|message|>Need it.<|end|><|start|>assistant<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{\"city\": \"Paris\"}<|call|>",
+        "r(Need it.)0:get_weather{\"city\": \"Paris\"}");
+    family(t, "<|channel|>final<|message|>Hello <b>.", "c(Hello <b>.)");
+    family(t, "<|start|>assistant to=functions.now<|channel|>commentary json<|message|>{}", "0:now{}");
+    family(t, "<|channel|>commentary<|message|>First:\n<|end|><|start|>assistant<|channel|>commentary to=functions.now<|message|> {} <|call|>", "c(First:\n)0:now{}");
+    family(t, "<|channel|>commentary to=functions.rm<|message|>{}", "c(<|channel|>commentary to=functions.rm<|message|>{})");
+    family(t, "plain <|ch", "c(plain <|ch)");
+    family(t, "<|channel|>analysis<|message|>never ended", "r(never ended)");
+    family(t, "<|channel|>fin", "c(<|channel|>fin)");
+    expect(&(nm_speech_options){.template_text = t}, "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b", "r(a)c(b)");
+}
+
+/* Ids are of the seed and the number; nine letters and digits where templates ask for it. */
+static void test_ids(void **state)
+{
+    (void)state;
+    static const char two[] = "[TOOL_CALLS][{\"name\": \"now\"}, {\"name\": \"now\"}]", hermes[] = "<tool_call>{\"name\": \"now\"}</tool_call><tool_call>{\"name\": \"now\"}</tool_call>";
+    heard a = {0}, b = {0}, c = {0}, d = {0};
+    nm_speech_options o = {.template_text = "<tool_call>", .tools = tools, .seed = 5};
+    assert_int_equal(feed(&a, &o, hermes, sizeof hermes - 1, 3), NM_OK);
+    assert_int_equal(feed(&b, &o, hermes, sizeof hermes - 1, 50), NM_OK);
+    o.seed = 6;
+    assert_int_equal(feed(&c, &o, hermes, sizeof hermes - 1, 50), NM_OK);
+    o.template_text = "[TOOL_CALLS]";
+    assert_int_equal(feed(&d, &o, two, sizeof two - 1, 50), NM_OK);
+    assert_string_equal(a.ids.data, b.ids.data);
+    assert_string_not_equal(a.ids.data, c.ids.data);
+    assert_int_equal(strlen(a.ids.data), 2 * (29 + 1));
+    assert_memory_equal(a.ids.data, "call_", 5);
+    assert_memory_not_equal(a.ids.data, a.ids.data + 30, 29);
+    assert_int_equal(strlen(d.ids.data), 2 * (9 + 1));
+    forget(&a), forget(&b), forget(&c), forget(&d);
+}
+
+/* Deep and long: bounded, and still nothing is lost. */
+static void test_bounds(void **state)
+{
+    (void)state;
+    static char text[700000];
+    nm_speech_options o = {.template_text = "<tool_call>", .tools = tools};
+    heard h = {0};
+    size_t n = (size_t)snprintf(text, sizeof text, "<tool_call>{\"name\": \"now\", \"arguments\": {\"a\": ");
+    memset(text + n, '[', 5000);
+    assert_int_equal(feed(&h, &o, text, n + 5000, 100), NM_OK);
+    assert_memory_equal(h.text.data, "0:now{\"a\": [", 11);
+    assert_int_equal(strlen(h.text.data), strlen("0:now{\"a\": c()") + 5000);
+    forget(&h);
+    h = (heard){0};
+    n = (size_t)snprintf(text, sizeof text, "<tool_call>{\"arguments\": {\"a\": \"");
+    memset(text + n, 'x', sizeof text - n);
+    assert_int_equal(feed(&h, &o, text, sizeof text, 1000), NM_OK);
+    assert_int_equal(h.text.length, sizeof text + 3);
+    forget(&h);
+    h = (heard){0};
+    memset(text, '\n', sizeof text);
+    assert_int_equal(feed(&h, &o, text, sizeof text, 1000), NM_OK);
+    assert_int_equal(h.text.length, sizeof text + 3);
+    forget(&h);
+}
+
+static void test_bad_tools(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"", "{}", "[1]", "[{}]", "[{\"function\": {\"name\": 3}}]", "[{\"function\": {\"name\": \"\"}}]", "[{"};
+    nm_speech *s;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        assert_int_equal(nm_speech_open(&s, &(nm_speech_options){.template_text = "<tool_call>", .tools = bad[i]}), NM_USAGE);
+        assert_null(s);
+    }
+    expect(&(nm_speech_options){.template_text = "<tool_call>", .tools = "[]"}, "<tool_call> ", "c(<tool_call> )");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reasoning),
         cmocka_unit_test(test_marks),
         cmocka_unit_test(test_hermes),
+        cmocka_unit_test(test_parameters),
+        cmocka_unit_test(test_mistral),
+        cmocka_unit_test(test_deepseek),
+        cmocka_unit_test(test_llama),
+        cmocka_unit_test(test_others),
+        cmocka_unit_test(test_harmony),
+        cmocka_unit_test(test_ids),
+        cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_bad_tools),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
