@@ -562,7 +562,7 @@ static void test_text_logprobs(void **state)
 {
     static const nm_token_out prompt[] = {{260, NAN, NULL, 0}, {261, -1, top_hello, 2}};
     const fake_step steps[] = {{.kind = NM_PIECE_PROMPT, .text = " world!", .tokens = prompt, .n_tokens = 2}, probable[0], probable[1]};
-#define BARE "{\"tokens\":[\" Hello\",\"bytes:\\\\xe2\",\"bytes:\\\\x82\"],\"token_logprobs\":[-0.25,-2.0,-9999.0],\"top_logprobs\":null,\"text_offset\":[0,6,6]}"
+#define BARE "{\"tokens\":[\" Hello\",\"bytes:\\\\xe2\",\"bytes:\\\\x82\"],\"token_logprobs\":[-0.25,-2.0,-9999.0],\"top_logprobs\":null,\"text_offset\":[0,6,7]}"
     fake_reset();
     fake.script = SCRIPT(probable);
     reply r = post("/v1/completions", "{\"prompt\":\"p\",\"logprobs\":0}");
@@ -572,7 +572,7 @@ static void test_text_logprobs(void **state)
     r = post("/v1/completions", "{\"prompt\":[260,261],\"logprobs\":2,\"echo\":true}");
     assert_non_null(strstr(r.body, TEXT(" world!Hello", 0, "{\"tokens\":[\" world\",\"!\",\" Hello\",\"bytes:\\\\xe2\",\"bytes:\\\\x82\"],\"token_logprobs\":[null,-1.0,-0.25,-2.0,-9999.0],"
         "\"top_logprobs\":[null,{\" Hello\":-0.25,\"!\":-1.5},{\" Hello\":-0.25,\"!\":-1.5},{\"\u20ac\":-0.5,\"bytes:\\\\xe2\":-2.0},{\"bytes:\\\\x82\":-9999.0}],"
-        "\"text_offset\":[0,6,7,13,13]}", "\"stop\"")));
+        "\"text_offset\":[0,6,7,13,14]}", "\"stop\"")));
     nm_free(r.all);
     expect_asked(1, "{\"echo_logprobs\":true,\"ids\":[260,261],\"max_tokens\":16,\"top_logprobs\":2}");
     r = post("/v1/completions", "{\"prompt\":[260,261],\"logprobs\":0,\"echo\":true,\"stream\":true}");
@@ -721,7 +721,7 @@ static void test_responses_store(void **state)
     snprintf(path, sizeof path, "/v1/responses/%s", id);
     expect(ask("DELETE", path, NULL), 200, "{\"id\":\"resp_#\",\"object\":\"response\",\"deleted\":true}");
     expect_error(ask("DELETE", path, NULL), 404, "invalid_request_error", "not_found", "response_id", "no response");
-    expect_error(post("/v1/responses", body), 404, "invalid_request_error", "previous_response_not_found", "previous_response_id", id);
+    expect_error(post("/v1/responses", body), 404, "invalid_request_error", "previous_response_not_found", "previous_response_id", "resp_# is not known");
 }
 
 static void test_store_bound(void **state)
