@@ -97,6 +97,7 @@ typedef struct nm_started {         /* the prompt is tokens, and there is room: 
     const char *model;              /* its full name with the stack, as /v1/models has it */
     int32_t prompt_tokens;
     int32_t context;
+    const nm_tokenizer *tokenizer;  /* of the model, for texts of tokens; valid until `ended` has returned */
 } nm_started;
 typedef struct nm_answer_end {      /* of one of the n answers */
     int32_t index, tokens;
