@@ -182,9 +182,9 @@ nm_err nm_openai_read_effort(nm_openai_ask *a, const json_t *object, const char 
 
 nm_err nm_openai_read_most(nm_openai_ask *a, const json_t *body, const char *name)
 {
-    int32_t most = -1;
+    int32_t most = NM_ASK_INT;
     NM_TRY(nm_field_int32(body, name, -1, INT32_MAX, &most));
-    if (most >= 0) a->ask.max_tokens = most;
+    if (most != NM_ASK_INT) a->ask.max_tokens = most < 0 ? NM_ASK_INT : most;
     return NM_OK;
 }
 

@@ -88,7 +88,7 @@ static nm_err put_calls(json_t *to, const json_t *calls, const char *where)
     json_array_foreach(calls, i, call) {
         char here[WHERE];
         json_t *plain = NULL;
-        snprintf(here, sizeof here, "%s.tool_calls[%zu]", where, i);
+        snprintf(here, sizeof here, "%.48s.tool_calls[%zu]", where, i);
         NM_TRY(plain_call(&plain, call, json_object_get(call, "function"), here));
         if (json_array_append_new(list, plain)) return nm_fail_memory(0);
     }
@@ -134,7 +134,7 @@ static nm_err fill_message(json_t *to, const json_t *from, const char *where)
     const char *role = plain_role(json_string_value(json_object_get(from, "role")));
     char content_where[WHERE];
     json_t *content = NULL;
-    snprintf(content_where, sizeof content_where, "%s.content", where);
+    snprintf(content_where, sizeof content_where, "%.64s.content", where);
     if (!role) return nm_fail(NM_USAGE, "\"%s.role\" must be system, developer, user, assistant, tool or function", where);
     NM_TRY(set_new(to, "role", json_string(role)));
     NM_TRY(nm_openai_read_content(&content, json_object_get(from, "content"), content_where));
