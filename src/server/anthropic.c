@@ -1,10 +1,11 @@
 /* Owns Anthropic's dialect: POST /v1/messages whole and in events, /v1/messages/count_tokens, and the list of models in their shape. Reading requests is anthropic_request.c's. */
+#include "server/anthropic.h"
+
 #include <string.h>
 
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/str.h"
-#include "server/anthropic.h"
 
 enum { KIND_NONE, KIND_TEXT, KIND_THINKING, KIND_TOOL };
 

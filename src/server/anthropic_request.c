@@ -1,10 +1,11 @@
 /* Owns reading Anthropic's requests: messages made of blocks, tools and settings become what the engine takes. Refuses images, documents that are no text, and tools
  * that run at Anthropic's, each by name; what only bills or caches there (metadata, cache_control, service_tier) is passed over. */
+#include "server/anthropic.h"
+
 #include <string.h>
 
 #include "base/err.h"
 #include "base/mem.h"
-#include "server/anthropic.h"
 #include "server/fields.h"
 
 static nm_err no_memory(void) { return nm_fail(NM_NO_MEMORY, "there is no memory for the messages"); }
@@ -183,6 +184,13 @@ static nm_err read_tool(json_t *out, json_t *tool, size_t at)
         "parameters", schema));
 }
 
+static bool is_tool(const json_t *tools, const char *name)
+{
+    for (size_t i = 0; i < json_array_size(tools); i++)
+        if (!strcmp(json_string_value(json_object_get(json_object_get(json_array_get(tools, i), "function"), "name")), name)) return true;
+    return false;
+}
+
 /* Theirs in OpenAI's words. */
 static nm_err read_choice(nm_anthropic *r)
 {
@@ -195,6 +203,8 @@ static nm_err read_choice(nm_anthropic *r)
     if (!type) type = "";
     if (!strcmp(type, "auto") || !strcmp(type, "none")) r->choice = json_string(type);
     else if (!strcmp(type, "any")) r->choice = json_string("required");
+    else if (json_is_string(name) && !is_tool(r->tools, json_string_value(name)))
+        return nm_fail(NM_USAGE, "\"tool_choice\" names \"%.60s\", which is none of the tools", json_string_value(name));
     else if (!strcmp(type, "tool") && json_is_string(name)) r->choice = json_pack("{ss s{sO}}", "type", "function", "function", "name", name);
     else return nm_fail(NM_USAGE, "\"tool_choice\" must be {\"type\": \"auto\" | \"any\" | \"none\"} or {\"type\": \"tool\", \"name\"}");
     if (!r->choice) return no_memory();
@@ -206,10 +216,12 @@ static nm_err read_choice(nm_anthropic *r)
 
 static nm_err read_tools(nm_anthropic *r)
 {
+    enum { MOST = 1024 };
     json_t *given = NULL;
     NM_TRY(nm_field_array(r->body, "tools", &given));
     size_t n = json_array_size(given);
     if (!n) return NM_OK;
+    if (n > MOST) return nm_fail(NM_USAGE, "\"tools\" has %zu: give at most %d", n, MOST);
     r->tools = json_array();
     if (!r->tools) return no_memory();
     for (size_t i = 0; i < n; i++) NM_TRY(read_tool(r->tools, json_array_get(given, i), i));

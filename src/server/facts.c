@@ -1,8 +1,9 @@
 /* What can be told of an open model. */
+#include "server/facts.h"
+
 #include <string.h>
 
 #include "base/mem.h"
-#include "server/facts.h"
 
 /* ---- Filling in the middle --------------------------------------------------------------------------------------------------------------- */
 

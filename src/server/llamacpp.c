@@ -1,11 +1,12 @@
 /* Owns what llama.cpp's clients ask of a server beside text: health, properties, slots, figures for Prometheus, adapters; vLLM's loading of adapters; the table of routes.
  * Refuses to change stacks for everybody: here each request says its own. */
+#include "server/llamacpp.h"
+
 #include <string.h>
 
 #include "base/err.h"
 #include "base/str.h"
 #include "server/fields.h"
-#include "server/llamacpp.h"
 
 enum { PARALLEL = 16 };             /* of nm_engine_options, where nothing is said */
 

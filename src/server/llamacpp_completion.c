@@ -1,10 +1,11 @@
 /* Owns llama.cpp's /completion and /infill as they answer: whole, or in events without names, of which the last has what holds for it all. */
+#include "server/llamacpp.h"
+
 #include <string.h>
 
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/str.h"
-#include "server/llamacpp.h"
 
 typedef struct answer {
     nm_task task;

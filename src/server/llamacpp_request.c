@@ -1,5 +1,7 @@
 /* Owns reading llama.cpp's requests for text: prompts of text and tokens, samplers, biases in their three forms, and gaps with the files around them. Refuses several
  * prompts in one request. Samplers that this program does not have (mirostat, DRY, XTC, ...) and hints about slots are passed over. */
+#include "server/llamacpp.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,7 +10,6 @@
 #include "base/str.h"
 #include "server/facts.h"
 #include "server/fields.h"
-#include "server/llamacpp.h"
 
 /* ---- Settings ---------------------------------------------------------------------------------------------------------------------------- */
 

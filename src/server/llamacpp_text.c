@@ -1,11 +1,12 @@
 /* Owns llama.cpp's /tokenize, /detokenize and /apply-template: text, tokens and prompts without a word from the model. */
+#include "server/llamacpp.h"
+
 #include <string.h>
 
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "server/fields.h"
-#include "server/llamacpp.h"
 #include "server/openai.h"
 
 typedef struct text_task {

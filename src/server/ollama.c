@@ -1,5 +1,7 @@
 /* Owns Ollama's dialect as it answers: chats and prompts in lines or whole, embeddings, the table of routes. Reading requests is ollama_request.c's, telling of models
  * ollama_models.c's. Refuses to fetch, make, copy or remove models: those answer 501 with what to type instead. */
+#include "server/ollama.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -8,7 +10,6 @@
 #include "base/str.h"
 #include "os/clock.h"
 #include "server/fields.h"
-#include "server/ollama.h"
 
 /* Whose shapes these are, as clients ask before they use what is newer. */
 #define OLLAMA_VERSION "0.12.11"

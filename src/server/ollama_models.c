@@ -1,4 +1,6 @@
 /* Owns telling of models in Ollama's shapes: the list of those that are served, one in full, those that are open. */
+#include "server/ollama.h"
+
 #include <string.h>
 #include <time.h>
 
@@ -7,7 +9,6 @@
 #include "base/str.h"
 #include "server/facts.h"
 #include "server/fields.h"
-#include "server/ollama.h"
 
 /* ---- Lists ------------------------------------------------------------------------------------------------------------------------------ */
 

@@ -1,11 +1,12 @@
 /* Owns reading Ollama's requests: chats and prompts with their options become what the engine takes. Refuses images, and templates in Go's notation; options that only
  * tell another engine how to use the machine (num_gpu, num_thread, use_mmap, ...) are passed over. */
+#include "server/ollama.h"
+
 #include <string.h>
 
 #include "base/err.h"
 #include "base/mem.h"
 #include "server/fields.h"
-#include "server/ollama.h"
 
 static nm_err no_memory(void) { return nm_fail(NM_NO_MEMORY, "there is no memory for the messages"); }
 

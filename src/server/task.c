@@ -1,4 +1,6 @@
 /* Requests that are answered later, and JSON on the wire. */
+#include "server/task.h"
+
 #include <math.h>
 #include <string.h>
 #include <time.h>
@@ -8,7 +10,6 @@
 #include "base/str.h"
 #include "server/fields.h"
 #include "server/sse.h"
-#include "server/task.h"
 
 /* Enough digits that a float32 comes back as it was. */
 static const size_t DUMP = JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(9);
@@ -125,25 +126,24 @@ void nm_task_fail(nm_task *t, nm_err err)
     nm_request_cancel(&t->base);
 }
 
+/* A client that has gone reads nothing: for one that is there, what was interrupted is the server's end of it. */
 static int status_of(const nm_ended *e)
 {
-    if (e->code && !strcmp(e->code, "queue_full")) return 429;
+    static const struct { const char *code; int status; } by_code[] = {{"model_not_found", 404}, {"queue_full", 429}, {"exceed_context_size_error", 400}};
+    for (size_t i = 0; e->code && i < sizeof by_code / sizeof *by_code; i++)
+        if (!strcmp(e->code, by_code[i].code)) return by_code[i].status;
     switch (e->err) {
     case NM_USAGE: return 400;
     case NM_NOT_FOUND: return 404;
     case NM_REFUSED: return 403;
-    case NM_NO_MEMORY: return 503;
-    case NM_INTERRUPTED: return 499;
+    case NM_NO_MEMORY: case NM_INTERRUPTED: return 503;
     default: return 500;
     }
 }
 
 void nm_task_fail_ended(nm_task *t, const nm_ended *e)
 {
-    int status = status_of(e);
-    if (t->over) return;
-    if (status == 429 && !t->begun) nm_exchange_add_header(t->base.x, "Retry-After", "1");
-    nm_exchange_fail(t->base.x, status, NULL, e->code, e->error && *e->error ? e->error : "the request failed");
+    if (!t->over) nm_exchange_fail(t->base.x, status_of(e), NULL, e->code, e->error && *e->error ? e->error : "the work on this request was ended");
     t->over = true;
 }
 
