@@ -16,6 +16,9 @@ typedef struct nm_server {          /* the context of every handler */
 
 extern const nm_route nm_routes_openai[], nm_routes_anthropic[], nm_routes_ollama[], nm_routes_llamacpp[], nm_routes_page[];
 
+/* Answers GET / with the page where HTML is accepted: that route is dialect_ollama.c's. */
+void nm_page_index(nm_exchange *x, void *context);
+
 /* The body of an error in a dialect's shape, as error_shape.c knows it; type and code may be NULL. event: as the last event of a stream. New text (nm_free), NULL without memory. */
 char *nm_error_body(nm_dialect dialect, int status, const char *type, const char *code, const char *message, bool event);
 
