@@ -106,8 +106,8 @@ static nm_err search_titles(nm_chats *c, const char *pattern, json_t *list)
 static nm_err search_all(nm_chats *c, const char *pattern, const char *search, json_t *list)
 {
     sqlite3_stmt *st;
-    NM_TRY(nm_sql(c, &st, "SELECT chat.id, chat.title, chat.updated, substr(content, max(1, instr(lower(content), lower(?2)) - 40), 120) FROM message JOIN chat ON chat.n = message.chat"
-        " WHERE content LIKE ?1 ESCAPE '\\' ORDER BY message.n DESC LIMIT ?3", "ssi", pattern, search, (int64_t)FOUND_MOST));
+    NM_TRY(nm_sql(c, &st, "SELECT chat.id, chat.title, chat.updated, substr(content, max(1, instr(lower(content), lower(?2)) - 40), 120) FROM message"
+        " JOIN chat ON chat.n = message.chat WHERE content LIKE ?1 ESCAPE '\\' ORDER BY message.n DESC LIMIT ?3", "ssi", pattern, search, (int64_t)FOUND_MOST));
     return add_all(c, list, st);
 }
 
@@ -273,8 +273,9 @@ static nm_err store_message(nm_chats *c, int64_t chat, const message *m)
     sqlite3_stmt *st;
     NM_TRY(need_message(c, chat, m->parent, "parent"));
     NM_TRY(need_message(c, chat, m->corrects, "corrects"));
-    NM_TRY(nm_sql(c, &st, "INSERT INTO message (chat, id, parent, role, content, reasoning, model, rating, corrects, extra, created) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
-        " ON CONFLICT (chat, id) DO UPDATE SET content = excluded.content, reasoning = excluded.reasoning, model = excluded.model, rating = excluded.rating,"
+    NM_TRY(nm_sql(c, &st, "INSERT INTO message (chat, id, parent, role, content, reasoning, model, rating, corrects, extra, created)"
+        " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (chat, id) DO UPDATE SET"
+        " content = excluded.content, reasoning = excluded.reasoning, model = excluded.model, rating = excluded.rating,"
         " corrects = excluded.corrects, extra = excluded.extra",
         "issssssissi", chat, m->id, m->parent, m->role, m->content, m->reasoning, m->model, m->rating, m->corrects, m->extra.data, m->created));
     return nm_sql_run(c, st);

@@ -71,7 +71,8 @@ nm_err nm_chats_put_persona(nm_chats *c, const char *name, const json_t *persona
     NM_TRY(nm_field_object(persona, "settings", &settings));
     if (settings) NM_TRY(nm_json_text(settings, &text));
     sqlite3_stmt *st;
-    nm_err err = nm_sql(c, &st, "INSERT OR REPLACE INTO persona (name, model, system, settings) VALUES (?1, ?2, ?3, ?4)", "ssss", name, model, system, text.data ? text.data : "{}");
+    nm_err err = nm_sql(c, &st, "INSERT OR REPLACE INTO persona (name, model, system, settings) VALUES (?1, ?2, ?3, ?4)",
+        "ssss", name, model, system, text.data ? text.data : "{}");
     if (err == NM_OK) err = nm_sql_run(c, st);
     nm_str_free(&text);
     return err;
