@@ -46,7 +46,7 @@ function think(view, running) {
     if (!view.thinking) {
         const text = h('div', {class: 'thought'});
         const summary = h('summary', {});
-        view.thinking = {text, summary, box: h('details', {class: 'thinking'}, summary, text)};
+        view.thinking = {text, summary, box: h('details', {class: 'thinking', 'aria-label': 'Thoughts'}, summary, text)};
         view.body.before(view.thinking.box);
     }
     const busy = running && !message.content;
