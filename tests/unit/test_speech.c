@@ -316,6 +316,159 @@ static void test_bad_tools(void **state)
     expect(&(nm_speech_options){.template_text = "<tool_call>", .tools = "[]"}, "<tool_call> ", "c(<tool_call> )");
 }
 
+/* ---- Grammars of calls ------------------------------------------------------------------------------------------------ */
+
+static const char asked[] =
+    "[{\"type\":\"function\",\"function\":{\"name\":\"get_weather\",\"parameters\":{\"type\":\"object\",\"properties\":{\"city\":{\"type\":\"string\"},\"days\":{\"type\":\"integer\"},"
+    "\"unit\":{\"type\":\"string\",\"enum\":[\"C\",\"F\"]},\"at\":{\"$ref\":\"#/$defs/place\"}},\"required\":[\"city\"],\"additionalProperties\":false,"
+    "\"$defs\":{\"place\":{\"type\":\"array\",\"items\":{\"type\":\"number\"}}}}}},"
+    "{\"type\":\"function\",\"function\":{\"name\":\"now\"}},"
+    "{\"type\":\"function\",\"function\":{\"name\":\"set\",\"parameters\":{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"boolean\"},\"b\":{\"type\":\"integer\"}}}}}]";
+
+typedef struct bound { const char *template_text, *choice; bool one, open; nm_grammar *grammar; } bound;
+
+static void bind(bound *b, const char *template_text, const char *choice, bool one, bool open)
+{
+    char *gbnf;
+    size_t length;
+    *b = (bound){template_text, choice, one, open, NULL};
+    assert_int_equal(nm_speech_grammar(&gbnf, &length, template_text, asked, choice, one, open), NM_OK);
+    assert_int_equal(strlen(gbnf), length);
+    nm_err err = nm_grammar_open(&b->grammar, gbnf, length);
+    if (err != NM_OK) print_message("%s\n%s\n", nm_error_text(), gbnf);
+    assert_int_equal(err, NM_OK);
+    nm_free(gbnf);
+}
+
+static bool fits(const bound *b, const char *text)
+{
+    bool matches;
+    assert_int_equal(nm_grammar_matches(b->grammar, text, strlen(text), &matches), NM_OK);
+    return matches;
+}
+
+/* What the grammar admits is heard as calls, and as nothing else. */
+static void admits(const bound *b, const char *text, const char *expected)
+{
+    assert_true(fits(b, text));
+    expect(&(nm_speech_options){.template_text = b->template_text, .tools = asked, .reasoning_open = b->open}, text, expected);
+}
+
+static void test_grammar_hermes(void **state)
+{
+    (void)state;
+    bound b;
+    bind(&b, "<tool_call> <think>", NULL, false, false);
+    admits(&b, "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>", "0:now{}");
+    admits(&b, "<think>\nhm <b>\n</thin></think>\n\n<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>\n<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>",
+        "r(hm <b>\n</thin>)0:now{}1:now{}");
+    assert_true(fits(&b, "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\":\"Paris\"}}\n</tool_call>"));
+    assert_false(fits(&b, ""));
+    assert_false(fits(&b, "Hello"));
+    assert_false(fits(&b, "<think>\nhm</think>"));
+    assert_false(fits(&b, "<tool_call>\n{\"name\": \"rm\", \"arguments\": {}}\n</tool_call>"));
+    assert_false(fits(&b, "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {}}\n</tool_call>"));
+    assert_false(fits(&b, "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\":3}}\n</tool_call>"));
+    nm_grammar_close(&b.grammar);
+    bind(&b, "<tool_call> <think>", "get_weather", true, true);
+    admits(&b, "hm</think>\n\n<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\":\"Paris\"}}\n</tool_call>", "r(hm)0:get_weather{\"city\":\"Paris\"}");
+    assert_false(fits(&b, "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\":\"Paris\"}}\n</tool_call>"));
+    assert_false(fits(&b, "</think><tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>"));
+    assert_false(fits(&b, "</think><tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\":\"\"}}\n</tool_call>\n"
+        "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\":\"\"}}\n</tool_call>"));
+    nm_grammar_close(&b.grammar);
+}
+
+static void test_grammar_parameters(void **state)
+{
+    (void)state;
+    bound b;
+    bind(&b, "<tool_call> <function=", NULL, false, false);
+    admits(&b, "<tool_call>\n<function=get_weather>\n<parameter=city>\nNew </par York\n</parameter>\n<parameter=days>\n-2\n</parameter>\n</function>\n</tool_call>",
+        "0:get_weather{\"city\": \"New </par York\", \"days\": -2}");
+    admits(&b, "<tool_call>\n<function=get_weather>\n<parameter=city>\n<<</</p</parameter\n</parameter>\n<parameter=unit>\nC\n</parameter>\n<parameter=at>\n[1]\n</parameter>\n"
+        "</function>\n</tool_call>\n<tool_call>\n<function=now>\n</function>\n</tool_call>", "0:get_weather{\"city\": \"<<</</p</parameter\", \"unit\": \"C\", \"at\": [1]}1:now{}");
+    assert_false(fits(&b, "<tool_call>\n<function=get_weather>\n</function>\n</tool_call>"));
+    assert_false(fits(&b, "<tool_call>\n<function=get_weather>\n<parameter=city>\na\n</parameter>\n<parameter=days>\ntwo\n</parameter>\n</function>\n</tool_call>"));
+    assert_false(fits(&b, "<tool_call>\n<function=get_weather>\n<parameter=city>\na\n</parameter>\n<parameter=unit>\nK\n</parameter>\n</function>\n</tool_call>"));
+    nm_grammar_close(&b.grammar);
+    bind(&b, "<tool_call> <arg_key>", NULL, false, false);
+    admits(&b, "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n</tool_call>\n<tool_call>now\n</tool_call>", "0:get_weather{\"city\": \"Paris\"}1:now{}");
+    nm_grammar_close(&b.grammar);
+    bind(&b, "｜DSML｜ invoke name=", NULL, false, false);
+    admits(&b, "<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"get_weather\">\n<｜DSML｜parameter name=\"city\" string=\"true\">a｜D</｜DSML</｜DSML｜parameter>\n"
+        "<｜DSML｜parameter name=\"days\" string=\"false\">3</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>", "0:get_weather{\"city\": \"a｜D</｜DSML\", \"days\": 3}");
+    nm_grammar_close(&b.grammar);
+    bind(&b, "func_name1(", NULL, false, false);
+    admits(&b, "[get_weather(city=\"Paris\", unit=\"F\"), now()]", "0:get_weather{\"city\": \"Paris\", \"unit\": \"F\"}1:now{}");
+    admits(&b, "[set(), set(b=1), set(a=true, b=2)]", "0:set{}1:set{\"b\": 1}2:set{\"a\": true, \"b\": 2}");
+    assert_false(fits(&b, "[]"));
+    assert_false(fits(&b, "[get_weather(days=2)]"));
+    assert_false(fits(&b, "[set(, b=1)]"));
+    nm_grammar_close(&b.grammar);
+}
+
+/* A whole answer for every further family. */
+static void test_grammar_families(void **state)
+{
+    (void)state;
+    static const struct { const char *template_text, *answer; } all[] = {
+        {"<|channel|><|message|>", "<|channel|>commentary to=functions.now <|constrain|>json<|message|>{}"},
+        {"<｜tool▁calls▁begin｜> ```json", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>now\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"},
+        {"<｜tool▁calls▁begin｜>", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>now<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"},
+        {"<|tool_calls_section_begin|>", "<|tool_calls_section_begin|><|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>"},
+        {"<atem:invoke <atem:parameter", "<atem:function_calls>\n<atem:invoke name=\"now\">\n</atem:invoke>\n</atem:function_calls>"},
+        {"<function=", "<function=now>{}</function>"},
+        {"[TOOL_CALLS] [CALL_ID]", "[TOOL_CALLS]now[CALL_ID]abc123XYZ[ARGS]{}"},
+        {"[TOOL_CALLS] [ARGS]", "[TOOL_CALLS]now[ARGS]{}"},
+        {"[TOOL_CALLS]", "[TOOL_CALLS][{\"name\": \"now\", \"arguments\": {}}]"},
+        {"<|START_ACTION|>", "<|START_ACTION|>[\n{\"tool_call_id\": \"0\", \"tool_name\": \"now\", \"parameters\": {}}\n]<|END_ACTION|>"},
+        {"Action: ```json", "Action:```json\n[\n{\"tool_name\": \"now\", \"parameters\": {}}\n]```"},
+        {"<|function_call|>", "<|function_call|>{\"name\": \"now\", \"arguments\": {}}"},
+        {"<|tool|><|/tool|>", "<|tool_call|>[{\"name\": \"now\", \"arguments\": {}}]<|/tool_call|>"},
+        {"<|tool_call|>", "<|tool_call|>[{\"name\": \"now\", \"arguments\": {}}]"},
+        {"<tool_calls>[", "<tool_calls>[{\"name\": \"now\", \"arguments\": {}}]</tool_calls>"},
+        {"<tool_calls>", "<tool_calls>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_calls>"},
+        {"functools[", "functools[{\"name\": \"now\", \"arguments\": {}}]"},
+        {"<|tool_call_start|>", "<|tool_call_start|>[now()]<|tool_call_end|>"},
+        {"ipython \"parameters\"", "{\"name\": \"now\", \"parameters\": {}}"},
+        {"no tools", "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>"},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        bound b;
+        bind(&b, all[i].template_text, NULL, false, false);
+        admits(&b, all[i].answer, "0:now{}");
+        assert_false(fits(&b, "now"));
+        nm_grammar_close(&b.grammar);
+    }
+    bound b;
+    bind(&b, "<|channel|><|message|>", NULL, false, false);
+    admits(&b, "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>commentary to=functions.now <|constrain|>json<|message|>{}", "r(hm)0:now{}");
+    nm_grammar_close(&b.grammar);
+}
+
+static void test_grammar_faults(void **state)
+{
+    (void)state;
+    char *gbnf;
+    size_t length;
+    int64_t alive = nm_mem_alive();
+    assert_int_equal(nm_speech_grammar(&gbnf, &length, "<tool_call>", asked, "rm", true, false), NM_USAGE);
+    assert_int_equal(nm_speech_grammar(&gbnf, &length, "<tool_call>", "[]", NULL, true, false), NM_USAGE);
+    assert_int_equal(nm_speech_grammar(&gbnf, &length, NULL, NULL, NULL, true, false), NM_USAGE);
+    assert_int_equal(nm_speech_grammar(&gbnf, &length, "", "[{\"name\": \"a\", \"parameters\": {\"type\": \"colour\"}}]", NULL, true, false), NM_USAGE);
+    assert_null(gbnf);
+    nm_err err = NM_NO_MEMORY;
+    for (int64_t n = 0; err != NM_OK; n += 1 + n / 16) {
+        nm_mem_fail_after(n);
+        err = nm_speech_grammar(&gbnf, &length, "<tool_call> <function=", asked, NULL, true, false);
+        nm_mem_fail_after(-1);
+        assert_true(err == NM_OK || (err == NM_NO_MEMORY && !gbnf));
+    }
+    nm_free(gbnf);
+    assert_int_equal(nm_mem_alive(), alive);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -331,6 +484,10 @@ int main(void)
         cmocka_unit_test(test_ids),
         cmocka_unit_test(test_bounds),
         cmocka_unit_test(test_bad_tools),
+        cmocka_unit_test(test_grammar_hermes),
+        cmocka_unit_test(test_grammar_parameters),
+        cmocka_unit_test(test_grammar_families),
+        cmocka_unit_test(test_grammar_faults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
