@@ -219,10 +219,14 @@ static void put_shape(maker *m, const char *shape, const char *end);
 
 typedef struct parameters { const nm_json *all; size_t count, required; } parameters;
 
-static parameters parameters_of(const maker *m)
+static parameters parameters_of(maker *m)
 {
+    enum { MOST = 256 };        /* each is looked for among those that are required */
     const nm_json *schema = nm_json_get(m->function, "parameters"), *all = nm_json_get(schema, "properties");
     parameters p = {.all = all, .count = all && all->kind == NM_JSON_OBJECT ? all->object.count : 0};
+    if (p.count > MOST && m->err == NM_OK)
+        m->err = nm_fail(NM_USAGE, "tools: '%s' has %zu parameters: at most %d can be bound to their notation", name_of(m->function), p.count, MOST);
+    if (p.count > MOST) p.count = 0;
     for (size_t i = 0; i < p.count; i++) p.required += is_required(schema, all->object.keys[i]);
     return p;
 }
@@ -245,40 +249,47 @@ static void put_loop(maker *m, const char *body, const char *end)
     }
 }
 
-/* One rule for each parameter of a Python call. */
-static void python_rule(maker *m, size_t i)
+/* %g: a string between its marks. */
+static void put_marked(maker *m)
+{
+    if (is_text(m->schema)) put_text(m, NM_SPEECH_QUOTE);
+    put_value(m, NM_SPEECH_QUOTE, strlen(NM_SPEECH_QUOTE));
+    if (is_text(m->schema)) put_text(m, NM_SPEECH_QUOTE);
+}
+
+/* One rule for each parameter of a list. */
+static void list_rule(maker *m, size_t i, bool python)
 {
     nm_str outer = m->line;
     m->line = (nm_str){0};
     PUT(m, "k%d-%zu ::= ", m->number, i);
     put_text(m, m->key);
-    put_text(m, "=");
-    put_schema(m, m->schema);
+    put_text(m, python ? "=" : ":");
+    if (python) put_schema(m, m->schema);
+    else put_marked(m);
     MORE(m, "%s\n", m->line.data);
     nm_str_free(&m->line);
     m->line = outer;
 }
 
 /* Those that are required in their order, then others, each behind a comma; without any that is required, whichever is there first has none. */
-static void put_python(maker *m)
+static void put_list(maker *m, bool python)
 {
     parameters p = parameters_of(m);
-    put_text(m, name_of(m->function));
-    put_text(m, "(");
+    const char *comma = python ? "\", \"" : "\",\"";
     size_t first = 0;
     for (size_t i = 0; i < p.count; i++) {
         bool required = choose(m, &p, i);
-        python_rule(m, i);
-        if (required) PUT(m, "%sk%d-%zu ", first++ ? "\", \" " : "", m->number, i);
+        list_rule(m, i, python);
+        if (required) PUT(m, "%s k%d-%zu ", first++ ? comma : "", m->number, i);
+        if (required) MORE(m, "r%d-%zu ::= r%d-%zu\n", m->number, i, m->number, i + 1);
+        else MORE(m, "r%d-%zu ::= (%s k%d-%zu)? r%d-%zu\n", m->number, i, comma, m->number, i, m->number, i + 1);
     }
-    for (size_t i = 0; p.required && i < p.count; i++)
-        if (!choose(m, &p, i)) PUT(m, "(\", \" k%d-%zu)? ", m->number, i);
-    for (size_t i = 0; !p.required && i < p.count; i++) {
-        PUT(m, "%sk%d-%zu ", i ? "| " : "( ", m->number, i);
-        for (size_t j = i + 1; j < p.count; j++) PUT(m, "(\", \" k%d-%zu)? ", m->number, j);
-    }
+    if (p.count) MORE(m, "r%d-%zu ::= \"\"\n", m->number, p.count);
+    if (p.required) PUT(m, "r%d-0 ", m->number);
+    for (size_t i = 0; !p.required && i < p.count; i++) PUT(m, "%sk%d-%zu r%d-%zu ", i ? "| " : "( ", m->number, i, m->number, i + 1);
     if (!p.required && p.count) put(m, ")? ");
-    put_text(m, ")");
+    put_text(m, python ? ")" : "}");
 }
 
 /* ---- Shapes ------------------------------------------------------------------------------------------------------------------------ */
@@ -293,7 +304,12 @@ static const char *put_item(maker *m, const char *shape)
     case 'j': case 'p': case 'c': put_object(m, shape[1]); break;
     case 'k': put_text(m, m->key); break;
     case 's': put_text(m, is_text(m->schema) ? "true" : "false"); break;
-    case 'f': put_python(m); break;
+    case 'f':
+        put_text(m, name_of(m->function));
+        put_text(m, "(");
+        put_list(m, true);
+        break;
+    case 'g': put_list(m, false); break;
     case 'd': put(m, "[0-9]+ "); break;
     case 'i': put(m, "[0-9A-Za-z]{9} "); break;
     case 'v': put_value(m, behind, strcspn(behind, "%\n ")); break;
@@ -362,6 +378,7 @@ static void put_calls(maker *m, bool one)
 
 static void put_tools(maker *m, const nm_json *tools, const char *choice)
 {
+    enum { GRAMMAR_MOST = 8 << 20 };
     int n = 0;
     put(m, "call ::= ");
     for (size_t i = 0; i < tools->array.count; i++)
@@ -374,6 +391,9 @@ static void put_tools(maker *m, const nm_json *tools, const char *choice)
         if (choice && strcmp(choice, name_of(m->function))) continue;
         m->number = (int)i;
         m->values = 0;
+        if (m->err == NM_OK && m->line.length + m->more.length > GRAMMAR_MOST)
+            m->err = nm_fail(NM_USAGE, "tools: a grammar of all %zu would be too large: offer fewer", tools->array.count);
+        if (m->err != NM_OK) return;
         PUT(m, "t%zu ::= ", i);
         put_whole_shape(m, m->row->call);
         put(m, "\n");

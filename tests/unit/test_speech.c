@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
 
@@ -235,6 +236,8 @@ static void test_others(void **state)
         "<|tool_call_begin|>functions.get_weather:1<|tool_call_argument_begin|>{\"city\":\"x\"}<|tool_call_end|><|tool_calls_section_end|>", "c(I will.)0:now{}1:get_weather{\"city\":\"x\"}");
     family("<|tool_call_start|>", "<|tool_call_start|>[get_weather(city=\"Paris\")]<|tool_call_end|>Checking.", "0:get_weather{\"city\": \"Paris\"}c(Checking.)");
     family("<function= </function>", "<function=get_weather>{\"city\": \"x\"}</function><function=now>{}</function>", "0:get_weather{\"city\": \"x\"}1:now{}");
+    family("<|tool_call>call:", "<|channel>thought\nhm\n<channel|><|tool_call>call:get_weather{city:<|\"|>a, \"}\" <b<|\"|>,days:2,tags:[<|\"|>x}<|\"|>, <|\"|>y<|\"|>],warm:true}<tool_call|>"
+        "<|tool_call>call:now{}<tool_call|>", "r(hm)0:get_weather{\"city\": \"a, \\\"}\\\" <b\", \"days\": 2, \"tags\": [\"x}\", \"y\"], \"warm\": true}1:now{}");
     family("no tools", "```json\n{\"tool_call\": {\"name\": \"now\", \"arguments\": {}}}\n```", "0:now{}");
     family("no tools", "```json\n{\"a\": 1}\n```", "c(```json\n{\"a\": 1}\n```)");
     family("no tools", "{\"name\": \"now\", \"arguments\": {\"a\": [1.5e3, -0, true]}}", "0:now{\"a\": [1.5e3, -0, true]}");
@@ -399,6 +402,11 @@ static void test_grammar_parameters(void **state)
     admits(&b, "<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"get_weather\">\n<｜DSML｜parameter name=\"city\" string=\"true\">a｜D</｜DSML</｜DSML｜parameter>\n"
         "<｜DSML｜parameter name=\"days\" string=\"false\">3</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>", "0:get_weather{\"city\": \"a｜D</｜DSML\", \"days\": 3}");
     nm_grammar_close(&b.grammar);
+    bind(&b, "<|tool_call>call:", NULL, false, false);
+    admits(&b, "<|tool_call>call:get_weather{city:<|\"|>a <b<|\"|>,unit:<|\"|>C<|\"|>,at:[1,2]}<tool_call|>", "0:get_weather{\"city\": \"a <b\", \"unit\": \"C\", \"at\": [1,2]}");
+    admits(&b, "<|tool_call>call:set{a:true}<tool_call|>", "0:set{\"a\": true}");
+    assert_false(fits(&b, "<|tool_call>call:get_weather{}<tool_call|>"));
+    nm_grammar_close(&b.grammar);
     bind(&b, "func_name1(", NULL, false, false);
     admits(&b, "[get_weather(city=\"Paris\", unit=\"F\"), now()]", "0:get_weather{\"city\": \"Paris\", \"unit\": \"F\"}1:now{}");
     admits(&b, "[set(), set(b=1), set(a=true, b=2)]", "0:set{}1:set{\"b\": 1}2:set{\"a\": true, \"b\": 2}");
@@ -427,6 +435,7 @@ static void test_grammar_families(void **state)
         {"<|function_call|>", "<|function_call|>{\"name\": \"now\", \"arguments\": {}}"},
         {"<|tool|><|/tool|>", "<|tool_call|>[{\"name\": \"now\", \"arguments\": {}}]<|/tool_call|>"},
         {"<|tool_call|>", "<|tool_call|>[{\"name\": \"now\", \"arguments\": {}}]"},
+        {"<|tool_call>call:", "<|tool_call>call:now{}<tool_call|>"},
         {"<tool_calls>[", "<tool_calls>[{\"name\": \"now\", \"arguments\": {}}]</tool_calls>"},
         {"<tool_calls>", "<tool_calls>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_calls>"},
         {"functools[", "functools[{\"name\": \"now\", \"arguments\": {}}]"},
@@ -469,6 +478,65 @@ static void test_grammar_faults(void **state)
     assert_int_equal(nm_mem_alive(), alive);
 }
 
+/* ---- The templates themselves ------------------------------------------------------------------------------------------- */
+
+static char *read_file(const char *folder, const char *name, size_t *length)
+{
+    char path[1024];
+    snprintf(path, sizeof path, "%s/templates/%s", folder, name);
+    FILE *file = fopen(path, "rb");
+    char *text = nm_malloc(1 << 20);
+    assert_non_null(text);
+    *length = file ? fread(text, 1, (1 << 20) - 1, file) : 0;
+    text[*length] = 0;
+    if (file) fclose(file);
+    return text;
+}
+
+/* What a template wrote of a call in its history is heard as that call, by the words that stand in it. Llama's is one only where it begins the answer. */
+static int hear_rendered(const char *folder, const char *name, const char *rendered)
+{
+    char file[256];
+    size_t length;
+    const char *from = strstr(rendered, "weather in Paris?"), *next;
+    while (from && (next = strstr(from + 1, "weather in Paris?"))) from = next;
+    const char *call = from ? strstr(from, "get_weather") : NULL, *llama = from ? strstr(from, "{\"name\": \"get_weather\", \"parameters\"") : NULL;
+    if (!call || !strstr(call, "days")) return 0;
+    snprintf(file, sizeof file, "%s.jinja", name);
+    char *template_text = read_file(folder, file, &length);
+    from = llama ? llama : from + strlen("weather in Paris?");
+    heard h = {0};
+    assert_int_equal(feed(&h, &(nm_speech_options){.template_text = template_text, .tools = tools}, from, strlen(from), 5), NM_OK);
+    bool good = strstr(h.text.data, "0:get_weather{\"city\": \"Paris\", \"days\": 2}") != NULL;
+    if (!good) print_message("%s: %s\n", name, h.text.data);
+    forget(&h);
+    nm_free(template_text);
+    return good ? 1 : -100;
+}
+
+static void test_templates(void **state)
+{
+    (void)state;
+    const char *folder = getenv("NOMOAT_TEST_DATA");
+    size_t length;
+    nm_json all;
+    if (!folder) skip();
+    char *text = read_file(folder, "expected.json", &length);
+    if (!length) {
+        nm_free(text);
+        skip();
+    }
+    assert_int_equal(nm_json_parse(&all, text, length), NM_OK);
+    int heard_calls = 0;
+    for (size_t i = 0; i < all.object.count; i++) {
+        const nm_json *rendered = nm_json_get(nm_json_get(&all.object.values[i], "tool_call"), "text");
+        if (rendered && rendered->kind == NM_JSON_STRING) heard_calls += hear_rendered(folder, all.object.keys[i], rendered->string.bytes);
+    }
+    assert_in_range(heard_calls, 25, 100);
+    nm_json_free(&all);
+    nm_free(text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -488,6 +556,7 @@ int main(void)
         cmocka_unit_test(test_grammar_parameters),
         cmocka_unit_test(test_grammar_families),
         cmocka_unit_test(test_grammar_faults),
+        cmocka_unit_test(test_templates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
