@@ -1,4 +1,4 @@
-/* Owns what handlers share: the server's parts, and each dialect's table of routes. A dialect is one or a few files and one line here and in server.c. */
+/* Owns the server as a whole: its engine, its HTTP, and each dialect's table of routes. A dialect is one or a few files, a line here and one in server.c. */
 #ifndef NM_SERVER_SERVER_H
 #define NM_SERVER_SERVER_H
 
@@ -26,7 +26,13 @@ extern const nm_route nm_routes_openai[], nm_routes_anthropic[], nm_routes_ollam
 /* Answers GET / with the page where HTML is accepted: that route is dialect_ollama.c's. */
 void nm_page_index(nm_exchange *x, void *context);
 
-/* The body of an error in a dialect's shape, as error_shape.c knows it; type and code may be NULL. event: as the last event of a stream. New text (nm_free), NULL without memory. */
+/* Opens the engine and listens; options' routes and context are set here. Both must outlive the server. */
+nm_err nm_server_open(nm_server **out, const nm_engine_options *engine, nm_http_options http);
+/* What is under way goes on to its end first, for so many seconds at most. */
+void nm_server_close(nm_server **server, double seconds);
+
+/* The body of an error in a dialect's shape, as error_shape.c knows it; type and code may be NULL. event: as the last event of a stream. New text (nm_free), NULL without
+ * memory. */
 char *nm_error_body(nm_dialect dialect, int status, const char *type, const char *code, const char *message, bool event);
 
 #endif
