@@ -60,7 +60,9 @@ function actions(chat, view, does) {
     const copyButton = iconButton('copy', 'Copy', () => copy(message.content, copyButton));
     const list = [...branches(chat, message, does), copyButton];
     if (message.role === 'user') return [...list, iconButton('edit', 'Edit and ask anew', () => does.edit(view))];
-    list.push(iconButton('retry', 'Answer anew', () => does.retry(message)), iconButton('edit', 'Correct this answer', () => does.correct(view)), ...ratings(message, does));
+    list.push(iconButton('retry', 'Answer anew', () => does.retry(message)));
+    if (!message.content) return list.filter((item) => item !== copyButton);
+    list.push(iconButton('edit', 'Correct this answer', () => does.correct(view)), ...ratings(message, does));
     if (message.extra?.tokens?.length) list.push(tokensButton(view));
     const told = figures(message);
     if (told) list.push(h('span', {class: 'figures'}, told));

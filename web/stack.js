@@ -2,12 +2,13 @@
 import {call} from '/api.js';
 import {h} from '/dom.js';
 
-export const models = {list: [], bases: [], adapters: []};
+export const models = {list: [], bases: [], stacks: [], adapters: []};
 
 export async function loadModels() {
     models.list = (await call('GET', '/v1/models')).data ?? [];
     const described = models.list.map(describe);
-    models.bases = described.filter((m) => m.kind !== 'adapter');
+    models.bases = described.filter((m) => m.kind !== 'adapter' && m.kind !== 'stack');
+    models.stacks = described.filter((m) => m.kind === 'stack');
     models.adapters = described.filter((m) => m.kind === 'adapter');
     return models.bases;
 }
@@ -17,7 +18,7 @@ function describe(m) {
     const plus = m.id.lastIndexOf('+');
     const kind = m.kind ?? (plus > 0 ? 'adapter' : 'model');
     const name = kind === 'adapter' ? m.adapters?.[0]?.name ?? m.id.slice(plus + 1) : m.id;
-    return {id: m.id, kind, name, base: m.base ?? (plus > 0 ? m.id.slice(0, plus) : m.id), scale: m.adapters?.[0]?.scale ?? 1};
+    return {id: m.id, kind, name, first: Boolean(m.default), base: m.base ?? (plus > 0 ? m.id.slice(0, plus) : m.id), scale: m.adapters?.[0]?.scale ?? 1};
 }
 
 // "BASE+A=0.8+B" to {base, adapters: [{name, scale}]}. A base may have '+' in its name: the longest that is served wins.
@@ -36,7 +37,8 @@ export function print({base, adapters}) { return base + adapters.map(({name, sca
 // A name short enough to read: without folders and ".gguf".
 export function short(text) { return text.replace(/[^+=]*\//g, '').replace(/\.gguf(?=$|\+)/g, ''); }
 
-export function firstModel() { return models.bases[0]?.id ?? ''; }
+// What answers where nothing was chosen: the server's default, where it tells it.
+export function firstModel() { return ([...models.stacks, ...models.bases].find((m) => m.first) ?? models.bases[0])?.id ?? ''; }
 
 // The chooser. value: the stack's text; changed(text) after each change.
 export function chooser(label, value, changed) {
@@ -44,8 +46,9 @@ export function chooser(label, value, changed) {
     const list = h('div', {class: 'adapters'});
     const tell = () => changed(print(stack));
     const select = h('select', {'aria-label': label, onchange: () => {
-        stack.base = select.value;
-        stack.adapters = stack.adapters.filter(({name}) => fitting(stack.base).some((a) => a.name === name));
+        const chosen = parse(select.value);
+        stack.base = select.value = chosen.base;
+        stack.adapters = chosen.adapters.length ? chosen.adapters : stack.adapters.filter(({name}) => fitting(stack.base).some((a) => a.name === name));
         draw();
         tell();
     }}, options(stack.base));
@@ -60,12 +63,16 @@ function options(base) {
     const group = (name, list) => (list.length ? [h('optgroup', {label: name}, list.map(option))] : []);
     const personas = models.bases.filter((m) => m.kind === 'persona');
     return [known || !base ? null : h('option', {value: base, selected: true}, `${short(base)} (not served)`),
-        ...(personas.length ? [...group('Models', models.bases.filter((m) => m.kind !== 'persona')), ...group('Saved', personas)] : models.bases.map(option))];
+        ...group('Models', models.bases.filter((m) => m.kind !== 'persona')), ...group('Stacks', models.stacks), ...group('Saved', personas)];
 }
 
-// Adapters that say they belong to this base, and those that say nothing.
+// A name as its makers and those who pack it have it in common: "HuggingFaceTB/SmolLM2-135M-Instruct" is "smollm2-135m-instruct-q4_1.gguf".
+const common = (name) => short(name).toLowerCase().replace(/[-_.](i?q\d\w*|[bf](f|p)?(16|32))$/, '').replace(/[^a-z0-9]/g, '');
+
+// Adapters that say they belong to this base, and those that say nothing, or of a base that is not served.
 function fitting(base) {
-    const fits = models.adapters.filter((a) => a.base === base || !a.base || a.base === a.id);
+    const known = (a) => models.bases.some((m) => common(m.id) === common(a.base));
+    const fits = models.adapters.filter((a) => !a.base || common(a.base) === common(base) || !known(a));
     return fits.filter((a, i) => fits.findIndex((b) => b.name === a.name) === i);
 }
 

@@ -146,8 +146,14 @@ export async function exported(what, chat) {
     return list.map((c) => `${JSON.stringify({messages: plain(c, path(c))})}\n`).join('');
 }
 
-// Messages as the API and `tune` take them.
+// Messages as the API and `tune` take them. An answer that failed is none: what was said before it and after it becomes one message.
 export function plain(chat, list) {
-    const system = chat.system.trim() ? [{role: 'system', content: chat.system}] : [];
-    return [...system, ...list.map(({role, content}) => ({role, content}))];
+    const messages = chat.system.trim() ? [{role: 'system', content: chat.system}] : [];
+    for (const {role, content} of list) {
+        const last = messages[messages.length - 1];
+        if (role === 'assistant' && !content) continue;
+        if (role === 'user' && last?.role === 'user') last.content += `\n\n${content}`;
+        else messages.push({role, content});
+    }
+    return messages;
 }

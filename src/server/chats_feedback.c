@@ -147,7 +147,7 @@ nm_err nm_chats_tally(nm_chats *c, json_t **out)
 /* A better and a worse answer to the same: a correction with what it corrects, and thumbs up and down below one message. */
 #define PAIRS \
     "SELECT good.chat AS chat, good.parent AS parent, good.content AS good, bad.content AS bad FROM message AS good JOIN message AS bad ON bad.chat = good.chat" \
-    " AND good.role = 'assistant' AND bad.role = 'assistant' AND good.parent IS bad.parent AND good.content <> bad.content AND good.content <> ''" \
+    " AND good.role = 'assistant' AND bad.role = 'assistant' AND good.parent IS bad.parent AND good.content <> bad.content AND good.content <> '' AND bad.content <> ''" \
     " AND (good.corrects = bad.id OR (good.rating = 1 AND bad.rating = -1))"
 
 nm_err nm_chats_counts(nm_chats *c, json_t **out)
@@ -206,9 +206,10 @@ static nm_err put_path(nm_chats *c, int64_t chat, const char *leaf, bool to_answ
     for (bool row = true; err == NM_OK;) {
         NM_TRY(nm_sql_step(c, st, &row));
         if (!row) break;
+        bool assistant = !strcmp(nm_sql_text(st, 0), "assistant"), answered = assistant && *nm_sql_text(st, 1);
+        if (assistant && !answered) continue;       /* it failed: there is nothing to learn */
         err = put_message(out, first, nm_sql_text(st, 0), nm_sql_text(st, 1));
         first = false;
-        bool answered = !strcmp(nm_sql_text(st, 0), "assistant") && *nm_sql_text(st, 1);
         *any = *any || answered;
         if (answered || !to_answer) end = out->length;
     }
