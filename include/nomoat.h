@@ -439,8 +439,9 @@ NM_API bool nm_speech_reasons(const nm_speech *speech);
 NM_API bool nm_speech_is_mark(const char *token_text);
 /* Whether a rendered prompt ends (white space apart) inside a block of reasoning. */
 NM_API bool nm_speech_reasoning_open(const char *prompt, size_t length);
-/* GBNF of answers that call tools of this array in the family's notation: at least one call, or exactly one; choice: a function's name, or NULL for any. *gbnf: nm_free. */
-NM_API nm_err nm_speech_grammar(char **gbnf, size_t *gbnf_length, const char *template_text, const char *tools, const char *choice, bool one);
+/* GBNF of answers that call tools of this array in the family's notation: at least one call, or exactly one; choice: a function's name, or NULL for any. Reasoning may come
+ * first where the template has it, and must where the prompt has opened it. NM_USAGE names what is wrong with the tools. *gbnf: nm_free. */
+NM_API nm_err nm_speech_grammar(char **gbnf, size_t *gbnf_length, const char *template_text, const char *tools, const char *choice, bool one, bool reasoning_open);
 
 /* ---- Training data --------------------------------------------------------------------------------------------------------- */
 

@@ -22,7 +22,8 @@ enum {
  *   %j           {"name": ..., "arguments": ...}                          %p   {"name": ..., "parameters": ...}
  *   %c           {"tool_call_id": ..., "tool_name": ..., "parameters": ...}
  *   %( ... %)    parameters one by one: %k a name, %v its value as it stands, %V the same with a line break at either end, %s "true" where the value is a string
- *   %f           name(key=value, ...) as in Python                        %d   digits        %i   letters and digits
+ *   %f           name(key=value, ...) as in Python                        %g   key:value, ...} with strings in NM_SPEECH_QUOTE
+ *   %d           digits                                                   %i   letters and digits
  * and all else is itself. */
 typedef struct nm_family {
     const char *name;               /* rows of one name, one behind the other, are one family; grammars take the first */
@@ -41,6 +42,8 @@ const char *nm_family_lead(const nm_family *row, size_t *length);
 
 typedef struct nm_reasoning { const char *open, *close; } nm_reasoning;
 extern const nm_reasoning nm_reasonings[];      /* the last has no open */
+
+#define NM_SPEECH_QUOTE "<|\"|>"
 
 static inline bool nm_speech_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
@@ -91,7 +94,7 @@ typedef struct nm_caller {
     /* Parameters one by one. */
     bool any, is_text, begun;       /* any: one was given; is_text: the value is a string, and streams; begun: its first byte was seen */
     int forced;                     /* what %s said: 0 nothing, 1 a string, -1 none */
-    char quote;                     /* in Python: what ends the string that is open */
+    char quote;                     /* in %f and %g: what ends the string that is open */
     bool slash;                     /* and whether its next character is escaped */
     int depth;                      /* and brackets */
     char key[NM_SPEECH_NAME];
@@ -115,6 +118,7 @@ struct nm_speech {
     nm_caller caller;
     int32_t calls;                  /* given so far */
     char id[32];
+    nm_str *into;                   /* where text is put instead of being given (speech_value.c) */
     int channel;                    /* speech_harmony.c */
     nm_speech_fn give;
     void *arg;
@@ -146,8 +150,8 @@ typedef void (*nm_put_fn)(nm_speech *s, const char *text, size_t length);
 nm_fit nm_value_json(nm_speech *s, nm_put_fn put);
 /* Up to a mark: text if the parameter is one, else JSON. lines: a line break at either end is none of it. */
 nm_fit nm_value_until(nm_speech *s, const char *close, size_t close_length, bool lines, bool end);
-/* name(key=value, ...) */
-nm_fit nm_value_python(nm_speech *s);
+/* %f, %g */
+nm_fit nm_value_list(nm_speech *s, bool python);
 /* Between parameters: "{" or ", ", and the key with its colon. */
 void nm_value_key(nm_speech *s);
 

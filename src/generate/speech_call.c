@@ -390,7 +390,7 @@ static nm_fit item(nm_speech *s)
     case 'k': return key(s);
     case 's': return is_string(s);
     case 'v': case 'V': return value(s, false);
-    case 'f': return nm_value_python(s);
+    case 'f': case 'g': return nm_value_list(s, s->caller.at[1] == 'f');
     case 'd': case 'i': return word(s, s->caller.at[1], &start, &n);
     default: return object(s);
     }

@@ -40,6 +40,7 @@ static const nm_family families[] = {
     {.name = "command-r", .tells = {"<|START_ACTION|>", NULL}, .begin = "<|START_ACTION|>[\n", .call = "%c", .between = ",\n", .end = "\n]%_<|END_ACTION|>"},
     {.name = "command-r-plus", .tells = {"Action:", "```json"}, .begin = "Action:%_```json\n[\n", .call = "%c", .between = ",\n", .end = "\n]%_```"},
     {.name = "gigachat", .tells = {"<|function_call|>", NULL}, .begin = "", .call = "<|function_call|>%j", .between = "%_", .end = "", .alone = true},
+    {.name = "gemma", .tells = {"<|tool_call>call:", NULL}, .begin = "", .call = "<|tool_call>call:%n{%g<tool_call|>", .between = "%_", .end = ""},
     {.name = "phi", .tells = {"<|tool_call|>", "<|/tool_call|>"}, .begin = "<|tool_call|>[", .call = "%j", .between = ", ", .end = "%_]%_<|/tool_call|>"},
     {.name = "phi", .tells = {"<|tool|>", "<|/tool|>"}, .begin = "<|tool_call|>[", .call = "%j", .between = ", ", .end = "%_]%_<|/tool_call|>"},
     {.name = "granite", .tells = {"<|tool_call|>", NULL}, .begin = "<|tool_call|>%_[", .call = "%j", .between = ", ", .end = "%_]"},
@@ -93,7 +94,7 @@ bool nm_speech_is_mark(const char *text)
     size_t n = strlen(text);
     for (const nm_reasoning *r = nm_reasonings; r->open; r++)
         if (!strcmp(text, r->open) || !strcmp(text, r->close)) return true;
-    if (nm_harmony_is_mark(text)) return true;
+    if (nm_harmony_is_mark(text) || !strcmp(text, NM_SPEECH_QUOTE)) return true;
     bool framed = n > 2 && (((*text == '<') && text[n - 1] == '>') || (*text == '[' && text[n - 1] == ']') || !strncmp(text, "｜", strlen("｜")));
     for (int i = 0; framed && i < N_FAMILIES; i++)
         if (strstr(families[i].begin, text) || strstr(families[i].call, text) || strstr(families[i].end, text)) return true;

@@ -197,7 +197,7 @@ nm_fit nm_value_until(nm_speech *s, const char *close, size_t close_length, bool
     return NM_FIT_DONE;
 }
 
-/* ---- Python ------------------------------------------------------------------------------------------------------------------- */
+/* ---- Lists of keys and values, as in Python and otherwise ------------------------------------------------------------------------------------------------------------------- */
 
 enum { NAME, KEY, VALUE };
 
@@ -232,8 +232,8 @@ static nm_fit python_name(nm_speech *s)
     return s->caller.tool ? NM_FIT_MORE : NM_FIT_FAIL;
 }
 
-/* A parameter's name with its '=', or the end. */
-static nm_fit python_key(nm_speech *s)
+/* A parameter's name with what follows it, or the end. */
+static nm_fit list_key(nm_speech *s, bool python)
 {
     nm_caller *c = &s->caller;
     size_t length, at = 0, n;
@@ -241,14 +241,14 @@ static nm_fit python_key(nm_speech *s)
     while (at < length && (nm_speech_space(text[at]) || (c->any && text[at] == ','))) at++;
     if (at == length) return NM_FIT_MORE;
     c->pos += at;
-    if (text[at] == ')') {
+    if (text[at] == (python ? ')' : '}')) {
         c->pos++;
         nm_caller_commit(s);
         nm_caller_arguments(s, c->any ? "}" : "{}", c->any ? 1 : 2);
         c->ended = true;
         return NM_FIT_DONE;
     }
-    nm_fit fit = identifier(s, '=', &start, &n);
+    nm_fit fit = identifier(s, python ? '=' : ':', &start, &n);
     if (fit != NM_FIT_DONE) return fit;
     nm_caller_commit(s);
     memcpy(c->key, start, c->key_length = n);
@@ -278,7 +278,7 @@ static void python_string(nm_speech *s, nm_str *out, const char *text, size_t le
     }
 }
 
-/* A token of Python's literals as JSON; the bytes it had. */
+/* A token of Python's literals as JSON; returns the bytes it had. */
 static size_t python_token(nm_speech *s, nm_str *out, const char *text, size_t length)
 {
     static const char *const words[][2] = {{"True", "true"}, {"False", "false"}, {"None", "null"}, {"(", "["}, {")", "]"}};
@@ -299,13 +299,36 @@ static size_t python_token(nm_speech *s, nm_str *out, const char *text, size_t l
     return 1;
 }
 
+static void append_put(nm_speech *s, const char *text, size_t length)
+{
+    if (s->err == NM_OK) s->err = nm_str_append(s->into, text, length);
+}
+
+/* The same of the other notation: a string between marks, or anything. */
+static size_t marked_token(nm_speech *s, nm_str *out, const char *text, size_t length)
+{
+    enum { MARK = sizeof NM_SPEECH_QUOTE - 1 };
+    bool found;
+    if (length < MARK || memcmp(text, NM_SPEECH_QUOTE, MARK)) {
+        s->err = nm_str_putc(out, *text);
+        return 1;
+    }
+    size_t n = find(text + MARK, length - MARK, NM_SPEECH_QUOTE, MARK, &found);
+    s->into = out;
+    append_put(s, "\"", 1);
+    put_escaped(s, text + MARK, n, append_put);
+    append_put(s, "\"", 1);
+    return found ? n + 2 * MARK : length;
+}
+
 /* What is kept, as JSON; what is no literal is a string. */
-static void put_python(nm_speech *s)
+static void put_literal(nm_speech *s, bool python)
 {
     nm_str out = {0};
     nm_json value = {0};
     const nm_str *kept = &s->caller.value;
-    for (size_t at = 0; at < kept->length && s->err == NM_OK;) at += python_token(s, &out, kept->data + at, kept->length - at);
+    for (size_t at = 0; at < kept->length && s->err == NM_OK;)
+        at += (python ? python_token : marked_token)(s, &out, kept->data + at, kept->length - at);
     nm_err err = s->err == NM_OK && out.length ? nm_json_parse(&value, out.data, out.length) : NM_USAGE;
     if (err == NM_NO_MEMORY) s->err = err;
     if (err == NM_OK) nm_caller_arguments(s, out.data, out.length);
@@ -314,42 +337,62 @@ static void put_python(nm_speech *s)
     nm_str_free(&out);
 }
 
+enum { MARKED = 1 };    /* as a quote: a string between marks */
+
 /* One character of a value; true where the value has ended before it. */
-static bool python_ends(nm_caller *c, char byte)
+static bool list_ends(nm_caller *c, char byte, bool python)
 {
+    if (c->quote == MARKED) return false;
     if (c->quote) {
         if (!c->slash && byte == c->quote) c->quote = 0;
         c->slash = !c->slash && byte == '\\';
         return false;
     }
-    if (!c->depth && (byte == ',' || byte == ')')) return true;
-    if (byte == '"' || byte == '\'') c->quote = byte;
+    if (!c->depth && (byte == ',' || byte == (python ? ')' : '}'))) return true;
+    if (byte == '"' || (python && byte == '\'')) c->quote = byte;
     if (byte == '[' || byte == '{' || byte == '(') c->depth++;
     if ((byte == ']' || byte == '}' || byte == ')') && c->depth) c->depth--;
     return false;
 }
 
-static nm_fit python_value(nm_speech *s)
+/* The length of the quoting mark at text, to be passed over as one; 0 if there is none, -1 if there may yet be. */
+static int quoting(nm_caller *c, const char *text, size_t length)
+{
+    enum { MARK = sizeof NM_SPEECH_QUOTE - 1 };
+    if (c->quote > MARKED || memcmp(text, NM_SPEECH_QUOTE, length < MARK ? length : MARK)) return 0;
+    if (length < MARK) return -1;
+    c->quote = c->quote ? 0 : MARKED;
+    return MARK;
+}
+
+static nm_fit list_value(nm_speech *s, bool python)
 {
     nm_caller *c = &s->caller;
     size_t length, n = 0;
     const char *text = rest(s, &length);
-    while (n < length && !python_ends(c, text[n])) n++;
+    bool over = false;
+    while (n < length && !over) {
+        int mark = python ? 0 : quoting(c, text + n, length - n);
+        if (mark < 0) break;
+        if (!mark && (over = list_ends(c, text[n], python))) break;
+        n += mark ? (size_t)mark : 1;
+    }
     nm_caller_keep(s, text, n);
     c->pos += n;
-    if (n == length) return c->value.length > NM_SPEECH_HELD ? NM_FIT_FAIL : NM_FIT_MORE;
-    put_python(s);
+    if (!over) return c->value.length > NM_SPEECH_HELD ? NM_FIT_FAIL : NM_FIT_MORE;
+    if (s->err == NM_OK) put_literal(s, python);
     c->object.state = KEY;
     return NM_FIT_MORE;
 }
 
-nm_fit nm_value_python(nm_speech *s)
+nm_fit nm_value_list(nm_speech *s, bool python)
 {
     nm_caller *c = &s->caller;
+    if (!python && c->object.state == NAME) c->object.state = KEY;
     for (;;) {
         size_t before = c->pos;
         int state = c->object.state;
-        nm_fit fit = state == NAME ? python_name(s) : state == KEY ? python_key(s) : python_value(s);
+        nm_fit fit = state == NAME ? python_name(s) : state == KEY ? list_key(s, python) : list_value(s, python);
         if (fit != NM_FIT_MORE || s->err != NM_OK) return fit;
         if (c->pos == before && c->object.state == state) return NM_FIT_MORE;
     }

@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
 
@@ -235,6 +236,8 @@ static void test_others(void **state)
         "<|tool_call_begin|>functions.get_weather:1<|tool_call_argument_begin|>{\"city\":\"x\"}<|tool_call_end|><|tool_calls_section_end|>", "c(I will.)0:now{}1:get_weather{\"city\":\"x\"}");
     family("<|tool_call_start|>", "<|tool_call_start|>[get_weather(city=\"Paris\")]<|tool_call_end|>Checking.", "0:get_weather{\"city\": \"Paris\"}c(Checking.)");
     family("<function= </function>", "<function=get_weather>{\"city\": \"x\"}</function><function=now>{}</function>", "0:get_weather{\"city\": \"x\"}1:now{}");
+    family("<|tool_call>call:", "<|channel>thought\nhm\n<channel|><|tool_call>call:get_weather{city:<|\"|>a, \"}\" <b<|\"|>,days:2,tags:[<|\"|>x}<|\"|>, <|\"|>y<|\"|>],warm:true}<tool_call|>"
+        "<|tool_call>call:now{}<tool_call|>", "r(hm)0:get_weather{\"city\": \"a, \\\"}\\\" <b\", \"days\": 2, \"tags\": [\"x}\", \"y\"], \"warm\": true}1:now{}");
     family("no tools", "```json\n{\"tool_call\": {\"name\": \"now\", \"arguments\": {}}}\n```", "0:now{}");
     family("no tools", "```json\n{\"a\": 1}\n```", "c(```json\n{\"a\": 1}\n```)");
     family("no tools", "{\"name\": \"now\", \"arguments\": {\"a\": [1.5e3, -0, true]}}", "0:now{\"a\": [1.5e3, -0, true]}");
@@ -316,6 +319,224 @@ static void test_bad_tools(void **state)
     expect(&(nm_speech_options){.template_text = "<tool_call>", .tools = "[]"}, "<tool_call> ", "c(<tool_call> )");
 }
 
+/* ---- Grammars of calls ------------------------------------------------------------------------------------------------ */
+
+static const char asked[] =
+    "[{\"type\":\"function\",\"function\":{\"name\":\"get_weather\",\"parameters\":{\"type\":\"object\",\"properties\":{\"city\":{\"type\":\"string\"},\"days\":{\"type\":\"integer\"},"
+    "\"unit\":{\"type\":\"string\",\"enum\":[\"C\",\"F\"]},\"at\":{\"$ref\":\"#/$defs/place\"}},\"required\":[\"city\"],\"additionalProperties\":false,"
+    "\"$defs\":{\"place\":{\"type\":\"array\",\"items\":{\"type\":\"number\"}}}}}},"
+    "{\"type\":\"function\",\"function\":{\"name\":\"now\"}},"
+    "{\"type\":\"function\",\"function\":{\"name\":\"set\",\"parameters\":{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"boolean\"},\"b\":{\"type\":\"integer\"}}}}}]";
+
+typedef struct bound { const char *template_text, *choice; bool one, open; nm_grammar *grammar; } bound;
+
+static void bind(bound *b, const char *template_text, const char *choice, bool one, bool open)
+{
+    char *gbnf;
+    size_t length;
+    *b = (bound){template_text, choice, one, open, NULL};
+    assert_int_equal(nm_speech_grammar(&gbnf, &length, template_text, asked, choice, one, open), NM_OK);
+    assert_int_equal(strlen(gbnf), length);
+    nm_err err = nm_grammar_open(&b->grammar, gbnf, length);
+    if (err != NM_OK) print_message("%s\n%s\n", nm_error_text(), gbnf);
+    assert_int_equal(err, NM_OK);
+    nm_free(gbnf);
+}
+
+static bool fits(const bound *b, const char *text)
+{
+    bool matches;
+    assert_int_equal(nm_grammar_matches(b->grammar, text, strlen(text), &matches), NM_OK);
+    return matches;
+}
+
+/* What the grammar admits is heard as calls, and as nothing else. */
+static void admits(const bound *b, const char *text, const char *expected)
+{
+    assert_true(fits(b, text));
+    expect(&(nm_speech_options){.template_text = b->template_text, .tools = asked, .reasoning_open = b->open}, text, expected);
+}
+
+static void test_grammar_hermes(void **state)
+{
+    (void)state;
+    bound b;
+    bind(&b, "<tool_call> <think>", NULL, false, false);
+    admits(&b, "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>", "0:now{}");
+    admits(&b, "<think>\nhm <b>\n</thin></think>\n\n<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>\n<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>",
+        "r(hm <b>\n</thin>)0:now{}1:now{}");
+    assert_true(fits(&b, "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\":\"Paris\"}}\n</tool_call>"));
+    assert_false(fits(&b, ""));
+    assert_false(fits(&b, "Hello"));
+    assert_false(fits(&b, "<think>\nhm</think>"));
+    assert_false(fits(&b, "<tool_call>\n{\"name\": \"rm\", \"arguments\": {}}\n</tool_call>"));
+    assert_false(fits(&b, "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {}}\n</tool_call>"));
+    assert_false(fits(&b, "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\":3}}\n</tool_call>"));
+    nm_grammar_close(&b.grammar);
+    bind(&b, "<tool_call> <think>", "get_weather", true, true);
+    admits(&b, "hm</think>\n\n<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\":\"Paris\"}}\n</tool_call>", "r(hm)0:get_weather{\"city\":\"Paris\"}");
+    assert_false(fits(&b, "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\":\"Paris\"}}\n</tool_call>"));
+    assert_false(fits(&b, "</think><tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>"));
+    assert_false(fits(&b, "</think><tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\":\"\"}}\n</tool_call>\n"
+        "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\":\"\"}}\n</tool_call>"));
+    nm_grammar_close(&b.grammar);
+}
+
+static void test_grammar_parameters(void **state)
+{
+    (void)state;
+    bound b;
+    bind(&b, "<tool_call> <function=", NULL, false, false);
+    admits(&b, "<tool_call>\n<function=get_weather>\n<parameter=city>\nNew </par York\n</parameter>\n<parameter=days>\n-2\n</parameter>\n</function>\n</tool_call>",
+        "0:get_weather{\"city\": \"New </par York\", \"days\": -2}");
+    admits(&b, "<tool_call>\n<function=get_weather>\n<parameter=city>\n<<</</p</parameter\n</parameter>\n<parameter=unit>\nC\n</parameter>\n<parameter=at>\n[1]\n</parameter>\n"
+        "</function>\n</tool_call>\n<tool_call>\n<function=now>\n</function>\n</tool_call>", "0:get_weather{\"city\": \"<<</</p</parameter\", \"unit\": \"C\", \"at\": [1]}1:now{}");
+    assert_false(fits(&b, "<tool_call>\n<function=get_weather>\n</function>\n</tool_call>"));
+    assert_false(fits(&b, "<tool_call>\n<function=get_weather>\n<parameter=city>\na\n</parameter>\n<parameter=days>\ntwo\n</parameter>\n</function>\n</tool_call>"));
+    assert_false(fits(&b, "<tool_call>\n<function=get_weather>\n<parameter=city>\na\n</parameter>\n<parameter=unit>\nK\n</parameter>\n</function>\n</tool_call>"));
+    nm_grammar_close(&b.grammar);
+    bind(&b, "<tool_call> <arg_key>", NULL, false, false);
+    admits(&b, "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n</tool_call>\n<tool_call>now\n</tool_call>", "0:get_weather{\"city\": \"Paris\"}1:now{}");
+    nm_grammar_close(&b.grammar);
+    bind(&b, "｜DSML｜ invoke name=", NULL, false, false);
+    admits(&b, "<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"get_weather\">\n<｜DSML｜parameter name=\"city\" string=\"true\">a｜D</｜DSML</｜DSML｜parameter>\n"
+        "<｜DSML｜parameter name=\"days\" string=\"false\">3</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>", "0:get_weather{\"city\": \"a｜D</｜DSML\", \"days\": 3}");
+    nm_grammar_close(&b.grammar);
+    bind(&b, "<|tool_call>call:", NULL, false, false);
+    admits(&b, "<|tool_call>call:get_weather{city:<|\"|>a <b<|\"|>,unit:<|\"|>C<|\"|>,at:[1,2]}<tool_call|>", "0:get_weather{\"city\": \"a <b\", \"unit\": \"C\", \"at\": [1,2]}");
+    admits(&b, "<|tool_call>call:set{a:true}<tool_call|>", "0:set{\"a\": true}");
+    assert_false(fits(&b, "<|tool_call>call:get_weather{}<tool_call|>"));
+    nm_grammar_close(&b.grammar);
+    bind(&b, "func_name1(", NULL, false, false);
+    admits(&b, "[get_weather(city=\"Paris\", unit=\"F\"), now()]", "0:get_weather{\"city\": \"Paris\", \"unit\": \"F\"}1:now{}");
+    admits(&b, "[set(), set(b=1), set(a=true, b=2)]", "0:set{}1:set{\"b\": 1}2:set{\"a\": true, \"b\": 2}");
+    assert_false(fits(&b, "[]"));
+    assert_false(fits(&b, "[get_weather(days=2)]"));
+    assert_false(fits(&b, "[set(, b=1)]"));
+    nm_grammar_close(&b.grammar);
+}
+
+/* A whole answer for every further family. */
+static void test_grammar_families(void **state)
+{
+    (void)state;
+    static const struct { const char *template_text, *answer; } all[] = {
+        {"<|channel|><|message|>", "<|channel|>commentary to=functions.now <|constrain|>json<|message|>{}"},
+        {"<｜tool▁calls▁begin｜> ```json", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>now\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"},
+        {"<｜tool▁calls▁begin｜>", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>now<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"},
+        {"<|tool_calls_section_begin|>", "<|tool_calls_section_begin|><|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>"},
+        {"<atem:invoke <atem:parameter", "<atem:function_calls>\n<atem:invoke name=\"now\">\n</atem:invoke>\n</atem:function_calls>"},
+        {"<function=", "<function=now>{}</function>"},
+        {"[TOOL_CALLS] [CALL_ID]", "[TOOL_CALLS]now[CALL_ID]abc123XYZ[ARGS]{}"},
+        {"[TOOL_CALLS] [ARGS]", "[TOOL_CALLS]now[ARGS]{}"},
+        {"[TOOL_CALLS]", "[TOOL_CALLS][{\"name\": \"now\", \"arguments\": {}}]"},
+        {"<|START_ACTION|>", "<|START_ACTION|>[\n{\"tool_call_id\": \"0\", \"tool_name\": \"now\", \"parameters\": {}}\n]<|END_ACTION|>"},
+        {"Action: ```json", "Action:```json\n[\n{\"tool_name\": \"now\", \"parameters\": {}}\n]```"},
+        {"<|function_call|>", "<|function_call|>{\"name\": \"now\", \"arguments\": {}}"},
+        {"<|tool|><|/tool|>", "<|tool_call|>[{\"name\": \"now\", \"arguments\": {}}]<|/tool_call|>"},
+        {"<|tool_call|>", "<|tool_call|>[{\"name\": \"now\", \"arguments\": {}}]"},
+        {"<|tool_call>call:", "<|tool_call>call:now{}<tool_call|>"},
+        {"<tool_calls>[", "<tool_calls>[{\"name\": \"now\", \"arguments\": {}}]</tool_calls>"},
+        {"<tool_calls>", "<tool_calls>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_calls>"},
+        {"functools[", "functools[{\"name\": \"now\", \"arguments\": {}}]"},
+        {"<|tool_call_start|>", "<|tool_call_start|>[now()]<|tool_call_end|>"},
+        {"ipython \"parameters\"", "{\"name\": \"now\", \"parameters\": {}}"},
+        {"no tools", "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>"},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        bound b;
+        bind(&b, all[i].template_text, NULL, false, false);
+        admits(&b, all[i].answer, "0:now{}");
+        assert_false(fits(&b, "now"));
+        nm_grammar_close(&b.grammar);
+    }
+    bound b;
+    bind(&b, "<|channel|><|message|>", NULL, false, false);
+    admits(&b, "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>commentary to=functions.now <|constrain|>json<|message|>{}", "r(hm)0:now{}");
+    nm_grammar_close(&b.grammar);
+}
+
+static void test_grammar_faults(void **state)
+{
+    (void)state;
+    char *gbnf;
+    size_t length;
+    int64_t alive = nm_mem_alive();
+    assert_int_equal(nm_speech_grammar(&gbnf, &length, "<tool_call>", asked, "rm", true, false), NM_USAGE);
+    assert_int_equal(nm_speech_grammar(&gbnf, &length, "<tool_call>", "[]", NULL, true, false), NM_USAGE);
+    assert_int_equal(nm_speech_grammar(&gbnf, &length, NULL, NULL, NULL, true, false), NM_USAGE);
+    assert_int_equal(nm_speech_grammar(&gbnf, &length, "", "[{\"name\": \"a\", \"parameters\": {\"type\": \"colour\"}}]", NULL, true, false), NM_USAGE);
+    assert_null(gbnf);
+    nm_err err = NM_NO_MEMORY;
+    for (int64_t n = 0; err != NM_OK; n += 1 + n / 16) {
+        nm_mem_fail_after(n);
+        err = nm_speech_grammar(&gbnf, &length, "<tool_call> <function=", asked, NULL, true, false);
+        nm_mem_fail_after(-1);
+        assert_true(err == NM_OK || (err == NM_NO_MEMORY && !gbnf));
+    }
+    nm_free(gbnf);
+    assert_int_equal(nm_mem_alive(), alive);
+}
+
+/* ---- The templates themselves ------------------------------------------------------------------------------------------- */
+
+static char *read_file(const char *folder, const char *name, size_t *length)
+{
+    char path[1024];
+    snprintf(path, sizeof path, "%s/templates/%s", folder, name);
+    FILE *file = fopen(path, "rb");
+    char *text = nm_malloc(1 << 20);
+    assert_non_null(text);
+    *length = file ? fread(text, 1, (1 << 20) - 1, file) : 0;
+    text[*length] = 0;
+    if (file) fclose(file);
+    return text;
+}
+
+/* What a template wrote of a call in its history is heard as that call, by the words that stand in it. Llama's is one only where it begins the answer. */
+static int hear_rendered(const char *folder, const char *name, const char *rendered)
+{
+    char file[256];
+    size_t length;
+    const char *from = strstr(rendered, "weather in Paris?"), *next;
+    while (from && (next = strstr(from + 1, "weather in Paris?"))) from = next;
+    const char *call = from ? strstr(from, "get_weather") : NULL, *llama = from ? strstr(from, "{\"name\": \"get_weather\", \"parameters\"") : NULL;
+    if (!call || !strstr(call, "days")) return 0;
+    snprintf(file, sizeof file, "%s.jinja", name);
+    char *template_text = read_file(folder, file, &length);
+    from = llama ? llama : from + strlen("weather in Paris?");
+    heard h = {0};
+    assert_int_equal(feed(&h, &(nm_speech_options){.template_text = template_text, .tools = tools}, from, strlen(from), 5), NM_OK);
+    bool good = strstr(h.text.data, "0:get_weather{\"city\": \"Paris\", \"days\": 2}") != NULL;
+    if (!good) print_message("%s: %s\n", name, h.text.data);
+    forget(&h);
+    nm_free(template_text);
+    return good ? 1 : -100;
+}
+
+static void test_templates(void **state)
+{
+    (void)state;
+    const char *folder = getenv("NOMOAT_TEST_DATA");
+    size_t length;
+    nm_json all;
+    if (!folder) skip();
+    char *text = read_file(folder, "expected.json", &length);
+    if (!length) {
+        nm_free(text);
+        skip();
+    }
+    assert_int_equal(nm_json_parse(&all, text, length), NM_OK);
+    int heard_calls = 0;
+    for (size_t i = 0; i < all.object.count; i++) {
+        const nm_json *rendered = nm_json_get(nm_json_get(&all.object.values[i], "tool_call"), "text");
+        if (rendered && rendered->kind == NM_JSON_STRING) heard_calls += hear_rendered(folder, all.object.keys[i], rendered->string.bytes);
+    }
+    assert_in_range(heard_calls, 25, 100);
+    nm_json_free(&all);
+    nm_free(text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -331,6 +552,11 @@ int main(void)
         cmocka_unit_test(test_ids),
         cmocka_unit_test(test_bounds),
         cmocka_unit_test(test_bad_tools),
+        cmocka_unit_test(test_grammar_hermes),
+        cmocka_unit_test(test_grammar_parameters),
+        cmocka_unit_test(test_grammar_families),
+        cmocka_unit_test(test_grammar_faults),
+        cmocka_unit_test(test_templates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
