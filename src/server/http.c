@@ -105,9 +105,10 @@ static nm_err copy_options(nm_http *http, const nm_http_options *o)
 /* Targets are decoded here, once, and not by libmicrohttpd. */
 static size_t as_it_is(void *arg, struct MHD_Connection *connection, char *text) { return strlen(text); }
 
+/* With poll rather than epoll, whose edges libmicrohttpd 0.9.75 loses where the end of what a client sends comes together with a request: such a connection would stay open. */
 static nm_err start_daemon(nm_http *http)
 {
-    http->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_INTERNAL_POLLING_THREAD | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, &nm_http_on_call, http,
+    http->daemon = MHD_start_daemon(MHD_USE_POLL | MHD_USE_INTERNAL_POLLING_THREAD | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, &nm_http_on_call, http,
         MHD_OPTION_LISTEN_SOCKET, http->listen_fd,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)http->most_connections,
         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)http->idle_seconds,

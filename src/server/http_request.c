@@ -1,5 +1,6 @@
 /* What libmicrohttpd calls, on its one thread: a request from its first line to its handler. Refuses what could be read in two ways before anything looks at it. */
 #include <arpa/inet.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,16 @@
 
 /* ---- Connections ---- */
 
+/* A client whose machine vanished shows as an error within a minute, also while there is nothing to send. */
+static void probe(int fd)
+{
+    int on = 1, idle = 30, interval = 10, times = 3;
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof interval);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &times, sizeof times);
+}
+
 static nm_connection *connection_of(struct MHD_Connection *connection)
 {
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
@@ -25,6 +36,7 @@ static void connect_it(nm_http *http, struct MHD_Connection *connection, void **
     nm_connection *c = info ? nm_calloc(1, sizeof *c) : NULL;
     if (!c) return;     /* its requests are closed unheard */
     c->fd = info->connect_fd;
+    probe(c->fd);
     c->deadline = nm_clock_ns() + http->idle_ns;
     pthread_mutex_lock(&http->lock);
     c->next = http->connections;
@@ -123,7 +135,7 @@ static bool read_head(nm_exchange *x, struct MHD_Connection *connection, const c
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
     size_t size = info ? info->header_size : 0;
     head h = {x, version + strlen(version) + 2, 0, true, true};
-    h.strict = x->raw == method + strlen(method) + 1 && x->raw + x->target.length + 1 == version && nm_is_token(method, strlen(method));
+    h.strict = x->raw == method + strlen(method) + 1 && x->raw + x->target.length + 1 == version && !strpbrk(x->target.data, " \t") && nm_is_token(method, strlen(method));
     h.memory = nm_str_puts(&x->method, method) == NM_OK;
     if (h.strict && h.memory) MHD_get_connection_values_n(connection, MHD_HEADER_KIND, &read_header, &h);
     if (!h.memory) refuse(x, 503, "there is no memory for the request");
@@ -155,8 +167,8 @@ static bool check_host(nm_exchange *x)
     bool valid;
     if (!host || header(x, "Host", 1)) refuse(x, 400, "the request must have one header Host");
     else if (!nm_guard_host(&x->http->guard, host, &valid)) {
-        snprintf(message, sizeof message, valid ? "this server does not answer to the name \"%.256s\": if it should, start it with --allow-host HOST" : "the request's header Host is malformed", host);
-        nm_exchange_fail(x, valid ? 403 : 400, NULL, NULL, message);
+        snprintf(message, sizeof message, "this server does not answer to the name \"%.256s\": if it should, start it with --allow-host HOST", host);
+        nm_exchange_fail(x, valid ? 403 : 400, NULL, NULL, valid ? message : "the request's header Host is malformed");
     }
     return !x->answered;
 }
@@ -332,7 +344,8 @@ static enum MHD_Result on_whole(nm_exchange *x)
     return nm_exchange_deliver(x);
 }
 
-enum MHD_Result nm_http_on_call(void *http, struct MHD_Connection *connection, const char *url, const char *method, const char *version, const char *upload, size_t *upload_size, void **context)
+enum MHD_Result nm_http_on_call(void *http, struct MHD_Connection *connection, const char *url, const char *method, const char *version, const char *upload, size_t *upload_size,
+    void **context)
 {
     nm_exchange *x = *context;
     if (!x) return MHD_NO;

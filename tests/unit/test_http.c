@@ -129,7 +129,7 @@ static void html(nm_exchange *x, void *context)
 }
 static void tell(nm_exchange *x, void *context)
 {
-    char text[512];
+    char text[2048];
     const char *q = nm_exchange_query(x, "q"), *h = nm_exchange_header(x, "x-test");
     int n = snprintf(text, sizeof text, "%s|%s|%s|%s|%s|%s", nm_exchange_method(x), nm_exchange_path(x), nm_exchange_tail(x), q ? q : "-", h ? h : "-", (char *)context);
     nm_exchange_reply(x, 200, "text/plain", text, (size_t)n);
@@ -229,6 +229,7 @@ static const char *talk_bytes(const char *request, size_t length)
     assert_true(fd >= 0);
     put_bytes(fd, request, length);
     take(fd, NULL, 5000, &closed);
+    if (!closed) print_message("# stays open: %s\n# got: %s\n", request, got);
     assert_true(closed);
     close(fd);
     return got;
@@ -516,7 +517,6 @@ static void test_smuggling(void **state)
         if (strstr(answer, "HTTP/1.1 2")) print_message("# case %zu: %s\n", i, answer);
         assert_true(status == 0 || (status >= 400 && status < 600));
         assert_lacks("HTTP/1.1 2");
-        if (count(answer, "HTTP/1.1 ") > 1) assert_has("wrong value for <b>Content-Length</b>");     /* libmicrohttpd 0.9.75 says that head of its own twice */
     }
     assert_status(GET("/now"), 200);
     shut();
@@ -728,6 +728,7 @@ static void test_half_closed(void **state)
     take(fd, NULL, 3000, &closed);
     assert_int_equal(status_of(got), 200);
     assert_has("now");
+    assert_true(closed);
     close(fd);
     shut();
 }
@@ -780,8 +781,7 @@ static void test_close_under_way(void **state)
     assert_true(soon(&started, N / 2, 3000));
     shut();
     for (int i = 0; i < N; i++) {
-        do take(fd[i], NULL, 3000, &closed);
-        while (!closed && got[0]);
+        while (take(fd[i], NULL, 3000, &closed) && !closed) continue;
         assert_true(closed);
         close(fd[i]);
     }
