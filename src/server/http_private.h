@@ -41,6 +41,7 @@ struct nm_http {
     uint64_t idle_ns;
     int listen_fd, port;
     bool quiesced, watched;
+    bool lenient;                       /* libmicrohttpd is older than 0.9.77: what it puts up with in a head is found here */
     struct MHD_Daemon *daemon;
     atomic_bool closing;                /* nothing may wait any more */
     pthread_mutex_t lock;

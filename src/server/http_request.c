@@ -108,16 +108,23 @@ void *nm_http_on_target(void *http, const char *target, struct MHD_Connection *c
 
 typedef struct head { nm_exchange *x; const char *at; int count; bool strict, memory; } head;
 
-/* One header. libmicrohttpd leaves them in the buffer where they came, so that what lies between tells what it was lenient about: a line that goes on in the next one,
- * blanks before the colon, a lone line feed, a zero that hides the rest. */
+/* An old libmicrohttpd leaves headers in the buffer where they came, so that what lies between tells what it was lenient about: a line that goes on in the next one, blanks
+ * before the colon, a lone line feed, a zero that hides the rest. */
+static bool lies_close(head *h, const char *name, size_t name_length, const char *value, size_t value_length)
+{
+    if (name != h->at || value <= name + name_length) return false;
+    for (const char *p = name + name_length + 1; p < value; p++)
+        if (*p != ' ' && *p != '\t') return false;
+    h->at = value + value_length + 2;
+    return true;
+}
+
 static enum MHD_Result read_header(void *arg, enum MHD_ValueKind kind, const char *name, size_t name_length, const char *value, size_t value_length)
 {
     head *h = arg;
-    if (!value) value_length = 0;
-    h->strict = h->strict && value && name == h->at && nm_is_token(name, name_length) && nm_is_field_value(value, value_length) && value > name + name_length;
-    for (const char *p = name + name_length + 1; h->strict && p < value; p++) h->strict = *p == ' ' || *p == '\t';
+    h->strict = value && nm_is_token(name, name_length) && nm_is_field_value(value, value_length);
+    if (h->strict && h->x->http->lenient) h->strict = lies_close(h, name, name_length, value, value_length);
     if (!h->strict) return MHD_NO;
-    h->at = value + value_length + 2;
     while (value_length && (value[value_length - 1] == ' ' || value[value_length - 1] == '\t')) value_length--;
     h->memory = nm_list_put(&h->x->headers, name, name_length, value, value_length) == NM_OK;
     return h->memory && ++h->count <= NM_HTTP_HEADERS_MOST ? MHD_YES : MHD_NO;
@@ -129,19 +136,25 @@ static void refuse(nm_exchange *x, int status, const char *message)
     nm_exchange_fail(x, status, NULL, NULL, message);
 }
 
+/* The first line is a method, a target and a version with one space between. */
+static bool is_first_line(const nm_exchange *x, const char *method, const char *version)
+{
+    if (!nm_is_token(method, strlen(method)) || strpbrk(x->target.data, " \t")) return false;
+    return !x->http->lenient || (x->raw == method + strlen(method) + 1 && x->raw + x->target.length + 1 == version);
+}
+
 /* Copies the head; false: it was answered. */
 static bool read_head(nm_exchange *x, struct MHD_Connection *connection, const char *method, const char *version)
 {
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
     size_t size = info ? info->header_size : 0;
-    head h = {x, version + strlen(version) + 2, 0, true, true};
-    h.strict = x->raw == method + strlen(method) + 1 && x->raw + x->target.length + 1 == version && !strpbrk(x->target.data, " \t") && nm_is_token(method, strlen(method));
+    head h = {x, version + strlen(version) + 2, 0, is_first_line(x, method, version), true};
     h.memory = nm_str_puts(&x->method, method) == NM_OK;
     if (h.strict && h.memory) MHD_get_connection_values_n(connection, MHD_HEADER_KIND, &read_header, &h);
     if (!h.memory) refuse(x, 503, "there is no memory for the request");
     else if (x->target.length > NM_HTTP_TARGET_MOST) refuse(x, 414, "the request's target is too long");
     else if (size > NM_HTTP_HEAD_MOST || h.count > NM_HTTP_HEADERS_MOST) refuse(x, 431, "the request's headers are too many or too long");
-    else if (!h.strict || h.at + 2 != method + size) refuse(x, 400, "the request's head is malformed");
+    else if (!h.strict || (x->http->lenient && h.at + 2 != method + size)) refuse(x, 400, "the request's head is malformed");
     return !x->answered;
 }
 
