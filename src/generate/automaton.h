@@ -12,7 +12,7 @@ enum {
     NM_STATE_DEAD = 0,          /* the empty set: no text goes on from here */
     NM_STATES_MOST = 8192,      /* remembered, a kilobyte each; beyond them, and beyond pairs, what is not needed is forgotten */
     NM_PAIRS_MOST = 1 << 20,
-    NM_WORK_MOST = 1 << 26      /* pairs looked at within one call, about a second: more is refused */
+    NM_WORK_MOST = 1 << 24      /* pairs looked at within one call, a quarter of a second or so: more is refused */
 };
 #define NM_STATE_UNKNOWN UINT32_MAX
 

@@ -144,13 +144,9 @@ bool nm_constraint_ended(nm_constraint *c) { return c->closed || !nm_automaton_r
 
 static void set_bit(uint32_t *mask, int32_t id) { mask[(uint32_t)id / 32] |= 1u << (uint32_t)id % 32; }
 
-/* The state of a node below path[depth - 1]. */
+/* The state of a node below path[depth - 1], where it was not met before. */
 static nm_err enter(nm_constraint *c, uint32_t depth, unsigned char byte)
 {
-    if (depth == 1 && !c->begun && c->drops_space && byte == ' ') {
-        c->path[1] = c->path[0];
-        return NM_OK;
-    }
     uint32_t next;
     NM_TRY(make_room(c, depth));
     NM_TRY(nm_automaton_next(c->a, c->path[depth - 1], byte, &next));
@@ -158,20 +154,41 @@ static nm_err enter(nm_constraint *c, uint32_t depth, unsigned char byte)
     return NM_OK;
 }
 
-static nm_err fill(nm_constraint *c, uint32_t *mask)
+/* Node i and all below it. */
+static nm_err fill_below(nm_constraint *c, uint32_t i, uint32_t *mask)
 {
     const nm_trie *t = c->t;
-    memset(mask, 0, c->words * sizeof *mask);
-    for (int32_t i = 0; i < t->n_ends && nm_automaton_accepts(c->a, c->at); i++) set_bit(mask, t->ends[i]);
-    for (uint32_t i = 0; i < t->n_nodes;) {
-        NM_TRY(enter(c, t->depth[i], t->byte[i]));
-        if (c->path[t->depth[i]] == NM_STATE_DEAD) {
+    for (uint32_t end = t->skip[i]; i < end;) {
+        uint32_t depth = t->depth[i];
+        c->path[depth] = c->a->next[(size_t)c->path[depth - 1] << 8 | t->byte[i]];
+        if (c->path[depth] == NM_STATE_UNKNOWN) NM_TRY(enter(c, depth, t->byte[i]));
+        if (c->path[depth] == NM_STATE_DEAD) {
             i = t->skip[i];
             continue;
         }
         for (uint32_t k = t->first[i]; k < t->first[i + 1]; k++) set_bit(mask, t->ids[k]);
         i++;
     }
+    return NM_OK;
+}
+
+/* The space of the beginning, which shows nothing, and all behind it. */
+static nm_err fill_space(nm_constraint *c, uint32_t i, uint32_t *mask)
+{
+    const nm_trie *t = c->t;
+    for (uint32_t k = t->first[i]; k < t->first[i + 1]; k++) set_bit(mask, t->ids[k]);
+    c->path[1] = c->path[0];
+    for (uint32_t end = t->skip[i++]; i < end; i = t->skip[i]) NM_TRY(fill_below(c, i, mask));
+    return NM_OK;
+}
+
+static nm_err fill(nm_constraint *c, uint32_t *mask)
+{
+    const nm_trie *t = c->t;
+    bool drops = !c->begun && c->drops_space;
+    memset(mask, 0, c->words * sizeof *mask);
+    for (int32_t i = 0; i < t->n_ends && nm_automaton_accepts(c->a, c->at); i++) set_bit(mask, t->ends[i]);
+    for (uint32_t i = 0; i < t->n_nodes; i = t->skip[i]) NM_TRY(drops && t->byte[i] == ' ' ? fill_space(c, i, mask) : fill_below(c, i, mask));
     return NM_OK;
 }
 

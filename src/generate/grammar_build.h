@@ -6,7 +6,7 @@
 
 /* Bounds. Memory grows with each of them linearly: a repetition of a repetition is two rules, not their product. */
 enum {
-    NM_GRAMMAR_TEXT = 4 << 20,      /* bytes */
+    NM_GRAMMAR_TEXT = 1 << 20,      /* bytes */
     NM_GRAMMAR_RULES = 1 << 16,     /* with those that groups become */
     NM_GRAMMAR_NODES = 1 << 20,
     NM_GRAMMAR_REPEAT = 100000,     /* the largest number of a repetition */
@@ -49,6 +49,7 @@ typedef struct nm_build {
     size_t set_slots_capacity;
     nm_range *ranges;           /* of the class that is read */
     size_t n_ranges, ranges_capacity;
+    uint32_t any[4];            /* node of so many further bytes of any character; 0: none yet */
     uint32_t floor;             /* least code point that as many bytes may stand for */
     uint32_t *list;             /* for whoever needs one */
     size_t list_capacity;

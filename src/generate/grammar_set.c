@@ -8,7 +8,7 @@
 #include "base/mem.h"
 #include "generate/grammar_build.h"
 
-enum { LAST = 0x10ffff, FIRST_SURROGATE = 0xd800, LAST_SURROGATE = 0xdfff, MOST_EDGES = 256 };
+enum { LAST = 0x10ffff, FIRST_SURROGATE = 0xd800, LAST_SURROGATE = 0xdfff, MOST_EDGES = 64 };   /* 51 first bytes, or 64 that follow */
 
 /* A set that is being made. */
 typedef struct draft { nm_byte_set set; nm_byte_edge edge[MOST_EDGES]; } draft;
@@ -169,16 +169,16 @@ static nm_err node_of(nm_build *b, draft *d, uint32_t *node)
 /* The node of `left` (1 to 3) further bytes of any value. */
 static nm_err any_tail(nm_build *b, int left, uint32_t *node)
 {
-    uint32_t inner = 0;
     for (int k = 1; k <= left; k++) {
         draft d = {0};
+        if (b->any[k]) continue;
         for (unsigned byte = 0x80; byte < 0xc0; byte++) {
             if (k == 1) put_done(&d, byte);
-            else put_edge(&d, byte, inner);
+            else put_edge(&d, byte, b->any[k - 1]);
         }
-        NM_TRY(node_of(b, &d, &inner));
+        NM_TRY(node_of(b, &d, &b->any[k]));
     }
-    *node = inner;
+    *node = b->any[left];
     return NM_OK;
 }
 

@@ -161,7 +161,10 @@ static nm_err gather(nm_sampler *s, const float *logits, const uint32_t *mask, i
 {
     size_t n = 0;
     for (int32_t id = 0; id < among; id++) {
-        if (mask && !(mask[id / 32] >> id % 32 & 1)) continue;
+        if (mask && !(mask[id / 32] >> id % 32 & 1)) {
+            if (!mask[id / 32]) id |= 31;       /* none of its word */
+            continue;
+        }
         float logit = penalised(s, id, s->bias ? logits[id] + s->bias[id] : logits[id]);
         if (isnan(logits[id]) || isnan(logit))
             return nm_fail(NM_FAILED, "the logit of token %d is not a number: the model's weights or the computation are broken", id);

@@ -19,7 +19,7 @@ enum {
     NM_SCHEMA_EXPLORED = 30000,     /* states of an automaton before it is made minimal */
     NM_SCHEMA_STATES = 2000,        /* and after */
     NM_SCHEMA_TEXT = 4 << 20,       /* bytes of grammar */
-    NM_SCHEMA_COUNT = 2000,         /* the largest number of a repetition: minLength, maxItems ... */
+    NM_SCHEMA_COUNT = 20000,        /* the largest number of a repetition: minLength, maxItems ... */
     NM_SCHEMA_FORMS = 1000          /* choices of one place */
 };
 

@@ -1,5 +1,6 @@
 /* Owns decimal numbers, exactly as they are written, and the automaton of numbers within bounds that are multiples of another: over their digits, from the left, so that it
- * need only know how the digits so far compare with those of each bound, how many there are, and the remainder. Such numbers are written without exponent. Refuses
+ * need only know how the digits so far compare with those of each bound, how many there are (beyond the bounds' only where there is no remainder to know), and the
+ * remainder. Such numbers are written without exponent. Refuses
  * multiples whose remainders are too many to keep apart (by the bound of nm_dfa_explore). */
 #include "generate/schema.h"
 
@@ -243,14 +244,17 @@ static nm_err expand_digits(void *arg, nm_explorer *e, const void *key, size_t l
 {
     static const char characters[] = "-.0123456789";
     const nm_number *n = arg;
-    size_t most_whole = most_of(DIGITS, most_of(n->low.at.n_whole, n->high.at.n_whole));
+    size_t whole_of_bounds = most_of(n->low.at.n_whole, n->high.at.n_whole);
+    size_t most_whole = most_of(DIGITS, whole_of_bounds);
     size_t most_part = most_of(DIGITS, most_of(n->places, most_of(n->low.at.n_part, n->high.at.n_part)));
     digits from;
     memcpy(&from, key, sizeof from);
     *accepts = may_end(n, &from);
     for (const char *c = characters; *c; c++) {
         digits to = from;
-        if (read_one(n, &to, *c) && to.n_whole <= most_whole && to.n_part <= most_part)
+        bool may = read_one(n, &to, *c);
+        if (n->multiple && to.n_whole > whole_of_bounds) to.n_whole = (uint32_t)whole_of_bounds + 1;
+        if (may && to.n_whole <= most_whole && to.n_part <= most_part)
             NM_TRY(nm_explorer_edge(e, (uint32_t)*c, (uint32_t)*c, &to, sizeof to));
     }
     return NM_OK;

@@ -9,8 +9,8 @@
 
 /* ---- Keywords ----------------------------------------------------------------------------------------------------------------------- */
 
-typedef enum shape { NOTE, ANY_VALUE, COUNT, NUMBER, POSITIVE, TEXT, SCHEMA, SCHEMAS, SCHEMA_MAP, NAMES, VALUES, TYPES, FALSE_ALONE } shape;
-static const struct { const char *name; shape shape; } keywords[] = {
+typedef enum value_shape { NOTE, ANY_VALUE, COUNT, NUMBER, POSITIVE, TEXT, SCHEMA, SCHEMAS, SCHEMA_MAP, NAMES, VALUES, TYPES, FALSE_ALONE } value_shape;
+static const struct { const char *name; value_shape shape; } keywords[] = {
     {"type", TYPES}, {"enum", VALUES}, {"const", ANY_VALUE},
     {"properties", SCHEMA_MAP}, {"required", NAMES}, {"additionalProperties", SCHEMA},
     {"items", SCHEMA}, {"prefixItems", SCHEMAS}, {"minItems", COUNT}, {"maxItems", COUNT}, {"uniqueItems", FALSE_ALONE},
@@ -66,7 +66,7 @@ static bool all_members(const nm_json *j, bool (*fits)(const nm_json *))
 }
 
 /* NULL if the value has the keyword's shape, else what it must be. */
-static const char *misshapen(shape shape, const nm_json *j)
+static const char *misshapen(value_shape shape, const nm_json *j)
 {
     switch (shape) {
     case NOTE: case ANY_VALUE: return NULL;
@@ -253,7 +253,7 @@ static void bind_count(const nm_json *schema, const char *least, const char *mos
 /* RFC 3339 in capital letters; without leap seconds, since whether one was then is no matter of notation. */
 #define TIME "(?:[01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(?:\\.\\d{1,9})?(?:Z|[+-](?:[01]\\d|2[0-3]):[0-5]\\d)"
 #define ATOM "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
-#define LABEL "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+#define LABEL "[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 #define BYTE "(?:25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)"
 static const struct { const char *name, *pattern; } formats[] = {
     {"date", "^" DATE "$"},
@@ -390,7 +390,8 @@ static nm_err bind_record(nm_schema *s, nm_record_form *r, const conjunction *c)
 
 /* ---- Forms ---------------------------------------------------------------------------------------------------------------------------- */
 
-static void bind_types(nm_form *form, const nm_json *schema)
+/* The types that the schema's "type" names, all if it has none, and whether of numbers it means whole ones. */
+static unsigned types_of(const nm_json *schema, bool *integer)
 {
     const nm_json *type = nm_json_get(schema, "type");
     unsigned types = 0;
@@ -402,9 +403,16 @@ static void bind_types(nm_form *form, const nm_json *schema)
         whole |= !strcmp(name->string.bytes, "integer");
         any |= !strcmp(name->string.bytes, "number");
     }
-    if (!type) return;
-    form->types &= types;
-    form->number.integer |= whole && !any;
+    *integer = whole && !any;
+    return type ? types : (unsigned)NM_IS_ANY;
+}
+
+static unsigned common_types(const conjunction *c)
+{
+    unsigned types = NM_IS_ANY;
+    bool integer;
+    for (size_t m = 0; m < c->count; m++) types &= types_of(c->members[m].schema, &integer);
+    return types;
 }
 
 static nm_err add_list(nm_schema *s, nm_form *form, const nm_json *list, bool single)
@@ -420,21 +428,21 @@ static nm_err add_list(nm_schema *s, nm_form *form, const nm_json *list, bool si
 static nm_err make_form(nm_schema *s, nm_forms *out, const conjunction *c)
 {
     nm_form *form;
-    if (c->never) return NM_OK;
     if (out->count == NM_SCHEMA_FORMS)
         return nm_schema_fail(s, c->count ? c->members[0].schema : s->root, NULL, "anyOf and oneOf leave more than %d choices", NM_SCHEMA_FORMS);
     NM_TRY(NM_TAKE(s, form, 1));
-    form->types = NM_IS_ANY;
+    form->types = common_types(c);
     form->text.most = form->list.most = SIZE_MAX;
     for (size_t m = 0; m < c->count; m++) {
         const nm_json *schema = c->members[m].schema;
-        bind_types(form, schema);
+        bool integer;
+        types_of(schema, &integer);
+        form->number.integer |= integer;
         NM_TRY(add_list(s, form, nm_json_get(schema, "const"), true));
         NM_TRY(add_list(s, form, nm_json_get(schema, "enum"), false));
         NM_TRY(bind_number(s, form, schema));
         NM_TRY(bind_text(s, form, schema));
     }
-    if (!form->types) return NM_OK;
     if (form->types & NM_IS_ARRAY) NM_TRY(bind_list(s, &form->list, c));
     if (form->types & NM_IS_OBJECT) NM_TRY(bind_record(s, &form->record, c));
     NM_TRY(NM_MORE(s, out->items, out->capacity, out->count + 1));
@@ -447,29 +455,29 @@ static nm_err make_form(nm_schema *s, nm_forms *out, const conjunction *c)
 static nm_err choose(nm_schema *s, nm_forms *out, conjunction *c, int depth);
 
 /* The conjunction with alternatives of the member's anyOf or oneOf in the place of the choice. */
-static nm_err with_branch(nm_schema *s, conjunction *out, const conjunction *c, uint32_t member, unsigned choice, const nm_json *a, const nm_json *b)
+static nm_err with_branch(nm_schema *s, conjunction *out, const conjunction *c, uint32_t at, unsigned choice, const nm_json *a, const nm_json *b)
 {
     NM_TRY(copy_conjunction(s, out, c));
-    out->members[member].chosen |= choice;
-    NM_TRY(add_member(s, out, a, member));
-    return b ? add_member(s, out, b, member) : NM_OK;
+    out->members[at].chosen |= choice;
+    NM_TRY(add_member(s, out, a, at));
+    return b ? add_member(s, out, b, at) : NM_OK;
 }
 
 /* oneOf is anyOf where no two alternatives can hold at once, and only then a grammar can say it. */
-static nm_err check_apart(nm_schema *s, const conjunction *c, uint32_t member, const nm_json *branches, int depth)
+static nm_err check_apart(nm_schema *s, const conjunction *c, uint32_t at, const nm_json *branches, int depth)
 {
     for (size_t i = 0; i < branches->array.count; i++) {
         for (size_t j = 0; j < i; j++) {
             conjunction both;
             nm_forms forms = {0};
             bool empty = true;
-            NM_TRY(with_branch(s, &both, c, member, CHOSEN_ONE, &branches->array.items[j], &branches->array.items[i]));
+            NM_TRY(with_branch(s, &both, c, at, CHOSEN_ONE, &branches->array.items[j], &branches->array.items[i]));
             s->proving++;
             nm_err err = choose(s, &forms, &both, depth + 1);
             for (size_t f = 0; err == NM_OK && empty && f < forms.count; f++) err = nm_form_is_empty(s, forms.items[f], 0, &empty);
             s->proving--;
             if (err != NM_OK) return err;
-            if (!empty) return nm_schema_fail(s, c->members[member].schema, "oneOf", "alternatives %zu and %zu may hold at once: make them differ by type or by a "
+            if (!empty) return nm_schema_fail(s, c->members[at].schema, "oneOf", "alternatives %zu and %zu may hold at once: make them differ by type or by a "
                                               "const of a required property, or write anyOf", j, i);
         }
     }
@@ -480,7 +488,8 @@ static nm_err check_apart(nm_schema *s, const conjunction *c, uint32_t member, c
 static nm_err choose(nm_schema *s, nm_forms *out, conjunction *c, int depth)
 {
     NM_TRY(open_members(s, c));
-    for (uint32_t m = 0; m < c->count && !c->never; m++) {
+    if (c->never || !common_types(c)) return NM_OK;
+    for (uint32_t m = 0; m < c->count; m++) {
         for (unsigned choice = CHOSEN_ANY; choice <= CHOSEN_ONE; choice++) {
             const nm_json *branches = nm_json_get(c->members[m].schema, choice == CHOSEN_ANY ? "anyOf" : "oneOf");
             if (!branches || (c->members[m].chosen & choice)) continue;

@@ -293,6 +293,7 @@ static bool is_run(const writer *w, uint32_t state, const nm_spans **set, size_t
 
 static nm_err put_end(writer *w)
 {
+    if (w->times && w->quoted) NM_TRY(flush(w, true));
     if (w->quoted) NM_TRY(nm_str_putc(&w->s->literal, '"'));
     return flush(w, false);
 }

@@ -286,3 +286,5 @@ nm_err nm_speech_push(nm_speech *s, const char *text, size_t length, nm_speech_f
     s->at = 0;
     return NM_OK;
 }
+
+bool nm_speech_reasons(const nm_speech *speech) { return speech->state == REASONING; }

@@ -10,14 +10,37 @@
 
 static uint32_t length_of(const nm_trie *t, int32_t id) { return t->at[id + 1] - t->at[id]; }
 
+/* What is sorted: the first eight bytes decide nearly always. */
+typedef struct entry { uint64_t begin; int32_t id; } entry;
+
+static uint64_t begin_of(const nm_trie *t, int32_t id)
+{
+    uint64_t begin = 0;
+    uint32_t n = length_of(t, id);
+    for (uint32_t i = 0; i < 8; i++) begin = begin << 8 | (i < n ? (uint8_t)t->text[t->at[id] + i] : 0);
+    return begin;
+}
+
 static int by_bytes(const void *a, const void *b, void *arg)
 {
     const nm_trie *t = arg;
-    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
-    uint32_t n = length_of(t, x), m = length_of(t, y);
-    int c = memcmp(t->text + t->at[x], t->text + t->at[y], n < m ? n : m);
+    const entry *x = a, *y = b;
+    if (x->begin != y->begin) return x->begin < y->begin ? -1 : 1;
+    uint32_t n = length_of(t, x->id), m = length_of(t, y->id);
+    int c = memcmp(t->text + t->at[x->id], t->text + t->at[y->id], n < m ? n : m);
     if (c) return c;
-    return n != m ? (n > m) - (n < m) : (x > y) - (x < y);
+    return n != m ? (n > m) - (n < m) : (x->id > y->id) - (x->id < y->id);
+}
+
+static nm_err sort_tokens(nm_trie *t)
+{
+    entry *e = nm_calloc((size_t)t->n_ids, sizeof *e);
+    if (!e) return nm_fail_memory((size_t)t->n_ids * sizeof *e);
+    for (int32_t i = 0; i < t->n_ids; i++) e[i] = (entry){begin_of(t, t->ids[i]), t->ids[i]};
+    if (t->n_ids) qsort_r(e, (size_t)t->n_ids, sizeof *e, by_bytes, t);
+    for (int32_t i = 0; i < t->n_ids; i++) t->ids[i] = e[i].id;
+    nm_free(e);
+    return NM_OK;
 }
 
 /* The bytes of all tokens. */
@@ -80,7 +103,7 @@ static nm_err add_tokens(nm_trie *t)
 {
     for (int32_t i = 0; i < t->n_ids; i++)
         if (length_of(t, t->ids[i]) > t->deepest) t->deepest = length_of(t, t->ids[i]);
-    if (t->n_ids) qsort_r(t->ids, (size_t)t->n_ids, sizeof *t->ids, by_bytes, t);
+    NM_TRY(sort_tokens(t));
     NM_TRY(grow_nodes(t));
     uint32_t *open = nm_calloc(t->deepest, sizeof *open), n_open = 0;
     nm_err err = open ? NM_OK : nm_fail_memory(t->deepest * sizeof *open);
