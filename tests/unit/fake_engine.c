@@ -178,7 +178,7 @@ static void fake_answer(nm_job *job)
         while (s->steps[i].wait && !atomic_load(&job->cancelled)) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     }
     for (int32_t k = 0; k < job->n; k++) {
-        nm_answer_end a = {.index = k, .tokens = s->tokens, .reasoning_tokens = s->reasoning_tokens, .finish = s->finish};
+        nm_answer_end a = {.index = k, .tokens = s->tokens, .reasoning_tokens = s->reasoning_tokens, .finish = s->finish, .stop = s->stop};
         if (atomic_load(&job->cancelled)) a.finish = NM_FINISH_CANCELLED;
         else if (s->late) a.finish = NM_FINISH_ERROR;
         if (job->listener.answered) job->listener.answered(job->listener.arg, &a);
@@ -255,7 +255,7 @@ static void *fake_run_call(void *arg)
     for (size_t i = 0; i < c->n; i++)
         for (int32_t k = 0; k < n_embd; k++) v[i * (size_t)n_embd + (size_t)k] = k ? ldexpf(1, -k) : (float)(i + 1);
     nm_ended e = {.err = s->early, .error = s->error, .code = s->code, .prompt_tokens = s->prompt_tokens, .context = s->context};
-    nm_served served = {.model = fake_model(), .name = "fake", .context = s->context};
+    nm_served served = {.model = fake_model(), .name = "fake", .template_text = s->template_text, .context = s->context};
     if (c->embed) c->embed(c->arg, s->early ? NULL : v, c->n, n_embd, s->prompt_tokens, &e);
     else if (s->early) c->call(c->arg, NULL, nm_fail(s->early, "%s", s->error));
     else c->call(c->arg, &served, NM_OK);

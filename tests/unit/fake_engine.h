@@ -26,6 +26,8 @@ typedef struct fake_script {
     nm_err refuse;              /* nm_engine_ask itself fails so, with `error` */
     nm_err early, late;         /* it ends so before `started`, or behind the steps */
     const char *error, *code;
+    const char *stop;           /* the stop string that was met */
+    const char *template_text;  /* of its model; NULL: it has none */
     const fake_step *steps;
     size_t n_steps;
     nm_finish finish;
