@@ -43,7 +43,7 @@ typedef struct nm_openai_ask {
 /* What chat, completions and responses name alike: model, lora, sampling, stop, grammar. out is to be freed also after a failure. */
 nm_err nm_openai_ask_read(nm_openai_ask *out, const json_t *body);
 void nm_openai_ask_free(nm_openai_ask *a);
-/* {"type": "text" | "json_object" | "json_schema", ...}; `schema_in` is where the latter's "schema" stands: "json_schema" for chat, NULL for the object itself. name is for errors. */
+/* {"type": "text" | "json_object" | "json_schema", ...}; schema_in is where the latter's "schema" stands: "json_schema" for chat, NULL for the object itself. name: for errors. */
 nm_err nm_openai_read_format(nm_openai_ask *a, const json_t *format, const char *name, const char *schema_in);
 nm_err nm_openai_read_effort(nm_openai_ask *a, const json_t *object, const char *name);
 /* "max_tokens" and the like; -1 is no limit. */

@@ -413,7 +413,7 @@ static json_t *answer_message(const response *r)
     return message;
 }
 
-/* r->out holds the whole response as JSON, from `from` on. What cannot be kept for want of memory is like what was dropped since. */
+/* What cannot be kept for want of memory is like what was dropped since. */
 static void keep(response *r, const char *status, const nm_ended *e)
 {
     nm_json_out o = {0};
@@ -540,8 +540,8 @@ void nm_openai_responses(nm_exchange *x, void *context)
 
 static void not_stored(nm_exchange *x)
 {
-    nm_openai_error e = {.status = 404, .code = "not_found", .param = "response_id", .message = "no response of this id is kept: it was not stored, was dropped for newer ones, or the server "
-                         "has been started since"};
+    nm_openai_error e = {.status = 404, .code = "not_found", .param = "response_id",
+                         .message = "no response of this id is kept: it was not stored, was dropped for newer ones, or the server has been started since"};
     nm_openai_fail(x, &e);
 }
 
