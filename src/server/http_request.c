@@ -156,7 +156,7 @@ static bool check_host(nm_exchange *x)
     if (!host || header(x, "Host", 1)) refuse(x, 400, "the request must have one header Host");
     else if (!nm_guard_host(&x->http->guard, host, &valid)) {
         snprintf(message, sizeof message, valid ? "this server does not answer to the name \"%.256s\": if it should, start it with --allow-host HOST" : "the request's header Host is malformed", host);
-        refuse(x, valid ? 403 : 400, message);
+        nm_exchange_fail(x, valid ? 403 : 400, NULL, NULL, message);
     }
     return !x->answered;
 }
