@@ -1,5 +1,6 @@
-/* Owns the choice of the next token from logits: penalties, filters, temperature, draw, in the order that docs/sampling.md explains.
- * A draw depends on the settings, the logits, the tokens accepted and the number of draws before it, and on nothing else.
+/* Owns the choice of the next token from logits: bias, penalties, filters, temperature, draw, in the order that docs/sampling.md explains.
+ * A draw depends on the settings, the logits, the tokens accepted and the number of draws before it, and on nothing else. A draw within a
+ * constraint counts as one where its first token may come, and else as two; with temperature 0 as none.
  * Refuses NaN. Never sorts a vocabulary: the filters take candidates one at a time from a heap until they have enough. */
 #include <math.h>
 #include <string.h>
@@ -7,6 +8,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "generate/constraint.h"
 
 typedef struct candidate { float logit, key; int32_t id; } candidate;   /* key: what the heap orders by */
 
@@ -15,6 +17,7 @@ struct nm_sampler {
     int32_t n_vocab;
     uint64_t draws;
     candidate *candidates, *spare;      /* n_vocab each */
+    float *bias;                        /* n_vocab; NULL without */
     /* Penalties: how often each token occurs among the last ones, and these, in a ring where their number is limited. */
     int32_t *occurs;                    /* n_vocab; NULL when no penalty is on */
     int32_t *recent;
@@ -68,10 +71,32 @@ void nm_sampler_close(nm_sampler **sampler)
     if (!s) return;
     nm_free(s->candidates);
     nm_free(s->spare);
+    nm_free(s->bias);
     nm_free(s->occurs);
     nm_free(s->recent);
     nm_free(s);
     *sampler = NULL;
+}
+
+static nm_err check_bias(const nm_sampler *s, const int32_t *ids, const float *bias, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (ids[i] < 0 || ids[i] >= s->n_vocab) return nm_fail(NM_USAGE, "a bias for token %d, outside the vocabulary of %d", ids[i], s->n_vocab);
+        if (isnan(bias[i]) || bias[i] == INFINITY)
+            return nm_fail(NM_USAGE, "the bias of token %d is %g: give a number, or minus infinity to forbid it", ids[i], (double)bias[i]);
+    }
+    return NM_OK;
+}
+
+nm_err nm_sampler_bias(nm_sampler *s, const int32_t *ids, const float *bias, size_t count)
+{
+    NM_TRY(check_bias(s, ids, bias, count));
+    float *all = count ? nm_calloc((size_t)s->n_vocab, sizeof *all) : NULL;
+    if (count && !all) return nm_fail_memory((size_t)s->n_vocab * sizeof *all);
+    for (size_t i = 0; i < count; i++) all[ids[i]] += bias[i];
+    nm_free(s->bias);
+    s->bias = all;
+    return NM_OK;
 }
 
 nm_err nm_sampler_accept(nm_sampler *s, int32_t token)
@@ -131,16 +156,21 @@ static float penalised(const nm_sampler *s, int32_t id, float logit)
     return logit - (float)n * s->with.frequency_penalty - s->with.presence_penalty;
 }
 
-/* All tokens that can be drawn, in order of id. */
-static nm_err gather(nm_sampler *s, const float *logits, size_t *count)
+/* The tokens that can be drawn among the first `among` of the vocabulary, and where there is a mask among those in it, in order of id. */
+static nm_err gather(nm_sampler *s, const float *logits, const uint32_t *mask, int32_t among, size_t *count)
 {
     size_t n = 0;
-    for (int32_t id = 0; id < s->n_vocab; id++) {
-        float logit = penalised(s, id, logits[id]);
+    for (int32_t id = 0; id < among; id++) {
+        if (mask && !(mask[id / 32] >> id % 32 & 1)) {
+            if (!mask[id / 32]) id |= 31;       /* none of its word */
+            continue;
+        }
+        float logit = penalised(s, id, s->bias ? logits[id] + s->bias[id] : logits[id]);
         if (isnan(logits[id]) || isnan(logit))
             return nm_fail(NM_FAILED, "the logit of token %d is not a number: the model's weights or the computation are broken", id);
         if (logit > -INFINITY) s->candidates[n++] = (candidate){logit, logit, id};
     }
+    if (!n && mask) return nm_fail(NM_FAILED, "no token can be drawn: none that the grammar allows is in the vocabulary, or their logits are minus infinity");
     if (!n) return nm_fail(NM_FAILED, "no token can be drawn: all logits are minus infinity");
     *count = n;
     return NM_OK;
@@ -245,12 +275,13 @@ static int32_t draw(const nm_sampler *s, const candidate *c, size_t n, double un
     return last;    /* rounding left a crumb */
 }
 
-nm_err nm_sampler_draw(nm_sampler *s, const float *logits, int32_t *token)
+/* Among the candidates that `gather` finds. */
+static nm_err draw_among(nm_sampler *s, const float *logits, const uint32_t *mask, int32_t among, int32_t *token)
 {
     const nm_sampling *w = &s->with;
     candidate *c = s->candidates;
     size_t n = 0;
-    NM_TRY(gather(s, logits, &n));
+    NM_TRY(gather(s, logits, mask, among, &n));
     if (w->temperature == 0) {
         *token = best(c, n);
         return NM_OK;
@@ -260,5 +291,22 @@ nm_err nm_sampler_draw(nm_sampler *s, const float *logits, int32_t *token)
     if (w->top_p < 1) n = keep_mass(c, s->spare, n, (double)w->top_p);
     if (w->min_p > 0) n = keep_min_p(c, n, (double)w->min_p);
     *token = draw(s, c, n, nm_rng_unit(w->seed, 0, s->draws++));
+    return NM_OK;
+}
+
+nm_err nm_sampler_draw(nm_sampler *s, const float *logits, int32_t *token) { return draw_among(s, logits, NULL, s->n_vocab, token); }
+
+/* A token that may come has the same chance in the first draw as among its like; so a second draw among those, where the first one's may not come, is
+ * what drawing again and again would end with. With filters the second one's apply to what may come, which the first one's may all have left out. */
+nm_err nm_sampler_draw_within(nm_sampler *s, const float *logits, nm_constraint *constraint, int32_t *token)
+{
+    const uint32_t *mask;
+    int32_t count, drawn;
+    NM_TRY(nm_sampler_draw(s, logits, &drawn));
+    if (!nm_constraint_allows(constraint, drawn)) {
+        NM_TRY(nm_constraint_view(constraint, &mask, &count));
+        NM_TRY(draw_among(s, logits, mask, count < s->n_vocab ? count : s->n_vocab, &drawn));
+    }
+    *token = drawn;
     return NM_OK;
 }

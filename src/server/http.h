@@ -45,7 +45,6 @@ int nm_http_port(const nm_http *http);
 void nm_http_quiesce(nm_http *http);
 /* Ends everything. Handlers' answers that still come are dropped. */
 void nm_http_close(nm_http **http);
-/* Ends connections' wait for each client that has gone (closed or reset its side): their exchanges' `gone` becomes true. Called by a thread of http.c's own, every 20 ms. */
 
 /* ---- The request. Valid while x is held. ---- */
 const char *nm_exchange_method(const nm_exchange *x);

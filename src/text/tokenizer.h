@@ -2,6 +2,7 @@
 #ifndef NM_TEXT_TOKENIZER_H
 #define NM_TEXT_TOKENIZER_H
 
+#include "base/str.h"
 #include "format/gguf.h"
 #include "nomoat.h"
 
@@ -19,5 +20,10 @@ nm_err nm_tokenize_starts(const nm_tokenizer *tokenizer, const char *text, size_
 /* nm_tokenize that also counts its steps (look-ups, heap moves), for tests that hold it to n log n. steps may be NULL. */
 nm_err nm_tokenize_counted(const nm_tokenizer *tokenizer, const char *text, size_t length, unsigned flags, int32_t **ids, size_t *count,
                            uint64_t *steps);
+
+/* Appends the bytes that a token of the vocabulary shows behind other tokens: none for special ones. Not for WordPiece. */
+nm_err nm_token_bytes(const nm_tokenizer *tokenizer, int32_t id, nm_str *out);
+/* Whether nm_detokenize leaves out a space at the beginning. */
+bool nm_tokenizer_drops_space(const nm_tokenizer *tokenizer);
 
 #endif

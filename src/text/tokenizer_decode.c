@@ -54,6 +54,28 @@ static nm_err put_word(nm_str *out, const nm_tokenizer *t, const char *s, size_t
     return nm_str_append(out, s + mark, length - mark);
 }
 
+static bool is_special(const nm_tokenizer *t, int32_t id)
+{
+    nm_token_type type = t->type[id];
+    return type == NM_TOKEN_CONTROL || type == NM_TOKEN_UNKNOWN || type == NM_TOKEN_UNUSED;
+}
+
+/* A token that is not special, as it stands behind others; not of WordPiece. */
+static nm_err put_plain(nm_str *out, const nm_tokenizer *t, int32_t id)
+{
+    const char *s = nm_vocab_text(t, id);
+    size_t length = nm_vocab_length(t, id);
+    if (t->kind != NM_VOCAB_BYTES) return put_spm(out, s, length);
+    return t->type[id] == NM_TOKEN_USER ? nm_str_append(out, s, length) : put_bytes(out, s, length);
+}
+
+nm_err nm_token_bytes(const nm_tokenizer *t, int32_t id, nm_str *out)
+{
+    return is_special(t, id) ? NM_OK : put_plain(out, t, id);
+}
+
+bool nm_tokenizer_drops_space(const nm_tokenizer *t) { return t->kind == NM_VOCAB_SPM && t->add_space; }
+
 /* Appends what a token shows. */
 static nm_err put_token(nm_decoder *d, int32_t id)
 {
@@ -61,16 +83,14 @@ static nm_err put_token(nm_decoder *d, int32_t id)
     if (id < 0 || id >= t->n) return nm_fail(NM_USAGE, "token %d is outside the vocabulary of %d tokens", (int)id, (int)t->n);
     const char *s = nm_vocab_text(t, id);
     size_t length = nm_vocab_length(t, id), before = d->text.length;
-    nm_token_type type = t->type[id];
-    bool special = type == NM_TOKEN_CONTROL || type == NM_TOKEN_UNKNOWN || type == NM_TOKEN_UNUSED;
+    bool special = is_special(t, id);
     if (special && !(d->flags & NM_TEXT_SPECIAL)) return NM_OK;
     if (t->kind == NM_VOCAB_WORDPIECE) NM_TRY(put_word(&d->text, t, s, length, !d->begun));
-    else if (special || (t->kind == NM_VOCAB_BYTES && type == NM_TOKEN_USER)) NM_TRY(nm_str_append(&d->text, s, length));
-    else if (t->kind == NM_VOCAB_BYTES) NM_TRY(put_bytes(&d->text, s, length));
-    else NM_TRY(put_spm(&d->text, s, length));
+    else if (special) NM_TRY(nm_str_append(&d->text, s, length));
+    else NM_TRY(put_plain(&d->text, t, id));
     if (d->text.length == before) return NM_OK;
     /* The space that the encoder put before the text. */
-    if (!d->begun && !special && t->kind == NM_VOCAB_SPM && t->add_space && d->text.data[before] == ' ') {
+    if (!d->begun && !special && nm_tokenizer_drops_space(t) && d->text.data[before] == ' ') {
         memmove(d->text.data + before, d->text.data + before + 1, d->text.length - before);
         d->text.length--;
     }

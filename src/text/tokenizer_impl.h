@@ -2,9 +2,12 @@
 #ifndef NM_TEXT_TOKENIZER_IMPL_H
 #define NM_TEXT_TOKENIZER_IMPL_H
 
+#include <stdatomic.h>
+
 #include "base/str.h"
 #include "text/pretokenize.h"
 #include "text/tokenizer.h"
+#include "text/trie.h"
 
 #define NM_SPM_SPACE "\xe2\x96\x81"     /* U+2581, how SentencePiece writes a space */
 #define NM_REPLACEMENT "\xef\xbf\xbd"   /* U+FFFD */
@@ -47,6 +50,7 @@ struct nm_tokenizer {
     int32_t added_from[257];            /* by first byte */
     int32_t bos, eos, pad, unk, sep;
     bool add_bos, add_eos, add_sep, add_space, squeeze_spaces;
+    _Atomic(nm_trie *) *trie;           /* made when first asked for (trie.c); holds NULL until then */
     bool hash_words;                    /* WordPiece: "##" marks the parts that continue a word; else U+2581 those that begin one */
 };
 
@@ -86,6 +90,8 @@ typedef struct nm_encoder {
     const char *text;                   /* that symbols point into */
     int32_t *ids;
     size_t n_ids, ids_capacity;
+    const size_t *guards;               /* pairs of places, n_guards: within them no special token is read */
+    size_t n_guards;
     bool want_starts;
     uint32_t *starts;                   /* per id, its first byte in the whole text; kept only if wanted, as is what follows */
     size_t starts_capacity;
