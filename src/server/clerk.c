@@ -9,7 +9,7 @@
 /* ---- What may come out ------------------------------------------------------------------------------------------------------- */
 
 /* GBNF of what a tool_choice demands, or NULL where it demands nothing. */
-static nm_err tool_grammar(const nm_job *j, char **gbnf, size_t *length)
+static nm_err tool_grammar(nm_job *j, char **gbnf, size_t *length)
 {
     const char *word = json_string_value(j->ask.tool_choice), *name = NULL;
     const json_t *function = json_object_get(j->ask.tool_choice, "function");
