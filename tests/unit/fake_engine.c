@@ -291,3 +291,5 @@ nm_err nm_engine_embed(nm_engine *engine, const char *model, const char *const *
 }
 
 json_t *nm_engine_models(nm_engine *engine) { return fake.models ? json_deep_copy(fake.models) : json_array(); }
+
+const char *nm_engine_first(const nm_engine *engine) { return "fake"; }
