@@ -19,7 +19,7 @@ static nm_err tool_grammar(const nm_job *j, char **gbnf, size_t *length)
     if (!j->variant->template_text) return nm_fail(NM_USAGE, "%s has no chat template: it cannot call tools", j->variant->name);
     char *tools = json_dumps(j->ask.tools, JSON_COMPACT);
     if (!tools) return nm_fail_memory(0);
-    nm_err err = nm_speech_grammar(gbnf, length, j->variant->template_text, tools, name, j->ask.one_call || name);
+    nm_err err = nm_speech_grammar(gbnf, length, j->variant->template_text, tools, name, j->ask.one_call || name, j->reasoning_open);
     free(tools);
     return err;
 }
@@ -118,9 +118,9 @@ static nm_err make_ready(nm_job *j, const char **code)
     NM_TRY(fill_empty(j));
     NM_TRY(choose_limits(j, code));
     NM_TRY(choose_sampling(j));
+    j->reasoning_open = j->ask.messages && j->prompt && nm_speech_reasoning_open(j->prompt, j->prompt_length);
     NM_TRY(open_grammar(j));
     if (j->ask.echo_logprobs) NM_TRY(make_echo(j));
-    j->reasoning_open = j->ask.messages && j->prompt && nm_speech_reasoning_open(j->prompt, j->prompt_length);
     return NM_OK;
 }
 
