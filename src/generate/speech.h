@@ -31,7 +31,7 @@ typedef struct nm_family {
     const char *begin, *call, *between, *end;
     bool whole;                     /* only where an answer, reasoning apart, begins with it */
     bool harmony;                   /* read by speech_harmony.c; the shapes are for grammars */
-    bool alone;                     /* one call an answer */
+    bool alone;                     /* grammars admit one call an answer */
     bool short_ids;                 /* ids of nine letters and digits */
 } nm_family;
 

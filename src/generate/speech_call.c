@@ -419,7 +419,6 @@ static nm_fit another(nm_speech *s, const char *text, size_t length)
 {
     const char *between = s->caller.row->between;
     size_t used;
-    if (s->caller.row->alone) return NM_FIT_FAIL;
     nm_fit fit = nm_shape_fit(&between, text, length, &used);
     if (fit == NM_FIT_DONE) fit = lead_fit(s->caller.row->call, text + used, length - used);
     if (fit != NM_FIT_DONE) return fit;

@@ -18,6 +18,13 @@ bool nm_harmony_is_mark(const char *text)
     return false;
 }
 
+static size_t leading_space(const char *text, size_t length)
+{
+    size_t n = 0;
+    while (n < length && nm_speech_space(text[n])) n++;
+    return n;
+}
+
 /* The offset of the first mark, or of what may yet become one; *mark: which, or -1. */
 static size_t find(const char *text, size_t length, int *mark)
 {
@@ -57,7 +64,7 @@ static void open_body(nm_speech *s, const char *header, size_t length)
     const nm_json *tool = recipient(s, header, length);
     *c = (nm_caller){.row = s->rows[0], .tool = tool, .value = c->value};
     s->channel = tool ? ARGUMENTS : has(header, length, "analysis") ? THOUGHT : PLAIN;
-    s->skip_space = !tool;
+    s->skip_space = false;
     s->state = BODY;
 }
 
@@ -85,9 +92,8 @@ static bool header_step(nm_speech *s, bool end)
 static bool fresh_step(nm_speech *s, bool end)
 {
     const char *text = nm_speech_text(s);
-    size_t length = nm_speech_left(s), space = 0;
+    size_t length = nm_speech_left(s), space = leading_space(text, length);
     int mark;
-    while (space < length && nm_speech_space(text[space])) space++;
     size_t at = find(text + space, length - space, &mark);
     if (space == length || (!at && mark < 0)) {
         if (!end) return false;
@@ -101,29 +107,39 @@ static bool fresh_step(nm_speech *s, bool end)
     return true;
 }
 
-/* Arguments go out as far as they are JSON. Returns the bytes done with. */
+/* Arguments go out as far as they are JSON; what follows them in the message is content, if it is more than white space. Returns the bytes done with. */
 static size_t give_arguments(nm_speech *s, size_t length)
 {
     nm_caller *c = &s->caller;
-    size_t before = s->at, all = s->held.length, space = 0;
-    const char *text = nm_speech_text(s);
-    while (space < length && nm_speech_space(text[space]) && (!c->opened || c->ended)) space++;
+    size_t before = s->at, all = s->held.length, space = c->opened ? 0 : leading_space(nm_speech_text(s), length);
     nm_speech_take(s, NM_SPEECH_MARK, space);
-    if (space == length || c->ended || (!c->opened && text[space] != '{')) return space;
-    nm_caller_commit(s);
-    s->held.length = before + length;       /* what is behind belongs to the next mark */
-    c->pos = 0;
-    c->ended = nm_value_json(s, nm_caller_arguments) != NM_FIT_MORE;
-    s->held.length = all;
-    s->at += c->pos;
+    if (space == length) return space;
+    if (c->opened || *nm_speech_text(s) == '{') {
+        nm_caller_commit(s);
+        s->held.length = before + length;       /* what is behind belongs to the next mark */
+        c->pos = 0;
+        c->ended = nm_value_json(s, nm_caller_arguments) != NM_FIT_MORE;
+        s->held.length = all;
+        s->at += c->pos;
+    } else {
+        c->ended = true;
+    }
+    if (c->ended) {
+        s->channel = PLAIN;
+        s->skip_space = true;
+    }
     return s->at - before;
 }
 
-/* What follows the arguments is content, if it is more than white space. */
 static void give_body(nm_speech *s, size_t length)
 {
     if (s->channel == ARGUMENTS) length -= give_arguments(s, length);
-    if (s->channel == ARGUMENTS && s->caller.ended && length) length -= give_arguments(s, length);
+    if (s->skip_space) {
+        size_t space = leading_space(nm_speech_text(s), length);
+        nm_speech_take(s, NM_SPEECH_MARK, space);
+        s->skip_space = space == length;
+        length -= space;
+    }
     nm_speech_take(s, s->channel == THOUGHT ? NM_SPEECH_REASONING : NM_SPEECH_CONTENT, length);
 }
 

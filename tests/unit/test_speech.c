@@ -206,6 +206,7 @@ static void test_llama(void **state)
     (void)state;
     static const char json[] = "ipython {\"name\": function name, \"parameters\": dictionary}", python[] = "[func_name1(params_name1=params_value1)]";
     family(json, "{\"name\": \"get_weather\", \"parameters\": {\"city\": \"Paris\"}}", "0:get_weather{\"city\": \"Paris\"}");
+    family(json, "{\"name\": \"now\", \"parameters\": {}}; {\"name\": \"now\", \"parameters\": {}}", "0:now{}1:now{}");
     family(json, "\n {\"type\": \"function\", \"function\": \"now\", \"parameters\": {}}", "0:now{}");
     family(json, "<|python_tag|>{\"name\": \"now\", \"parameters\": {}}; {\"name\": \"now\", \"parameters\": {}}", "0:now{}1:now{}");
     family(json, "{\"name\": \"Bob\", \"age\": 3}", "c({\"name\": \"Bob\", \"age\": 3})");
