@@ -34,14 +34,16 @@ static int dial(void)
     return fd;
 }
 
+/* Without memory of the library's, which may be failing on purpose. */
 static void say(int fd, const char *method, const char *path, const char *body)
 {
-    nm_str s = {0};
-    nm_str_printf(&s, "%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n", method, path);
-    if (body) nm_str_printf(&s, "Content-Type: application/json\r\nContent-Length: %zu\r\n", strlen(body));
-    nm_str_printf(&s, "\r\n%s", body ? body : "");
-    assert_int_equal(send(fd, s.data, s.length, MSG_NOSIGNAL), (ssize_t)s.length);
-    nm_str_free(&s);
+    char head[512];
+    size_t n = body ? strlen(body) : 0;
+    int used = snprintf(head, sizeof head, "%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n", method, path);
+    if (body) used += snprintf(head + used, sizeof head - (size_t)used, "Content-Type: application/json\r\nContent-Length: %zu\r\n", n);
+    used += snprintf(head + used, sizeof head - (size_t)used, "\r\n");
+    assert_int_equal(send(fd, head, (size_t)used, MSG_NOSIGNAL), used);
+    assert_int_equal(send(fd, body, n, MSG_NOSIGNAL), (ssize_t)n);
 }
 
 /* Puts chunks together in place. */
@@ -771,6 +773,36 @@ static void test_leaving_storm(void **state)
            CHUNK(0, "{\"content\":\"b\"}", "null") CHUNK(0, "{\"content\":\"c\"}", "null") CHUNK(0, "{}", "\"stop\"") "data: [DONE]\n\n");
 }
 
+/* Each allocation fails in turn, from one on: what comes is an answer, an error, or an end; never a crash, a hang, or work that goes on. */
+static void test_failing_memory(void **state)
+{
+    static const char *const bodies[][2] = {{CHAT, "{\"stream\":true," HI "," TOOLS "}"}, {CHAT, "{" HI ",\"logprobs\":true,\"stop\":\"x\",\"logit_bias\":{\"1\":1}}"},
+        {"/v1/completions", "{\"prompt\":[[5],[6]],\"echo\":true,\"logprobs\":1}"}, {"/v1/completions", "{\"prompt\":\"a\",\"stream\":true}"},
+        {"/v1/responses", "{\"input\":\"a\",\"stream\":true}"}, {"/v1/responses", "{\"input\":\"a\",\"instructions\":\"b\"}"}, {"/v1/embeddings", "{\"input\":[5,6]}"}};
+    for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++) {
+        bool whole = false;
+        for (int64_t k = 0; !whole && k < 2000; k++) {
+            fake_reset();
+            fake.script = i == 0 ? SCRIPT(calls) : i == 1 || i == 2 ? SCRIPT(probable) : SCRIPT(turn_steps);
+            int fd = dial();
+            usleep(200);        /* the connection itself is HTTP's own */
+            nm_mem_fail_after(k);
+            say(fd, "POST", bodies[i][0], bodies[i][1]);
+            char part[65536] = "";
+            size_t n = 0;
+            for (ssize_t more; n < sizeof part - 1 && (more = recv(fd, part + n, sizeof part - 1 - n, 0)) > 0;) n += (size_t)more;
+            close(fd);
+            bool idle = fake_idle();
+            nm_mem_fail_after(-1);
+            if (!idle) fail_msg("%s with allocation %lld failing: the work goes on", bodies[i][0], (long long)k);
+            whole = strstr(part, "HTTP/1.1 200") && !strstr(part, "\"error\":{");
+            if (whole && strstr(bodies[i][1], "\"stream\"")) whole = strstr(part, "[DONE]") || strstr(part, "response.completed");
+        }
+        assert_true(whole);
+    }
+    nm_openai_store_clear();
+}
+
 static int begin(void **state)
 {
     static const nm_route *const tables[] = {nm_routes_openai, NULL};
@@ -794,7 +826,7 @@ int main(void)
         cmocka_unit_test(test_messages), cmocka_unit_test(test_refusals), cmocka_unit_test(test_engine_errors), cmocka_unit_test(test_late_errors), cmocka_unit_test(test_gone),
         cmocka_unit_test(test_completions), cmocka_unit_test(test_many_prompts), cmocka_unit_test(test_one_prompt_fails), cmocka_unit_test(test_text_logprobs),
         cmocka_unit_test(test_embeddings), cmocka_unit_test(test_responses), cmocka_unit_test(test_responses_stream), cmocka_unit_test(test_responses_input),
-        cmocka_unit_test(test_responses_logprobs), cmocka_unit_test(test_responses_store), cmocka_unit_test(test_store_bound), cmocka_unit_test(test_leaving_storm),
+        cmocka_unit_test(test_responses_logprobs), cmocka_unit_test(test_responses_store), cmocka_unit_test(test_store_bound), cmocka_unit_test(test_leaving_storm), cmocka_unit_test(test_failing_memory),
     };
     return cmocka_run_group_tests_name("openai", tests, begin, end);
 }
