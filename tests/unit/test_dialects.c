@@ -45,20 +45,6 @@ nm_err nm_engine_add_adapter(nm_engine *engine, const char *name, const char *pa
 
 nm_err nm_engine_remove_adapter(nm_engine *engine, const char *name) { return strcmp(name, "a") ? nm_fail(NM_NOT_FOUND, "there is no adapter %s", name) : NM_OK; }
 
-/* The roles and texts of all messages, and as many tokens as there are messages. */
-nm_err nm_served_prompt(const nm_served *served, const nm_ask *ask, char **text, size_t *length, int32_t **ids, size_t *count)
-{
-    nm_str s = {0};
-    for (size_t i = 0; i < json_array_size(ask->messages); i++) {
-        const json_t *m = json_array_get(ask->messages, i);
-        nm_str_printf(&s, "<%s>%s", json_string_value(json_object_get(m, "role")), json_string_value(json_object_get(m, "content")));
-    }
-    *count = json_array_size(ask->messages);
-    *ids = nm_calloc(*count, sizeof **ids);
-    *text = nm_str_take(&s, length);
-    return NM_OK;
-}
-
 void nm_page_index(nm_exchange *x, void *context) { nm_exchange_reply(x, 200, "text/html", "page", 4); }
 
 /* ---- A server, and a client of it -------------------------------------------------------------------------------------------------------- */
