@@ -41,10 +41,10 @@ static nm_err add_found(json_t *list, sqlite3_stmt *st)
     json_array_foreach(list, i, other)
         if (sqlite3_column_count(st) > 3 && !strcmp(json_string_value(json_object_get(other, "id")), nm_sql_text(st, 0))) return NM_OK;
     json_t *chat = json_object();
-    nm_err err = nm_json_put(list, NULL, chat);
+    nm_err err = nm_sql_put(list, NULL, chat);
     static const char *const names[] = {"id", "title", "updated", "snippet"};
     for (int k = 0; k < sqlite3_column_count(st) && err == NM_OK; k++)
-        if (sqlite3_column_type(st, k) != SQLITE_NULL) err = nm_json_put(chat, names[k], nm_sql_json(st, k));
+        if (sqlite3_column_type(st, k) != SQLITE_NULL) err = nm_sql_put(chat, names[k], nm_sql_json(st, k));
     return err;
 }
 
@@ -140,7 +140,7 @@ nm_err nm_chats_list(nm_chats *c, const char *search, json_t **out)
 {
     if (search && strlen(search) > TITLE_LONGEST) return nm_fail(NM_USAGE, "the search is too long: give at most %d bytes", TITLE_LONGEST);
     json_t *object = json_object(), *list = json_array();
-    nm_err err = nm_json_put(object, "chats", list);
+    nm_err err = nm_sql_put(object, "chats", list);
     if (err == NM_OK) err = search && *search ? search_chats(c, search, list) : all_chats(c, list);
     if (err == NM_OK) *out = object;
     else json_decref(object);
@@ -156,8 +156,8 @@ static nm_err get_head(nm_chats *c, int64_t n, json_t *chat)
     bool row;
     NM_TRY(nm_sql(c, &st, "SELECT id, title, model, system, leaf, created, updated, settings FROM chat WHERE n = ?1", "i", n));
     NM_TRY(nm_sql_step(c, st, &row));
-    nm_err err = row ? nm_json_put(chat, "settings", nm_sql_parsed(st, 7)) : NM_OK;
-    for (int k = 0; row && k < 7 && err == NM_OK; k++) err = nm_json_put(chat, names[k], nm_sql_json(st, k));
+    nm_err err = row ? nm_sql_put(chat, "settings", nm_sql_parsed(st, 7)) : NM_OK;
+    for (int k = 0; row && k < 7 && err == NM_OK; k++) err = nm_sql_put(chat, names[k], nm_sql_json(st, k));
     nm_sql_done(st);
     return err;
 }
@@ -166,9 +166,9 @@ static nm_err add_message(json_t *list, sqlite3_stmt *st)
 {
     static const char *const names[] = {"id", "parent", "role", "content", "reasoning", "model", "rating", "corrects", "created"};
     json_t *message = json_object();
-    NM_TRY(nm_json_put(list, NULL, message));
-    for (int k = 0; k < 9; k++) NM_TRY(nm_json_put(message, names[k], nm_sql_json(st, k)));
-    return nm_json_put(message, "extra", nm_sql_parsed(st, 9));
+    NM_TRY(nm_sql_put(list, NULL, message));
+    for (int k = 0; k < 9; k++) NM_TRY(nm_sql_put(message, names[k], nm_sql_json(st, k)));
+    return nm_sql_put(message, "extra", nm_sql_parsed(st, 9));
 }
 
 static nm_err get_messages(nm_chats *c, int64_t n, json_t *list)
@@ -190,7 +190,7 @@ nm_err nm_chats_get(nm_chats *c, const char *id, json_t **out)
     int64_t n;
     NM_TRY(chat_number(c, id, &n));
     json_t *chat = json_object(), *messages = json_array();
-    nm_err err = nm_json_put(chat, "messages", messages);
+    nm_err err = nm_sql_put(chat, "messages", messages);
     if (err == NM_OK) err = get_head(c, n, chat);
     if (err == NM_OK) err = get_messages(c, n, messages);
     if (err == NM_OK) *out = chat;
@@ -213,7 +213,7 @@ static nm_err object_text(const json_t *object, const char *name, nm_str *text)
 {
     json_t *value = NULL;
     NM_TRY(nm_field_object(object, name, &value));
-    return value ? nm_json_text(value, text) : NM_OK;
+    return value ? nm_chats_text(value, text) : NM_OK;
 }
 
 static nm_err put_head(nm_chats *c, const char *id, const json_t *chat)

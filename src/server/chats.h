@@ -43,6 +43,6 @@ nm_err nm_chats_counts(nm_chats *c, json_t **out);
 nm_err nm_chats_export(nm_chats *c, const char *what, const char *chat, nm_str *out);
 
 /* The JSON's text; *out is to be freed by nm_str_free. */
-nm_err nm_json_text(const json_t *json, nm_str *out);
+nm_err nm_chats_text(const json_t *json, nm_str *out);
 
 #endif

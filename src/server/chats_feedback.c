@@ -16,17 +16,17 @@ static nm_err add_persona(json_t *list, sqlite3_stmt *st)
 {
     static const char *const names[] = {"name", "model", "system"};
     json_t *persona = json_object();
-    NM_TRY(nm_json_put(list, NULL, persona));
-    for (int k = 0; k < 3; k++) NM_TRY(nm_json_put(persona, names[k], nm_sql_json(st, k)));
-    return nm_json_put(persona, "settings", nm_sql_parsed(st, 3));
+    NM_TRY(nm_sql_put(list, NULL, persona));
+    for (int k = 0; k < 3; k++) NM_TRY(nm_sql_put(persona, names[k], nm_sql_json(st, k)));
+    return nm_sql_put(persona, "settings", nm_sql_parsed(st, 3));
 }
 
 static nm_err add_vote_row(json_t *list, sqlite3_stmt *st)
 {
     static const char *const names[] = {"a", "b", "a_wins", "b_wins", "equal"};
     json_t *row = json_object();
-    NM_TRY(nm_json_put(list, NULL, row));
-    for (int k = 0; k < 5; k++) NM_TRY(nm_json_put(row, names[k], nm_sql_json(st, k)));
+    NM_TRY(nm_sql_put(list, NULL, row));
+    for (int k = 0; k < 5; k++) NM_TRY(nm_sql_put(row, names[k], nm_sql_json(st, k)));
     return NM_OK;
 }
 
@@ -48,7 +48,7 @@ static nm_err rows_object(nm_chats *c, const char *sql, const char *name, nm_err
     sqlite3_stmt *st;
     NM_TRY(nm_sql(c, &st, sql, ""));
     json_t *object = json_object(), *list = json_array();
-    nm_err err = nm_json_put(object, name, list);
+    nm_err err = nm_sql_put(object, name, list);
     if (err == NM_OK) err = add_rows(c, st, list, add);
     if (err == NM_OK) *out = object;
     else json_decref(object);
@@ -69,7 +69,7 @@ nm_err nm_chats_put_persona(nm_chats *c, const char *name, const json_t *persona
     NM_TRY(nm_field_text(persona, "model", &model));
     NM_TRY(nm_field_text(persona, "system", &system));
     NM_TRY(nm_field_object(persona, "settings", &settings));
-    if (settings) NM_TRY(nm_json_text(settings, &text));
+    if (settings) NM_TRY(nm_chats_text(settings, &text));
     sqlite3_stmt *st;
     nm_err err = nm_sql(c, &st, "INSERT OR REPLACE INTO persona (name, model, system, settings) VALUES (?1, ?2, ?3, ?4)",
         "ssss", name, model, system, text.data ? text.data : "{}");
@@ -113,7 +113,7 @@ static nm_err store_vote(nm_chats *c, const json_t *vote, const json_t *messages
     nm_str text = {0};
     NM_TRY(read_answer(vote, "a", &a, &a_text));
     NM_TRY(read_answer(vote, "b", &b, &b_text));
-    NM_TRY(nm_json_text(messages, &text));
+    NM_TRY(nm_chats_text(messages, &text));
     sqlite3_stmt *st;
     nm_err err = nm_sql(c, &st, "INSERT INTO vote (messages, a_model, a_content, b_model, b_content, choice, created) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         "ssssssi", text.data, a, a_text, b, b_text, choice, (int64_t)time(NULL) * 1000);
@@ -161,7 +161,7 @@ nm_err nm_chats_counts(nm_chats *c, json_t **out)
     NM_TRY(nm_sql_step(c, st, &row));
     json_t *object = json_object();
     nm_err err = object ? NM_OK : nm_fail_memory(0);
-    for (int k = 0; k < 5 && err == NM_OK; k++) err = nm_json_put(object, names[k], nm_sql_json(st, k));
+    for (int k = 0; k < 5 && err == NM_OK; k++) err = nm_sql_put(object, names[k], nm_sql_json(st, k));
     nm_sql_done(st);
     if (err == NM_OK) *out = object;
     else json_decref(object);

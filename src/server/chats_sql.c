@@ -220,7 +220,7 @@ json_t *nm_sql_parsed(sqlite3_stmt *statement, int column)
     return value ? value : json_null();
 }
 
-nm_err nm_json_put(json_t *into, const char *key, json_t *value)
+nm_err nm_sql_put(json_t *into, const char *key, json_t *value)
 {
     int rc = key ? json_object_set_new(into, key, value) : json_array_append_new(into, value);
     return rc ? nm_fail_memory(0) : NM_OK;
@@ -228,7 +228,7 @@ nm_err nm_json_put(json_t *into, const char *key, json_t *value)
 
 static int to_str(const char *bytes, size_t length, void *arg) { return nm_str_append(arg, bytes, length) == NM_OK ? 0 : -1; }
 
-nm_err nm_json_text(const json_t *json, nm_str *out)
+nm_err nm_chats_text(const json_t *json, nm_str *out)
 {
     if (!json_dump_callback(json, to_str, out, JSON_COMPACT | JSON_ENCODE_ANY)) return NM_OK;
     nm_str_free(out);

@@ -39,6 +39,6 @@ json_t *nm_sql_json(sqlite3_stmt *statement, int column);
 json_t *nm_sql_parsed(sqlite3_stmt *statement, int column);
 const char *nm_sql_text(sqlite3_stmt *statement, int column);   /* "" for null; until the next step */
 /* Takes the value over, and puts it into the object or at the end of the array (key NULL). NM_NO_MEMORY, also for a value that is NULL. */
-nm_err nm_json_put(json_t *into, const char *key, json_t *value);
+nm_err nm_sql_put(json_t *into, const char *key, json_t *value);
 
 #endif

@@ -9,7 +9,7 @@
 /* ---- What may come out ------------------------------------------------------------------------------------------------------- */
 
 /* GBNF of what a tool_choice demands, or NULL where it demands nothing. */
-static nm_err tool_grammar(const nm_job *j, char **gbnf, size_t *length)
+static nm_err tool_grammar(nm_job *j, char **gbnf, size_t *length)
 {
     const char *word = json_string_value(j->ask.tool_choice), *name = NULL;
     const json_t *function = json_object_get(j->ask.tool_choice, "function");
@@ -20,6 +20,7 @@ static nm_err tool_grammar(const nm_job *j, char **gbnf, size_t *length)
     char *tools = json_dumps(j->ask.tools, JSON_COMPACT);
     if (!tools) return nm_fail_memory(0);
     nm_err err = nm_speech_grammar(gbnf, length, j->variant->template_text, tools, name, j->ask.one_call || name, j->reasoning_open);
+    j->binds_reasoning = true;
     free(tools);
     return err;
 }
@@ -42,7 +43,6 @@ static nm_err open_grammar(nm_job *j)
     if (j->ask.schema) err = schema_grammar(j->ask.schema, &gbnf, &length);
     else if (j->ask.json) err = nm_schema_grammar(&gbnf, &length, NULL, 0);
     else err = tool_grammar(j, &gbnf, &length);
-    j->grammar_reasons = gbnf && !j->ask.schema && !j->ask.json;
     if (err == NM_OK && gbnf) err = nm_grammar_open(&j->grammar, gbnf, length);
     nm_free(gbnf);
     return err;
@@ -121,8 +121,7 @@ static nm_err make_ready(nm_job *j, const char **code)
     NM_TRY(choose_sampling(j));
     j->reasoning_open = j->ask.messages && j->prompt && nm_speech_reasoning_open(j->prompt, j->prompt_length);
     NM_TRY(open_grammar(j));
-    if (j->ask.echo_logprobs) NM_TRY(make_echo(j));
-    return NM_OK;
+    return j->ask.echo_logprobs ? make_echo(j) : NM_OK;
 }
 
 /* ---- The thread ------------------------------------------------------------------------------------------------------------------- */

@@ -35,7 +35,7 @@ static void reply(nm_exchange *x, const answer *a)
         nm_exchange_reply(x, 200, "application/jsonl; charset=utf-8", a->lines.data, a->lines.length);
         return;
     }
-    nm_err err = a->json ? nm_json_text(a->json, &text) : nm_str_puts(&text, "{}");
+    nm_err err = a->json ? nm_chats_text(a->json, &text) : nm_str_puts(&text, "{}");
     if (err == NM_OK) nm_exchange_reply(x, 200, "application/json", text.data, text.length);
     else nm_exchange_fail_err(x, err);
     nm_str_free(&text);

@@ -97,7 +97,7 @@ struct nm_job {
     int32_t *ids;                   /* of the prompt */
     size_t n_ids;
     bool reasoning_open;
-    bool grammar_reasons;           /* the grammar is of calls, and begins with reasoning */
+    bool binds_reasoning;           /* the grammar is of the whole answer, reasoning included */
     nm_sampling sampling;
     int32_t most;                   /* tokens of an answer at most */
     int32_t limit;                  /* tokens of prompt and answer at most */

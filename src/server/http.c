@@ -1,5 +1,6 @@
 /* The listening server: opens and closes, and watches for clients that left or are too slow to ask. Requests are http_request.c's, answers http_exchange.c's. */
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -105,10 +106,19 @@ static nm_err copy_options(nm_http *http, const nm_http_options *o)
 /* Targets are decoded here, once, and not by libmicrohttpd. */
 static size_t as_it_is(void *arg, struct MHD_Connection *connection, char *text) { return strlen(text); }
 
+/* As it is at run time: one name of the library covers both. */
+static bool is_lenient(void)
+{
+    int major = 0, minor = 0, patch = 0;
+    return sscanf(MHD_get_version(), "%d.%d.%d", &major, &minor, &patch) == 3 && major == 0 && minor == 9 && patch < 77;
+}
+
+/* With poll rather than epoll, whose edges libmicrohttpd 0.9.75 loses where the end of what a client sends comes together with a request: such a connection would stay open. */
 static nm_err start_daemon(nm_http *http)
 {
-    http->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_INTERNAL_POLLING_THREAD | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, &nm_http_on_call, http,
+    http->daemon = MHD_start_daemon(MHD_USE_POLL | MHD_USE_INTERNAL_POLLING_THREAD | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, &nm_http_on_call, http,
         MHD_OPTION_LISTEN_SOCKET, http->listen_fd,
+        MHD_OPTION_STRICT_FOR_CLIENT, http->lenient ? 0 : 1,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)http->most_connections,
         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)http->idle_seconds,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)NM_HTTP_POOL,
@@ -151,6 +161,7 @@ nm_err nm_http_open(nm_http **out, const nm_http_options *options)
     if (!http) return nm_fail_memory(sizeof *http);
     http->listen_fd = -1;
     atomic_init(&http->closing, false);
+    http->lenient = is_lenient();
     init_locks(http);
     nm_err err = copy_options(http, options);
     if (err == NM_OK) err = nm_http_listen(&http->listen_fd, &http->port, options->host, options->port, http->guard.key != NULL);

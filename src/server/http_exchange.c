@@ -287,13 +287,14 @@ static void release_stream(void *exchange)
 }
 
 /* The body is handed over: libmicrohttpd frees it. */
-static struct MHD_Response *whole(nm_exchange *x)
+static struct MHD_Response *whole(nm_str body)
 {
-    size_t length = 0;
-    if (!x->out.length) return MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
-    char *body = nm_str_take(&x->out, &length);
-    struct MHD_Response *response = MHD_create_response_from_buffer_with_free_callback(length, body, &nm_free);
-    if (!response) nm_free(body);
+    if (!body.length) {
+        nm_str_free(&body);
+        return MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
+    }
+    struct MHD_Response *response = MHD_create_response_from_buffer_with_free_callback(body.length, body.data, &nm_free);
+    if (!response) nm_str_free(&body);
     return response;
 }
 
@@ -335,10 +336,10 @@ static bool add_headers(const nm_exchange *x, struct MHD_Response *response)
     return ok;
 }
 
-/* Under the lock. */
-static enum MHD_Result queue(nm_exchange *x)
+/* Not under the lock: libmicrohttpd takes one of the response's own here, and again around read_stream. */
+static enum MHD_Result queue(nm_exchange *x, nm_str body)
 {
-    struct MHD_Response *response = x->stream ? stream(x) : whole(x);
+    struct MHD_Response *response = x->stream ? stream(x) : whole(body);
     if (!response) return MHD_NO;
     enum MHD_Result result = add_headers(x, response) ? MHD_queue_response(x->connection, (unsigned)x->status, response) : MHD_NO;
     MHD_destroy_response(response);
@@ -347,12 +348,15 @@ static enum MHD_Result queue(nm_exchange *x)
 
 enum MHD_Result nm_exchange_deliver(nm_exchange *x)
 {
-    enum MHD_Result result = MHD_YES;
+    nm_str body = {0};
     pthread_mutex_lock(&x->lock);
-    if (x->gone) result = MHD_NO;
-    else if (x->answered) result = queue(x);
-    else if (atomic_load(&x->http->closing)) result = MHD_NO;
-    else sleep_on(x);
+    bool ends = x->gone || (!x->answered && atomic_load(&x->http->closing)), answers = !ends && x->answered;
+    if (!ends && !answers) sleep_on(x);
+    if (answers && !x->stream) {
+        body = x->out;
+        x->out = (nm_str){0};
+    }
     pthread_mutex_unlock(&x->lock);
-    return result;
+    if (ends) return MHD_NO;
+    return answers ? queue(x, body) : MHD_YES;      /* an answer's head does not change once there is one */
 }

@@ -69,7 +69,8 @@ static unsigned long find_inode(const char *table, int port)
     for (const char *line = strchr(text, '\n'); line && !inode; line = strchr(line + 1, '\n')) {
         unsigned local, state;
         unsigned long found;
-        if (sscanf(line + 1, "%*d: %*[0-9A-F]:%x %*[0-9A-F]:%*x %x %*s %*s %*s %*s %*s %lu", &local, &state, &found) == 3 && local == (unsigned)port && state == LISTENS) inode = found;
+        if (sscanf(line + 1, "%*d: %*[0-9A-F]:%x %*[0-9A-F]:%*x %x %*s %*s %*s %*s %*s %lu", &local, &state, &found) != 3) continue;
+        if (local == (unsigned)port && state == LISTENS) inode = found;
     }
     nm_free(text);
     return inode;

@@ -41,6 +41,7 @@ struct nm_http {
     uint64_t idle_ns;
     int listen_fd, port;
     bool quiesced, watched;
+    bool lenient;                       /* libmicrohttpd is older than 0.9.77: what it puts up with in a head is found here */
     struct MHD_Daemon *daemon;
     atomic_bool closing;                /* nothing may wait any more */
     pthread_mutex_t lock;
@@ -100,7 +101,8 @@ void nm_exchange_detach(nm_exchange *x);
 
 /* ---- http_request.c: what libmicrohttpd calls ---- */
 void *nm_http_on_target(void *http, const char *target, struct MHD_Connection *connection);
-enum MHD_Result nm_http_on_call(void *http, struct MHD_Connection *connection, const char *url, const char *method, const char *version, const char *upload, size_t *upload_size, void **x);
+enum MHD_Result nm_http_on_call(void *http, struct MHD_Connection *connection, const char *url, const char *method, const char *version, const char *upload, size_t *upload_size,
+    void **x);
 void nm_http_on_completed(void *http, struct MHD_Connection *connection, void **x, enum MHD_RequestTerminationCode how);
 void nm_http_on_connection(void *http, struct MHD_Connection *connection, void **context, enum MHD_ConnectionNotificationCode what);
 

@@ -1,5 +1,6 @@
 /* What libmicrohttpd calls, on its one thread: a request from its first line to its handler. Refuses what could be read in two ways before anything looks at it. */
 #include <arpa/inet.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,16 @@
 
 /* ---- Connections ---- */
 
+/* A client whose machine vanished shows as an error within a minute, also while there is nothing to send. */
+static void probe(int fd)
+{
+    int on = 1, idle = 30, interval = 10, times = 3;
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof interval);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &times, sizeof times);
+}
+
 static nm_connection *connection_of(struct MHD_Connection *connection)
 {
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
@@ -25,6 +36,7 @@ static void connect_it(nm_http *http, struct MHD_Connection *connection, void **
     nm_connection *c = info ? nm_calloc(1, sizeof *c) : NULL;
     if (!c) return;     /* its requests are closed unheard */
     c->fd = info->connect_fd;
+    probe(c->fd);
     c->deadline = nm_clock_ns() + http->idle_ns;
     pthread_mutex_lock(&http->lock);
     c->next = http->connections;
@@ -96,16 +108,23 @@ void *nm_http_on_target(void *http, const char *target, struct MHD_Connection *c
 
 typedef struct head { nm_exchange *x; const char *at; int count; bool strict, memory; } head;
 
-/* One header. libmicrohttpd leaves them in the buffer where they came, so that what lies between tells what it was lenient about: a line that goes on in the next one,
- * blanks before the colon, a lone line feed, a zero that hides the rest. */
+/* An old libmicrohttpd leaves headers in the buffer where they came, so that what lies between tells what it was lenient about: a line that goes on in the next one, blanks
+ * before the colon, a lone line feed, a zero that hides the rest. */
+static bool lies_close(head *h, const char *name, size_t name_length, const char *value, size_t value_length)
+{
+    if (name != h->at || value <= name + name_length) return false;
+    for (const char *p = name + name_length + 1; p < value; p++)
+        if (*p != ' ' && *p != '\t') return false;
+    h->at = value + value_length + 2;
+    return true;
+}
+
 static enum MHD_Result read_header(void *arg, enum MHD_ValueKind kind, const char *name, size_t name_length, const char *value, size_t value_length)
 {
     head *h = arg;
-    if (!value) value_length = 0;
-    h->strict = h->strict && value && name == h->at && nm_is_token(name, name_length) && nm_is_field_value(value, value_length) && value > name + name_length;
-    for (const char *p = name + name_length + 1; h->strict && p < value; p++) h->strict = *p == ' ' || *p == '\t';
+    h->strict = value && nm_is_token(name, name_length) && nm_is_field_value(value, value_length);
+    if (h->strict && h->x->http->lenient) h->strict = lies_close(h, name, name_length, value, value_length);
     if (!h->strict) return MHD_NO;
-    h->at = value + value_length + 2;
     while (value_length && (value[value_length - 1] == ' ' || value[value_length - 1] == '\t')) value_length--;
     h->memory = nm_list_put(&h->x->headers, name, name_length, value, value_length) == NM_OK;
     return h->memory && ++h->count <= NM_HTTP_HEADERS_MOST ? MHD_YES : MHD_NO;
@@ -117,19 +136,25 @@ static void refuse(nm_exchange *x, int status, const char *message)
     nm_exchange_fail(x, status, NULL, NULL, message);
 }
 
+/* The first line is a method, a target and a version with one space between. */
+static bool is_first_line(const nm_exchange *x, const char *method, const char *version)
+{
+    if (!nm_is_token(method, strlen(method)) || strpbrk(x->target.data, " \t")) return false;
+    return !x->http->lenient || (x->raw == method + strlen(method) + 1 && x->raw + x->target.length + 1 == version);
+}
+
 /* Copies the head; false: it was answered. */
 static bool read_head(nm_exchange *x, struct MHD_Connection *connection, const char *method, const char *version)
 {
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
     size_t size = info ? info->header_size : 0;
-    head h = {x, version + strlen(version) + 2, 0, true, true};
-    h.strict = x->raw == method + strlen(method) + 1 && x->raw + x->target.length + 1 == version && nm_is_token(method, strlen(method));
+    head h = {x, version + strlen(version) + 2, 0, is_first_line(x, method, version), true};
     h.memory = nm_str_puts(&x->method, method) == NM_OK;
     if (h.strict && h.memory) MHD_get_connection_values_n(connection, MHD_HEADER_KIND, &read_header, &h);
     if (!h.memory) refuse(x, 503, "there is no memory for the request");
     else if (x->target.length > NM_HTTP_TARGET_MOST) refuse(x, 414, "the request's target is too long");
     else if (size > NM_HTTP_HEAD_MOST || h.count > NM_HTTP_HEADERS_MOST) refuse(x, 431, "the request's headers are too many or too long");
-    else if (!h.strict || h.at + 2 != method + size) refuse(x, 400, "the request's head is malformed");
+    else if (!h.strict || (x->http->lenient && h.at + 2 != method + size)) refuse(x, 400, "the request's head is malformed");
     return !x->answered;
 }
 
@@ -155,8 +180,8 @@ static bool check_host(nm_exchange *x)
     bool valid;
     if (!host || header(x, "Host", 1)) refuse(x, 400, "the request must have one header Host");
     else if (!nm_guard_host(&x->http->guard, host, &valid)) {
-        snprintf(message, sizeof message, valid ? "this server does not answer to the name \"%.256s\": if it should, start it with --allow-host HOST" : "the request's header Host is malformed", host);
-        nm_exchange_fail(x, valid ? 403 : 400, NULL, NULL, message);
+        snprintf(message, sizeof message, "this server does not answer to the name \"%.256s\": if it should, start it with --allow-host HOST", host);
+        nm_exchange_fail(x, valid ? 403 : 400, NULL, NULL, valid ? message : "the request's header Host is malformed");
     }
     return !x->answered;
 }
@@ -332,7 +357,8 @@ static enum MHD_Result on_whole(nm_exchange *x)
     return nm_exchange_deliver(x);
 }
 
-enum MHD_Result nm_http_on_call(void *http, struct MHD_Connection *connection, const char *url, const char *method, const char *version, const char *upload, size_t *upload_size, void **context)
+enum MHD_Result nm_http_on_call(void *http, struct MHD_Connection *connection, const char *url, const char *method, const char *version, const char *upload, size_t *upload_size,
+    void **context)
 {
     nm_exchange *x = *context;
     if (!x) return MHD_NO;

@@ -164,8 +164,8 @@ nm_err nm_lane_finish(nm_lane *l, nm_finish finish)
 
 /* ---- Drawing --------------------------------------------------------------------------------------------------------------------- */
 
-/* A grammar binds what is said, not what is thought before; that of calls knows of reasoning itself. */
-static bool is_bound(const nm_lane *l) { return l->constraint && (l->job->grammar_reasons || !(l->speech && nm_speech_reasons(l->speech))); }
+/* A grammar binds what is said, not what is thought before. */
+static bool is_bound(const nm_lane *l) { return l->constraint && (l->job->binds_reasoning || !l->speech || !nm_speech_reasons(l->speech)); }
 
 static nm_err draw(nm_lane *l, const float *logits, int32_t *id)
 {
