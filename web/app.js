@@ -14,6 +14,7 @@ export const app = {
     open: new Map(),        // conversations of this tab by id: one that is being answered stays
     refresh: () => refreshList(),
     showPanel: (shown) => showPanel(shown),
+    touch: () => matchMedia('(pointer: coarse)').matches,      // there, a focus brings up a keyboard
     // A new conversation has its first message: it gets its address.
     adopt(chat) {
         app.open.set(chat.id, chat);
@@ -51,7 +52,7 @@ function showChat(chat) {
     drawHeader();
     if (panelShown()) drawPanel();
     refreshList();
-    if (!matchMedia('(pointer: coarse)').matches) focusComposer();
+    if (!app.touch()) focusComposer();
 }
 
 function otherView(view) {
@@ -61,7 +62,7 @@ function otherView(view) {
     const title = view === 'compare' ? 'Compare blindly' : 'Feedback';
     header.replaceChildren(menuButton(), h('h2', {class: 'view-title'}, title));
     document.title = `${title} · nomoat`;
-    main.replaceChildren(header, h('div', {class: 'scroll', id: 'scroll', tabindex: -1}, view === 'compare' ? compareView() : feedbackView()));
+    main.replaceChildren(header, h('div', {class: 'scroll', id: 'scroll', tabindex: 0, role: 'region', 'aria-label': title}, view === 'compare' ? compareView() : feedbackView()));
     refreshList();
 }
 
@@ -165,6 +166,7 @@ function escape() {
 }
 
 document.getElementById('scrim').addEventListener('click', () => { showSidebar(false); showPanel(false); });
+addEventListener('focus', () => { if (app.view) refreshList(); });      // another tab may have changed them
 addEventListener('hashchange', () => { if (location.hash.startsWith('#/') || !location.hash) route(); });
 
 async function start() {

@@ -12,7 +12,7 @@
 
 static void write_model(nm_json_out *o, const char *id, const json_t *m)
 {
-    static const char *const more[] = {"kind", "base", "adapters", "bytes", "loaded"};
+    static const char *const more[] = {"kind", "base", "adapters", "bytes", "loaded", "default"};
     nm_json_begin_object(o, NULL);
     nm_json_text(o, "id", id);
     nm_json_text(o, "object", "model");
