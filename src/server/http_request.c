@@ -189,7 +189,7 @@ static bool check_host(nm_exchange *x)
 /* The dialect of the first route whose path begins with the same segment: for errors where no route fits. */
 static nm_dialect guess_dialect(const nm_http *http, const char *path)
 {
-    size_t n = path[0] == '/' ? 1 + strcspn(path + 1, "/") : 0;
+    size_t n = path[0] == '/' ? 1 + strcspn(path + 1, "/?") : 0;
     for (const nm_route *const *table = http->routes; n && *table; table++)
         for (const nm_route *r = *table; r->method; r++)
             if (strncmp(r->path, path, n) == 0 && (r->path[n] == '/' || r->path[n] == 0)) return r->dialect;
@@ -251,11 +251,12 @@ static bool check_origin(nm_exchange *x, const nm_str *allow)
     return false;
 }
 
-static bool check_key(nm_exchange *x, const char *shown)
+static bool check_key(nm_exchange *x)
 {
-    if ((x->route && x->route->open) || nm_guard_key(&x->http->guard, shown)) return true;
+    const char *bearer = nm_guard_bearer(header(x, "Authorization", 0)), *other = header(x, "x-api-key", 0);
+    if ((x->route && x->route->open) || nm_guard_key(&x->http->guard, bearer) || nm_guard_key(&x->http->guard, other)) return true;
     nm_exchange_add_header(x, "WWW-Authenticate", "Bearer");
-    nm_exchange_fail(x, 401, NULL, "invalid_api_key", shown ? "this is not the key of this server" : "this server asks for a key: give it as Authorization: Bearer KEY");
+    nm_exchange_fail(x, 401, NULL, "invalid_api_key", bearer || other ? "this is not the key of this server" : "this server asks for a key: give it as Authorization: Bearer KEY");
     return false;
 }
 
@@ -293,9 +294,9 @@ static void admit(nm_exchange *x, struct MHD_Connection *connection, nm_str *all
         nm_exchange_fail_err(x, err);
         return;
     }
-    const char *shown = nm_guard_shown(header(x, "Authorization", 0), header(x, "x-api-key", 0));
-    x->client = client_of(connection, shown);
-    if (check_origin(x, allow) && check_key(x, shown) && !x->route) no_route(x, allow);
+    const char *shown = nm_guard_bearer(header(x, "Authorization", 0));
+    x->client = client_of(connection, shown ? shown : header(x, "x-api-key", 0));
+    if (check_origin(x, allow) && check_key(x) && !x->route) no_route(x, allow);
 }
 
 /* ---- The body ---- */
