@@ -231,6 +231,7 @@ static void test_refusals(void **state)
     refuse("{\"anyOf\":[]}", "#/anyOf: must be an array of schemas");
     refuse("{\"required\":[1]}", "#/required: must be an array of strings");
     refuse("{\"format\":\"uri\"}", "#/format: the format 'uri'");
+    check("{\"type\":\"integer\",\"format\":\"int64\",\"pattern\":\"(?=a)\",\"properties\":{\"a\":{\"not\":{}}}}", "1 ! {}");      /* bind no integer */
     refuse("false", "admits no document");
     refuse("[]", "must be an object or a boolean");
     refuse("{", "bad JSON");
