@@ -86,22 +86,22 @@ static nm_err need_operands(int count, int least, int most, const char *form)
 static nm_err show_json(nm_str *s, const nm_found_adapter *f, const nm_adapter_facts *a)
 {
     NM_TRY(nm_str_putc(s, '{'));
-    NM_TRY(nm_json_text(s, "name", f->name));
-    NM_TRY(nm_json_text(s, "path", f->path));
-    NM_TRY(nm_json_text(s, "format", a->format));
-    NM_TRY(nm_json_text(s, "base", a->base));
-    NM_TRY(nm_json_text(s, "base_type", a->base_type));
+    NM_TRY(nm_json_string(s, "name", f->name));
+    NM_TRY(nm_json_string(s, "path", f->path));
+    NM_TRY(nm_json_string(s, "format", a->format));
+    NM_TRY(nm_json_string(s, "base", a->base));
+    NM_TRY(nm_json_string(s, "base_type", a->base_type));
     NM_TRY(nm_str_printf(s, ", \"sketched\": %s", a->sketched ? "true" : "false"));
     NM_TRY(nm_json_whole(s, "maps", (uint64_t)a->n_maps));
     NM_TRY(nm_json_whole(s, "min_rank", (uint64_t)a->min_rank));
     NM_TRY(nm_json_whole(s, "max_rank", (uint64_t)a->max_rank));
     NM_TRY(nm_json_key(s, "min_scale"));
-    NM_TRY(nm_json_float(s, (double)a->min_scale));
+    NM_TRY(nm_json_single(s, (double)a->min_scale));
     NM_TRY(nm_json_key(s, "max_scale"));
-    NM_TRY(nm_json_float(s, (double)a->max_scale));
+    NM_TRY(nm_json_single(s, (double)a->max_scale));
     NM_TRY(nm_json_whole(s, "parameters", a->n_parameters));
     NM_TRY(nm_str_printf(s, ", \"dora\": %s", a->dora ? "true" : "false"));
-    if (*a->prompt_format) NM_TRY(nm_json_text(s, "prompt_format", a->prompt_format));
+    if (*a->prompt_format) NM_TRY(nm_json_string(s, "prompt_format", a->prompt_format));
     return nm_str_putc(s, '}');
 }
 
@@ -200,13 +200,13 @@ static nm_err combine_provenance(nm_str *s, const settings *set, const nm_found_
     NM_TRY(nm_str_puts(s, "{\"combined\": ["));
     for (size_t i = 0; i < parts->count; i++) {
         NM_TRY(nm_str_puts(s, i ? ", {" : "{"));
-        NM_TRY(nm_json_text(s, "adapter", parts->adapter[i].name));
+        NM_TRY(nm_json_string(s, "adapter", parts->adapter[i].name));
         NM_TRY(nm_json_key(s, "scale"));
-        NM_TRY(nm_json_float(s, (double)parts->adapter[i].scale));
+        NM_TRY(nm_json_single(s, (double)parts->adapter[i].scale));
         NM_TRY(nm_str_putc(s, '}'));
     }
     NM_TRY(nm_str_putc(s, ']'));
-    NM_TRY(nm_json_text(s, "method", methods[set->method]));
+    NM_TRY(nm_json_string(s, "method", methods[set->method]));
     NM_TRY(nm_json_whole(s, "rank", (uint64_t)set->rank));
     return nm_str_putc(s, '}');
 }
@@ -217,7 +217,7 @@ static nm_err print_combined(const settings *set, const char *out, const nm_comb
     if (!set->common.json)
         return nm_out_printf("%d maps, rank %d, kept %.4f %% of the energy, effective rank %.2f\n", (int)r->n_maps, (int)r->max_rank, r->kept_energy * 100, r->effective_rank);
     nm_err err = nm_str_putc(&s, '{');
-    if (err == NM_OK) err = nm_json_text(&s, "path", out);
+    if (err == NM_OK) err = nm_json_string(&s, "path", out);
     if (err == NM_OK) err = nm_json_whole(&s, "maps", (uint64_t)r->n_maps);
     if (err == NM_OK) err = nm_json_whole(&s, "rank", (uint64_t)r->max_rank);
     if (err == NM_OK) err = nm_json_key(&s, "kept_energy");
@@ -314,7 +314,7 @@ static nm_err changes_json(nm_str *s, const changes *c)
         const struct { const char *key; double value; } figures[] = {{"first", c->item[i].first}, {"second", c->item[i].second},
             {"distance", c->item[i].distance}, {"relative", c->item[i].relative}};
         NM_TRY(nm_str_puts(s, i ? ", {" : "{"));
-        NM_TRY(nm_json_text(s, "map", c->item[i].name));
+        NM_TRY(nm_json_string(s, "map", c->item[i].name));
         for (size_t k = 0; k < sizeof figures / sizeof *figures; k++) {
             NM_TRY(nm_json_key(s, figures[k].key));
             NM_TRY(nm_json_double(s, figures[k].value));
@@ -360,7 +360,7 @@ static nm_err print_merged(const settings *set, const nm_merge_report *r)
         return nm_out_printf(", %.2f times as far as the adapters do%s\n", r->error_to_change, advice);
     }
     nm_err err = nm_str_putc(&s, '{');
-    if (err == NM_OK) err = nm_json_text(&s, "path", set->out);
+    if (err == NM_OK) err = nm_json_string(&s, "path", set->out);
     if (err == NM_OK) err = nm_json_whole(&s, "maps", (uint64_t)r->n_maps);
     if (err == NM_OK) err = nm_json_key(&s, "relative_error");
     if (err == NM_OK) err = nm_json_double(&s, r->relative_error);

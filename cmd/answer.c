@@ -19,7 +19,7 @@ typedef struct work {
     nm_sampler *sampler;
     nm_decoder *decoder;
     nm_stop *stop;
-    nm_thinker thinker;
+    nm_speech *speech;
     bool show, stopped, dim;
     int32_t token;      /* drawn from the last logits */
 } work;
@@ -101,16 +101,18 @@ static nm_err open_stop(work *w)
 
 /* ---- From a token to the screen ---------------------------------------------------------------------------------- */
 
-static nm_err give(void *arg, const char *text, size_t length, bool thinking)
+/* Marks are shown with the reasoning that they belong to. */
+static nm_err give(void *arg, const nm_speech_piece *piece)
 {
     work *w = arg;
-    NM_TRY(nm_str_append(&w->answer->text, text, length));
+    bool thinking = piece->kind != NM_SPEECH_CONTENT;
+    NM_TRY(nm_str_append(&w->answer->text, piece->text, piece->length));
     if (thinking && w->set->hide_thinking) return NM_OK;
-    NM_TRY(nm_str_append(&w->answer->visible, text, length));
+    NM_TRY(nm_str_append(&w->answer->visible, piece->text, piece->length));
     if (!w->show) return NM_OK;
     if (thinking != w->dim) NM_TRY(nm_out_dim(thinking));
     w->dim = thinking;
-    return nm_out_text(text, length);
+    return nm_out_text(piece->text, piece->length);
 }
 
 static nm_err push_text(work *w, const char *text, size_t length)
@@ -118,7 +120,7 @@ static nm_err push_text(work *w, const char *text, size_t length)
     const char *out;
     size_t n;
     NM_TRY(nm_stop_push(w->stop, text, length, &out, &n, &w->stopped));
-    return nm_thinker_push(&w->thinker, out, n, give, w);
+    return nm_speech_push(w->speech, out, n, give, w);
 }
 
 static nm_err push_token(work *w, int32_t id)
@@ -128,13 +130,13 @@ static nm_err push_token(work *w, int32_t id)
     nm_answer *a = w->answer;
     NM_TRY(NM_GROW(a->ids, a->capacity, a->n_ids + 1));
     a->ids[a->n_ids++] = id;
-    if (nm_token_is_control(w->talk->tokenizer, id) && nm_think_is_tag(text)) length = strlen(text);
+    if (nm_token_is_control(w->talk->tokenizer, id) && nm_speech_is_mark(text)) length = strlen(text);
     else NM_TRY(nm_decoder_push(w->decoder, id, &text, &length));
     NM_TRY(push_text(w, text, length));
     return w->show ? nm_out_flush() : NM_OK;
 }
 
-/* What decoder, stop rules and thinker still hold. */
+/* What decoder, stop rules and speech still hold. */
 static nm_err finish(work *w)
 {
     const char *text;
@@ -142,8 +144,8 @@ static nm_err finish(work *w)
     NM_TRY(nm_decoder_push(w->decoder, -1, &text, &length));
     if (length) NM_TRY(push_text(w, text, length));
     NM_TRY(nm_stop_push(w->stop, NULL, 0, &text, &length, &w->stopped));
-    NM_TRY(nm_thinker_push(&w->thinker, text, length, give, w));
-    NM_TRY(nm_thinker_push(&w->thinker, NULL, 0, give, w));
+    NM_TRY(nm_speech_push(w->speech, text, length, give, w));
+    NM_TRY(nm_speech_push(w->speech, NULL, 0, give, w));
     if (!w->show) return NM_OK;
     if (w->dim) NM_TRY(nm_out_dim(false));
     NM_TRY(nm_out_text_end());
@@ -236,7 +238,7 @@ nm_err nm_talk_answer(nm_talk *talk, const nm_run_settings *set, const int32_t *
     NM_GOTO(open_stop(&w));
     /* Without a template the answer is the same text going on: "Once" is followed by " upon". */
     NM_GOTO(nm_decoder_open(&w.decoder, talk->tokenizer, talk->tmpl ? 0 : NM_TEXT_CONTINUES));
-    nm_thinker_begin(&w.thinker, talk->thinks);
+    NM_GOTO(nm_speech_open(&w.speech, &(nm_speech_options){.reasoning_open = talk->thinks, .marks = true}));
     err = answer(&w, ids, n_ids);
     if (err == NM_OK && !strcmp(out->finish, "length") && (set->max_tokens < 0 || out->n_ids < (size_t)set->max_tokens))
         nm_note("the context of %d tokens is full: the answer ends here", talk->context);
@@ -244,7 +246,7 @@ out:
     nm_sampler_close(&w.sampler);
     nm_stop_close(&w.stop);
     nm_decoder_close(&w.decoder);
-    nm_str_free(&w.thinker.held);
+    nm_speech_close(&w.speech);
     return err;
 }
 

@@ -409,10 +409,10 @@ static nm_err json_test(nm_str *s, const bench *b, const nm_limits *l, const tes
     spread share = over_samples(t, NULL, share_of);
     bound(l, t, &limit);
     NM_TRY(nm_str_putc(s, '{'));
-    NM_TRY(nm_json_text(s, "name", t->name));
+    NM_TRY(nm_json_string(s, "name", t->name));
     NM_TRY(nm_json_whole(s, "depth", (uint64_t)t->depth));
     NM_TRY(json_spread(s, "tokens_per_second", over_samples(t, NULL, rate_of)));
-    NM_TRY(nm_json_text(s, "limit", limit));
+    NM_TRY(nm_json_string(s, "limit", limit));
     NM_TRY(nm_json_key(s, "share"));
     NM_TRY(nm_str_printf(s, "%.4f, \"share_min\": %.4f, \"share_max\": %.4f", share.median, share.least, share.most));
     if (t->prefill) NM_TRY(nm_str_printf(s, ", \"int8_share\": %.4f", over_samples(t, NULL, int8_of).median));
@@ -425,7 +425,7 @@ static nm_err json_report(nm_str *s, const bench *b)
 {
     nm_limits l = nm_probe_result(&b->probe);
     NM_TRY(nm_str_putc(s, '{'));
-    NM_TRY(nm_json_text(s, "tier", nm_kernels_tier()));
+    NM_TRY(nm_json_string(s, "tier", nm_kernels_tier()));
     NM_TRY(nm_json_whole(s, "threads", (uint64_t)nm_threads()));
     NM_TRY(nm_json_key(s, "limits"));
     NM_TRY(nm_str_putc(s, '{'));

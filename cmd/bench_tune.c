@@ -92,7 +92,7 @@ static nm_err json_report(nm_str *s, const tune_bench *b)
 {
     const nm_trainer_info *i = nm_trainer_describe(b->trainer);
     NM_TRY(nm_str_putc(s, '{'));
-    NM_TRY(nm_json_text(s, "tier", nm_kernels_tier()));
+    NM_TRY(nm_json_string(s, "tier", nm_kernels_tier()));
     NM_TRY(nm_json_whole(s, "threads", (uint64_t)nm_threads()));
     NM_TRY(nm_str_printf(s, ", \"limits\": {\"fp32_gflops\": %.6g", b->limits.fp32_gflops));
     if (bf16_limit(b) > 0) NM_TRY(nm_str_printf(s, ", \"%s_gflops\": %.6g", limit_name(b), bf16_limit(b)));
@@ -101,7 +101,7 @@ static nm_err json_report(nm_str *s, const tune_bench *b)
     NM_TRY(nm_str_printf(s, ", \"tokens_per_second\": {\"median\": %.6g, \"min\": %.6g, \"max\": %.6g}", median(b), b->rate[0], b->rate[b->count - 1]));
     NM_TRY(nm_str_printf(s, ", \"gflop_per_token\": %.6g, \"limit\": \"%s_gflops\", \"share\": %.4f, \"trainer_mb\": %.1f, \"peak_mb\": %.1f", b->operations * 1e-9,
         limit_name(b), share(b), (double)i->bytes * 1e-6, (double)b->peak * 1e-6));
-    NM_TRY(nm_json_text(s, "recomputed", i->recomputed));
+    NM_TRY(nm_json_string(s, "recomputed", i->recomputed));
     return nm_str_puts(s, "}}");
 }
 

@@ -232,7 +232,7 @@ static nm_err cmd_save(chat *c, const char *argument)
     nm_str s = {0};
     if (!*argument) return nm_fail(NM_USAGE, "/save needs a file: /save talk.json");
     nm_err err = nm_str_putc(&s, '{');
-    if (err == NM_OK) err = nm_json_text(&s, "model", c->talk->stacked.found.model.name);
+    if (err == NM_OK) err = nm_json_string(&s, "model", c->talk->stacked.found.model.name);
     if (err == NM_OK) err = nm_json_key(&s, "messages");
     if (err == NM_OK) err = nm_talk_messages_json(&s, c->messages, c->count);
     if (err == NM_OK) err = nm_str_puts(&s, "}\n");

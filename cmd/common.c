@@ -139,7 +139,7 @@ static nm_err number(nm_str *s, double value, int digits)
     return isfinite(value) ? nm_str_printf(s, "%.*g", digits, value) : nm_str_puts(s, "null");
 }
 
-nm_err nm_json_float(nm_str *s, double value) { return number(s, value, 9); }
+nm_err nm_json_single(nm_str *s, double value) { return number(s, value, 9); }
 nm_err nm_json_double(nm_str *s, double value) { return number(s, value, 17); }
 
 nm_err nm_json_ids(nm_str *s, const int32_t *ids, size_t count)
@@ -157,7 +157,7 @@ nm_err nm_json_key(nm_str *s, const char *key)
     return nm_str_puts(s, ": ");
 }
 
-nm_err nm_json_text(nm_str *s, const char *key, const char *value)
+nm_err nm_json_string(nm_str *s, const char *key, const char *value)
 {
     NM_TRY(nm_json_key(s, key));
     return nm_str_json(s, value, strlen(value));

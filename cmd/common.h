@@ -33,12 +33,12 @@ nm_err nm_need_tokenizer(const nm_tokenizer **out, const nm_model *model);
 nm_err nm_read_stdin(char **text, size_t *length, const char *expected);
 
 /* A number as JSON: shortest of 9 (floats) or 17 digits; null for NaN and infinities. */
-nm_err nm_json_float(nm_str *s, double value);
+nm_err nm_json_single(nm_str *s, double value);
 nm_err nm_json_double(nm_str *s, double value);
 nm_err nm_json_ids(nm_str *s, const int32_t *ids, size_t count);
 /* "key": "value" with a comma and a space before it where the object has members already. */
 nm_err nm_json_key(nm_str *s, const char *key);
-nm_err nm_json_text(nm_str *s, const char *key, const char *value);
+nm_err nm_json_string(nm_str *s, const char *key, const char *value);
 nm_err nm_json_whole(nm_str *s, const char *key, uint64_t value);
 /* Prints the object and a newline, and frees it. err: what its making came to; passed on. */
 nm_err nm_json_print(nm_str *s, nm_err err);

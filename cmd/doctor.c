@@ -65,17 +65,17 @@ static nm_err print_machine(const facts *f)
 static nm_err json_machine(nm_str *s, const facts *f)
 {
     NM_TRY(nm_str_putc(s, '{'));
-    NM_TRY(nm_json_text(s, "version", nm_version()));
-    NM_TRY(nm_json_text(s, "tier", nm_kernels_tier()));
-    NM_TRY(nm_json_text(s, "kernels", nm_kernels_describe()));
+    NM_TRY(nm_json_string(s, "version", nm_version()));
+    NM_TRY(nm_json_string(s, "tier", nm_kernels_tier()));
+    NM_TRY(nm_json_string(s, "kernels", nm_kernels_describe()));
     NM_TRY(nm_json_whole(s, "threads", (uint64_t)nm_threads()));
     NM_TRY(nm_json_whole(s, "cores", (uint64_t)nm_machine_cores()));
     NM_TRY(nm_json_whole(s, "memory_available", nm_machine_memory_available()));
     NM_TRY(nm_json_whole(s, "memory_total", nm_machine_memory_total()));
-    NM_TRY(nm_json_text(s, "store", f->store));
+    NM_TRY(nm_json_string(s, "store", f->store));
     NM_TRY(nm_json_whole(s, "stored_models", f->stored));
     NM_TRY(nm_json_whole(s, "stored_bytes", f->bytes));
-    NM_TRY(nm_json_text(s, "packs", f->folder));
+    NM_TRY(nm_json_string(s, "packs", f->folder));
     NM_TRY(nm_json_whole(s, "kept_packs", f->packs));
     NM_TRY(nm_json_whole(s, "kept_bytes", f->pack_bytes));
     return nm_json_whole(s, "kept_limit", f->pack_limit);
@@ -90,8 +90,8 @@ static nm_err tell(nm_str *json, size_t *n, const char *name, const char *said)
         return nm_out_printf(": %s\n", said);
     }
     NM_TRY(nm_str_puts(json, (*n)++ ? ", {" : "{"));
-    NM_TRY(nm_json_text(json, "name", name));
-    NM_TRY(nm_json_text(json, "result", said));
+    NM_TRY(nm_json_string(json, "name", name));
+    NM_TRY(nm_json_string(json, "result", said));
     return nm_str_putc(json, '}');
 }
 

@@ -64,3 +64,21 @@ const char *nm_duration_text(double seconds, char out[32])
     else snprintf(out, 32, "%.0f s", seconds);
     return out;
 }
+
+nm_err nm_read_bytes(const char *text, const char *option, uint64_t *bytes)
+{
+    char *end;
+    double v = text ? strtod(text, &end) : 0;
+    *bytes = 0;
+    if (!text) return NM_OK;
+    if (end != text) end = (char *)skip_blanks(end);
+    const char *letters = "kmgt", *letter = *end ? strchr(letters, *end | 32) : NULL;
+    if (letter) {
+        for (const char *l = letters; l <= letter; l++) v *= 1000;
+        end++;
+    }
+    if (*end == 'B' || *end == 'b') end++;
+    if (!(v > 0) || v > 1e15 || *end) return nm_fail(NM_USAGE, "%s %s: give a size such as 2G or 800M", option, text);
+    *bytes = (uint64_t)v;
+    return NM_OK;
+}

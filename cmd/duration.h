@@ -1,4 +1,4 @@
-/* Owns how spans of time are written: read from options, shown to people. */
+/* Owns how spans of time are written, read from options and shown to people, and how sizes are read. */
 #ifndef NM_CMD_DURATION_H
 #define NM_CMD_DURATION_H
 
@@ -9,5 +9,8 @@
 nm_err nm_read_duration(const char *text, const char *option, double *seconds);
 /* "40 s", "12 min", "3.5 h". Returns out. */
 const char *nm_duration_text(double seconds, char out[32]);
+
+/* "2G", "800M", "1.5 GB": powers of 1000. NULL: 0. NM_USAGE, naming the option, for anything else. */
+nm_err nm_read_bytes(const char *text, const char *option, uint64_t *bytes);
 
 #endif

@@ -227,7 +227,7 @@ static nm_err json_answer(nm_str *s, const nm_effect *e, const nm_effect_point *
     NM_TRY(err);
     NM_TRY(nm_json_key(s, "ids"));
     NM_TRY(nm_json_ids(s, p->ids, p->count));
-    NM_TRY(nm_json_text(s, "finish_reason", p->ended ? "stop" : "length"));
+    NM_TRY(nm_json_string(s, "finish_reason", p->ended ? "stop" : "length"));
     NM_TRY(nm_json_whole(s, "as_base", p->same));
     NM_TRY(nm_json_key(s, "changed"));
     NM_TRY(nm_str_putc(s, '['));
@@ -272,7 +272,7 @@ static nm_err json_point(nm_str *s, const nm_effect *e, const nm_effect_point *p
     NM_TRY(nm_str_puts(s, "{\"scales\": ["));
     for (size_t i = 0; i < e->swept; i++) {
         if (i) NM_TRY(nm_str_puts(s, ", "));
-        NM_TRY(nm_json_float(s, (double)p->scale[i]));
+        NM_TRY(nm_json_single(s, (double)p->scale[i]));
     }
     NM_TRY(nm_str_putc(s, ']'));
     NM_TRY(nm_json_key(s, "mean_kl"));
@@ -302,7 +302,7 @@ static nm_err json_text(nm_str *s, const nm_effect *e)
 nm_err nm_effect_json(nm_str *s, const nm_effect *e)
 {
     NM_TRY(nm_str_putc(s, '{'));
-    NM_TRY(nm_json_text(s, "model", e->model));
+    NM_TRY(nm_json_string(s, "model", e->model));
     NM_TRY(nm_json_whole(s, "prompt_tokens", e->prompt_tokens));
     NM_TRY(nm_json_key(s, "adapters"));
     NM_TRY(nm_str_putc(s, '['));

@@ -29,12 +29,12 @@ static nm_err print_json(const char *name, const char *path, uint64_t bytes, nm_
     static const char *const how[] = {"clone", "link", "copy"};
     nm_str s = {0};
     nm_err err = nm_str_putc(&s, '{');
-    if (err == NM_OK) err = nm_json_text(&s, "name", name);
-    if (err == NM_OK) err = nm_json_text(&s, "path", path);
+    if (err == NM_OK) err = nm_json_string(&s, "name", name);
+    if (err == NM_OK) err = nm_json_string(&s, "path", path);
     if (err == NM_OK) err = nm_json_whole(&s, "bytes", bytes);
-    if (err == NM_OK) err = nm_json_text(&s, "stored", how[as]);
-    if (err == NM_OK && sha256 && *sha256) err = nm_json_text(&s, "sha256", sha256);
-    if (err == NM_OK && base) err = nm_json_text(&s, "base", base);
+    if (err == NM_OK) err = nm_json_string(&s, "stored", how[as]);
+    if (err == NM_OK && sha256 && *sha256) err = nm_json_string(&s, "sha256", sha256);
+    if (err == NM_OK && base) err = nm_json_string(&s, "base", base);
     if (err == NM_OK) err = nm_str_putc(&s, '}');
     return nm_json_print(&s, err);
 }

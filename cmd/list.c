@@ -36,12 +36,12 @@ static nm_err json_list(nm_str *s, const nm_found *list, size_t count)
     NM_TRY(nm_str_puts(s, "{\"models\": ["));
     for (size_t i = 0; i < count; i++) {
         NM_TRY(nm_str_puts(s, i ? ", {" : "{"));
-        NM_TRY(nm_json_text(s, "name", list[i].name));
-        NM_TRY(nm_json_text(s, "place", place_name(list[i].place)));
-        NM_TRY(nm_json_text(s, "path", list[i].path));
+        NM_TRY(nm_json_string(s, "name", list[i].name));
+        NM_TRY(nm_json_string(s, "place", place_name(list[i].place)));
+        NM_TRY(nm_json_string(s, "path", list[i].path));
         NM_TRY(nm_json_whole(s, "bytes", list[i].bytes));
         NM_TRY(nm_json_whole(s, "files", (uint64_t)list[i].files));
-        if (list[i].sha256[0]) NM_TRY(nm_json_text(s, "sha256", list[i].sha256));
+        if (list[i].sha256[0]) NM_TRY(nm_json_string(s, "sha256", list[i].sha256));
         NM_TRY(nm_str_putc(s, '}'));
     }
     return nm_str_putc(s, ']');

@@ -145,7 +145,7 @@ static nm_err answer_json(nm_str *s, const nm_answer *a)
     NM_TRY(nm_json_ids(s, a->ids, a->n_ids));
     NM_TRY(nm_json_whole(s, "prompt_tokens", a->prompt_tokens));
     NM_TRY(nm_json_whole(s, "completion_tokens", a->n_ids));
-    NM_TRY(nm_json_text(s, "finish_reason", a->finish));
+    NM_TRY(nm_json_string(s, "finish_reason", a->finish));
     NM_TRY(nm_json_whole(s, "seed", a->seed));
     NM_TRY(nm_json_key(s, "timings"));
     NM_TRY(nm_str_printf(s, "{\"prompt_ms\": %.3f, \"completion_ms\": %.3f, \"prompt_per_second\": %.3f",

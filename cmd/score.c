@@ -64,16 +64,16 @@ static nm_err put_json(nm_str *s, const int32_t *ids, size_t n, const double *nl
     NM_TRY(nm_str_puts(s, ", \"nll\": ["));
     for (size_t i = 0; i + 1 < n; i++) {
         if (i) NM_TRY(nm_str_puts(s, ", "));
-        NM_TRY(nm_json_float(s, nll[i]));
+        NM_TRY(nm_json_single(s, nll[i]));
     }
     NM_TRY(nm_str_puts(s, "], \"perplexity\": "));
-    NM_TRY(nm_json_float(s, perplexity));
+    NM_TRY(nm_json_single(s, perplexity));
     NM_TRY(nm_str_puts(s, ", \"last_top\": {\"ids\": "));
     NM_TRY(nm_json_ids(s, t->ids, (size_t)t->count));
     NM_TRY(nm_str_puts(s, ", \"logits\": ["));
     for (int i = 0; i < t->count; i++) {
         if (i) NM_TRY(nm_str_puts(s, ", "));
-        NM_TRY(nm_json_float(s, (double)t->logits[i]));
+        NM_TRY(nm_json_single(s, (double)t->logits[i]));
     }
     return nm_str_puts(s, "]}}");
 }

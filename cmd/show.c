@@ -52,7 +52,7 @@ static nm_err put_item(nm_str *s, const nm_model *m, size_t index, uint64_t item
         return type == NM_META_U64 ? nm_str_printf(s, "%llu", (unsigned long long)whole) : nm_str_printf(s, "%lld", (long long)whole);
     }
     double v = nm_model_meta_number(m, index, item);
-    return type == NM_META_F32 ? nm_json_float(s, v) : nm_json_double(s, v);
+    return type == NM_META_F32 ? nm_json_single(s, v) : nm_json_double(s, v);
 }
 
 /* A value as JSON; an array's first `items` elements, a text's first `bytes` bytes. */
@@ -118,8 +118,8 @@ static nm_err json_tensors(nm_str *s, const nm_model *m)
     for (size_t i = 0; i < nm_model_tensor_count(m); i++) {
         nm_tensor_info t = nm_model_tensor(m, i);
         NM_TRY(nm_str_puts(s, i ? ", {" : "{"));
-        NM_TRY(nm_json_text(s, "name", t.name));
-        NM_TRY(nm_json_text(s, "type", t.type));
+        NM_TRY(nm_json_string(s, "name", t.name));
+        NM_TRY(nm_json_string(s, "type", t.type));
         NM_TRY(nm_json_key(s, "shape"));
         for (int d = 0; d < t.rank; d++) NM_TRY(nm_str_printf(s, "%s%lld", d ? ", " : "[", (long long)t.dim[d]));
         NM_TRY(nm_str_puts(s, t.rank ? "]" : "[]"));
@@ -199,20 +199,20 @@ static nm_err json_overview(nm_str *s, const nm_model *m, const nm_found *found,
         {"tensor_count", (int64_t)nm_model_tensor_count(m)},
     };
     nm_sampling d = nm_sampling_defaults(m);
-    NM_TRY(nm_json_text(s, "name", i->name));
-    NM_TRY(nm_json_text(s, "file", found->path));
-    NM_TRY(nm_json_text(s, "architecture", i->architecture));
-    NM_TRY(nm_json_text(s, "file_type", i->file_type));
+    NM_TRY(nm_json_string(s, "name", i->name));
+    NM_TRY(nm_json_string(s, "file", found->path));
+    NM_TRY(nm_json_string(s, "architecture", i->architecture));
+    NM_TRY(nm_json_string(s, "file_type", i->file_type));
     for (size_t k = 0; k < sizeof numbers / sizeof *numbers; k++) {
         NM_TRY(nm_json_key(s, numbers[k].key));
         NM_TRY(nm_str_printf(s, "%lld", (long long)numbers[k].value));
     }
-    if (found->sha256[0]) NM_TRY(nm_json_text(s, "sha256", found->sha256));
+    if (found->sha256[0]) NM_TRY(nm_json_string(s, "sha256", found->sha256));
     NM_TRY(nm_json_key(s, "sampling"));
     NM_TRY(nm_str_printf(s, "{\"temperature\": %g, \"top_k\": %d, \"top_p\": %g, \"min_p\": %g, \"repeat_penalty\": %g}",
                          (double)d.temperature, d.top_k,
                          (double)d.top_p, (double)d.min_p, (double)d.repeat_penalty));
-    if (*format) NM_TRY(nm_json_text(s, "format", format));
+    if (*format) NM_TRY(nm_json_string(s, "format", format));
     NM_TRY(nm_json_key(s, "template"));
     const char *t = template_of(m, format);
     return t ? nm_str_json(s, t, strlen(t)) : nm_str_puts(s, "null");

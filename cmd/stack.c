@@ -207,9 +207,9 @@ nm_err nm_adapters_json(nm_str *s, const nm_found_adapter *list, size_t count)
     NM_TRY(nm_str_putc(s, '['));
     for (size_t i = 0; i < count; i++) {
         NM_TRY(nm_str_puts(s, i ? ", {" : "{"));
-        NM_TRY(nm_json_text(s, "name", list[i].name));
-        NM_TRY(nm_json_text(s, "path", list[i].path));
-        NM_TRY(nm_json_text(s, "base", list[i].base));
+        NM_TRY(nm_json_string(s, "name", list[i].name));
+        NM_TRY(nm_json_string(s, "path", list[i].path));
+        NM_TRY(nm_json_string(s, "base", list[i].base));
         NM_TRY(nm_json_whole(s, "bytes", list[i].bytes));
         NM_TRY(nm_str_putc(s, '}'));
     }

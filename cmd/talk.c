@@ -274,7 +274,7 @@ nm_err nm_talk_prompt(nm_talk *talk, const nm_run_settings *set, const nm_messag
     *ids = NULL;
     NM_GOTO(fill_vars(&vars, talk, set, messages, count));
     NM_GOTO(nm_template_render(talk->tmpl, vars.text.data, vars.text.length, &how, &text, &length));
-    talk->thinks = nm_think_ends_open(text, length);
+    talk->thinks = nm_speech_reasoning_open(text, length);
     err = nm_prompt_tokens(talk->model, text, length, ids, n_ids);
 out:
     nm_vars_free(&vars);
@@ -284,7 +284,7 @@ out:
 
 nm_err nm_talk_raw_prompt(nm_talk *talk, const char *text, size_t length, int32_t **ids, size_t *n_ids)
 {
-    talk->thinks = nm_think_ends_open(text, length);
+    talk->thinks = nm_speech_reasoning_open(text, length);
     return nm_prompt_tokens(talk->model, text, length, ids, n_ids);
 }
 

@@ -80,22 +80,6 @@ nm_sampling nm_talk_sampling(const nm_talk *talk, const nm_run_settings *set);
 /* One line on standard error: tokens, speed, seed. */
 void nm_talk_note_speed(const nm_answer *answer);
 
-/* ---- Thinking blocks (think.c) ----------------------------------------------------------------------------------- */
-
-/* Splits streamed text into a thinking block at its beginning and the rest. */
-typedef struct nm_thinker {
-    int state, tag;
-    nm_str held;        /* may yet be a tag */
-    bool skip_space;    /* hidden thinking leaves no empty lines behind */
-} nm_thinker;
-typedef nm_err (*nm_think_fn)(void *arg, const char *text, size_t length, bool thinking);
-void nm_thinker_begin(nm_thinker *t, bool inside);
-nm_err nm_thinker_push(nm_thinker *t, const char *text, size_t length, nm_think_fn give, void *arg);    /* text NULL: the end */
-/* True for the text of a tag, e.g. "<think>". */
-bool nm_think_is_tag(const char *text);
-/* True if the text ends (white space apart) in an opening tag: the answer begins inside. */
-bool nm_think_ends_open(const char *text, size_t length);
-
 /* ---- Templates by name (templates.c) ----------------------------------------------------------------------------- */
 
 /* The source of a built-in template, or NULL. */

@@ -47,21 +47,21 @@ static nm_err provenance(const nm_tune *t, nm_str *s)
     const nm_tune_settings *set = t->set;
     const nm_trainer_info *i = nm_trainer_describe(t->trainer);
     NM_TRY(nm_str_putc(s, '{'));
-    NM_TRY(nm_json_text(s, "program", "nomoat"));
-    NM_TRY(nm_json_text(s, "version", nm_version()));
-    NM_TRY(nm_json_text(s, "base", nm_model_describe(t->stacked->model)->name));
-    if (set->format) NM_TRY(nm_json_text(s, "format", set->format));
+    NM_TRY(nm_json_string(s, "program", "nomoat"));
+    NM_TRY(nm_json_string(s, "version", nm_version()));
+    NM_TRY(nm_json_string(s, "base", nm_model_describe(t->stacked->model)->name));
+    if (set->format) NM_TRY(nm_json_string(s, "format", set->format));
     NM_TRY(put_data(t, s));
     NM_TRY(nm_json_whole(s, "steps", (uint64_t)nm_trainer_steps(t->trainer)));
     NM_TRY(nm_json_whole(s, "seed", set->seed.value));
     NM_TRY(nm_json_whole(s, "rank", (uint64_t)i->rank));
     NM_TRY(nm_json_key(s, "scale"));
-    NM_TRY(nm_json_float(s, (double)i->scale));
-    NM_TRY(nm_json_text(s, "arithmetic", i->arithmetic));
+    NM_TRY(nm_json_single(s, (double)i->scale));
+    NM_TRY(nm_json_string(s, "arithmetic", i->arithmetic));
     NM_TRY(put_double(s, "learning_rate", t->lr));
     NM_TRY(put_double(s, "validation_loss", isfinite(t->best) ? t->best : NAN));
     NM_TRY(put_double(s, "forgetting", t->forgetting >= 0 ? t->forgetting : NAN));
-    if (set->recipe) NM_TRY(nm_json_text(s, "recipe", nm_tune_recipe_name(set->recipe)));
+    if (set->recipe) NM_TRY(nm_json_string(s, "recipe", nm_tune_recipe_name(set->recipe)));
     NM_TRY(nm_json_key(s, "settings"));
     NM_TRY(nm_tune_settings_json(t, s));
     return nm_str_putc(s, '}');
@@ -147,11 +147,11 @@ static nm_err put_note(nm_tune *t, nm_str *s)
     uint64_t h[IDENTITIES];
     NM_TRY(identities(t, h));
     NM_TRY(nm_str_putc(s, '{'));
-    NM_TRY(nm_json_text(s, "by", "nomoat tune"));
+    NM_TRY(nm_json_string(s, "by", "nomoat tune"));
     for (size_t i = 0; i < IDENTITIES; i++) {
         char hex[17];
         snprintf(hex, sizeof hex, "%016llx", (unsigned long long)h[i]);
-        NM_TRY(nm_json_text(s, identity_of[i].key, hex));
+        NM_TRY(nm_json_string(s, identity_of[i].key, hex));
     }
     NM_TRY(put_double(s, "best", t->best));
     NM_TRY(put_double(s, "first_loss", t->first_loss));

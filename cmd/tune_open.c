@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "common.h"
+#include "duration.h"
 #include "os/file.h"
 #include "tune.h"
 
@@ -17,23 +18,6 @@ static const double RATE_TIMES_WIDTH = 1.152;
 
 /* Nats of the anchor at which that rate gives way: taught models stay around 0.05 where all is well. */
 static const double EASE = 0.1;
-
-static nm_err parse_bytes(const char *text, uint64_t *out)
-{
-    char *end;
-    double v = text ? strtod(text, &end) : 0;
-    *out = 0;
-    if (!text) return NM_OK;
-    const char *units = "kmgt", *unit = *end ? strchr(units, *end | 32) : NULL;
-    if (unit) {
-        for (const char *u = units; u <= unit; u++) v *= 1000;
-        end++;
-    }
-    if (*end == 'B' || *end == 'b') end++;
-    if (!(v > 0) || v > 1e15 || *end) return nm_fail(NM_USAGE, "--memory %s: give a size such as 2G or 800M", text);
-    *out = (uint64_t)v;
-    return NM_OK;
-}
 
 nm_err nm_tune_open_rows(const nm_tune *t, nm_dataset **out, const nm_dataset_options *what)
 {
@@ -147,7 +131,7 @@ nm_err nm_tune_trainer_options(nm_tune *t, nm_trainer_options *o)
         .lr = (float)t->lr, .lr_ratio = (float)set->lr_ratio, .weight_decay = (float)set->weight_decay,
         .clip = (float)set->clip, .schedule = (nm_schedule)set->schedule, .steps = t->steps, .seed = set->seed.value};
     NM_TRY(find_largest(t, &batch, &o->max_length));
-    NM_TRY(parse_bytes(set->memory, &o->memory));
+    NM_TRY(nm_read_bytes(set->memory, "--memory", &o->memory));
     o->anchor = t->anchor ? NM_ANCHOR_HELD : 0;
     o->ease = t->anchor ? (float)t->ease : 0;
     o->batch = (int32_t)batch;

@@ -153,7 +153,7 @@ static nm_err print_json(const nm_tune *t, double seconds)
     bool validated = nm_dataset_count(t->data, NM_SPLIT_VALIDATION) > 0;
     nm_str s = {0};
     nm_err err = nm_str_putc(&s, '{');
-    if (err == NM_OK) err = nm_json_text(&s, "adapter", t->folder);
+    if (err == NM_OK) err = nm_json_string(&s, "adapter", t->folder);
     if (err == NM_OK) err = nm_json_whole(&s, "steps", (uint64_t)nm_trainer_steps(t->trainer));
     if (err == NM_OK) err = nm_json_key(&s, "loss");
     if (err == NM_OK) err = nm_json_double(&s, t->last_loss);
@@ -275,7 +275,7 @@ static nm_err json_sample(nm_str *s, const nm_tokenizer *tokenizer, const nm_sam
     char *text;
     size_t length;
     NM_TRY(nm_str_putc(s, '{'));
-    NM_TRY(nm_json_text(s, "file", sample->file));
+    NM_TRY(nm_json_string(s, "file", sample->file));
     NM_TRY(nm_json_whole(s, "line", sample->line));
     NM_TRY(nm_json_whole(s, "tokens", (uint64_t)sample->count));
     NM_TRY(nm_json_whole(s, "trained", (uint64_t)sample->trained));

@@ -146,6 +146,9 @@ enum {
 
 /* Encodes bytes; any bytes are accepted. *ids is allocated (nm_free) and holds *count ids. O(n log n) in length. */
 NM_API nm_err nm_tokenize(const nm_tokenizer *tokenizer, const char *text, size_t length, unsigned flags, int32_t **ids, size_t *count);
+/* The same, where parts of the text are somebody else's: guards holds n_guards pairs of places, from and to, in ascending order, in and across which no special token is read. */
+NM_API nm_err nm_tokenize_guarded(const nm_tokenizer *tokenizer, const char *text, size_t length, unsigned flags, const size_t *guards, size_t n_guards, int32_t **ids,
+    size_t *count);
 /* Decodes; *text is allocated (nm_free), has *length bytes and a zero behind them. NM_USAGE for an id outside the vocabulary. */
 NM_API nm_err nm_detokenize(const nm_tokenizer *tokenizer, const int32_t *ids, size_t count, unsigned flags, char **text, size_t *length);
 
@@ -329,13 +332,16 @@ NM_API uint64_t nm_runner_bytes(const nm_runner *runner);
 typedef enum nm_want { NM_WANT_NONE, NM_WANT_LAST, NM_WANT_ALL } nm_want;
 /* logits: n_vocab floats, valid during the call only. index: which of the item's tokens they follow. A result other than NM_OK ends the run with it. */
 typedef nm_err (*nm_logits_fn)(void *arg, int32_t index, const float *logits, int32_t n_vocab);
+/* What the head's map reads, n_embd floats: the last norm's output. As nm_logits_fn, and called before it. */
+typedef nm_err (*nm_hidden_fn)(void *arg, int32_t index, const float *hidden, int32_t n_embd);
 typedef struct nm_item {
     nm_session *session;
     const int32_t *tokens;      /* appended to the session */
     int32_t count;
     nm_want want;
-    nm_logits_fn on_logits;     /* called on the calling thread, in order */
+    nm_logits_fn on_logits;     /* called on the calling thread, in order. NULL where only on_hidden is wanted: then no logits are computed */
     void *arg;
+    nm_hidden_fn on_hidden;     /* may be NULL */
 } nm_item;
 /* Appends each item's tokens to its session and computes what is wanted. Sessions must differ. All or nothing for bad
  * arguments (NM_USAGE: context full, id outside the vocabulary). cancel (may be NULL): when it turns non-zero the call returns
@@ -371,6 +377,8 @@ NM_API void nm_stop_close(nm_stop **stop);
 /* Feeds bytes; text NULL ends the stream and gives what was held back. *out points into the stop until its next call and holds
  * *out_length bytes. *stopped: a stop string was met; what is fed afterwards is dropped until nm_stop_reset. */
 NM_API nm_err nm_stop_push(nm_stop *stop, const char *text, size_t length, const char **out, size_t *out_length, bool *stopped);
+/* The string that was met, NULL if none was. Owned by the stop. */
+NM_API const char *nm_stop_met(const nm_stop *stop);
 /* Forgets the stream, for the next one. */
 NM_API void nm_stop_reset(nm_stop *stop);
 
@@ -386,7 +394,8 @@ NM_API nm_err nm_grammar_matches(const nm_grammar *grammar, const char *text, si
 /* GBNF of the JSON documents that a JSON schema (2020-12) admits. NM_USAGE names a keyword that is not known, never ignores it. schema NULL: any JSON object. *gbnf: nm_free. */
 NM_API nm_err nm_schema_grammar(char **gbnf, size_t *gbnf_length, const char *schema, size_t length);
 
-/* One text under way within a grammar. Belongs to one thread at a time; the grammar and the tokenizer must outlive it. */
+/* One text under way within a grammar. Belongs to one thread at a time; the grammar and the tokenizer must outlive it. The text is what nm_detokenize makes of the tokens
+ * without flags, so decode it without NM_TEXT_CONTINUES. NM_REFUSED for a vocabulary of words (WordPiece). */
 typedef struct nm_constraint nm_constraint;
 NM_API nm_err nm_constraint_open(nm_constraint **out, const nm_grammar *grammar, const nm_tokenizer *tokenizer);
 NM_API void nm_constraint_close(nm_constraint **constraint);
@@ -409,7 +418,8 @@ typedef struct nm_speech nm_speech;
 typedef enum nm_speech_kind {
     NM_SPEECH_CONTENT, NM_SPEECH_REASONING,
     NM_SPEECH_CALL,             /* a call begins: number, id, name */
-    NM_SPEECH_ARGUMENTS         /* more of its arguments, as JSON text */
+    NM_SPEECH_ARGUMENTS,        /* more of its arguments, as JSON text */
+    NM_SPEECH_MARK              /* with `marks` only: a mark of reasoning, or white space about it */
 } nm_speech_kind;
 typedef struct nm_speech_piece { nm_speech_kind kind; const char *text; size_t length; int32_t call; const char *id, *name; } nm_speech_piece;
 typedef nm_err (*nm_speech_fn)(void *arg, const nm_speech_piece *piece);
@@ -418,17 +428,21 @@ typedef struct nm_speech_options {
     const char *tools;          /* OpenAI's array of tools as JSON; NULL: calls stay text */
     bool reasoning_open;        /* the prompt ends inside a block of reasoning */
     uint64_t seed;              /* of calls' ids */
+    bool marks;                 /* also give what is no part of reasoning or content, for those who show an answer as it was written */
 } nm_speech_options;
 NM_API nm_err nm_speech_open(nm_speech **out, const nm_speech_options *options);
 NM_API void nm_speech_close(nm_speech **speech);
 /* text NULL: the end. What is no call after all comes as content; nothing is lost. */
 NM_API nm_err nm_speech_push(nm_speech *speech, const char *text, size_t length, nm_speech_fn give, void *arg);
+/* Whether what comes next, as far as it is known, is reasoning. */
+NM_API bool nm_speech_reasons(const nm_speech *speech);
 /* A token's text that is such a mark, though the token is control: it must be fed to nm_speech_push as text. */
 NM_API bool nm_speech_is_mark(const char *token_text);
 /* Whether a rendered prompt ends (white space apart) inside a block of reasoning. */
 NM_API bool nm_speech_reasoning_open(const char *prompt, size_t length);
-/* GBNF of answers that call tools of this array in the family's notation: at least one call, or exactly one; choice: a function's name, or NULL for any. *gbnf: nm_free. */
-NM_API nm_err nm_speech_grammar(char **gbnf, size_t *gbnf_length, const char *template_text, const char *tools, const char *choice, bool one);
+/* GBNF of answers that call tools of this array in the family's notation: at least one call, or exactly one; choice: a function's name, or NULL for any. Reasoning may come
+ * first where the template has it, and must where the prompt has opened it. NM_USAGE names what is wrong with the tools. *gbnf: nm_free. */
+NM_API nm_err nm_speech_grammar(char **gbnf, size_t *gbnf_length, const char *template_text, const char *tools, const char *choice, bool one, bool reasoning_open);
 
 /* ---- Training data --------------------------------------------------------------------------------------------------------- */
 

@@ -36,7 +36,7 @@ includes() {
             header = quoted[2]
             split(FILENAME, part, "/")
             own = part[1] == "src" ? part[2] : part[1]
-            if (own == "include" || header == "nomoat.h" || header == "nm_config.h" || header == "nm_share.h") next
+            if (own == "include" || header == "nomoat.h" || header == "nm_config.h" || header == "nm_share.h" || header == "nm_web.h") next
             to = header
             if (to ~ /\.\./) { print FILENAME ":" FNR ": " header ": no path with .."; next }
             if (to !~ /\// ) to = own       # beside the file

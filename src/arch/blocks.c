@@ -108,6 +108,6 @@ void nm_block_head(nm_builder *b, const nm_config *c, int32_t x)
 {
     int32_t w = nm_build_map_optional(b, "output.weight", c->n_vocab, c->n_embd);
     if (w == NM_NONE) w = nm_build_map(b, "token_embd.weight", c->n_vocab, c->n_embd);
-    x = nm_build_linear(b, x, w, nm_build_vector_optional(b, "output.bias", c->n_vocab), c->n_vocab);
-    nm_build_result(b, nm_build_softcap(b, nm_build_scale(b, x, c->logit_scale), c->logit_cap));
+    int32_t y = nm_build_linear(b, x, w, nm_build_vector_optional(b, "output.bias", c->n_vocab), c->n_vocab);
+    nm_build_result(b, x, nm_build_softcap(b, nm_build_scale(b, y, c->logit_scale), c->logit_cap));
 }

@@ -12,6 +12,7 @@ struct nm_stop {
     nm_str held;        /* read but not given: nothing, or the beginning of a stop string */
     size_t given;       /* bytes at the front of held that the last call gave away */
     bool stopped;
+    const char *met;    /* the string that stopped it */
 };
 
 nm_err nm_stop_open(nm_stop **out, const char *const *strings, size_t count)
@@ -53,10 +54,11 @@ void nm_stop_reset(nm_stop *stop)
 {
     stop->held.length = stop->given = 0;
     stop->stopped = false;
+    stop->met = NULL;
 }
 
 /* Offset of the first byte from which on the text is a stop string (*whole) or the beginning of one; the text's length if there is none. */
-static size_t first_match(const nm_stop *s, const char *text, size_t length, bool *whole)
+static size_t first_match(nm_stop *s, const char *text, size_t length, bool *whole)
 {
     size_t partial = length;
     *whole = false;
@@ -66,6 +68,7 @@ static size_t first_match(const nm_stop *s, const char *text, size_t length, boo
             if (memcmp(text + at, s->strings[i], n)) continue;
             if (n == s->lengths[i]) {
                 *whole = true;
+                s->met = s->strings[i];
                 return at;      /* a longer one that began before it has not come to its end: the one that is whole counts */
             }
             if (partial == length) partial = at;
@@ -93,3 +96,5 @@ nm_err nm_stop_push(nm_stop *s, const char *text, size_t length, const char **ou
     *stopped = s->stopped;
     return NM_OK;
 }
+
+const char *nm_stop_met(const nm_stop *stop) { return stop->met; }

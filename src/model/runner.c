@@ -124,7 +124,7 @@ static nm_err check_item(const nm_runner *r, const nm_item *item, const nm_item 
     if (s->options.compute != r->plan.compute) return nm_fail(NM_REFUSED, "the session's cache was made by another arithmetic than the runner's");
     if (s->options.kv != first->session->options.kv) return nm_fail(NM_USAGE, "sessions of one run must have caches of one type");
     if (item->count < 0) return nm_fail(NM_USAGE, "%d tokens make no sense", (int)item->count);
-    if (item->want != NM_WANT_NONE && item->count > 0 && !item->on_logits) return nm_fail(NM_USAGE, "logits are wanted, but nobody takes them");
+    if (item->want != NM_WANT_NONE && item->count > 0 && !item->on_logits && !item->on_hidden) return nm_fail(NM_USAGE, "logits are wanted, but nobody takes them");
     if (item->count > s->options.context - s->length)
         return nm_fail(NM_USAGE, "%d tokens do not fit: %d of the context of %d are taken", (int)item->count, (int)s->length, (int)s->options.context);
     return check_tokens(r, item);
@@ -189,15 +189,21 @@ static nm_err walk(nm_runner *r, int32_t from, int32_t to)
     return done ? NM_OK : nm_fail(NM_INTERRUPTED, "interrupted");
 }
 
-static nm_err hand_out(nm_runner *r, int32_t first, int32_t count)
+/* One row of what was asked for: of the head's input, or of the logits. */
+static nm_err hand_row(nm_runner *r, int32_t place, int32_t row, bool logits)
 {
     const nm_exec *e = &r->walk.exec;
-    for (int32_t i = 0; i < count; i++) {
-        int32_t at = r->out_row[first + i];
-        const struct part *p = &r->part[r->row[at].seq];
-        int32_t index = p->from + at - r->seq[r->row[at].seq].row;
-        NM_TRY(p->item->on_logits(p->item->arg, index, nm_at(e, r->model->program.result, i), (int32_t)r->model->config.n_vocab));
-    }
+    const nm_program *g = &r->model->program;
+    const struct part *p = &r->part[r->row[row].seq];
+    const nm_item *item = p->item;
+    int32_t index = p->from + row - r->seq[r->row[row].seq].row;
+    if (logits) return item->on_logits ? item->on_logits(item->arg, index, nm_at(e, g->result, place), (int32_t)r->model->config.n_vocab) : NM_OK;
+    return item->on_hidden ? item->on_hidden(item->arg, index, nm_at(e, g->hidden, place), (int32_t)r->model->config.n_embd) : NM_OK;
+}
+
+static nm_err hand_out(nm_runner *r, int32_t first, int32_t count, bool logits)
+{
+    for (int32_t i = 0; i < count; i++) NM_TRY(hand_row(r, i, r->out_row[first + i], logits));
     return NM_OK;
 }
 
@@ -205,12 +211,17 @@ static nm_err run_head(nm_runner *r)
 {
     nm_exec *e = &r->walk.exec;
     int32_t most = (int32_t)r->plan.max_rows[NM_ROWS_OUT];
+    bool logits = false;
+    for (int32_t i = 0; i < r->parts; i++) logits |= r->part[i].item->on_logits != NULL;
     for (int32_t first = 0; first < r->outs; first += most) {
         int32_t count = r->outs - first < most ? r->outs - first : most;
         e->out_row = r->out_row + first;
         e->rows[NM_ROWS_OUT] = count;
-        NM_TRY(walk(r, r->plan.head, (int32_t)r->plan.regions));
-        NM_TRY(hand_out(r, first, count));
+        NM_TRY(walk(r, r->plan.head, r->plan.logits));
+        NM_TRY(hand_out(r, first, count, false));
+        if (!logits) continue;
+        NM_TRY(walk(r, r->plan.logits, (int32_t)r->plan.regions));
+        NM_TRY(hand_out(r, first, count, true));
     }
     return NM_OK;
 }

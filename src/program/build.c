@@ -179,7 +179,11 @@ int32_t nm_build_view(nm_builder *b, int32_t x, int64_t column, int64_t dim)
     return v;
 }
 
-void nm_build_result(nm_builder *b, int32_t logits) { b->program->result = logits; }
+void nm_build_result(nm_builder *b, int32_t hidden, int32_t logits)
+{
+    b->program->hidden = hidden;
+    b->program->result = logits;
+}
 
 /* ---- Checks, layout, freeing --------------------------------------------------------------------------------------------------- */
 

@@ -79,6 +79,7 @@ static nm_err schedule_step(nm_plan *p, const nm_shape *shape, int32_t i)
     }
     if (op->row) NM_TRY(nm_schedule_task(p, false, out_rows, false, (nm_task){.step = i}));
     if (op->wide) NM_TRY(nm_schedule_task(p, true, out_rows, false, (nm_task){.step = i}));
+    if (s->op == NM_OP_LINEAR && nm_in(g->operand, s, 0) == g->hidden) p->logits = (int32_t)p->regions - 1;
     return NM_OK;
 }
 
@@ -179,7 +180,9 @@ static void lifetimes(nm_plan *p, const nm_shape *shape)
         nm_value *own = &p->value[p->value[v].parent < 0 ? (int32_t)v : p->value[v].parent];
         if (p->value[v].keep && own->last < end) own->last = end;
     }
-    nm_value *result = &p->value[p->program->result];
+    nm_value *result = &p->value[p->program->result], *hidden = &p->value[p->program->hidden];
+    if (hidden->parent >= 0) hidden = &p->value[hidden->parent];
+    if (!p->owed && hidden->last < p->logits) hidden->last = p->logits;     /* handed out there */
     p->over = p->owed && result->parent < 0 && !saves_result(p, shape);
     if (result->last < end) result->last = end;
     if (p->over && result->last < result->g_last) result->last = result->g_last;

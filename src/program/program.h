@@ -27,7 +27,8 @@ typedef struct nm_program {
     size_t slots, slot_capacity;
     int32_t window[NM_MAX_GROUPS];
     int32_t groups;
-    int32_t result;             /* the logits, in rows of NM_ROWS_OUT */
+    int32_t hidden;             /* what the head's map reads: the last norm's output, in rows of NM_ROWS_OUT */
+    int32_t result;             /* the logits, in the same rows */
     int32_t tickets;
 } nm_program;
 
@@ -87,7 +88,7 @@ int32_t nm_build_softcap(nm_builder *b, int32_t x, float cap);              /* x
 int32_t nm_build_select(nm_builder *b, int32_t x);
 bool nm_build_selected(const nm_builder *b, int32_t x);
 int32_t nm_build_view(nm_builder *b, int32_t x, int64_t column, int64_t dim);
-void nm_build_result(nm_builder *b, int32_t logits);
+void nm_build_result(nm_builder *b, int32_t hidden, int32_t logits);
 
 /* Checks every step's shapes against the bound weights; refuses ops without a backward in NM_MODE_TRAIN. */
 nm_err nm_program_check(const nm_program *program, nm_mode mode, const nm_weight *weight);
@@ -135,6 +136,7 @@ typedef struct nm_plan {
     nm_region *region;
     size_t regions, region_capacity;
     int32_t head;               /* first region of the head */
+    int32_t logits;             /* first region of its map: before it there are the values of program->hidden, and no logits yet */
     int32_t body;               /* training: regions [body, head) clear what the head's backward adds to */
     int32_t loss, back;         /* training: regions [head, loss) are the head, [loss, back) the loss and the head's backward; from back on, the body's */
     bool over;                  /* training: the gradient of the result takes its place, since backward does not read it otherwise */

@@ -20,14 +20,14 @@ typedef struct nm_job nm_job;       /* one request under way; counted: the calle
 
 typedef struct nm_ask_lora { const char *id; double scale; } nm_ask_lora;      /* id: an adapter's name or path-free name, as behind '+' */
 
-/* What a client asks of a model, in whichever dialect it said so. All of it is copied by nm_engine_ask (JSON values are held). nm_ask_init sets what is not given. */
+/* What a client asks of a model, in whichever dialect it said so. All of it is copied by nm_engine_ask (JSON values are held, and must not change afterwards). nm_ask_init
+ * sets what is not given. */
 typedef struct nm_ask {
     const char *model;              /* MODEL{+ADAPTER[=SCALE]}, an alias or a persona; NULL or "": the first that is served */
     const nm_ask_lora *lora;        /* further adapters */
     size_t n_lora;
     /* The prompt: one of these. */
-    json_t *messages;               /* an array of {"role", "content", ...} as templates take it (OpenAI's shape: tool_calls with arguments as an object, tool_call_id; content a string
-                                       or null) */
+    json_t *messages;               /* an array of {"role", "content", ...} as templates take it (OpenAI's shape, but arguments of calls are objects; content a string or null) */
     const char *text;               /* is continued as it stands; special tokens in it are read as such */
     size_t text_length;
     const int32_t *ids;
@@ -97,6 +97,7 @@ typedef struct nm_started {         /* the prompt is tokens, and there is room: 
     const char *model;              /* its full name with the stack, as /v1/models has it */
     int32_t prompt_tokens;
     int32_t context;
+    const nm_tokenizer *tokenizer;  /* of the model, for texts of tokens; valid until `ended` has returned */
 } nm_started;
 typedef struct nm_answer_end {      /* of one of the n answers */
     int32_t index, tokens;
@@ -112,7 +113,7 @@ typedef struct nm_ended {           /* of it all */
     double load_seconds, wait_seconds, prompt_seconds, seconds;    /* prompt_seconds: reading it; seconds: generating */
 } nm_ended;
 
-/* On the engine's thread. started (unless it ends before), then pieces, `answered` once for each of the n, then ended, exactly once and last. Members may be NULL, but for ended. */
+/* On the engine's thread. started (unless it ends before), then pieces, `answered` once for each of the n, then ended, exactly once and last. Members may be NULL. */
 typedef struct nm_listener {
     void (*started)(void *arg, const nm_started *s);
     void (*piece)(void *arg, const nm_piece *p);
@@ -145,15 +146,21 @@ nm_err nm_engine_open(nm_engine **out, const nm_engine_options *options);
 void nm_engine_drain(nm_engine *engine, double seconds);
 void nm_engine_close(nm_engine **engine);
 
-/* Takes a request. NM_USAGE for what makes no sense in it (nothing is called back then); everything later, an unknown model, a prompt that does not fit, a full queue, comes by `ended`.
- * *job may be NULL. */
+/* Takes a request. NM_USAGE for what makes no sense in it (nothing is called back then); everything later, an unknown model, a prompt that does not fit, a full queue, comes by
+ * `ended`. job may be NULL. */
 nm_err nm_engine_ask(nm_engine *engine, const nm_ask *ask, const nm_listener *listener, nm_job **job);
 /* Ends it as soon as may be (within 50 ms of work); `ended` still comes, with NM_INTERRUPTED, unless it came before. */
 void nm_job_cancel(nm_job *job);
 void nm_job_release(nm_job **job);
 
-/* Runs fn on a thread of the engine with the model open: for tokenizing, templates, descriptions. model NULL: err and nm_error_text say why. stack: of the request's name, may be NULL. */
-typedef struct nm_served { const nm_model *model; const nm_stack *stack; const char *name, *template_text; int32_t context; } nm_served;   /* template_text NULL: there is none */
+/* Runs fn on a thread of the engine with the model open: for tokenizing, templates, descriptions. served NULL: err and nm_error_text say why. */
+typedef struct nm_served {
+    const nm_model *model;
+    const nm_stack *stack;
+    const char *name, *template_text;   /* template_text NULL: there is none */
+    int32_t context;
+    const struct nm_variant *variant;   /* the engine's own */
+} nm_served;
 typedef void (*nm_call_fn)(void *arg, const nm_served *served, nm_err err);
 nm_err nm_engine_call(nm_engine *engine, const char *name, nm_call_fn fn, void *arg);
 /* The prompt that a request would have: text (NULL for ids) and tokens. On the engine's thread, inside an nm_call_fn. *text, *ids: nm_free. */
@@ -163,9 +170,11 @@ nm_err nm_served_prompt(const nm_served *served, const nm_ask *ask, char **text,
 typedef void (*nm_embed_fn)(void *arg, const float *vectors, size_t n, int32_t n_embd, int32_t tokens, const nm_ended *ended);
 nm_err nm_engine_embed(nm_engine *engine, const char *model, const char *const *texts, const size_t *lengths, size_t n, nm_embed_fn fn, void *arg);
 
+/* The name of the first model, with its stack. */
+const char *nm_engine_first(const nm_engine *engine);
 /* What there is. Each gives a new JSON value (the caller's), NULL without memory. */
-json_t *nm_engine_models(nm_engine *engine);    /* [{"name", "base", "adapters": [{"name", "scale"}], "kind": "model"|"adapter"|"persona", "path", "bytes", "loaded", "modified"}] */
-json_t *nm_engine_slots(nm_engine *engine);     /* [{"id", "model", "state": "waiting"|"loading"|"prompt"|"answer", "prompt_tokens", "tokens", "context", "client"}] */
+json_t *nm_engine_models(nm_engine *engine);    /* [{"name", "base", "kind": "model"|"adapter"|"stack", "path", "bytes", "loaded", "modified", "default"}] */
+json_t *nm_engine_slots(nm_engine *engine);     /* [{"id", "model", "state": "prompt"|"answer", "prompt_tokens", "cached_tokens", "tokens", "context"}] */
 typedef struct nm_engine_counts {
     uint64_t requests, failed, cancelled, prompt_tokens, cached_tokens, tokens;
     double prompt_seconds, seconds;

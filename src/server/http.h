@@ -45,7 +45,6 @@ int nm_http_port(const nm_http *http);
 void nm_http_quiesce(nm_http *http);
 /* Ends everything. Handlers' answers that still come are dropped. */
 void nm_http_close(nm_http **http);
-/* Ends connections' wait for each client that has gone (closed or reset its side): their exchanges' `gone` becomes true. Called by a thread of http.c's own, every 20 ms. */
 
 /* ---- The request. Valid while x is held. ---- */
 const char *nm_exchange_method(const nm_exchange *x);
@@ -73,8 +72,10 @@ void nm_exchange_write(nm_exchange *x, const char *bytes, size_t length);
 void nm_exchange_end(nm_exchange *x);
 /* True once the client has left or was dropped: what is written goes nowhere, and the work may end. Cheap; any thread. */
 bool nm_exchange_gone(const nm_exchange *x);
-/* Called once, on any thread, when the client leaves before the answer has ended; set before the handler returns. Not called after nm_exchange_forget. */
+/* Called at most once, on any thread and under no lock, when the client leaves before the answer has ended; set before the handler returns. Not called, nor running any more, once
+ * nm_exchange_forget, reply, end or fail has returned (they wait for it, except within it): what arg points to may then be freed. So call these with no lock held that fn takes. */
 void nm_exchange_on_gone(nm_exchange *x, void (*fn)(void *arg), void *arg);
+void nm_exchange_forget(nm_exchange *x);
 
 /* An error in the shape of the exchange's dialect: error_shape.c. `type` may be NULL: chosen by status. code: a short word for programs, e.g. "model_not_found"; may be NULL.
  * In a stream that has begun it becomes that dialect's error event, and the stream ends. */

@@ -1,4 +1,4 @@
-/* Owns what handlers share: the server's parts, and each dialect's table of routes. A dialect is one or a few files and one line here and in server.c. */
+/* Owns the server as a whole: its engine, its HTTP, and each dialect's table of routes. A dialect is one or a few files, a line here and one in server.c. */
 #ifndef NM_SERVER_SERVER_H
 #define NM_SERVER_SERVER_H
 
@@ -12,11 +12,27 @@ typedef struct nm_server {          /* the context of every handler */
     const nm_engine_options *options;
     const char *host;
     bool keyed;                     /* a key is asked for */
+    struct nm_desk *desk;           /* what the page keeps; NULL: nothing is kept */
 } nm_server;
 
-extern const nm_route nm_routes_openai[], nm_routes_anthropic[], nm_routes_ollama[], nm_routes_llamacpp[], nm_routes_page[];
+/* Opens what the page keeps (path NULL: chats.db in the user's data folder), and works on it on a thread of its own. After an error, which is to be told to the
+ * user and no reason to end, *out is still to be closed: the page is told why nothing is kept. To be closed after HTTP. */
+typedef struct nm_desk nm_desk;
+nm_err nm_desk_open(nm_desk **out, const char *path);
+void nm_desk_close(nm_desk **desk);
 
-/* The body of an error in a dialect's shape, as error_shape.c knows it; type and code may be NULL. event: as the last event of a stream. New text (nm_free), NULL without memory. */
+extern const nm_route nm_routes_openai[], nm_routes_anthropic[], nm_routes_ollama[], nm_routes_llamacpp[], nm_routes_page[], nm_routes_chats[];
+
+/* Answers GET / with the page where HTML is accepted: that route is dialect_ollama.c's. */
+void nm_page_index(nm_exchange *x, void *context);
+
+/* Opens the engine and listens; options' routes and context are set here. Both must outlive the server. */
+nm_err nm_server_open(nm_server **out, const nm_engine_options *engine, nm_http_options http);
+/* What is under way goes on to its end first, for so many seconds at most. */
+void nm_server_close(nm_server **server, double seconds);
+
+/* The body of an error in a dialect's shape, as error_shape.c knows it; type and code may be NULL. event: as the last event of a stream. New text (nm_free), NULL without
+ * memory. */
 char *nm_error_body(nm_dialect dialect, int status, const char *type, const char *code, const char *message, bool event);
 
 #endif

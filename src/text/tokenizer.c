@@ -121,12 +121,20 @@ static size_t skip_space(const char *text, size_t at, size_t length)
     return at;
 }
 
+/* A special token of n bytes at `at` would touch a guarded part of the text. Those that lie before are left behind. */
+static bool is_guarded(nm_encoder *e, size_t at, size_t n)
+{
+    while (e->n_guards && e->guards[1] <= at) e->guards += 2, e->n_guards--;
+    return e->n_guards && e->guards[0] < at + n;
+}
+
 static nm_err encode_all(nm_encoder *e, const char *text, size_t length, unsigned flags)
 {
     const nm_tokenizer *t = e->t;
     size_t from = 0, at = 0;
     while (at < length) {
         int32_t id = t->n_added ? added_at(t, text + at, length - at, flags) : -1;
+        if (id >= 0 && is_guarded(e, at, nm_vocab_length(t, id))) id = added_at(t, text + at, length - at, flags & ~(unsigned)NM_TEXT_SPECIAL);
         if (id < 0) { at++; continue; }
         size_t end = t->flags[id] & NM_ADDED_LSTRIP ? trim_end(text + from, at - from) : at - from;
         NM_TRY(encode_fragment(e, text + from, end, from));
@@ -173,11 +181,9 @@ static void free_encoder(nm_encoder *e)
     nm_str_free(&e->word);
 }
 
-/* starts NULL: not wanted. */
-static nm_err tokenize(const nm_tokenizer *t, const char *text, size_t length, unsigned flags, int32_t **ids, uint32_t **starts, size_t *count,
-                       uint64_t *steps)
+/* The encoder as it begins. starts NULL: not wanted. */
+static nm_err tokenize(nm_encoder e, const char *text, size_t length, unsigned flags, int32_t **ids, uint32_t **starts, size_t *count, uint64_t *steps)
 {
-    nm_encoder e = {.t = t, .want_starts = starts != NULL};
     *ids = NULL;
     *count = 0;
     if (length > LONGEST_TEXT) return nm_fail(NM_USAGE, "a text of %zu bytes is too long to encode at once (1 GiB); split it", length);
@@ -198,7 +204,7 @@ static nm_err tokenize(const nm_tokenizer *t, const char *text, size_t length, u
 nm_err nm_tokenize_counted(const nm_tokenizer *tokenizer, const char *text, size_t length, unsigned flags, int32_t **ids, size_t *count,
                            uint64_t *steps)
 {
-    return tokenize(tokenizer, text, length, flags, ids, NULL, count, steps);
+    return tokenize((nm_encoder){.t = tokenizer}, text, length, flags, ids, NULL, count, steps);
 }
 
 nm_err nm_tokenize_starts(const nm_tokenizer *tokenizer, const char *text, size_t length, unsigned flags, int32_t **ids, uint32_t **starts,
@@ -207,12 +213,18 @@ nm_err nm_tokenize_starts(const nm_tokenizer *tokenizer, const char *text, size_
     *starts = NULL;
     if (tokenizer->kind == NM_VOCAB_WORDPIECE)
         return nm_fail(NM_REFUSED, "a WordPiece vocabulary does not keep the places of its tokens: it cannot be trained on answers");
-    return tokenize(tokenizer, text, length, flags, ids, starts, count, NULL);
+    return tokenize((nm_encoder){.t = tokenizer, .want_starts = true}, text, length, flags, ids, starts, count, NULL);
 }
 
 nm_err nm_tokenize(const nm_tokenizer *tokenizer, const char *text, size_t length, unsigned flags, int32_t **ids, size_t *count)
 {
-    return tokenize(tokenizer, text, length, flags, ids, NULL, count, NULL);
+    return tokenize((nm_encoder){.t = tokenizer}, text, length, flags, ids, NULL, count, NULL);
+}
+
+nm_err nm_tokenize_guarded(const nm_tokenizer *tokenizer, const char *text, size_t length, unsigned flags, const size_t *guards, size_t n_guards, int32_t **ids,
+                           size_t *count)
+{
+    return tokenize((nm_encoder){.t = tokenizer, .guards = guards, .n_guards = n_guards}, text, length, flags, ids, NULL, count, NULL);
 }
 
 /* ---- Questions ------------------------------------------------------------------------------------------------------------ */

@@ -90,6 +90,8 @@ typedef struct nm_encoder {
     const char *text;                   /* that symbols point into */
     int32_t *ids;
     size_t n_ids, ids_capacity;
+    const size_t *guards;               /* pairs of places, n_guards: within them no special token is read */
+    size_t n_guards;
     bool want_starts;
     uint32_t *starts;                   /* per id, its first byte in the whole text; kept only if wanted, as is what follows */
     size_t starts_capacity;

@@ -1,5 +1,4 @@
-/* Foreign text on its way to a terminal, and thinking blocks: the same however a stream is cut. Takes in term.c and think.c, which are
- * part of the program and not of the library. */
+/* Foreign text on its way to a terminal: the same however a stream is cut. Takes in term.c, which is part of the program and not of the library. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,7 +10,6 @@
 #include <cmocka.h>
 
 #include "../../cmd/term.c"
-#include "../../cmd/think.c"
 #include "base/mem.h"
 #include "base/rng.h"
 
@@ -103,49 +101,6 @@ static void test_slow_reader(void **state)
     assert_memory_equal(all + n - 8, "0039999 ", 8);
 }
 
-typedef struct split { nm_str thinking, rest; } split;
-
-static nm_err collect(void *arg, const char *text, size_t length, bool thinking)
-{
-    split *s = arg;
-    return nm_str_append(thinking ? &s->thinking : &s->rest, text, length);
-}
-
-static void assert_split(const char *text, bool inside, const char *thinking, const char *rest)
-{
-    for (size_t step = 1; step <= strlen(text) + 1; step++) {
-        nm_thinker t = {0};
-        split s = {{0}, {0}};
-        nm_thinker_begin(&t, inside);
-        assert_int_equal(nm_str_puts(&s.thinking, ""), NM_OK);
-        assert_int_equal(nm_str_puts(&s.rest, ""), NM_OK);
-        for (size_t i = 0, n = strlen(text); i < n; i += step) nm_thinker_push(&t, text + i, n - i < step ? n - i : step, collect, &s);
-        nm_thinker_push(&t, NULL, 0, collect, &s);
-        assert_string_equal(s.thinking.data, thinking);
-        assert_string_equal(s.rest.data, rest);
-        nm_str_free(&s.thinking);
-        nm_str_free(&s.rest);
-        nm_str_free(&t.held);
-    }
-}
-
-static void test_thinking(void **state)
-{
-    (void)state;
-    assert_split("<think>\nhm\n</think>\n\nYes.", false, "<think>\nhm\n</think>\n\n", "Yes.");
-    assert_split("\n <think>a</think>b</think>", false, "\n <think>a</think>", "b</think>");
-    assert_split("no <think>tag</think>", false, "", "no <think>tag</think>");
-    assert_split("<thin", false, "", "<thin");
-    assert_split("<think>never closed </thin", false, "<think>never closed </thin", "");
-    assert_split("inside</think>out", true, "inside</think>", "out");
-    assert_split("[THINK]x</think>[/THINK]y", false, "[THINK]x</think>[/THINK]", "y");
-    assert_split("", false, "", "");
-    assert_split("<thinking>a</thinking> b", false, "<thinking>a</thinking> ", "b");
-    assert_true(nm_think_ends_open("x<think>\n", 9));
-    assert_false(nm_think_ends_open("x<think></think>", 16));
-    assert_true(nm_think_is_tag("</think>"));
-}
-
 static void test_bytes(void **state)
 {
     (void)state;
@@ -161,7 +116,7 @@ static void test_bytes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_safe), cmocka_unit_test(test_safe_random), cmocka_unit_test(test_slow_reader), cmocka_unit_test(test_thinking), cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_safe), cmocka_unit_test(test_safe_random), cmocka_unit_test(test_slow_reader), cmocka_unit_test(test_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,451 @@
+/* The loop: one pass after the other over all answers under way. A pass takes the next token of every answer and some of the prompts that are being read, so that nobody
+ * waits behind a long one. What an answer is does not depend on who shares its passes (law 9). */
+#include <string.h>
+#include <time.h>
+
+#include "os/clock.h"
+#include "server/engine_impl.h"
+
+enum {
+    ROWS_MOST = 512,            /* of a pass; a runner's default */
+    ROWS_LEAST = 32,            /* of prompts in a pass, however slow the machine */
+    ROWS_FIRST = 128,           /* before the machine's speed is known */
+    WORTH_WAITING = 64          /* tokens of a prompt that another one is about to compute */
+};
+#define SECONDS_BESIDE 0.10     /* of a pass with prompts in it, where others wait for their next token */
+#define SECONDS_ALONE 0.25      /* where nobody does: what a newcomer may have to wait for */
+
+typedef struct share { nm_lane *lane; int32_t from, count; bool drawn; } share;     /* a lane's part in a pass */
+typedef struct pass { nm_base *base; share *share; nm_item *item; size_t count, capacity, item_capacity; int32_t prompt_rows; } pass;
+
+static int32_t lacks(const nm_lane *l) { return (int32_t)l->n_ids - nm_session_length(l->session); }
+
+/* ---- Who begins ------------------------------------------------------------------------------------------------------------------ */
+
+/* Texts to embed are read one by one. */
+static int32_t lanes_of(const nm_job *j) { return j->kind == NM_JOB_EMBED ? 1 : j->n; }
+
+static int32_t lanes_running(const nm_engine *e)
+{
+    int32_t n = 0;
+    for (size_t i = 0; i < e->n_running; i++) n += lanes_of(e->running[i]);
+    return n;
+}
+
+static int32_t running_of(const nm_engine *e, unsigned long long client)
+{
+    int32_t n = 0;
+    for (size_t i = 0; i < e->n_running; i++) n += e->running[i]->ask.client == client;
+    return n;
+}
+
+/* Whether another prompt at work begins as this one does, and much of that is still to come: then it is computed once, and taken over. */
+static bool should_wait(const nm_engine *e, const nm_job *j)
+{
+    if (j->kind != NM_JOB_ANSWER || j->ask.no_cache || j->ask.echo_logprobs) return false;
+    for (size_t i = 0; i < e->n_running; i++) {
+        const nm_job *other = e->running[i];
+        if (other->kind != NM_JOB_ANSWER || other->variant != j->variant || other->ask.no_cache || !other->lane || !other->lane[0].session || other->lane[0].ended) continue;
+        size_t done = (size_t)nm_session_length(other->lane[0].session), n = other->n_ids < j->n_ids ? other->n_ids : j->n_ids, same = 0;
+        while (same < n && other->ids[same] == j->ids[same]) same++;
+        if (done < other->n_ids && same >= done + WORTH_WAITING) return true;
+    }
+    return false;
+}
+
+/* The next to begin, off the list: of the client with least at work, the one that came first. NULL if none may. */
+static nm_job *take_ready(nm_engine *e)
+{
+    nm_job **best = NULL;
+    int32_t fewest = INT32_MAX, room = e->options.parallel - lanes_running(e);
+    for (nm_job **at = &e->ready; *at; at = &(*at)->next) {
+        int32_t n = running_of(e, (*at)->ask.client);
+        bool cancelled = atomic_load(&(*at)->cancelled);
+        if (!cancelled && ((lanes_of(*at) > room && e->n_running) || should_wait(e, *at))) continue;
+        if (cancelled || n < fewest) best = at, fewest = cancelled ? -1 : n;
+    }
+    nm_job *j = best ? *best : NULL;
+    if (j) {
+        *best = j->next;
+        j->next = NULL;
+        e->waiting--;
+    }
+    return j;
+}
+
+static nm_err open_lanes(nm_engine *e, nm_job *j)
+{
+    j->lane = nm_calloc((size_t)j->n, sizeof *j->lane);
+    if (!j->lane) return nm_fail_memory((size_t)j->n * sizeof *j->lane);
+    for (int32_t i = 0; i < j->n; i++) NM_TRY(nm_lane_open(&j->lane[i], j, i));
+    return nm_kept_session(e, j, &j->lane[0].session);
+}
+
+/* Without the lock. */
+static void begin(nm_engine *e, nm_job *j)
+{
+    nm_err err = atomic_load(&j->cancelled) ? nm_fail(NM_INTERRUPTED, "cancelled") : NM_OK;
+    if (err == NM_OK && j->kind == NM_JOB_ANSWER) err = open_lanes(e, j);
+    j->begun = nm_clock_seconds();
+    if (err == NM_OK) {
+        pthread_mutex_lock(&e->lock);
+        err = NM_GROW(e->running, e->running_capacity, e->n_running + 1);
+        if (err == NM_OK) e->running[e->n_running++] = j;
+        pthread_mutex_unlock(&e->lock);
+    }
+    if (err != NM_OK) {
+        nm_job_end(j, err, NULL);
+        return;
+    }
+    atomic_store(&j->state, NM_JOB_RUNNING);
+    nm_started s = {.model = j->variant->name, .prompt_tokens = (int32_t)j->n_ids, .context = j->limit, .tokenizer = nm_model_tokenizer(j->variant->base->model)};
+    if (j->listener.started) j->listener.started(j->listener.arg, &s);
+}
+
+/* ---- Who ends -------------------------------------------------------------------------------------------------------------------- */
+
+static void end_job(nm_engine *e, size_t at, nm_err err, const char *code)
+{
+    nm_job *j = e->running[at];
+    pthread_mutex_lock(&e->lock);
+    for (int32_t i = 0; j->lane && i < j->n; i++) {
+        nm_session *s = j->lane[i].session;
+        j->lane[i].session = NULL;
+        if (!s) continue;
+        if (j->ask.no_cache || j->kind == NM_JOB_EMBED) nm_session_close(&s);
+        else nm_kept_put(e, j->variant, s);
+    }
+    memmove(&e->running[at], &e->running[at + 1], (--e->n_running - at) * sizeof *e->running);
+    pthread_cond_broadcast(&e->work);
+    pthread_mutex_unlock(&e->lock);
+    nm_job_end(j, err, code);
+}
+
+static bool all_ended(const nm_job *j)
+{
+    for (int32_t i = 0; i < j->n; i++)
+        if (!j->lane[i].ended) return false;
+    return true;
+}
+
+static void sweep(nm_engine *e)
+{
+    for (size_t i = e->n_running; i-- > 0;) {
+        nm_job *j = e->running[i];
+        if (atomic_load(&j->cancelled)) end_job(e, i, nm_fail(NM_INTERRUPTED, "cancelled"), NULL);
+        else if (j->failed != NM_OK) end_job(e, i, nm_fail(j->failed, "%s", j->failure ? j->failure : "the answer failed"), NULL);
+        else if (all_ended(j)) end_job(e, i, NM_OK, NULL);
+    }
+}
+
+/* ---- A pass ---------------------------------------------------------------------------------------------------------------------- */
+
+static void tell_echo(nm_job *j)
+{
+    nm_piece p = {.kind = NM_PIECE_PROMPT, .text = j->prompt ? j->prompt : "", .length = j->prompt_length, .token = j->echo, .n_tokens = j->n_ids};
+    if (j->listener.piece) j->listener.piece(j->listener.arg, &p);
+}
+
+/* An answer that fails does so by itself: the others in the pass go on. */
+static void fail_lane(nm_lane *l, nm_err failed)
+{
+    nm_job *j = l->job;
+    l->ended = true;
+    if (j->failed != NM_OK) return;
+    j->failed = failed;
+    j->failure = nm_strndup(nm_error_text(), strlen(nm_error_text()));
+}
+
+static void draw_for(nm_lane *l, const float *logits, int32_t n_vocab)
+{
+    nm_err err = l->job->most > 0 ? nm_lane_draw(l, logits, n_vocab) : nm_lane_finish(l, NM_FINISH_LENGTH);
+    if (err != NM_OK) fail_lane(l, err);
+}
+
+/* The prompt's last logits serve all answers of its request. */
+static nm_err on_logits(void *arg, int32_t index, const float *logits, int32_t n_vocab)
+{
+    share *s = arg;
+    nm_lane *l = s->lane;
+    nm_job *j = l->job;
+    size_t next = (size_t)(s->from + index) + 1;
+    int32_t top = j->ask.top_logprobs > 0 ? j->ask.top_logprobs : 0;
+    if (j->echo && next < j->n_ids) nm_logprobs(logits, n_vocab, j->ids[next], top, &j->echo[next], j->echo_top + next * (size_t)top);
+    if (next < l->n_ids) return NM_OK;
+    s->drawn = true;
+    if (j->answering) {
+        draw_for(l, logits, n_vocab);
+        return NM_OK;
+    }
+    j->answering = true;
+    j->first = nm_clock_seconds();
+    if (j->echo) tell_echo(j);
+    for (int32_t i = 0; i < j->n; i++) draw_for(&j->lane[i], logits, n_vocab);
+    return NM_OK;
+}
+
+static nm_err on_hidden(void *arg, int32_t index, const float *hidden, int32_t n_embd)
+{
+    share *s = arg;
+    nm_embed_add(s->lane, s->from + index, hidden, n_embd);
+    return NM_OK;
+}
+
+static nm_err add_share(pass *p, nm_lane *l, int32_t count)
+{
+    NM_TRY(NM_GROW(p->share, p->capacity, p->count + 1));
+    p->share[p->count++] = (share){.lane = l, .from = nm_session_length(l->session), .count = count};
+    return NM_OK;
+}
+
+/* The lane that reads for a job, if it has to. */
+static nm_lane *reader(nm_engine *e, nm_job *j)
+{
+    nm_err err = NM_OK;
+    nm_lane *l = j->kind == NM_JOB_EMBED ? nm_embed_lane(e, j, &err) : j->lane;
+    if (err != NM_OK) fail_lane(&j->lane[0], err);
+    return l && !l->ended && lacks(l) >= (j->kind == NM_JOB_EMBED ? 1 : 2) ? l : NULL;
+}
+
+/* The lane whose prompt has least left, or the one that came first, of those that are not in the pass yet. */
+static nm_lane *next_prompt(nm_engine *e, const pass *p, bool oldest)
+{
+    nm_lane *found = NULL;
+    for (size_t i = 0; i < e->n_running; i++) {
+        nm_lane *l = e->running[i]->variant->base == p->base ? reader(e, e->running[i]) : NULL;
+        if (!l) continue;
+        bool in = false;
+        for (size_t k = 0; k < p->count; k++) in |= p->share[k].lane == l;
+        if (in) continue;
+        if (!found || (!oldest && lacks(l) < lacks(found))) found = l;
+    }
+    return found;
+}
+
+static int32_t rows_for_prompts(const nm_engine *e, int32_t beside)
+{
+    double rows = e->rate * (beside ? SECONDS_BESIDE : SECONDS_ALONE);
+    int32_t n = e->rate == 0 ? ROWS_FIRST : rows < ROWS_LEAST ? ROWS_LEAST : rows > ROWS_MOST ? ROWS_MOST : (int32_t)rows;
+    return n > ROWS_MOST - beside ? ROWS_MOST - beside : n;
+}
+
+/* A quarter goes to the prompt that has waited longest, the rest to those that are soonest done. */
+static nm_err add_prompts(nm_engine *e, pass *p)
+{
+    int32_t room = rows_for_prompts(e, (int32_t)p->count);
+    nm_lane *oldest = next_prompt(e, p, true);
+    if (!oldest) return NM_OK;
+    int32_t part = room / 4 < lacks(oldest) ? room / 4 : lacks(oldest);
+    size_t first = p->count;
+    if (part) NM_TRY(add_share(p, oldest, part));
+    p->prompt_rows = part;
+    for (nm_lane *l; p->prompt_rows < room && (l = next_prompt(e, p, false));) {
+        int32_t n = room - p->prompt_rows < lacks(l) ? room - p->prompt_rows : lacks(l);
+        NM_TRY(add_share(p, l, n));
+        p->prompt_rows += n;
+    }
+    if (part && p->prompt_rows < room) {        /* what nobody else needs */
+        int32_t n = lacks(oldest) - part < room - p->prompt_rows ? lacks(oldest) - part : room - p->prompt_rows;
+        p->share[first].count += n;
+        p->prompt_rows += n;
+    }
+    return NM_OK;
+}
+
+static nm_err add_answers(nm_engine *e, pass *p)
+{
+    for (size_t i = 0; i < e->n_running; i++) {
+        nm_job *j = e->running[i];
+        for (int32_t k = 0; j->kind == NM_JOB_ANSWER && j->variant->base == p->base && k < j->n; k++)
+            if (!j->lane[k].ended && !j->lane[k].waits && lacks(&j->lane[k]) == 1 && p->count < ROWS_MOST) NM_TRY(add_share(p, &j->lane[k], 1));
+    }
+    return NM_OK;
+}
+
+static nm_err make_items(pass *p)
+{
+    NM_TRY(NM_GROW(p->item, p->item_capacity, p->count));
+    for (size_t i = 0; i < p->count; i++) {
+        share *s = &p->share[i];
+        bool whole = s->count == lacks(s->lane), embeds = s->lane->job->kind == NM_JOB_EMBED;
+        nm_want want = s->lane->job->echo || embeds ? NM_WANT_ALL : whole ? NM_WANT_LAST : NM_WANT_NONE;
+        p->item[i] = (nm_item){.session = s->lane->session, .tokens = s->lane->ids + s->from, .count = s->count, .want = want, .on_logits = embeds ? NULL : on_logits,
+            .on_hidden = embeds ? on_hidden : NULL, .arg = s};
+    }
+    return NM_OK;
+}
+
+/* Marks who is in the pass, so that a client who leaves can end it. */
+static void mark(nm_engine *e, const pass *p, bool in)
+{
+    pthread_mutex_lock(&e->lock);
+    if (in && !e->closes) e->interrupt = 0;
+    atomic_store(&e->may_interrupt, in && p->prompt_rows > ROWS_LEAST);
+    for (size_t i = 0; i < p->count; i++) p->share[i].lane->job->in_pass = false;
+    for (size_t i = 0; in && i < p->count; i++) {
+        nm_job *j = p->share[i].lane->job;
+        j->in_pass |= p->share[i].count > 1;
+        if (j->in_pass && atomic_load(&j->cancelled)) e->interrupt = 1;
+    }
+    pthread_mutex_unlock(&e->lock);
+}
+
+/* Answers of one request go on from the one that read the prompt. */
+static void fork_waiting(nm_job *j)
+{
+    for (int32_t i = 1; i < j->n; i++) {
+        nm_lane *l = &j->lane[i];
+        if (!l->waits || !j->answering) continue;
+        l->waits = false;
+        nm_err err = l->ended ? NM_OK : nm_session_fork(&l->session, j->lane[0].session);
+        if (err != NM_OK) fail_lane(l, err);
+    }
+}
+
+/* Rows that were computed, but whose logits were not handed out: they are computed again. */
+static void take_back(const pass *p)
+{
+    for (size_t i = 0; i < p->count; i++) {
+        const share *s = &p->share[i];
+        nm_session *session = s->lane->session;
+        if (s->drawn) continue;
+        if (s->lane->job->kind == NM_JOB_EMBED) nm_embed_again(s->lane, s->from);
+        else if (s->lane->job->echo) nm_session_truncate(session, s->from);
+        else if (nm_session_length(session) == (int32_t)s->lane->n_ids) nm_session_truncate(session, (int32_t)s->lane->n_ids - 1);
+    }
+}
+
+/* Without memory for the pass kept prefixes go; if there are none, the longest answer. */
+static void after_failure(nm_engine *e, pass *p, nm_err err)
+{
+    take_back(p);
+    if (err == NM_INTERRUPTED) return;
+    if (err == NM_NO_MEMORY && e->n_kept) {
+        pthread_mutex_lock(&e->lock);
+        nm_kept_trim(e, 0, NULL);
+        pthread_mutex_unlock(&e->lock);
+        return;
+    }
+    nm_lane *longest = p->share[0].lane;
+    for (size_t i = 0; i < p->count; i++) {
+        nm_lane *l = p->share[i].lane;
+        if (err != NM_NO_MEMORY) fail_lane(l, err);
+        else if (l->n_ids > longest->n_ids) longest = l;
+    }
+    if (err == NM_NO_MEMORY) fail_lane(longest, err);
+}
+
+static void run(nm_engine *e, pass *p)
+{
+    double from = nm_clock_seconds();
+    nm_err err = make_items(p);
+    mark(e, p, true);
+    if (err == NM_OK) err = nm_run(p->base->runner, p->item, p->count, &e->interrupt);
+    mark(e, p, false);
+    double seconds = nm_clock_seconds() - from;
+    if (err != NM_OK) after_failure(e, p, err);
+    else if (p->prompt_rows > ROWS_LEAST) {
+        double rate = (double)p->prompt_rows / seconds;
+        e->rate = e->rate == 0 ? rate : 0.75 * e->rate + 0.25 * rate;
+    }
+    for (size_t i = 0; i < p->count; i++) {
+        nm_lane *l = p->share[i].lane;
+        if (l->job->kind == NM_JOB_ANSWER) fork_waiting(l->job);
+        else if (!l->ended && !lacks(l)) nm_embed_finish(l);
+    }
+}
+
+/* ---- Turns ----------------------------------------------------------------------------------------------------------------------- */
+
+/* Models take turns, pass by pass. */
+static nm_base *next_base(nm_engine *e)
+{
+    nm_base *found = NULL;
+    pthread_mutex_lock(&e->lock);
+    for (size_t k = 0; !found && k < e->bases; k++) {
+        nm_base *b = e->base[(e->turn + k) % e->bases];
+        for (size_t i = 0; i < e->n_running; i++)
+            if (e->running[i]->variant->base == b) found = b;
+        if (found) e->turn = (e->turn + k + 1) % e->bases;
+    }
+    pthread_mutex_unlock(&e->lock);
+    return found;
+}
+
+static void step(nm_engine *e, pass *p)
+{
+    p->base = next_base(e);
+    p->count = 0;
+    p->prompt_rows = 0;
+    if (!p->base) return;
+    nm_err err = add_answers(e, p);
+    if (err == NM_OK) err = add_prompts(e, p);
+    if (err == NM_OK && p->count) run(e, p);
+}
+
+static void wait_for_work(nm_engine *e)
+{
+    struct timespec at;
+    clock_gettime(CLOCK_MONOTONIC, &at);
+    at.tv_sec += 1;
+    pthread_cond_timedwait(&e->work, &e->lock, &at);
+}
+
+/* Under the lock: what others may read of the answers at work. */
+static void show(nm_engine *e)
+{
+    for (size_t i = 0; i < e->n_running; i++) {
+        nm_job *j = e->running[i];
+        j->shown_answering = j->answering;
+        j->shown_tokens = 0;
+        for (int32_t k = 0; j->lane && k < j->n; k++) j->shown_tokens += j->lane[k].tokens;
+    }
+}
+
+static void tidy(nm_engine *e)
+{
+    show(e);
+    nm_names_reap(e, nm_clock_seconds());
+    e->counts.cache_bytes = nm_kept_bytes(e);
+    e->counts.cache_entries = e->n_kept;
+    if (e->want_room) {
+        e->want_room = 0;
+        pthread_cond_broadcast(&e->work);
+    }
+}
+
+void *nm_loop_main(void *engine)
+{
+    nm_engine *e = engine;
+    pass p = {0};
+    pthread_mutex_lock(&e->lock);
+    while (!e->closes) {
+        tidy(e);
+        while (e->refused) {
+            nm_job *j = e->refused;
+            e->refused = j->next;
+            pthread_mutex_unlock(&e->lock);
+            nm_job_refuse(j);
+            pthread_mutex_lock(&e->lock);
+        }
+        if (!e->n_running && !e->ready) {
+            wait_for_work(e);
+            continue;
+        }
+        for (nm_job *j; (j = take_ready(e));) {
+            pthread_mutex_unlock(&e->lock);
+            begin(e, j);
+            pthread_mutex_lock(&e->lock);
+        }
+        pthread_mutex_unlock(&e->lock);
+        sweep(e);
+        step(e, &p);
+        sweep(e);
+        pthread_mutex_lock(&e->lock);
+    }
+    pthread_mutex_unlock(&e->lock);
+    while (e->n_running) end_job(e, 0, nm_fail(NM_INTERRUPTED, "the server is going down"), "shutting_down");
+    nm_free(p.share);
+    nm_free(p.item);
+    return NULL;
+}

@@ -1,0 +1,302 @@
+/* The engine as its callers see it: opening, requests, their end, counts. */
+#include <string.h>
+#include <time.h>
+
+#include "os/clock.h"
+#include "os/machine.h"
+#include "server/engine_impl.h"
+
+enum { PARALLEL = 16, QUEUE = 256, N_MOST = 64 };
+
+void nm_engine_note(nm_engine *e, const char *line) { if (e->options.note) e->options.note(e->options.note_arg, line); }
+
+/* ---- Jobs ---------------------------------------------------------------------------------------------------------------- */
+
+static void free_job(nm_job *j)
+{
+    for (int32_t i = 0; j->lane && i < j->n; i++) nm_lane_close(&j->lane[i]);
+    nm_free(j->lane);
+    for (size_t i = 0; i < j->n_texts; i++) nm_free(j->texts[i]);
+    nm_free(j->texts);
+    nm_free(j->lengths);
+    nm_free(j->vectors);
+    nm_grammar_close(&j->grammar);
+    nm_ask_free(&j->ask);
+    nm_free(j->prompt);
+    nm_free(j->ids);
+    nm_free(j->echo);
+    nm_free(j->echo_top);
+    nm_free(j->failure);
+    nm_free(j);
+}
+
+void nm_job_release(nm_job **job)
+{
+    nm_job *j = *job;
+    *job = NULL;
+    if (j && atomic_fetch_sub(&j->refs, 1) == 1) free_job(j);
+}
+
+void nm_job_cancel(nm_job *j)
+{
+    nm_engine *e = j->engine;
+    atomic_store(&j->cancelled, true);
+    pthread_mutex_lock(&e->lock);
+    if (j->in_pass && atomic_load(&e->may_interrupt)) e->interrupt = 1;
+    pthread_cond_broadcast(&e->work);
+    pthread_mutex_unlock(&e->lock);
+}
+
+static void count_end(nm_engine *e, const nm_job *j, const nm_ended *end)
+{
+    pthread_mutex_lock(&e->lock);
+    if (end->err == NM_INTERRUPTED) e->counts.cancelled++;
+    else if (end->err != NM_OK) e->counts.failed++;
+    e->counts.prompt_tokens += (uint64_t)(j->answering ? end->prompt_tokens - end->cached_tokens : 0);
+    e->counts.cached_tokens += (uint64_t)end->cached_tokens;
+    e->counts.tokens += (uint64_t)end->tokens;
+    e->counts.prompt_seconds += end->prompt_seconds;
+    e->counts.seconds += end->seconds;
+    pthread_mutex_unlock(&e->lock);
+}
+
+static void tell_end(nm_job *j, const nm_ended *end)
+{
+    int32_t width = j->variant ? nm_model_describe(j->variant->base->model)->n_embd : 0;
+    if (j->kind == NM_JOB_EMBED) j->embed(j->listener.arg, end->err == NM_OK ? j->vectors : NULL, j->n_texts, width, end->prompt_tokens, end);
+    else if (j->listener.ended) j->listener.ended(j->listener.arg, end);
+}
+
+void nm_job_end(nm_job *j, nm_err err, const char *code)
+{
+    nm_engine *e = j->engine;
+    double now = nm_clock_seconds();
+    char text[1024] = "";
+    if (err != NM_OK) strncpy(text, nm_error_text(), sizeof text - 1);
+    nm_ended end = {.err = err, .error = text, .code = code, .prompt_tokens = (int32_t)j->n_ids, .cached_tokens = j->cached, .context = j->limit, .load_seconds = j->load_seconds};
+    for (int32_t i = 0; j->lane && i < j->n; i++) end.tokens += j->lane[i].tokens;
+    end.wait_seconds = (j->begun ? j->begun : now) - j->asked - j->load_seconds;
+    if (j->begun) end.prompt_seconds = (j->first ? j->first : now) - j->begun;
+    if (j->first) end.seconds = now - j->first;
+    atomic_store(&j->state, NM_JOB_DONE);
+    count_end(e, j, &end);
+    if (j->kind != NM_JOB_CALL) tell_end(j, &end);
+    else if (j->refusal) j->call(j->listener.arg, NULL, err);
+    if (j->variant) nm_names_leave(e, j->variant, j->ask.keep_alive);
+    j->variant = NULL;
+    nm_job_release(&j);
+}
+
+/* Puts it at the end of the clerk's list, or has the loop end it: nothing is called back before this returns. */
+static nm_err submit(nm_engine *e, nm_job *j, nm_job **handle)
+{
+    int32_t most = (e->options.queue > 0 ? e->options.queue : QUEUE) + e->options.parallel;
+    pthread_mutex_lock(&e->lock);
+    if (e->drains) j->refusal = "shutting_down";
+    else if (e->waiting + (int32_t)e->n_running >= most) j->refusal = "queue_full";
+    nm_job **end = j->refusal ? &e->refused : &e->fresh;
+    while (*end) end = &(*end)->next;
+    *end = j;
+    j->id = ++e->next_id;
+    if (!j->refusal) e->waiting++;
+    e->counts.requests += j->kind != NM_JOB_CALL;
+    if (handle) atomic_fetch_add(&j->refs, 1), *handle = j;
+    pthread_cond_broadcast(&e->work);
+    pthread_mutex_unlock(&e->lock);
+    return NM_OK;
+}
+
+void nm_job_refuse(nm_job *j)
+{
+    bool full = !strcmp(j->refusal, "queue_full");
+    nm_job_end(j, nm_fail(NM_NO_MEMORY, full ? "as many requests as may wait are waiting already: try again later" : "the server is going down"), j->refusal);
+}
+
+static nm_job *new_job(nm_engine *e, nm_job_kind kind)
+{
+    nm_job *j = nm_calloc(1, sizeof *j);
+    if (!j) return NULL;
+    atomic_init(&j->refs, 1);
+    j->engine = e;
+    j->kind = kind;
+    j->asked = nm_clock_seconds();
+    j->n = 1;
+    nm_ask_init(&j->ask);
+    return j;
+}
+
+static nm_err check_ask(const nm_ask *a)
+{
+    int prompts = (a->messages != NULL) + (a->text != NULL) + (a->ids != NULL), forms = (a->grammar != NULL) + (a->schema != NULL) + a->json;
+    if (prompts != 1) return nm_fail(NM_USAGE, "a request has one prompt: messages, text or tokens");
+    if (forms > 1) return nm_fail(NM_USAGE, "a grammar, a JSON schema and JSON mode exclude each other: give one of them");
+    if (a->n < 1 || a->n > N_MOST) return nm_fail(NM_USAGE, "\"n\" is %d: give 1 to %d", a->n, N_MOST);
+    if (a->top_logprobs > NM_TOP_MOST) return nm_fail(NM_USAGE, "%d alternatives of a token are asked for: %d at most", a->top_logprobs, NM_TOP_MOST);
+    if (a->max_tokens != NM_ASK_INT && a->max_tokens < 0) return nm_fail(NM_USAGE, "%d tokens make no sense", a->max_tokens);
+    if (a->suffix && !a->text) return nm_fail(NM_USAGE, "a suffix goes with text, not with messages or tokens");
+    if (a->messages && !json_is_array(a->messages)) return nm_fail(NM_USAGE, "\"messages\" must be an array");
+    return NM_OK;
+}
+
+nm_err nm_engine_ask(nm_engine *e, const nm_ask *ask, const nm_listener *listener, nm_job **job)
+{
+    if (job) *job = NULL;
+    NM_TRY(check_ask(ask));
+    nm_job *j = new_job(e, NM_JOB_ANSWER);
+    if (!j) return nm_fail_memory(sizeof *j);
+    nm_err err = nm_ask_copy(&j->ask, ask);
+    if (err != NM_OK) {
+        free_job(j);
+        return err;
+    }
+    j->listener = *listener;
+    j->n = ask->n;
+    return submit(e, j, job);
+}
+
+nm_err nm_engine_call(nm_engine *e, const char *name, nm_call_fn fn, void *arg)
+{
+    nm_job *j = new_job(e, NM_JOB_CALL);
+    if (!j) return nm_fail_memory(sizeof *j);
+    j->call = fn;
+    j->listener.arg = arg;
+    if (name) {
+        j->ask.model = nm_strndup(name, strlen(name));
+        if (!j->ask.model) {
+            free_job(j);
+            return nm_fail_memory(strlen(name));
+        }
+    }
+    return submit(e, j, NULL);
+}
+
+static nm_err copy_texts(nm_job *j, const char *model, const char *const *texts, const size_t *lengths, size_t n)
+{
+    j->texts = nm_calloc(n, sizeof *j->texts);
+    j->lengths = nm_calloc(n, sizeof *j->lengths);
+    if (!j->texts || !j->lengths) return nm_fail_memory(n * sizeof *j->texts);
+    if (model && !(j->ask.model = nm_strndup(model, strlen(model)))) return nm_fail_memory(strlen(model));
+    for (; j->n_texts < n; j->n_texts++) {
+        j->texts[j->n_texts] = nm_strndup(texts[j->n_texts], lengths[j->n_texts]);
+        if (!j->texts[j->n_texts]) return nm_fail_memory(lengths[j->n_texts]);
+        j->lengths[j->n_texts] = lengths[j->n_texts];
+    }
+    return NM_OK;
+}
+
+nm_err nm_engine_embed(nm_engine *e, const char *model, const char *const *texts, const size_t *lengths, size_t n, nm_embed_fn fn, void *arg)
+{
+    if (!n) return nm_fail(NM_USAGE, "there is no text to embed");
+    nm_job *j = new_job(e, NM_JOB_EMBED);
+    if (!j) return nm_fail_memory(sizeof *j);
+    nm_err err = copy_texts(j, model, texts, lengths, n);
+    if (err != NM_OK) {
+        free_job(j);
+        return err;
+    }
+    j->embed = fn;
+    j->listener.arg = arg;
+    return submit(e, j, NULL);
+}
+
+/* ---- Opening and closing --------------------------------------------------------------------------------------------------- */
+
+static nm_err start(nm_engine *e)
+{
+    if (pthread_create(&e->loop, NULL, nm_loop_main, e)) return nm_fail(NM_FAILED, "no thread for the engine could be started");
+    e->loop_runs = true;
+    if (pthread_create(&e->clerk, NULL, nm_clerk_main, e)) return nm_fail(NM_FAILED, "no thread for the engine could be started");
+    e->clerk_runs = true;
+    return NM_OK;
+}
+
+static void ignore_call(void *arg, const nm_served *served, nm_err err)
+{
+    nm_engine *e = arg;
+    (void)served;
+    if (err != NM_OK) nm_engine_note(e, nm_error_text());
+}
+
+nm_err nm_engine_open(nm_engine **out, const nm_engine_options *options)
+{
+    nm_engine *e = nm_calloc(1, sizeof *e);
+    *out = NULL;
+    if (!e) return nm_fail_memory(sizeof *e);
+    e->options = *options;
+    pthread_mutex_init(&e->lock, NULL);
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&e->work, &attributes);
+    pthread_condattr_destroy(&attributes);
+    if (e->options.parallel <= 0) e->options.parallel = PARALLEL;
+    uint64_t available = nm_machine_memory_available();
+    e->memory = options->memory ? options->memory : available ? available / 5 * 4 : UINT64_MAX;
+    e->kept_most = e->memory / 4;
+    nm_err err = options->n_models ? nm_names_open(e) : nm_fail(NM_USAGE, "no model to serve: name one");
+    if (err == NM_OK) err = start(e);
+    if (err == NM_OK) err = nm_engine_call(e, NULL, ignore_call, e);       /* the first is opened at once */
+    if (err != NM_OK) nm_engine_close(&e);
+    *out = e;
+    return err;
+}
+
+const char *nm_engine_first(const nm_engine *e) { return e->options.models[0]; }
+
+void nm_engine_drain(nm_engine *e, double seconds)
+{
+    double until = nm_clock_seconds() + seconds;
+    struct timespec at = {.tv_sec = (time_t)until, .tv_nsec = (long)((until - (double)(time_t)until) * 1e9)};
+    pthread_mutex_lock(&e->lock);
+    e->drains = true;
+    while ((e->waiting || e->n_running) && !pthread_cond_timedwait(&e->work, &e->lock, &at)) continue;
+    pthread_mutex_unlock(&e->lock);
+}
+
+static void end_list(nm_job **list)
+{
+    while (*list) {
+        nm_job *j = *list;
+        *list = j->next;
+        j->refusal = "shutting_down";
+        nm_job_end(j, nm_fail(NM_INTERRUPTED, "the server is going down"), "shutting_down");
+    }
+}
+
+void nm_engine_close(nm_engine **engine)
+{
+    nm_engine *e = *engine;
+    *engine = NULL;
+    if (!e) return;
+    pthread_mutex_lock(&e->lock);
+    e->drains = e->closes = true;
+    e->interrupt = 1;
+    pthread_cond_broadcast(&e->work);
+    pthread_mutex_unlock(&e->lock);
+    if (e->clerk_runs) pthread_join(e->clerk, NULL);
+    if (e->loop_runs) pthread_join(e->loop, NULL);
+    while (e->refused) {
+        nm_job *j = e->refused;
+        e->refused = j->next;
+        nm_job_refuse(j);
+    }
+    end_list(&e->fresh);
+    end_list(&e->ready);
+    nm_kept_trim(e, 0, NULL);
+    nm_names_close(e);
+    nm_free(e->kept);
+    nm_free(e->running);
+    pthread_cond_destroy(&e->work);
+    pthread_mutex_destroy(&e->lock);
+    nm_free(e);
+}
+
+void nm_engine_count(nm_engine *e, nm_engine_counts *out)
+{
+    pthread_mutex_lock(&e->lock);
+    *out = e->counts;
+    out->running = (int32_t)e->n_running;
+    out->waiting = e->waiting;
+    for (size_t i = 0; i < e->bases; i++) out->models_loaded += e->base[i]->model != NULL;
+    pthread_mutex_unlock(&e->lock);
+}

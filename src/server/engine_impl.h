@@ -1,0 +1,209 @@
+/* Owns what the files of the engine share. Nobody else includes it.
+ *
+ * Three threads: the caller's puts a job into `fresh`; the clerk (clerk.c) opens its model, makes tokens of it and puts it into `ready`; the loop (batch.c) computes.
+ * Sessions, samplers and kept prefixes are the loop's alone; lists, models and counts are under the lock. */
+#ifndef NM_SERVER_ENGINE_IMPL_H
+#define NM_SERVER_ENGINE_IMPL_H
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+
+#include "base/err.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "hub/store.h"
+#include "server/engine.h"
+
+enum { NM_TOP_MOST = 20 };          /* alternatives of a token */
+
+/* ---- Models (names.c) ----------------------------------------------------------------------------------------------- */
+
+typedef struct nm_variant nm_variant;
+
+typedef struct nm_base {            /* a model that can be named; open or not */
+    char *name;                     /* as told to clients */
+    nm_found found;
+    bool given;                     /* on the command line */
+    nm_model *model;                /* NULL: not open */
+    nm_runner *runner;              /* the loop's */
+    int32_t context;
+    uint64_t token_bytes;           /* of a session, a token */
+    nm_adapter **adapter;           /* opened for it */
+    size_t adapters, adapter_capacity;
+    nm_variant **variant;           /* stacks on it */
+    size_t variants, variant_capacity;
+    int32_t users;                  /* jobs and calls that need it open */
+    double last_used, keep_alive;   /* seconds */
+    char **control;                 /* texts of control tokens, borrowed from the tokenizer */
+    size_t controls;
+} nm_base;
+
+struct nm_variant {                 /* a base with a stack: what a request's name means */
+    nm_base *base;
+    char *name;                     /* BASE{+ADAPTER=SCALE} */
+    nm_stack *stack;                /* NULL: the base alone */
+    nm_template *tmpl;              /* NULL: there is none */
+    const char *template_text;
+    int32_t users;                  /* jobs, and kept prefixes */
+    double last_used;
+};
+
+typedef struct nm_named_adapter { char *name, *path; } nm_named_adapter;
+
+/* ---- Jobs --------------------------------------------------------------------------------------------------------------- */
+
+typedef enum nm_job_kind { NM_JOB_ANSWER, NM_JOB_EMBED, NM_JOB_CALL } nm_job_kind;
+typedef enum nm_job_state { NM_JOB_WAITING, NM_JOB_LOADING, NM_JOB_READY, NM_JOB_RUNNING, NM_JOB_DONE } nm_job_state;
+
+typedef struct nm_lane {            /* one answer under way */
+    nm_job *job;
+    int32_t index;
+    nm_session *session;
+    nm_sampler *sampler;
+    nm_decoder *decoder;
+    nm_stop *stop;
+    nm_speech *speech;
+    nm_constraint *constraint;      /* NULL: anything may come */
+    int32_t *ids;                   /* prompt and answer; what the session lacks of it is to be computed */
+    size_t n_ids, capacity;
+    int32_t tokens, reasoning_tokens;
+    bool waits;                     /* for lane 0 of its job, which reads the prompt for all */
+    bool ended, stopped, called, given;     /* given: a piece was handed out for the token at work */
+    nm_finish finish;
+    nm_token_out token;             /* drawn last, with logprobs where asked for */
+    nm_logprob top[NM_TOP_MOST];
+} nm_lane;
+
+struct nm_job {
+    atomic_int refs;
+    nm_engine *engine;
+    nm_job *next;                   /* in a list */
+    nm_job_kind kind;
+    uint64_t id;
+    _Atomic nm_job_state state;
+    atomic_bool cancelled;
+    nm_ask ask;                     /* its own copy */
+    nm_listener listener;
+    nm_call_fn call;                /* NM_JOB_CALL; arg is the listener's */
+    nm_embed_fn embed;              /* NM_JOB_EMBED */
+    char **texts;                   /* its texts */
+    size_t *lengths, n_texts;
+    float *vectors;                 /* one for each */
+    nm_variant *variant;
+    nm_grammar *grammar;
+    char *prompt;                   /* rendered; NULL for ids */
+    size_t prompt_length;
+    int32_t *ids;                   /* of the prompt */
+    size_t n_ids;
+    bool reasoning_open;
+    bool binds_reasoning;           /* the grammar is of the whole answer, reasoning included */
+    nm_sampling sampling;
+    int32_t most;                   /* tokens of an answer at most */
+    int32_t limit;                  /* tokens of prompt and answer at most */
+    nm_lane *lane;                  /* n of them once it runs */
+    int32_t n;
+    int32_t cached;
+    nm_token_out *echo;             /* of the prompt's tokens, with echo_logprobs */
+    nm_logprob *echo_top;
+    bool answering;                 /* the first token was drawn */
+    int32_t shown_tokens;           /* what slots tell; under the lock */
+    bool shown_answering;
+    bool in_pass;
+    const char *refusal;            /* not taken at all: the word for programs */
+    nm_err failed;                  /* an answer of it failed, and why */
+    char *failure;
+    double asked, ready, begun, first;      /* when: taken, tokens made, prompt begun, first token drawn */
+    double load_seconds;
+};
+
+/* ---- Kept prefixes (kept.c): the loop's ------------------------------------------------------------------------------------ */
+
+typedef struct nm_kept { nm_variant *variant; nm_session *session; double last_used; } nm_kept;
+
+struct nm_engine {
+    nm_engine_options options;
+    pthread_mutex_t lock;
+    pthread_cond_t work;            /* something for the clerk or the loop */
+    pthread_t clerk, loop;
+    bool clerk_runs, loop_runs;
+    bool drains, closes;
+    nm_job *fresh, *ready, *refused;        /* lists, oldest first */
+    nm_job **running;               /* the loop's, changed under the lock */
+    size_t n_running, running_capacity;
+    int32_t waiting;                /* jobs in fresh and ready */
+    uint64_t next_id;
+    nm_base **base;
+    size_t bases, base_capacity;
+    nm_named_adapter *added;        /* names given while it runs */
+    size_t n_added, added_capacity;
+    uint64_t memory;                /* bytes for models, sessions and kept prefixes */
+    uint64_t want_room;             /* bytes that the clerk waits for; the loop makes them */
+    nm_kept *kept;
+    size_t n_kept, kept_capacity;
+    uint64_t kept_most;             /* bytes */
+    size_t turn;                    /* of bases */
+    double rate;                    /* rows of a prompt a second, as measured; 0 = not yet */
+    volatile sig_atomic_t interrupt;        /* ends the pass at work */
+    atomic_bool may_interrupt;
+    nm_engine_counts counts;
+};
+
+/* names.c: under the lock, but for opening */
+nm_err nm_names_open(nm_engine *e);
+void nm_names_close(nm_engine *e);
+/* What a name means, with its model and adapters open; a user of both is added. On the clerk's thread, without the lock. */
+nm_err nm_names_take(nm_engine *e, const char *name, const nm_ask_lora *lora, size_t n_lora, nm_variant **out, const char **code);
+void nm_names_leave(nm_engine *e, nm_variant *variant, double keep_alive);     /* takes the lock */
+/* Closes models that nobody uses: those whose time has come and, where room is wanted, the longest unused. On the loop's thread, under the lock. */
+void nm_names_reap(nm_engine *e, double now);
+uint64_t nm_names_bytes(const nm_engine *e);    /* of open models; under the lock */
+
+/* prompt.c */
+nm_err nm_prompt_make(const nm_served *served, const nm_base *base, const nm_template *tmpl, const nm_ask *ask, char **text, size_t *length, int32_t **ids, size_t *count);
+nm_err nm_prompt_controls(nm_base *base);
+nm_served nm_variant_served(const nm_variant *v);
+
+/* ask.c */
+nm_err nm_ask_copy(nm_ask *to, const nm_ask *from);
+void nm_ask_free(nm_ask *ask);
+
+/* clerk.c */
+void *nm_clerk_main(void *engine);
+
+/* batch.c */
+void *nm_loop_main(void *engine);
+
+/* embed.c */
+nm_err nm_embed_ready(nm_job *job, const char **code);     /* the clerk's part */
+/* The text that is being read, with its session; NULL where all are, or on failure. */
+nm_lane *nm_embed_lane(nm_engine *e, nm_job *job, nm_err *err);
+void nm_embed_add(nm_lane *lane, int32_t index, const float *hidden, int32_t n);        /* index: of the token in its text */
+/* A pass from this token on was broken off: if the session has its tokens all the same, the text is read anew. */
+void nm_embed_again(nm_lane *lane, int32_t from);
+void nm_embed_finish(nm_lane *lane);
+
+/* lane.c: on the loop's thread */
+nm_err nm_lane_open(nm_lane *lane, nm_job *job, int32_t index);
+void nm_lane_close(nm_lane *lane);
+/* Draws from the logits behind lane->ids, appends the token and gives what text it makes; sets `ended` where the answer ends. */
+nm_err nm_lane_draw(nm_lane *lane, const float *logits, int32_t n_vocab);
+nm_err nm_lane_finish(nm_lane *lane, nm_finish finish);
+void nm_logprobs(const float *logits, int32_t n_vocab, int32_t id, int32_t most, nm_token_out *out, nm_logprob *top);
+
+/* kept.c: on the loop's thread */
+/* A session that holds as much of these tokens as is known, but for the last; empty where nothing is. */
+nm_err nm_kept_session(nm_engine *e, nm_job *job, nm_session **out);
+/* Takes the session over, or closes it. */
+void nm_kept_put(nm_engine *e, nm_variant *variant, nm_session *session);
+/* Forgets the longest unused until `bytes` at most are left; all those of `base` where it is given. */
+void nm_kept_trim(nm_engine *e, uint64_t bytes, const nm_base *base);
+uint64_t nm_kept_bytes(const nm_engine *e);
+
+/* engine.c */
+/* Tells the end, once, lets the variant go and the engine's own handle. err's line: nm_error_text. */
+void nm_job_end(nm_job *job, nm_err err, const char *code);
+void nm_job_refuse(nm_job *job);
+void nm_engine_note(nm_engine *e, const char *line);
+
+#endif

@@ -1,0 +1,381 @@
+/* What libmicrohttpd calls, on its one thread: a request from its first line to its handler. Refuses what could be read in two ways before anything looks at it. */
+#include <arpa/inet.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "base/err.h"
+#include "base/hash.h"
+#include "base/mem.h"
+#include "os/clock.h"
+#include "server/http_private.h"
+
+/* ---- Connections ---- */
+
+/* A client whose machine vanished shows as an error within a minute, also while there is nothing to send. */
+static void probe(int fd)
+{
+    int on = 1, idle = 30, interval = 10, times = 3;
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof interval);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &times, sizeof times);
+}
+
+static nm_connection *connection_of(struct MHD_Connection *connection)
+{
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    return info ? info->socket_context : NULL;
+}
+
+static void connect_it(nm_http *http, struct MHD_Connection *connection, void **context)
+{
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    nm_connection *c = info ? nm_calloc(1, sizeof *c) : NULL;
+    if (!c) return;     /* its requests are closed unheard */
+    c->fd = info->connect_fd;
+    probe(c->fd);
+    c->deadline = nm_clock_ns() + http->idle_ns;
+    pthread_mutex_lock(&http->lock);
+    c->next = http->connections;
+    c->link = &http->connections;
+    if (c->next) c->next->link = &c->next;
+    http->connections = c;
+    if (!c->next) pthread_cond_signal(&http->wake);
+    pthread_mutex_unlock(&http->lock);
+    *context = c;
+}
+
+static void disconnect(nm_http *http, void **context)
+{
+    nm_connection *c = *context;
+    if (!c) return;
+    *context = NULL;
+    pthread_mutex_lock(&http->lock);
+    *c->link = c->next;
+    if (c->next) c->next->link = c->link;
+    pthread_mutex_unlock(&http->lock);
+    nm_free(c);
+}
+
+void nm_http_on_connection(void *http, struct MHD_Connection *connection, void **context, enum MHD_ConnectionNotificationCode what)
+{
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) connect_it(http, connection, context);
+    else disconnect(http, context);
+}
+
+/* The request under way on a connection, from `x` on; NULL: none, it may idle as long as one may be slow to come. */
+static void set_request(nm_http *http, nm_connection *c, nm_exchange *x)
+{
+    pthread_mutex_lock(&http->lock);
+    if (c->waiting) http->waiting--;
+    c->waiting = false;
+    c->x = x;
+    c->deadline = nm_clock_ns() + http->idle_ns;
+    pthread_mutex_unlock(&http->lock);
+}
+
+/* All of the request has come. waits: its answer has not, so that the client is to be watched. */
+static void set_received(nm_http *http, nm_connection *c, bool waits)
+{
+    pthread_mutex_lock(&http->lock);
+    c->deadline = 0;
+    if (waits && !c->waiting) {
+        c->waiting = true;
+        if (http->waiting++ == 0) pthread_cond_signal(&http->wake);
+    }
+    pthread_mutex_unlock(&http->lock);
+}
+
+/* ---- The request's head ---- */
+
+void *nm_http_on_target(void *http, const char *target, struct MHD_Connection *connection)
+{
+    nm_connection *c = connection_of(connection);
+    nm_exchange *x = c ? nm_exchange_new(http) : NULL;
+    if (!x) return NULL;
+    x->on = c;
+    x->raw = target;
+    if (nm_str_puts(&x->target, target) != NM_OK) {
+        nm_exchange_release(&x);
+        return NULL;
+    }
+    set_request(http, c, x);
+    return x;
+}
+
+typedef struct head { nm_exchange *x; const char *at; int count; bool strict, memory; } head;
+
+/* An old libmicrohttpd leaves headers in the buffer where they came, so that what lies between tells what it was lenient about: a line that goes on in the next one, blanks
+ * before the colon, a lone line feed, a zero that hides the rest. */
+static bool lies_close(head *h, const char *name, size_t name_length, const char *value, size_t value_length)
+{
+    if (name != h->at || value <= name + name_length) return false;
+    for (const char *p = name + name_length + 1; p < value; p++)
+        if (*p != ' ' && *p != '\t') return false;
+    h->at = value + value_length + 2;
+    return true;
+}
+
+static enum MHD_Result read_header(void *arg, enum MHD_ValueKind kind, const char *name, size_t name_length, const char *value, size_t value_length)
+{
+    head *h = arg;
+    h->strict = value && nm_is_token(name, name_length) && nm_is_field_value(value, value_length);
+    if (h->strict && h->x->http->lenient) h->strict = lies_close(h, name, name_length, value, value_length);
+    if (!h->strict) return MHD_NO;
+    while (value_length && (value[value_length - 1] == ' ' || value[value_length - 1] == '\t')) value_length--;
+    h->memory = nm_list_put(&h->x->headers, name, name_length, value, value_length) == NM_OK;
+    return h->memory && ++h->count <= NM_HTTP_HEADERS_MOST ? MHD_YES : MHD_NO;
+}
+
+static void refuse(nm_exchange *x, int status, const char *message)
+{
+    x->fatal = true;
+    nm_exchange_fail(x, status, NULL, NULL, message);
+}
+
+/* The first line is a method, a target and a version with one space between. */
+static bool is_first_line(const nm_exchange *x, const char *method, const char *version)
+{
+    if (!nm_is_token(method, strlen(method)) || strpbrk(x->target.data, " \t")) return false;
+    return !x->http->lenient || (x->raw == method + strlen(method) + 1 && x->raw + x->target.length + 1 == version);
+}
+
+/* Copies the head; false: it was answered. */
+static bool read_head(nm_exchange *x, struct MHD_Connection *connection, const char *method, const char *version)
+{
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+    size_t size = info ? info->header_size : 0;
+    head h = {x, version + strlen(version) + 2, 0, is_first_line(x, method, version), true};
+    h.memory = nm_str_puts(&x->method, method) == NM_OK;
+    if (h.strict && h.memory) MHD_get_connection_values_n(connection, MHD_HEADER_KIND, &read_header, &h);
+    if (!h.memory) refuse(x, 503, "there is no memory for the request");
+    else if (x->target.length > NM_HTTP_TARGET_MOST) refuse(x, 414, "the request's target is too long");
+    else if (size > NM_HTTP_HEAD_MOST || h.count > NM_HTTP_HEADERS_MOST) refuse(x, 431, "the request's headers are too many or too long");
+    else if (!h.strict || (x->http->lenient && h.at + 2 != method + size)) refuse(x, 400, "the request's head is malformed");
+    return !x->answered;
+}
+
+static const char *header(const nm_exchange *x, const char *name, int nth) { return nm_list_get(&x->headers, name, true, nth); }
+
+/* Where the body ends must be told once, in one way (RFC 9112, 6.3). False: it was answered. */
+static bool check_framing(nm_exchange *x, const char *version)
+{
+    const char *coding = header(x, "Transfer-Encoding", 0), *length = header(x, "Content-Length", 0);
+    if (coding && length) refuse(x, 400, "the request has both Transfer-Encoding and Content-Length");
+    else if (header(x, "Content-Length", 1) || header(x, "Transfer-Encoding", 1)) refuse(x, 400, "the request tells the length of its body more than once");
+    else if (coding && (strcasecmp(coding, "chunked") != 0 || strcmp(version, "HTTP/1.1") != 0)) refuse(x, 501, "the request's Transfer-Encoding must be chunked, in HTTP/1.1");
+    else if (length && (!*length || strspn(length, "0123456789") != strlen(length))) refuse(x, 400, "the request's Content-Length is no number");
+    return !x->answered;
+}
+
+/* ---- Who asks ---- */
+
+static bool check_host(nm_exchange *x)
+{
+    const char *host = header(x, "Host", 0);
+    char message[512];
+    bool valid;
+    if (!host || header(x, "Host", 1)) refuse(x, 400, "the request must have one header Host");
+    else if (!nm_guard_host(&x->http->guard, host, &valid)) {
+        snprintf(message, sizeof message, "this server does not answer to the name \"%.256s\": if it should, start it with --allow-host HOST", host);
+        nm_exchange_fail(x, valid ? 403 : 400, NULL, NULL, valid ? message : "the request's header Host is malformed");
+    }
+    return !x->answered;
+}
+
+/* The dialect of the first route whose path begins with the same segment: for errors where no route fits. */
+static nm_dialect guess_dialect(const nm_http *http, const char *path)
+{
+    size_t n = path[0] == '/' ? 1 + strcspn(path + 1, "/?") : 0;
+    for (const nm_route *const *table = http->routes; n && *table; table++)
+        for (const nm_route *r = *table; r->method; r++)
+            if (strncmp(r->path, path, n) == 0 && (r->path[n] == '/' || r->path[n] == 0)) return r->dialect;
+    return NM_DIALECT_OURS;
+}
+
+static bool fits(const nm_route *r, const char *path, const char **tail)
+{
+    size_t n = strlen(r->path);
+    bool open = n && r->path[n - 1] == '*';
+    if (open ? strncmp(r->path, path, n - 1) != 0 : strcmp(r->path, path) != 0) return false;
+    *tail = open ? path + n - 1 : "";
+    return true;
+}
+
+/* Finds the route; what methods the path has goes into allow where none fits. */
+static nm_err find_route(nm_exchange *x, nm_str *allow)
+{
+    const char *method = strcmp(x->method.data, "HEAD") == 0 ? "GET" : x->method.data, *tail;
+    for (const nm_route *const *table = x->http->routes; *table; table++)
+        for (const nm_route *r = *table; r->method; r++) {
+            if (!fits(r, x->path.data, &tail)) continue;
+            if (!allow->length) x->dialect = r->dialect;
+            if (strcmp(r->method, method) == 0) {
+                x->dialect = r->dialect;
+                x->route = r;
+                x->tail = tail;
+                return NM_OK;
+            }
+            NM_TRY(nm_str_printf(allow, "%s%s%s", allow->length ? ", " : "", r->method, strcmp(r->method, "GET") == 0 ? ", HEAD" : ""));
+        }
+    return NM_OK;
+}
+
+/* Who may read the answer, and what a page of another origin may ask before it asks. False: it was answered. */
+static bool check_origin(nm_exchange *x, const nm_str *allow)
+{
+    const char *origin = header(x, "Origin", 0), *method = x->method.data, *asked;
+    bool reads = strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0, options = strcmp(method, "OPTIONS") == 0;
+    nm_origin kind = origin ? nm_guard_origin(&x->http->guard, origin, header(x, "Host", 0)) : NM_ORIGIN_SAME;
+    if (header(x, "Origin", 1) || (kind == NM_ORIGIN_FOREIGN && !reads)) {
+        nm_exchange_fail(x, 403, NULL, NULL, "pages of another origin may not ask this server: if this one should, start it with --cors ORIGIN");
+        return false;
+    }
+    if (kind == NM_ORIGIN_NAMED) {
+        nm_exchange_add_header(x, "Access-Control-Allow-Origin", origin);
+        nm_exchange_add_header(x, "Access-Control-Expose-Headers", "*");
+        nm_exchange_add_header(x, "Vary", "Origin");
+    }
+    if (!options) return true;
+    if (kind == NM_ORIGIN_NAMED && (asked = header(x, "Access-Control-Request-Method", 0))) {
+        nm_exchange_add_header(x, "Access-Control-Allow-Methods", asked);
+        if ((asked = header(x, "Access-Control-Request-Headers", 0))) nm_exchange_add_header(x, "Access-Control-Allow-Headers", asked);
+        if (header(x, "Access-Control-Request-Private-Network", 0)) nm_exchange_add_header(x, "Access-Control-Allow-Private-Network", "true");
+        nm_exchange_add_header(x, "Access-Control-Max-Age", "600");
+    }
+    if (allow->length) nm_exchange_add_header(x, "Allow", allow->data);
+    nm_exchange_reply(x, 204, NULL, "", 0);
+    return false;
+}
+
+static bool check_key(nm_exchange *x)
+{
+    const char *bearer = nm_guard_bearer(header(x, "Authorization", 0)), *other = header(x, "x-api-key", 0);
+    if ((x->route && x->route->open) || nm_guard_key(&x->http->guard, bearer) || nm_guard_key(&x->http->guard, other)) return true;
+    nm_exchange_add_header(x, "WWW-Authenticate", "Bearer");
+    nm_exchange_fail(x, 401, NULL, "invalid_api_key", bearer || other ? "this is not the key of this server" : "this server asks for a key: give it as Authorization: Bearer KEY");
+    return false;
+}
+
+/* A number for each client: of its address, and the key that it shows. */
+static unsigned long long client_of(struct MHD_Connection *connection, const char *shown)
+{
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    const struct sockaddr *a = info ? info->client_addr : NULL;
+    uint64_t h = shown ? nm_hash(1, shown, strlen(shown)) : 0;
+    if (a && a->sa_family == AF_INET) h = nm_hash(h, &((const struct sockaddr_in *)(const void *)a)->sin_addr, sizeof(struct in_addr));
+    if (a && a->sa_family == AF_INET6) h = nm_hash(h, &((const struct sockaddr_in6 *)(const void *)a)->sin6_addr, sizeof(struct in6_addr));
+    return h;
+}
+
+static void no_route(nm_exchange *x, const nm_str *allow)
+{
+    char message[256];
+    if (allow->length) {
+        nm_exchange_add_header(x, "Allow", allow->data);
+        snprintf(message, sizeof message, "this path takes %.200s", allow->data);
+        nm_exchange_fail(x, 405, NULL, "method_not_allowed", message);
+    } else {
+        nm_exchange_fail(x, 404, NULL, "unknown_path", "there is nothing at this path");
+    }
+}
+
+/* All that can be decided before the body. Whatever refuses has answered. */
+static void admit(nm_exchange *x, struct MHD_Connection *connection, nm_str *allow)
+{
+    x->dialect = guess_dialect(x->http, x->target.data);
+    if (!check_host(x)) return;
+    nm_err err = nm_guard_target(x->target.data, header(x, "Host", 0), &x->path, &x->query);
+    if (err == NM_OK) err = find_route(x, allow);
+    if (err != NM_OK) {
+        nm_exchange_fail_err(x, err);
+        return;
+    }
+    const char *shown = nm_guard_bearer(header(x, "Authorization", 0));
+    x->client = client_of(connection, shown ? shown : header(x, "x-api-key", 0));
+    if (check_origin(x, allow) && check_key(x) && !x->route) no_route(x, allow);
+}
+
+/* ---- The body ---- */
+
+static void too_large(nm_exchange *x)
+{
+    char message[128];
+    snprintf(message, sizeof message, "the request's body is larger than the %zu bytes that are taken here", x->most_body);
+    nm_exchange_fail(x, 413, NULL, "body_too_large", message);
+}
+
+/* A body that is refused is swallowed, as a client that still sends would not see the answer; unless it waits for leave, or far too much is to come. */
+static bool is_worth_swallowing(const nm_exchange *x)
+{
+    const char *length = header(x, "Content-Length", 0);
+    bool large = length && (strlen(length) > 18 || strtoull(length, NULL, 10) > 4 * (unsigned long long)x->http->most_body);
+    return !x->fatal && !large && !header(x, "Expect", 0);
+}
+
+static enum MHD_Result on_head(nm_exchange *x, struct MHD_Connection *connection, const char *method, const char *version)
+{
+    nm_str allow = {0};
+    x->phase = NM_PHASE_BODY;
+    pthread_mutex_lock(&x->lock);
+    x->connection = connection;
+    pthread_mutex_unlock(&x->lock);
+    if (read_head(x, connection, method, version) && check_framing(x, version)) admit(x, connection, &allow);
+    nm_str_free(&allow);
+    x->most_body = x->route && x->route->most_body ? x->route->most_body : x->http->most_body;
+    const char *length = header(x, "Content-Length", 0);
+    if (!x->answered && length && (strlen(length) > 18 || strtoull(length, NULL, 10) > x->most_body)) too_large(x);
+    if (!x->answered || is_worth_swallowing(x)) return MHD_YES;
+    x->fatal = true;
+    return nm_exchange_deliver(x);
+}
+
+static enum MHD_Result on_body(nm_exchange *x, const char *upload, size_t size)
+{
+    size_t most = x->http->most_body;
+    x->swallowed = x->swallowed > SIZE_MAX - size ? SIZE_MAX : x->swallowed + size;
+    if (!x->answered && x->swallowed > x->most_body) too_large(x);
+    if (!x->answered && nm_str_append(&x->body, upload, size) != NM_OK) nm_exchange_fail(x, 503, NULL, NULL, "there is no memory for the request");
+    if (x->answered) nm_str_free(&x->body);
+    return x->answered && x->swallowed / 4 > most ? MHD_NO : MHD_YES;
+}
+
+static enum MHD_Result on_whole(nm_exchange *x)
+{
+    bool first = x->phase == NM_PHASE_BODY;
+    x->phase = NM_PHASE_ANSWER;
+    if (first && !x->answered) {
+        set_received(x->http, x->on, false);
+        x->route->handle(x, x->http->context);
+    }
+    pthread_mutex_lock(&x->lock);
+    bool waits = !x->ended;
+    pthread_mutex_unlock(&x->lock);
+    if (first) set_received(x->http, x->on, waits);
+    return nm_exchange_deliver(x);
+}
+
+enum MHD_Result nm_http_on_call(void *http, struct MHD_Connection *connection, const char *url, const char *method, const char *version, const char *upload, size_t *upload_size,
+    void **context)
+{
+    nm_exchange *x = *context;
+    if (!x) return MHD_NO;
+    if (x->phase == NM_PHASE_HEAD) return on_head(x, connection, method, version);
+    if (*upload_size == 0) return on_whole(x);
+    size_t size = *upload_size;
+    *upload_size = 0;
+    return on_body(x, upload, size);
+}
+
+void nm_http_on_completed(void *http, struct MHD_Connection *connection, void **context, enum MHD_RequestTerminationCode how)
+{
+    nm_exchange *x = *context;
+    *context = NULL;
+    if (!x) return;
+    set_request(http, x->on, NULL);
+    nm_exchange_detach(x);
+    nm_exchange_release(&x);
+}

@@ -1,0 +1,112 @@
+/* Kept prefixes: sessions of answers that have ended, found again by what a new prompt has in common with them under the same stack (DESIGN's law 10: tokens, stack,
+ * arithmetic and type of cache; the latter two are one for an engine, and a variant is a model with its stack). Their pages are shared with whoever goes on from them. */
+#include <string.h>
+
+#include "os/clock.h"
+#include "server/engine_impl.h"
+
+static size_t common(const nm_session *s, const int32_t *ids, size_t n)
+{
+    const int32_t *have = nm_session_tokens(s);
+    size_t held = (size_t)nm_session_length(s), same = 0;
+    while (same < held && same < n && have[same] == ids[same]) same++;
+    return same;
+}
+
+static uint64_t bytes_of(const nm_kept *k) { return (uint64_t)nm_session_length(k->session) * k->variant->base->token_bytes; }
+
+/* Pages that several share are counted for each: never too little. */
+uint64_t nm_kept_bytes(const nm_engine *e)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < e->n_kept; i++) bytes += bytes_of(&e->kept[i]);
+    return bytes;
+}
+
+/* The session that has most in common with the tokens, kept or at work. */
+static nm_session *best(nm_engine *e, const nm_job *j, size_t n, size_t *same)
+{
+    nm_session *found = NULL;
+    *same = 0;
+    for (size_t i = 0; i < e->n_kept; i++) {
+        if (e->kept[i].variant != j->variant) continue;
+        size_t k = common(e->kept[i].session, j->ids, n);
+        if (k <= *same) continue;
+        *same = k;
+        found = e->kept[i].session;
+        e->kept[i].last_used = nm_clock_seconds();
+    }
+    for (size_t r = 0; r < e->n_running; r++) {
+        const nm_job *other = e->running[r];
+        if (other == j || other->variant != j->variant || other->ask.no_cache) continue;
+        for (int32_t i = 0; other->lane && i < other->n; i++) {
+            size_t k = other->lane[i].session ? common(other->lane[i].session, j->ids, n) : 0;
+            if (k <= *same) continue;
+            *same = k;
+            found = other->lane[i].session;
+        }
+    }
+    return found;
+}
+
+nm_err nm_kept_session(nm_engine *e, nm_job *j, nm_session **out)
+{
+    size_t same = 0, n = j->n_ids - 1;      /* the last token's logits are needed */
+    nm_session *from = j->ask.no_cache || j->ask.echo_logprobs ? NULL : best(e, j, n, &same);
+    nm_session_options so = {.context = j->variant->base->context, .kv = e->options.kv, .compute = e->options.compute, .stack = j->variant->stack};
+    if (!from) return nm_session_open(out, j->variant->base->model, &so);
+    NM_TRY(nm_session_fork(out, from));
+    j->cached = nm_session_truncate(*out, (int32_t)same);
+    return NM_OK;
+}
+
+static void drop(nm_engine *e, size_t i)
+{
+    nm_session_close(&e->kept[i].session);
+    e->kept[i].variant->users--;
+    e->kept[i] = e->kept[--e->n_kept];
+}
+
+void nm_kept_trim(nm_engine *e, uint64_t bytes, const nm_base *base)
+{
+    for (size_t i = 0; base && i < e->n_kept;)
+        if (e->kept[i].variant->base == base) drop(e, i);
+        else i++;
+    uint64_t have = base ? 0 : nm_kept_bytes(e);
+    while (have > bytes && e->n_kept) {
+        size_t oldest = 0;
+        for (size_t i = 1; i < e->n_kept; i++)
+            if (e->kept[i].last_used < e->kept[oldest].last_used) oldest = i;
+        have -= bytes_of(&e->kept[oldest]);
+        drop(e, oldest);
+    }
+}
+
+/* A session that the new one begins with says nothing more; but where a window has dropped pages, the shorter one can still be gone on from. */
+static void drop_fronts(nm_engine *e, const nm_variant *variant, const nm_session *session)
+{
+    const int32_t *ids = nm_session_tokens(session);
+    size_t n = (size_t)nm_session_length(session);
+    for (size_t i = 0; i < e->n_kept;) {
+        size_t held = (size_t)nm_session_length(e->kept[i].session);
+        if (e->kept[i].variant == variant && held <= n && common(e->kept[i].session, ids, n) == held) drop(e, i);
+        else i++;
+    }
+}
+
+void nm_kept_put(nm_engine *e, nm_variant *variant, nm_session *session)
+{
+    uint64_t bytes = (uint64_t)nm_session_length(session) * variant->base->token_bytes;
+    if (!nm_session_length(session) || bytes > e->kept_most) {
+        nm_session_close(&session);
+        return;
+    }
+    drop_fronts(e, variant, session);
+    nm_kept_trim(e, e->kept_most - bytes, NULL);
+    if (NM_GROW(e->kept, e->kept_capacity, e->n_kept + 1) != NM_OK) {
+        nm_session_close(&session);
+        return;
+    }
+    variant->users++;
+    e->kept[e->n_kept++] = (nm_kept){variant, session, nm_clock_seconds()};
+}

@@ -1,0 +1,549 @@
+/* What a request's name means: bases, adapters, stacks, aliases; opened when asked for, closed when idle. A client's names are looked up in lists (what was given on the
+ * command line, the store, the Hugging Face cache) and are never taken as paths. */
+#include <ctype.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "os/clock.h"
+#include "server/engine_impl.h"
+
+enum { VARIANTS_MOST = 64, STACK_MOST = 64, CONTEXT_UNKNOWN = 4096, CONTEXT_LEAST = 512 };
+
+/* One adapter of a name. */
+typedef struct part { nm_named_adapter a; float scale; } part;
+typedef struct parts { part part[STACK_MOST]; size_t count; } parts;
+
+static void free_parts(parts *p)
+{
+    for (size_t i = 0; i < p->count; i++) nm_free(p->part[i].a.name), nm_free(p->part[i].a.path);
+    p->count = 0;
+}
+
+/* ---- Lists ------------------------------------------------------------------------------------------------------------- */
+
+/* A name for a file: without folder and ".gguf". */
+static char *stem(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    const char *name = slash && slash[1] ? slash + 1 : path;
+    size_t n = strlen(name);
+    if (n > 5 && !strcasecmp(name + n - 5, ".gguf")) n -= 5;
+    return nm_strndup(name, n);
+}
+
+/* Takes `found` over. */
+static nm_err add_base(nm_engine *e, nm_found *found, bool given, nm_base **out)
+{
+    nm_base *b = nm_calloc(1, sizeof *b);
+    char *name = b ? (found->place == NM_PLACE_PATH ? stem(found->path) : nm_strndup(found->name, strlen(found->name))) : NULL;
+    nm_err err = name ? NM_OK : nm_fail_memory(sizeof *b);
+    pthread_mutex_lock(&e->lock);
+    if (err == NM_OK) err = NM_GROW(e->base, e->base_capacity, e->bases + 1);
+    if (err == NM_OK) {
+        *b = (nm_base){.name = name, .found = *found, .given = given, .keep_alive = e->options.keep_alive};
+        *found = (nm_found){0};
+        e->base[e->bases++] = b;
+    }
+    pthread_mutex_unlock(&e->lock);
+    if (err != NM_OK) {
+        nm_free(name);
+        nm_free(b);
+        b = NULL;
+    }
+    *out = b;
+    return err;
+}
+
+static size_t plain_length(const char *name, size_t n) { return n > 7 && !strncmp(name + n - 7, ":latest", 7) ? n - 7 : n; }
+
+static bool same(const char *a, const char *name, size_t n) { return strlen(a) == n && !strncasecmp(a, name, n); }
+
+static nm_base *known_base(const nm_engine *e, const char *name, size_t n)
+{
+    for (size_t i = 0; i < e->bases; i++)
+        if (same(e->base[i]->name, name, n)) return e->base[i];
+    return NULL;
+}
+
+/* A base by its name, also from the store and the cache; *out stays NULL where there is none. */
+static nm_err find_base(nm_engine *e, const char *name, size_t n, nm_base **out)
+{
+    nm_found *list;
+    size_t count;
+    nm_err err = NM_OK;
+    n = plain_length(name, n);
+    *out = known_base(e, name, n);
+    if (*out) return NM_OK;
+    NM_TRY(nm_found_list(&list, &count, NULL));
+    for (size_t i = 0; !*out && err == NM_OK && i < count; i++)
+        if (same(list[i].name, name, n)) err = add_base(e, &list[i], false, out);
+    nm_found_list_free(list, count);
+    return err;
+}
+
+static nm_err copy_named(nm_named_adapter *to, const char *name, const char *path)
+{
+    to->name = nm_strndup(name, strlen(name));
+    to->path = nm_strndup(path, strlen(path));
+    if (to->name && to->path) return NM_OK;
+    nm_free(to->name);
+    nm_free(to->path);
+    *to = (nm_named_adapter){0};
+    return nm_fail_memory(strlen(path));
+}
+
+static nm_err remember_adapter(nm_engine *e, const char *name, const char *path)
+{
+    pthread_mutex_lock(&e->lock);
+    nm_err err = NM_GROW(e->added, e->added_capacity, e->n_added + 1);
+    if (err == NM_OK) err = copy_named(&e->added[e->n_added], name, path);
+    if (err == NM_OK) e->n_added++;
+    pthread_mutex_unlock(&e->lock);
+    return err;
+}
+
+/* An adapter by its name, or by its number among those given; out->name stays NULL where there is none. */
+static nm_err find_adapter(nm_engine *e, const char *name, size_t n, nm_named_adapter *out)
+{
+    nm_found_adapter *list;
+    size_t count;
+    char *end;
+    nm_err err = NM_OK;
+    *out = (nm_named_adapter){0};
+    n = plain_length(name, n);
+    pthread_mutex_lock(&e->lock);
+    for (size_t i = 0; !out->name && err == NM_OK && i < e->n_added; i++)
+        if (same(e->added[i].name, name, n)) err = copy_named(out, e->added[i].name, e->added[i].path);
+    unsigned long at = n && isdigit((unsigned char)*name) ? strtoul(name, &end, 10) : ULONG_MAX;
+    if (!out->name && err == NM_OK && at < e->n_added && (size_t)(end - name) == n) err = copy_named(out, e->added[at].name, e->added[at].path);
+    pthread_mutex_unlock(&e->lock);
+    if (err != NM_OK || out->name) return err;
+    NM_TRY(nm_adapter_list(&list, &count));
+    for (size_t i = 0; !out->name && err == NM_OK && i < count; i++)
+        if (same(list[i].name, name, n)) err = copy_named(out, list[i].name, list[i].path);
+    nm_found_adapters_free(list, count);
+    return err;
+}
+
+nm_err nm_engine_add_adapter(nm_engine *e, const char *name, const char *path)
+{
+    nm_found_adapter *list;
+    size_t count;
+    bool known = false;
+    if (!*name || strpbrk(name, "+=:/")) return nm_fail(NM_USAGE, "\"%s\" cannot be an adapter's name: leave + = : / away", name);
+    NM_TRY(nm_adapter_list(&list, &count));
+    nm_err err = NM_OK;
+    for (size_t i = 0; !known && i < count; i++)
+        if (!strcmp(list[i].path, path) || !strcmp(list[i].name, path)) {
+            known = true;
+            err = remember_adapter(e, name, list[i].path);
+        }
+    nm_found_adapters_free(list, count);
+    if (err == NM_OK && !known) return nm_fail(NM_REFUSED, "%s: only adapters of the store can be loaded by clients: 'nomoat import' it first", path);
+    return err;
+}
+
+nm_err nm_engine_remove_adapter(nm_engine *e, const char *name)
+{
+    nm_err err = NM_NOT_FOUND;
+    pthread_mutex_lock(&e->lock);
+    for (size_t i = 0; err != NM_OK && i < e->n_added; i++) {
+        if (strcmp(e->added[i].name, name)) continue;
+        nm_free(e->added[i].name);
+        nm_free(e->added[i].path);
+        memmove(&e->added[i], &e->added[i + 1], (--e->n_added - i) * sizeof *e->added);
+        err = NM_OK;
+    }
+    pthread_mutex_unlock(&e->lock);
+    return err == NM_OK ? NM_OK : nm_fail(NM_NOT_FOUND, "no adapter \"%s\" was loaded", name);
+}
+
+/* ---- From a name to base and adapters ------------------------------------------------------------------------------------ */
+
+/* '*' in the pattern is anything. */
+static bool fits(const char *pattern, size_t n, const char *name)
+{
+    if (!n) return !*name;
+    if (*pattern != '*') return *name && tolower((unsigned char)*pattern) == tolower((unsigned char)*name) && fits(pattern + 1, n - 1, name + 1);
+    for (;; name++) {
+        if (fits(pattern + 1, n - 1, name)) return true;
+        if (!*name) return false;
+    }
+}
+
+static const char *unalias(const nm_engine *e, const char *name)
+{
+    for (size_t i = 0; i < e->options.n_aliases; i++) {
+        const char *text = e->options.aliases[i], *equals = strchr(text, '=');
+        if (equals && fits(text, (size_t)(equals - text), name)) return equals + 1;
+    }
+    return name;
+}
+
+static nm_err no_model(const char *name)
+{
+    return nm_fail(NM_NOT_FOUND, "The model \"%s\" does not exist: GET /v1/models lists those that do", name);
+}
+
+static nm_err add_part(nm_engine *e, parts *p, const char *name, size_t n, double scale)
+{
+    part *to = &p->part[p->count];
+    if (p->count == STACK_MOST) return nm_fail(NM_USAGE, "a stack has at most %d adapters", STACK_MOST);
+    if (!(scale >= -1000 && scale <= 1000)) return nm_fail(NM_USAGE, "an adapter's scale is %g: give -1000 to 1000", scale);
+    NM_TRY(find_adapter(e, name, n, &to->a));
+    if (!to->a.name) return nm_fail(NM_NOT_FOUND, "The adapter \"%.*s\" does not exist: GET /v1/models lists those that do", (int)(n < 200 ? n : 200), name);
+    to->scale = (float)scale;
+    p->count++;
+    return NM_OK;
+}
+
+/* "ADAPTER[=SCALE]" or "ADAPTER:0.8", n bytes. */
+static nm_err add_adapter_text(nm_engine *e, parts *p, const char *text, size_t n)
+{
+    size_t at = n;
+    double scale = 1;
+    for (size_t i = 0; i < n; i++)
+        if (text[i] == '=' || (text[i] == ':' && i + 1 < n && (isdigit((unsigned char)text[i + 1]) || strchr(".-", text[i + 1])))) at = i;
+    if (at < n) {
+        char number[32], *end;
+        snprintf(number, sizeof number, "%.*s", (int)(n - at - 1 < 31 ? n - at - 1 : 31), text + at + 1);
+        scale = strtod(number, &end);
+        if (end == number || *end || n - at - 1 > 31) return nm_fail(NM_USAGE, "\"%.*s\": the scale is no number", (int)(n < 200 ? n : 200), text);
+    }
+    return add_part(e, p, text, at, scale);
+}
+
+/* The longest front of the name that is a base, and what follows it. A name that is an adapter alone stands on the first base. */
+static nm_err parse_name(nm_engine *e, const char *name, nm_base **base, parts *p)
+{
+    size_t n = strlen(name), end = n;
+    *base = NULL;
+    for (;;) {
+        NM_TRY(find_base(e, name, end, base));
+        if (*base) break;
+        while (end && name[end - 1] != '+') end--;
+        if (!end) break;
+        end--;
+    }
+    const char *rest = *base ? name + end : name;
+    if (!*base) {       /* "+ADAPTER", or an adapter's name */
+        nm_named_adapter a;
+        NM_TRY(find_adapter(e, name, strcspn(name, "+=:"), &a));
+        bool is = a.name != NULL;
+        nm_free(a.name);
+        nm_free(a.path);
+        if ((!is && *name != '+') || !e->bases) return no_model(name);
+        *base = e->base[0];
+    }
+    while (*rest) {
+        if (*rest == '+') rest++;
+        size_t length = strcspn(rest, "+");
+        NM_TRY(add_adapter_text(e, p, rest, length));
+        rest += length;
+    }
+    return NM_OK;
+}
+
+static nm_err variant_name(char **out, const nm_base *b, const parts *p)
+{
+    nm_str s = {0};
+    nm_err err = nm_str_puts(&s, b->name);
+    for (size_t i = 0; err == NM_OK && i < p->count; i++) {
+        err = nm_str_printf(&s, "+%s", p->part[i].a.name);
+        if (err == NM_OK && p->part[i].scale != 1) err = nm_str_printf(&s, "=%g", (double)p->part[i].scale);
+    }
+    if (err == NM_OK) *out = nm_str_take(&s, NULL);
+    nm_str_free(&s);
+    return err;
+}
+
+/* ---- Opening -------------------------------------------------------------------------------------------------------------- */
+
+uint64_t nm_names_bytes(const nm_engine *e)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < e->bases; i++)
+        if (e->base[i]->model) bytes += nm_model_describe(e->base[i]->model)->weight_bytes + nm_runner_bytes(e->base[i]->runner);
+    return bytes;
+}
+
+/* Asks the loop to make room, and waits until it tried. */
+static nm_err make_room(nm_engine *e, const nm_base *b)
+{
+    pthread_mutex_lock(&e->lock);
+    e->want_room = b->found.bytes;
+    pthread_cond_broadcast(&e->work);
+    while (e->want_room && !e->closes && e->loop_runs) pthread_cond_wait(&e->work, &e->lock);
+    uint64_t used = nm_names_bytes(e);
+    bool first = used == 0;     /* the bound is a guess: one model is always tried */
+    bool fits_in = first || used + b->found.bytes <= e->memory;
+    pthread_mutex_unlock(&e->lock);
+    return fits_in ? NM_OK : nm_fail(NM_NO_MEMORY, "there is no memory for %s beside the models at work: try again later, or serve with a larger --memory", b->name);
+}
+
+static int32_t choose_context(const nm_engine *e, const nm_model *m)
+{
+    int32_t trained = nm_model_describe(m)->n_context;
+    nm_session_options o = {.context = e->options.context > 0 ? e->options.context : trained > 0 ? trained : CONTEXT_UNKNOWN, .kv = e->options.kv, .compute = e->options.compute};
+    while (o.context > CONTEXT_LEAST && nm_session_bytes(m, &o) > e->memory / 2) o.context /= 2;
+    return o.context;
+}
+
+static nm_err open_base(nm_engine *e, nm_base *b)
+{
+    nm_model_options mo = {.no_pack = e->options.no_pack, .keep = e->options.keep};
+    nm_runner_options ro = {.compute = e->options.compute};
+    nm_model *model = NULL;
+    nm_runner *runner = NULL;
+    NM_TRY(make_room(e, b));
+    NM_TRY(nm_model_open(&model, b->found.path, &mo));
+    nm_err err = nm_runner_open(&runner, model, &ro);
+    nm_session_options so = {.kv = e->options.kv, .compute = e->options.compute};
+    if (err == NM_OK && !nm_model_tokenizer(model)) err = nm_fail(NM_REFUSED, "%s has no tokenizer", b->name);
+    if (err == NM_OK) {
+        so.context = choose_context(e, model);
+        pthread_mutex_lock(&e->lock);
+        b->model = model;
+        b->runner = runner;
+        b->context = so.context;
+        b->token_bytes = nm_session_bytes(model, &so) / (uint64_t)so.context + 1;
+        b->last_used = nm_clock_seconds();
+        pthread_mutex_unlock(&e->lock);
+        err = nm_prompt_controls(b);
+    } else {
+        nm_runner_close(&runner);
+        nm_model_close(&model);
+    }
+    return err;
+}
+
+static void close_variant(nm_variant *v)
+{
+    nm_stack_close(&v->stack);
+    nm_template_close(&v->tmpl);
+    nm_free(v->name);
+    nm_free(v);
+}
+
+static void close_base(nm_base *b)
+{
+    for (size_t i = 0; i < b->variants; i++) close_variant(b->variant[i]);
+    for (size_t i = 0; i < b->adapters; i++) nm_adapter_close(&b->adapter[i]);
+    b->variants = b->adapters = 0;
+    nm_free(b->control);
+    b->control = NULL;
+    b->controls = 0;
+    nm_runner_close(&b->runner);
+    nm_model_close(&b->model);
+}
+
+/* The open adapter of this path; opened now if it was not. */
+static nm_err need_adapter(nm_engine *e, nm_base *b, const char *path, const nm_adapter **out)
+{
+    for (size_t i = 0; i < b->adapters; i++)
+        if (!strcmp(nm_adapter_describe(b->adapter[i])->path, path)) {
+            *out = b->adapter[i];
+            return NM_OK;
+        }
+    nm_adapter *a;
+    NM_TRY(NM_GROW(b->adapter, b->adapter_capacity, b->adapters + 1));
+    NM_TRY(nm_adapter_open(&a, b->model, path, e->options.force));
+    b->adapter[b->adapters++] = a;
+    *out = a;
+    return NM_OK;
+}
+
+/* What adapters were taught in, the last that tells it, comes before the model's own template. */
+static nm_err open_template(nm_variant *v, const nm_adapter *const *adapters, const parts *p)
+{
+    v->template_text = nm_model_template(v->base->model, NULL);
+    for (size_t i = 0; i < p->count; i++) {
+        const char *format = nm_adapter_describe(adapters[i])->prompt_format;
+        if (!*format || p->part[i].scale == 0) continue;
+        v->template_text = nm_format_template(format);
+        if (!v->template_text) return nm_fail(NM_REFUSED, "%s was taught in the prompt format \"%s\", which this version does not know", p->part[i].a.name, format);
+    }
+    return v->template_text ? nm_template_open(&v->tmpl, v->template_text, strlen(v->template_text), "the chat template") : NM_OK;
+}
+
+static nm_err fill_variant(nm_engine *e, nm_variant *v, const parts *p)
+{
+    const nm_adapter *adapters[STACK_MOST];
+    float scales[STACK_MOST];
+    for (size_t i = 0; i < p->count; i++) {
+        NM_TRY(need_adapter(e, v->base, p->part[i].a.path, &adapters[i]));
+        scales[i] = p->part[i].scale;
+    }
+    if (p->count) NM_TRY(nm_stack_open(&v->stack, v->base->model, adapters, scales, p->count));
+    return open_template(v, adapters, p);
+}
+
+static nm_err open_variant(nm_engine *e, nm_base *b, const parts *p, nm_variant **out)
+{
+    char *name = NULL;
+    NM_TRY(variant_name(&name, b, p));
+    for (size_t i = 0; i < b->variants; i++)
+        if (!strcmp(b->variant[i]->name, name)) {
+            nm_free(name);
+            *out = b->variant[i];
+            return NM_OK;
+        }
+    nm_variant *v = nm_calloc(1, sizeof *v);
+    if (!v) {
+        nm_free(name);
+        return nm_fail_memory(sizeof *v);
+    }
+    v->base = b;
+    v->name = name;
+    nm_err err = fill_variant(e, v, p);
+    pthread_mutex_lock(&e->lock);
+    if (err == NM_OK) err = NM_GROW(b->variant, b->variant_capacity, b->variants + 1);
+    if (err == NM_OK) b->variant[b->variants++] = v;
+    pthread_mutex_unlock(&e->lock);
+    if (err != NM_OK) close_variant(v);
+    else *out = v;
+    return err;
+}
+
+static nm_err take(nm_engine *e, nm_base *b, const parts *p, nm_variant **out)
+{
+    pthread_mutex_lock(&e->lock);
+    b->users++;
+    bool open = b->model != NULL;
+    pthread_mutex_unlock(&e->lock);
+    nm_err err = open ? NM_OK : open_base(e, b);
+    if (err == NM_OK) err = open_variant(e, b, p, out);
+    pthread_mutex_lock(&e->lock);
+    if (err == NM_OK) (*out)->users++;
+    else b->users--;
+    pthread_mutex_unlock(&e->lock);
+    return err;
+}
+
+nm_err nm_names_take(nm_engine *e, const char *name, const nm_ask_lora *lora, size_t n_lora, nm_variant **out, const char **code)
+{
+    parts p = {.count = 0};
+    nm_base *base = NULL;
+    name = name && *name ? unalias(e, name) : e->options.models[0];
+    nm_err err = parse_name(e, name, &base, &p);
+    for (size_t i = 0; err == NM_OK && i < n_lora; i++) err = add_part(e, &p, lora[i].id, strlen(lora[i].id), lora[i].scale);
+    if (err == NM_NOT_FOUND) *code = "model_not_found";
+    if (err == NM_OK) err = take(e, base, &p, out);
+    free_parts(&p);
+    return err;
+}
+
+void nm_names_leave(nm_engine *e, nm_variant *v, double keep_alive)
+{
+    pthread_mutex_lock(&e->lock);
+    v->users--;
+    v->base->users--;
+    v->last_used = v->base->last_used = nm_clock_seconds();
+    if (!isnan(keep_alive)) v->base->keep_alive = keep_alive < 0 ? INFINITY : keep_alive == 0 ? 1e-9 : keep_alive;
+    pthread_cond_broadcast(&e->work);       /* perhaps its time has come */
+    pthread_mutex_unlock(&e->lock);
+}
+
+/* ---- Closing ------------------------------------------------------------------------------------------------------------------ */
+
+/* Stacks that nobody uses, beyond a number: sliders make many. */
+static void reap_variants(nm_base *b)
+{
+    while (b->variants > VARIANTS_MOST) {
+        size_t oldest = SIZE_MAX;
+        for (size_t i = 0; i < b->variants; i++)
+            if (!b->variant[i]->users && (oldest == SIZE_MAX || b->variant[i]->last_used < b->variant[oldest]->last_used)) oldest = i;
+        if (oldest == SIZE_MAX) return;
+        close_variant(b->variant[oldest]);
+        b->variant[oldest] = b->variant[--b->variants];
+    }
+}
+
+static nm_base *longest_unused(const nm_engine *e)
+{
+    nm_base *found = NULL;
+    for (size_t i = 0; i < e->bases; i++) {
+        nm_base *b = e->base[i];
+        if (b->model && !b->users && (!found || b->last_used < found->last_used)) found = b;
+    }
+    return found;
+}
+
+static void let_go(nm_engine *e, nm_base *b)
+{
+    nm_kept_trim(e, 0, b);
+    close_base(b);
+}
+
+void nm_names_reap(nm_engine *e, double now)
+{
+    for (size_t i = 0; i < e->bases; i++) {
+        nm_base *b = e->base[i];
+        if (!b->users) reap_variants(b);
+        if (b->model && !b->users && b->keep_alive > 0 && now - b->last_used > b->keep_alive) let_go(e, b);
+    }
+    while (e->want_room) {
+        nm_base *b = longest_unused(e);
+        if (!b || nm_names_bytes(e) + nm_kept_bytes(e) + e->want_room <= e->memory) break;
+        let_go(e, b);
+    }
+}
+
+/* ---- Beginning and end ---------------------------------------------------------------------------------------------------------- */
+
+/* What stands on the command line may be paths; its adapters get names, so that clients can type them. options.models[i] becomes the name. */
+static nm_err add_given(nm_engine *e, const char *text, char **name)
+{
+    nm_found_stack found = {0};
+    parts p = {.count = 0};
+    nm_base *base = NULL;
+    NM_TRY(nm_stack_find(&found, text, false));
+    char *own = found.model.place == NM_PLACE_PATH ? stem(found.model.path) : nm_strndup(found.model.name, strlen(found.model.name));
+    nm_err err = own ? NM_OK : nm_fail_memory(strlen(text));
+    if (err == NM_OK) base = known_base(e, own, strlen(own));
+    if (err == NM_OK && base && strcmp(base->found.path, found.model.path)) err = nm_fail(NM_USAGE, "%s: two models are called %s: rename one", text, own);
+    if (err == NM_OK && !base) err = add_base(e, &found.model, true, &base);
+    for (size_t i = 0; err == NM_OK && i < found.count; i++) {
+        const nm_found_adapter *f = &found.adapter[i];
+        char *adapter = f->place == NM_PLACE_PATH ? stem(f->path) : nm_strndup(f->name, strlen(f->name));
+        err = adapter ? remember_adapter(e, adapter, f->path) : nm_fail_memory(strlen(f->path));
+        if (err == NM_OK) err = add_part(e, &p, adapter, strlen(adapter), (double)f->scale);
+        nm_free(adapter);
+    }
+    if (err == NM_OK) err = variant_name(name, base, &p);
+    nm_free(own);
+    free_parts(&p);
+    nm_found_stack_free(&found);
+    return err;
+}
+
+nm_err nm_names_open(nm_engine *e)
+{
+    char **names = nm_calloc(e->options.n_models + 1, sizeof *names);
+    if (!names) return nm_fail_memory(sizeof *names);
+    const char *const *given = e->options.models;
+    e->options.models = (const char *const *)names;
+    for (size_t i = 0; i < e->options.n_models; i++) NM_TRY(add_given(e, given[i], &names[i]));
+    return NM_OK;
+}
+
+void nm_names_close(nm_engine *e)
+{
+    for (size_t i = 0; i < e->bases; i++) {
+        nm_base *b = e->base[i];
+        close_base(b);
+        nm_free(b->adapter);
+        nm_free(b->variant);
+        nm_found_free(&b->found);
+        nm_free(b->name);
+        nm_free(b);
+    }
+    nm_free(e->base);
+    for (size_t i = 0; i < e->n_added; i++) nm_free(e->added[i].name), nm_free(e->added[i].path);
+    nm_free(e->added);
+    for (size_t i = 0; e->options.models && i < e->options.n_models; i++) nm_free((char *)e->options.models[i]);
+    nm_free((void *)e->options.models);
+}

@@ -1,0 +1,365 @@
+/* From a request to the tokens of its prompt. Text of the client's stays text: where it holds what the vocabulary has as a control token ("<|im_end|>"), that is marked
+ * before the template sees it, and read as ordinary characters afterwards, so that nobody ends a turn or begins another's from inside a message. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "server/engine_impl.h"
+
+enum { MARK = 24, DEPTH_MOST = 128 };       /* bytes of a mark */
+
+/* The two marks of a request: private-use characters round random digits, which templates neither trim nor change the case of. */
+typedef struct marks { char open[MARK], close[MARK]; const nm_base *base; bool used; } marks;
+
+static int by_text(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+nm_err nm_prompt_controls(nm_base *b)
+{
+    const nm_tokenizer *t = nm_model_tokenizer(b->model);
+    int32_t n = nm_token_count(t);
+    size_t capacity = 0;
+    for (int32_t id = 0; id < n; id++) {
+        if (!nm_token_is_control(t, id) || !*nm_token_raw(t, id)) continue;
+        NM_TRY(NM_GROW(b->control, capacity, b->controls + 1));
+        b->control[b->controls++] = (char *)nm_token_raw(t, id);
+    }
+    if (b->controls) qsort(b->control, b->controls, sizeof *b->control, by_text);
+    return NM_OK;
+}
+
+/* Length of the longest control token that the text begins with; 0 = none. The list is sorted, so those of one first byte stand together. */
+static size_t control_at(const nm_base *b, const char *text, size_t length)
+{
+    size_t lo = 0, hi = b->controls, found = 0;
+    while (lo < hi) {
+        size_t mid = (lo + hi) / 2;
+        if ((unsigned char)b->control[mid][0] < (unsigned char)*text) lo = mid + 1;
+        else hi = mid;
+    }
+    for (; lo < b->controls && b->control[lo][0] == *text; lo++) {
+        size_t n = strlen(b->control[lo]);
+        if (n > found && n <= length && !memcmp(b->control[lo], text, n)) found = n;
+    }
+    return found;
+}
+
+/* The same string with marks round control tokens; NULL where it has none. */
+static json_t *mark_string(marks *m, const json_t *value, nm_err *err)
+{
+    const char *text = json_string_value(value);
+    size_t length = json_string_length(value), from = 0;
+    nm_str s = {0};
+    bool any = false;
+    for (size_t at = 0; at < length && *err == NM_OK;) {
+        size_t n = control_at(m->base, text + at, length - at);
+        if (!n) { at++; continue; }
+        any = true;
+        *err = nm_str_append(&s, text + from, at - from);
+        if (*err == NM_OK) *err = nm_str_puts(&s, m->open);
+        if (*err == NM_OK) *err = nm_str_append(&s, text + at, n);
+        if (*err == NM_OK) *err = nm_str_puts(&s, m->close);
+        from = at += n;
+    }
+    if (any && *err == NM_OK) *err = nm_str_append(&s, text + from, length - from);
+    json_t *out = any && *err == NM_OK ? json_stringn(s.data, s.length) : NULL;
+    if (any && *err == NM_OK && !out) *err = nm_fail_memory(s.length);
+    m->used |= any;
+    nm_str_free(&s);
+    return out;
+}
+
+/* Marks all strings in a tree that is ours to change. Keys stay: templates do not print a client's keys but of tools, as JSON. */
+static nm_err mark_tree(marks *m, json_t *value, int depth)
+{
+    nm_err err = NM_OK;
+    if (depth > DEPTH_MOST) return nm_fail(NM_USAGE, "the messages are nested more than %d deep", DEPTH_MOST);
+    size_t n = json_is_array(value) ? json_array_size(value) : 0;
+    for (size_t i = 0; i < n; i++) {
+        json_t *item = json_array_get(value, i), *marked = json_is_string(item) ? mark_string(m, item, &err) : NULL;
+        if (marked) json_array_set_new(value, i, marked);
+        else if (err == NM_OK && !json_is_string(item)) err = mark_tree(m, item, depth + 1);
+        NM_TRY(err);
+    }
+    const char *key;
+    json_t *item;
+    json_object_foreach(value, key, item) {
+        json_t *marked = json_is_string(item) ? mark_string(m, item, &err) : NULL;
+        if (marked) json_object_set_new_nocheck(value, key, marked);
+        else if (err == NM_OK && !json_is_string(item)) err = mark_tree(m, item, depth + 1);
+        NM_TRY(err);
+    }
+    return NM_OK;
+}
+
+/* A marked copy. */
+static nm_err marked_copy(marks *m, const json_t *value, json_t **out)
+{
+    *out = json_deep_copy(value);
+    if (!*out) return nm_fail_memory(0);
+    return mark_tree(m, *out, 0);
+}
+
+static void begin_marks(marks *m, const nm_base *base)
+{
+    unsigned long long n = 0;
+    if (getrandom(&n, sizeof n, 0) != sizeof n) n = (unsigned long long)(uintptr_t)m;
+    *m = (marks){.base = base};
+    snprintf(m->open, sizeof m->open, "\xee\x80\x80%016llu", n % 10000000000000000u);
+    snprintf(m->close, sizeof m->close, "\xee\x80\x81%016llu", n % 10000000000000000u);
+}
+
+/* ---- Rendering -------------------------------------------------------------------------------------------------------------- */
+
+static nm_err set(json_t *vars, const char *key, json_t *value)
+{
+    return value && !json_object_set_new(vars, key, value) ? NM_OK : nm_fail_memory(0);
+}
+
+static nm_err set_default(json_t *vars, const char *key, json_t *value)
+{
+    if (!json_object_get(vars, key)) return set(vars, key, value);
+    json_decref(value);
+    return NM_OK;
+}
+
+static nm_err set_token(json_t *vars, const char *key, const nm_tokenizer *t, int32_t id)
+{
+    return id >= 0 ? set_default(vars, key, json_string(nm_token_raw(t, id))) : NM_OK;
+}
+
+/* The variables that transformers gives to every template, and what the request says. `messages` and `tools` are taken over. */
+static nm_err fill_vars(json_t *vars, const nm_served *served, const nm_ask *ask, json_t *messages, json_t *tools)
+{
+    const nm_tokenizer *t = nm_model_tokenizer(served->model);
+    nm_err err = set(vars, "messages", messages), more = set(vars, "tools", tools ? tools : json_null());
+    NM_TRY(err);
+    NM_TRY(more);
+    NM_TRY(set(vars, "add_generation_prompt", json_true()));
+    NM_TRY(set_default(vars, "documents", json_null()));
+    if (ask->think >= 0) {      /* the two names that models' templates use */
+        NM_TRY(set_default(vars, "enable_thinking", json_boolean(ask->think)));
+        NM_TRY(set_default(vars, "thinking", json_boolean(ask->think)));
+    }
+    if (ask->effort) NM_TRY(set_default(vars, "reasoning_effort", json_string(ask->effort)));
+    NM_TRY(set_token(vars, "bos_token", t, nm_token_bos(t)));
+    NM_TRY(set_token(vars, "eos_token", t, nm_token_eos(t)));
+    NM_TRY(set_token(vars, "pad_token", t, nm_token_pad(t)));
+    return set_token(vars, "unk_token", t, nm_token_unk(t));
+}
+
+/* The last message's content where it is to be continued; it is taken off. */
+static nm_err take_last(json_t *messages, json_t **content)
+{
+    size_t n = json_array_size(messages);
+    const json_t *last = json_array_get(messages, n - 1);
+    const char *role = json_string_value(json_object_get(last, "role"));
+    *content = json_incref(json_object_get(last, "content"));
+    if (!n || !role || strcmp(role, "assistant") || !json_is_string(*content)) return nm_fail(NM_USAGE, "only a last message of the assistant's with text can be continued");
+    json_array_remove(messages, n - 1);
+    return NM_OK;
+}
+
+static nm_err render_vars(const nm_template *tmpl, const json_t *vars, char **text, size_t *length)
+{
+    char *json = json_dumps(vars, JSON_COMPACT);
+    if (!json) return nm_fail_memory(0);
+    nm_template_options o = {.now = INT64_MIN};
+    nm_err err = nm_template_render(tmpl, json, strlen(json), &o, text, length);
+    free(json);
+    if (err == NM_FAILED || err == NM_REFUSED) err = nm_fail(NM_USAGE, "%s", nm_error_text());      /* these messages do not go with this template */
+    return err;
+}
+
+/* Messages that say nothing get empty text in place of null; false where there are none. */
+static bool fill_contents(json_t *messages)
+{
+    bool any = false;
+    size_t i;
+    json_t *message;
+    json_array_foreach(messages, i, message)
+        if (json_is_null(json_object_get(message, "content"))) any |= !json_object_set_new(message, "content", json_string(""));
+    return any;
+}
+
+/* Turns that are calls alone have no content: some templates ask for null there, others add up whatever stands there and fail of it. */
+static nm_err render_either(const nm_template *tmpl, const json_t *vars, char **text, size_t *length)
+{
+    nm_err err = render_vars(tmpl, vars, text, length);
+    return err == NM_USAGE && fill_contents(json_object_get(vars, "messages")) ? render_vars(tmpl, vars, text, length) : err;
+}
+
+static nm_err render_with(marks *m, const nm_served *served, const nm_template *tmpl, const nm_ask *ask, json_t *vars, nm_str *out)
+{
+    json_t *messages = NULL, *tools = NULL, *last = NULL;
+    char *text = NULL;
+    size_t length = 0;
+    const char *choice = json_string_value(ask->tool_choice);
+    bool with_tools = json_array_size(ask->tools) > 0 && !(choice && !strcmp(choice, "none"));
+    nm_err err = marked_copy(m, ask->messages, &messages);
+    if (err == NM_OK && with_tools) err = marked_copy(m, ask->tools, &tools);
+    if (err == NM_OK && ask->continue_last) err = take_last(messages, &last);
+    if (err == NM_OK) err = fill_vars(vars, served, ask, messages, tools);
+    else json_decref(messages), json_decref(tools);
+    if (err == NM_OK) err = render_either(tmpl, vars, &text, &length);
+    if (err == NM_OK) err = nm_str_append(out, text, length);
+    if (err == NM_OK && last) err = nm_str_append(out, json_string_value(last), json_string_length(last));
+    json_decref(last);
+    nm_free(text);
+    return err;
+}
+
+static nm_err render(marks *m, const nm_served *served, const nm_template *tmpl, const nm_ask *ask, nm_str *out)
+{
+    if (!tmpl) return nm_fail(NM_USAGE, "%s has no chat template: send text to /v1/completions instead", served->name);
+    json_t *vars = ask->template_kwargs ? json_copy(ask->template_kwargs) : json_object();
+    nm_err err = vars ? render_with(m, served, tmpl, ask, vars, out) : nm_fail_memory(0);
+    json_decref(vars);
+    return err;
+}
+
+/* ---- Taking the marks off --------------------------------------------------------------------------------------------------------- */
+
+typedef struct guards { size_t *at; size_t count, capacity; } guards;       /* pairs: from, to */
+
+/* Moves the text together over its marks. Only what stands between a mark and its mate as it was put there is guarded: a template that took a string apart leaves single
+ * marks behind. */
+static nm_err unmark(const marks *m, nm_str *s, guards *g)
+{
+    size_t n = strlen(m->open), to = 0;
+    for (size_t at = 0; at < s->length;) {
+        bool open = s->length - at >= n && !memcmp(s->data + at, m->open, n), close = s->length - at >= n && !memcmp(s->data + at, m->close, n);
+        if (!open && !close) { s->data[to++] = s->data[at++]; continue; }
+        at += n;
+        size_t control = open ? control_at(m->base, s->data + at, s->length - at) : 0;
+        if (!control || s->length - at - control < n || memcmp(s->data + at + control, m->close, n)) continue;
+        NM_TRY(NM_GROW(g->at, g->capacity, g->count + 2));
+        g->at[g->count++] = to;
+        g->at[g->count++] = to + control;
+        memmove(s->data + to, s->data + at, control);
+        to += control;
+        at += control + n;
+    }
+    s->length = to;
+    s->data[to] = 0;
+    return NM_OK;
+}
+
+/* ---- A gap to be filled ----------------------------------------------------------------------------------------------------------- */
+
+/* The token that a model's file names for a role in filling gaps, under either of two keys; else one of these texts. */
+static int32_t gap_token(const nm_model *m, const char *key, const char *old_key, const char *const *texts)
+{
+    const nm_tokenizer *t = nm_model_tokenizer(m);
+    const char *const keys[] = {key, old_key};
+    for (int i = 0; i < 2; i++) {
+        int64_t id;
+        size_t at = nm_model_meta_find(m, keys[i]);
+        if (at != SIZE_MAX && nm_model_meta_integer(m, at, 0, &id) && id >= 0 && id < nm_token_count(t)) return (int32_t)id;
+    }
+    for (; *texts; texts++) {
+        int32_t *ids, id = -1;
+        size_t n;
+        if (nm_tokenize(t, *texts, strlen(*texts), NM_TEXT_SPECIAL, &ids, &n) != NM_OK) return -1;
+        if (n == 1 && nm_token_is_control(t, ids[0])) id = ids[0];
+        nm_free(ids);
+        if (id >= 0) return id;
+    }
+    return -1;
+}
+
+static nm_err append_ids(int32_t **ids, size_t *count, size_t *capacity, const int32_t *more, size_t n)
+{
+    NM_TRY(NM_GROW(*ids, *capacity, *count + n));
+    if (n) memcpy(*ids + *count, more, n * sizeof *more);
+    *count += n;
+    return NM_OK;
+}
+
+static nm_err append_text(const nm_tokenizer *t, const char *text, size_t length, unsigned flags, int32_t **ids, size_t *count, size_t *capacity)
+{
+    int32_t *more;
+    size_t n;
+    NM_TRY(nm_tokenize(t, text, length, flags, &more, &n));
+    nm_err err = append_ids(ids, count, capacity, more, n);
+    nm_free(more);
+    return err;
+}
+
+/* PRE text SUF suffix MID, as models for code were taught (Bavarian et al. 2022). */
+static nm_err make_gap(const nm_served *served, const nm_ask *ask, int32_t **ids, size_t *count)
+{
+    const nm_model *m = served->model;
+    const nm_tokenizer *t = nm_model_tokenizer(m);
+    static const char *const before[] = {"<|fim_prefix|>", "<fim_prefix>", "<PRE>", "▁<PRE>", NULL},
+        *const behind[] = {"<|fim_suffix|>", "<fim_suffix>", "<SUF>", "▁<SUF>", NULL}, *const middle[] = {"<|fim_middle|>", "<fim_middle>", "<MID>", "▁<MID>", NULL};
+    int32_t pre = gap_token(m, "tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id", before);
+    int32_t suf = gap_token(m, "tokenizer.ggml.fim_suf_token_id", "tokenizer.ggml.suffix_token_id", behind);
+    int32_t mid = gap_token(m, "tokenizer.ggml.fim_mid_token_id", "tokenizer.ggml.middle_token_id", middle);
+    size_t capacity = 0;
+    if (pre < 0 || suf < 0 || mid < 0) return nm_fail(NM_USAGE, "%s was not made to fill gaps (\"suffix\"): its vocabulary has no tokens for that", served->name);
+    NM_TRY(append_text(t, "", 0, NM_TEXT_PROMPT, ids, count, &capacity));       /* BOS where the model wants one */
+    NM_TRY(append_ids(ids, count, &capacity, &pre, 1));
+    NM_TRY(append_text(t, ask->text, ask->text_length, 0, ids, count, &capacity));
+    NM_TRY(append_ids(ids, count, &capacity, &suf, 1));
+    NM_TRY(append_text(t, ask->suffix, strlen(ask->suffix), 0, ids, count, &capacity));
+    return append_ids(ids, count, &capacity, &mid, 1);
+}
+
+/* ---- All of it -------------------------------------------------------------------------------------------------------------------- */
+
+static nm_err check_ids(const nm_tokenizer *t, const int32_t *ids, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= nm_token_count(t))
+            return nm_fail(NM_USAGE, "token %d at place %zu of the prompt is outside the vocabulary of %d", ids[i], i, nm_token_count(t));
+    return NM_OK;
+}
+
+static nm_err make_chat(marks *m, const nm_served *served, const nm_template *tmpl, const nm_ask *ask, nm_str *s, int32_t **ids, size_t *count)
+{
+    guards g = {0};
+    nm_err err = render(m, served, tmpl, ask, s);
+    if (err == NM_OK && m->used) err = unmark(m, s, &g);
+    if (err == NM_OK) err = nm_tokenize_guarded(nm_model_tokenizer(served->model), s->data, s->length, NM_TEXT_PROMPT, g.at, g.count / 2, ids, count);
+    nm_free(g.at);
+    return err;
+}
+
+nm_err nm_prompt_make(const nm_served *served, const nm_base *base, const nm_template *tmpl, const nm_ask *ask, char **text, size_t *length, int32_t **ids, size_t *count)
+{
+    const nm_tokenizer *t = nm_model_tokenizer(served->model);
+    nm_str s = {0};
+    marks m;
+    nm_err err = NM_OK;
+    size_t capacity = 0;
+    *text = NULL, *ids = NULL, *length = *count = 0;
+    if (ask->ids) {
+        err = check_ids(t, ask->ids, ask->n_ids);
+        if (err == NM_OK) err = append_ids(ids, count, &capacity, ask->ids, ask->n_ids);
+    } else if (ask->messages) {
+        begin_marks(&m, base);
+        err = make_chat(&m, served, tmpl, ask, &s, ids, count);
+    } else {
+        err = nm_str_append(&s, ask->text ? ask->text : "", ask->text_length);
+        if (err == NM_OK && ask->suffix) err = make_gap(served, ask, ids, count);
+        else if (err == NM_OK) err = nm_tokenize(t, s.data, s.length, NM_TEXT_PROMPT, ids, count);
+    }
+    if (err == NM_OK && s.data) *text = nm_str_take(&s, length);
+    nm_str_free(&s);
+    if (err != NM_OK) {
+        nm_free(*ids);
+        *ids = NULL;
+    }
+    return err;
+}
+
+nm_served nm_variant_served(const nm_variant *v)
+{
+    return (nm_served){.model = v->base->model, .stack = v->stack, .name = v->name, .template_text = v->template_text, .context = v->base->context, .variant = v};
+}
+
+nm_err nm_served_prompt(const nm_served *served, const nm_ask *ask, char **text, size_t *length, int32_t **ids, size_t *count)
+{
+    return nm_prompt_make(served, served->variant->base, served->variant->tmpl, ask, text, length, ids, count);
+}

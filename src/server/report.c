@@ -1,0 +1,84 @@
+/* What there is, as JSON: models, adapters, answers under way. */
+#include <string.h>
+#include <sys/stat.h>
+
+#include "server/engine_impl.h"
+
+static int64_t modified(const char *path)
+{
+    struct stat st;
+    return path && !stat(path, &st) ? (int64_t)st.st_mtime : 0;
+}
+
+/* Takes `name` as it is. NULL values where memory lacks: jansson then packs nothing. */
+static void add_model(json_t *list, const char *name, const char *base, const char *kind, const char *path, uint64_t bytes, bool loaded, bool first)
+{
+    json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s, s:I, s:b, s:I, s:b}", "name", name, "base", base, "kind", kind, "path", path, "bytes", (json_int_t)bytes,
+        "loaded", loaded, "modified", (json_int_t)modified(path), "default", first));
+}
+
+static bool listed(const json_t *list, const char *name)
+{
+    size_t i;
+    json_t *item;
+    json_array_foreach(list, i, item)
+        if (!strcmp(json_string_value(json_object_get(item, "name")), name)) return true;
+    return false;
+}
+
+/* Under the lock: what is open or was given, and the stacks of the command line. */
+static void add_known(const nm_engine *e, json_t *list)
+{
+    for (size_t i = 0; i < e->bases; i++) {
+        const nm_base *b = e->base[i];
+        add_model(list, b->name, b->name, "model", b->found.path, b->found.bytes, b->model != NULL, !strcmp(b->name, e->options.models[0]));
+    }
+    for (size_t i = 0; i < e->options.n_models; i++) {
+        const char *name = e->options.models[i], *plus = strchr(name, '+');
+        for (size_t k = 0; plus && k < e->bases; k++)
+            if (!strncmp(name, e->base[k]->name, strlen(e->base[k]->name)) && name[strlen(e->base[k]->name)] == '+' && !listed(list, name))
+                add_model(list, name, e->base[k]->name, "stack", e->base[k]->found.path, e->base[k]->found.bytes, e->base[k]->model != NULL, i == 0);
+    }
+    for (size_t i = 0; i < e->n_added; i++)
+        if (!listed(list, e->added[i].name)) add_model(list, e->added[i].name, "", "adapter", e->added[i].path, 0, false, false);
+}
+
+static nm_err add_stored(json_t *list)
+{
+    nm_found *models;
+    nm_found_adapter *adapters;
+    size_t n;
+    NM_TRY(nm_found_list(&models, &n, NULL));
+    for (size_t i = 0; i < n; i++)
+        if (!listed(list, models[i].name)) add_model(list, models[i].name, models[i].name, "model", models[i].path, models[i].bytes, false, false);
+    nm_found_list_free(models, n);
+    NM_TRY(nm_adapter_list(&adapters, &n));
+    for (size_t i = 0; i < n; i++)
+        if (!listed(list, adapters[i].name)) add_model(list, adapters[i].name, adapters[i].base, "adapter", adapters[i].path, adapters[i].bytes, false, false);
+    nm_found_adapters_free(adapters, n);
+    return NM_OK;
+}
+
+json_t *nm_engine_models(nm_engine *e)
+{
+    json_t *list = json_array();
+    if (!list) return NULL;
+    pthread_mutex_lock(&e->lock);
+    add_known(e, list);
+    pthread_mutex_unlock(&e->lock);
+    add_stored(list);       /* a store that cannot be read has nothing to list */
+    return list;
+}
+
+json_t *nm_engine_slots(nm_engine *e)
+{
+    json_t *list = json_array();
+    pthread_mutex_lock(&e->lock);
+    for (size_t i = 0; list && i < e->n_running; i++) {
+        const nm_job *j = e->running[i];
+        json_array_append_new(list, json_pack("{s:I, s:s, s:s, s:I, s:i, s:i, s:i}", "id", (json_int_t)j->id, "model", j->variant->name, "state",
+            j->shown_answering ? "answer" : "prompt", "prompt_tokens", (json_int_t)j->n_ids, "cached_tokens", j->cached, "tokens", j->shown_tokens, "context", j->limit));
+    }
+    pthread_mutex_unlock(&e->lock);
+    return list;
+}

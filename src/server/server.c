@@ -1,0 +1,45 @@
+/* The server put together. */
+#include "server/server.h"
+
+#include <time.h>
+
+#include "base/err.h"
+#include "base/mem.h"
+
+/* The first that fits a path wins. */
+static const nm_route *const tables[] = {nm_routes_openai, nm_routes_anthropic, nm_routes_ollama, nm_routes_llamacpp, nm_routes_page, nm_routes_chats, NULL};
+
+/* What the page keeps is no reason not to serve: the user is told, and the page. */
+static void open_desk(nm_server *s)
+{
+    if (nm_desk_open(&s->desk, NULL) != NM_OK && s->options->note) s->options->note(s->options->note_arg, nm_error_text());
+}
+
+nm_err nm_server_open(nm_server **out, const nm_engine_options *engine, nm_http_options http)
+{
+    nm_server *s = nm_calloc(1, sizeof *s);
+    *out = NULL;
+    if (!s) return nm_fail_memory(sizeof *s);
+    *s = (nm_server){.started = (int64_t)time(NULL), .options = engine, .host = http.host, .keyed = http.key != NULL};
+    http.routes = tables;
+    http.context = s;
+    open_desk(s);
+    nm_err err = nm_engine_open(&s->engine, engine);
+    if (err == NM_OK) err = nm_http_open(&s->http, &http);
+    if (err != NM_OK) nm_server_close(&s, 0);
+    *out = s;
+    return err;
+}
+
+void nm_server_close(nm_server **server, double seconds)
+{
+    nm_server *s = *server;
+    *server = NULL;
+    if (!s) return;
+    if (s->http) nm_http_quiesce(s->http);
+    if (s->engine && seconds > 0) nm_engine_drain(s->engine, seconds);
+    nm_http_close(&s->http);
+    nm_engine_close(&s->engine);
+    nm_desk_close(&s->desk);
+    nm_free(s);
+}

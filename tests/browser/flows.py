@@ -1,0 +1,442 @@
+"""What people do with the page, done in a browser: each flow is a function, run in this order in one tab. They ask nothing of what the model says, save that it
+says something; flows of adapters are skipped where none is served."""
+import asyncio
+import base64
+import json
+import os
+import sys
+import time
+
+from browser import Browser
+
+HOSTILE = [
+    '<script>window.broken = 1</script><img src=x onerror="window.broken = 1">', '[x](javascript:window.broken=1)', '[x](JaVaScRiPt:window.broken=1)', '![x](https://example.org/a.png)',
+    '[x](data:text/html,<script>window.broken=1</script>)', '<a href="javascript:window.broken=1">x</a>', '```html\n<script>window.broken = 1</script>\n```', '# <svg onload=window.broken=1>',
+    '| <img src=x onerror=window.broken=1> | b |\n|---|---|\n| `<b>` | <iframe src=//x> |', '<javascript:window.broken=1>', '[x]( javascript:window.broken=1 "t")', '[a](//evil.example/x)', '**<b onclick=x>**',
+    '[x](vbscript:x)', 'https://example.org/"onmouseover="window.broken=1', '- [ ] <input autofocus onfocus=window.broken=1>', '> <style>*{display:none}</style>', '```"><script>window.broken=1</script>\nx',
+]
+SLOW = ['*a ' * 20000, '**a' * 20000, '_a ' * 20000, '[' * 30000, '![' * 20000, '`' * 30001, '`a``b' * 10000, '> ' * 5000 + 'a', '- ' * 5000, '<' * 50000, '~~a' * 20000, '\\' * 50000, '| a ' * 20000 + '\n' + '|-' * 20000,
+        '[a](' * 15000, '(' * 30000, '# ' * 20000, 'https://' * 10000, '***a' * 15000, '1. a\n' * 5000, '  - a\n' * 5000, '"' * 40000, '[a](b"' * 10000, '```\n' * 20000, '[[a]' * 10000, '\n\n' * 30000,
+        '-' * 30000 + 'x', '* ' * 30000 + 'x', '# a' + ' #' * 30000 + 'x', '|' + ' ' * 30000 + 'x\n-', '`' + ' ' * 30000 + '`']
+
+CONTRAST = '''(() => {
+    const canvas = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
+    const rgba = (color) => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1); return canvas.getImageData(0, 0, 1, 1).data; };
+    const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4).reduce((s, v, i) => s + v * [0.2126, 0.7152, 0.0722][i], 0);
+    const ground = (e) => { for (; e; e = e.parentElement) { const c = rgba(getComputedStyle(e).backgroundColor); if (c[3] > 200) return c; } return [255, 255, 255]; };
+    const faults = [];
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    for (let node; (node = walker.nextNode());) {
+        const e = node.parentElement;
+        if (!node.data.trim() || !e.checkVisibility({opacityProperty: true, visibilityProperty: true}) || e.closest('.hidden, :disabled, .skip, noscript, option')) continue;
+        const [a, b] = [light(rgba(getComputedStyle(e).color)), light(ground(e))].sort((x, y) => y - x);
+        if ((a + 0.05) / (b + 0.05) < 4.5) faults.push(`${node.data.trim().slice(0, 30)} ${((a + 0.05) / (b + 0.05)).toFixed(2)}`);
+    }
+    return faults;
+})()'''
+LAST = '[...document.querySelectorAll(".message.assistant")].at(-1)'
+IDLE = f'!document.querySelector(".running") && document.querySelector(".send")?.getAttribute("aria-label") === "Send" && !!{LAST}?.querySelector(".actions button")'
+
+
+class Flows:
+    def __init__(self, browser, page, url, folder):
+        self.browser, self.page, self.url, self.folder = browser, page, url.rstrip('/'), folder
+
+    async def say(self, text, wait=True):
+        await self.page.js('document.getElementById("prompt").focus()')
+        await self.page.type(text)
+        await self.page.key('Enter')
+        await self.page.until('document.querySelector(".running") || ' + IDLE)
+        if wait:
+            await self.page.until(IDLE, 'the answer ends', 120)
+
+    async def length(self, text):
+        """Bounds answers, so that a slow model does not make the test slow."""
+        await self.page.js('localStorage.setItem("last", JSON.stringify(' + json.dumps(text) + '))')
+
+    async def fresh(self, settings=None):
+        await self.length({'model': '', 'system': '', 'settings': {'max_tokens': 48, **(settings or {})}})
+        await self.page.go(self.url + '/#/')
+        await self.fresh_here()
+
+    async def fresh_here(self):
+        await self.page.js('location.hash = "#/"; dispatchEvent(new HashChangeEvent("hashchange"))')
+        await self.page.until('document.querySelector(".greeting:not([hidden])")')
+
+    async def intercepted(self, pattern, answer):
+        self.page.intercept = answer
+        await self.page.send('Fetch.enable', patterns=[{'urlPattern': f'*{pattern}*'}])
+
+    async def released(self):
+        await self.page.send('Fetch.disable')
+        self.page.errors[:] = [e for e in self.page.errors if 'Failed to load resource' not in e]     # what was put in its way
+
+    async def download(self, act):
+        before = set(os.listdir(self.browser.folder))
+        await self.page.send('Browser.setDownloadBehavior', behavior='allow', downloadPath=self.browser.folder)
+        await act()
+        for _ in range(200):
+            new = [n for n in set(os.listdir(self.browser.folder)) - before if n.endswith('.jsonl')]
+            if new:
+                with open(os.path.join(self.browser.folder, new[0]), encoding='utf-8') as file:
+                    return new[0], [json.loads(line) for line in file]
+            await asyncio.sleep(0.05)
+        raise AssertionError('nothing was downloaded')
+
+    # ---- the flows ----
+
+    async def answer_streams(self):
+        await self.fresh()
+        assert await self.page.js('document.activeElement.id') == 'prompt'
+        await self.say('Tell me about the moon', wait=False)
+        await self.page.until(f'{LAST}.querySelector(".body").textContent.length > 0', 'first text', 120)
+        assert await self.page.js('document.querySelector(".send").getAttribute("aria-label")') == 'Stop'
+        await self.page.until(IDLE, 'the answer ends', 120)
+        assert 'tokens' in await self.page.js(f'{LAST}.querySelector(".figures").textContent')
+        await self.page.until('document.querySelector(".chat[aria-current=page] .title")?.textContent === "Tell me about the moon"')
+        assert '/chat/' in await self.page.js('location.hash')
+
+    async def goes_on(self):
+        await self.say('And now in one sentence.')
+        assert await self.page.js('document.querySelectorAll(".message").length') == 4
+
+    async def is_stopped(self):
+        await self.fresh({'max_tokens': 4000})
+        await self.say('Count slowly from one to one thousand', wait=False)
+        await self.page.until(f'{LAST}.querySelector(".body").textContent.length > 0', 'first text', 120)
+        await self.page.key('Escape')
+        await self.page.until(IDLE, 'it stops', 10)
+        assert 'stopped' in await self.page.js(f'{LAST}.querySelector(".actions").textContent')
+        await self.page.key('Enter')       # an empty message is none
+        assert await self.page.js('document.querySelectorAll(".message").length') == 2
+
+    async def branches(self):
+        await self.fresh()
+        await self.say('Name a colour')
+        await self.page.click('.assistant .actions button', 'Answer anew')
+        await self.page.until(IDLE + ' && document.querySelector(".assistant .branches span")?.textContent === "2/2"', 'a second answer', 120)
+        await self.page.click('.assistant .branches button', 'Previous branch')
+        await self.page.until('document.querySelector(".assistant .branches span").textContent === "1/2"')
+        assert await self.page.js('document.activeElement.getAttribute("aria-label")') == 'Next branch'
+        await self.page.click('.user .actions button', 'Edit and ask anew')
+        await self.page.until('document.activeElement.closest(".editor")')
+        await self.page.js('document.activeElement.select()')
+        await self.page.type('Name a fruit')
+        await self.page.click('.editor button', 'Ask anew')
+        await self.page.until(IDLE + ' && document.querySelector(".user .branches span")?.textContent === "2/2"', 'a second question', 120)
+        assert await self.page.js('document.querySelector(".user .body").textContent') == 'Name a fruit'
+
+    async def feedback_is_kept(self):
+        await self.page.click('.assistant .actions button', 'A bad answer')
+        assert await self.page.js(f'{LAST}.querySelector("[data-rating=\\"-1\\"]").getAttribute("aria-pressed")') == 'true'
+        await self.page.click('.assistant .actions button', 'Correct this answer')
+        await self.page.js('document.activeElement.select()')
+        await self.page.type('An apple, corrected')
+        await self.page.key('Enter', control=True)
+        await self.page.until(f'{LAST}.querySelector(".who").textContent === "Corrected by you"')
+        await self.page.click('.assistant .actions button', 'A good answer')
+        await asyncio.sleep(0.5)
+        hash_ = await self.page.js('location.hash')
+        await self.page.send('Page.reload')
+        await self.page.until(f'location.hash === {json.dumps(hash_)} && {LAST}?.querySelector(".body").textContent === "An apple, corrected"', 'it is there after a reload')
+        assert await self.page.js(f'{LAST}.querySelector("[data-rating=\\"1\\"]").getAttribute("aria-pressed")') == 'true'
+        assert await self.page.js('document.querySelector(".user .branches span").textContent') == '2/2'
+
+    async def is_found(self):
+        await self.page.key('k', control=True)
+        await self.page.type('corrected')
+        await self.page.until('document.querySelectorAll(".chat").length >= 1 && document.querySelector(".chat mark")?.textContent.toLowerCase() === "corrected"', 'it is found')
+        await self.page.js('document.activeElement.select()')
+        await self.page.type('nothing has this zqx')
+        await self.page.until('document.querySelector(".chats").textContent.includes("Nothing found")')
+        await self.page.js('(s => { s.value = ""; s.dispatchEvent(new Event("input")); })(document.querySelector("input[type=search]"))')
+        await self.page.until('document.querySelectorAll(".chat").length >= 3')
+
+    async def is_exported(self):
+        name, lines = await self.download(lambda: self.page.click('.tools button', 'Export as JSON lines'))
+        assert name == 'name-a-colour.jsonl', name
+        assert lines[0]['messages'][-1] == {'role': 'assistant', 'content': 'An apple, corrected'}, lines
+        await self.page.js('location.hash = "#/feedback"')
+        await self.page.until('document.querySelector(".exports h3")')
+        _, lines = await self.download(lambda: self.page.click('.exports button', 'Export pairs'))
+        assert lines[0]['chosen'][0]['content'] == 'An apple, corrected', lines
+
+    async def is_renamed_and_deleted(self):
+        await self.fresh()
+        await self.say('Hello')
+        await self.page.click('.tools button', 'Rename')
+        await self.page.js('document.activeElement.select()')
+        await self.page.type('Another name')
+        await self.page.key('Enter')
+        await self.page.until('document.querySelector(".chat[aria-current=page] .title")?.textContent === "Another name" && !document.querySelector("dialog")')
+        await self.page.click('.tools button', 'Delete')
+        await self.page.click('dialog button', 'Delete')
+        await self.page.until('location.hash === "#/" && ![...document.querySelectorAll(".chat")].some(c => c.textContent === "Another name")')
+
+    async def stack_is_chosen(self):
+        await self.fresh()
+        await self.page.key(',', control=True)
+        await self.page.until('!document.getElementById("panel").hidden')
+        if not await self.page.js('document.querySelectorAll(".adapter").length'):
+            return 'no adapter is served'
+        name = await self.page.js('document.querySelector(".adapter label span").title')
+        if not await self.page.js('document.querySelector(".adapter:first-child input[type=checkbox]").checked'):
+            await self.page.click('.adapter:first-child input[type=checkbox]')
+        await self.page.js('document.querySelector(".adapter:first-child input[type=range]").focus()')
+        for _ in range(4):
+            await self.page.key('ArrowLeft')
+        scale = await self.page.js('document.querySelector(".adapter:first-child output").textContent')
+        wanted = f'+{name}={float(scale):g}'
+        assert (await self.page.js('document.querySelector(".who-answers span").textContent')).endswith(wanted)
+        await self.say('Hello')
+        assert (await self.page.js(f'{LAST}.querySelector(".who").textContent')).endswith(wanted)
+        await self.page.key(',', control=True)
+
+    async def persona_is_kept(self):
+        await self.fresh()
+        await self.page.key(',', control=True)
+        await self.page.click('#system')
+        await self.page.type('Answer as a pirate.')
+        await self.page.click('.quiet')
+        await self.page.type('Pirate')
+        await self.page.key('Enter')
+        await self.page.until('document.getElementById("persona")?.value === "Pirate"')
+        await self.fresh()
+        await self.page.js('document.getElementById("panel").hidden && document.querySelector(".who-answers").click()')
+        await self.page.js('(s => { s.value = "Pirate"; s.dispatchEvent(new Event("change")); })(document.getElementById("persona"))')
+        await self.page.until('document.getElementById("system").value === "Answer as a pirate."')
+        await self.page.click('#panel button', 'Delete this persona')
+        await self.page.click('dialog button', 'Delete')
+        await self.page.until('![...document.getElementById("persona").options].some(o => o.value === "Pirate")')
+        await self.page.key(',', control=True)
+
+    async def tokens_are_seen(self):
+        await self.fresh({'probabilities': True})
+        await self.say('Tell me about the moon')
+        await self.page.click('.assistant .actions button', 'Show probabilities of tokens')
+        await self.page.until('document.querySelectorAll(".tokens .token").length > 1')
+        await self.page.js('document.querySelector(".tokens .token").focus()')
+        await self.page.key('ArrowRight')
+        assert await self.page.js('document.querySelectorAll(".tip:not([hidden]) tr").length') >= 2
+        assert '%' in await self.page.js('document.activeElement.getAttribute("aria-label")')
+        text = await self.page.js('[...document.querySelectorAll(".tokens .token")].map(t => t.textContent).join("")')
+        assert len(text) > 5
+
+    async def theme_switches(self):
+        await self.page.theme('light')
+        seen = []
+        for _ in range(3):
+            seen.append(await self.page.js('[document.querySelector(".theme").getAttribute("aria-label"), getComputedStyle(document.body).backgroundColor].join()'))
+            await self.page.click('.theme')
+        assert len(set(seen)) == 3 and 'dark' in ''.join(seen), seen
+        await self.page.click('.theme')
+        await self.page.click('.theme')       # dark stays after a reload
+        await self.page.send('Page.reload')
+        await self.page.until('document.documentElement?.dataset.theme === "dark" && document.querySelector(".theme")')
+        await self.page.click('.theme')
+
+    async def blind_comparison(self):
+        await self.page.js('location.hash = "#/compare"')
+        await self.page.until('document.getElementById("question")')
+        if await self.page.js('document.querySelectorAll(".adapter").length + document.querySelector(".sides option").parentElement.children.length') < 2:
+            return 'one model alone is served'
+        await self.page.js('document.getElementById("question").focus()')
+        await self.page.type('Say hello to the moon')
+        await self.page.key('Enter')
+        await self.page.until('document.querySelectorAll(".votes button:not(:disabled)").length === 4', 'both answer', 240)
+        assert not await self.page.js('document.querySelectorAll(".revealed").length')
+        await self.page.click('.votes button', 'The first is better')
+        await self.page.until('document.querySelectorAll(".revealed").length === 2 && document.querySelector(".tally td")')
+
+    async def memory_serves_where_nothing_is_kept(self):
+        async def refuse(params):
+            await self.page.send('Fetch.fulfillRequest', requestId=params['requestId'], responseCode=503, body=base64.b64encode(b'{"error": {"message": "no SQLite here"}}').decode())
+        await self.intercepted('/nm/', refuse)
+        await self.page.go(self.url + '/?memory#/')
+        await self.page.until('document.querySelector(".unkept")?.textContent.includes("no SQLite here")')
+        await self.fresh_here()
+        await self.say('Hello')
+        await self.page.js('location.hash = "#/"')
+        await self.page.until('document.querySelector(".greeting:not([hidden])")')
+        await self.page.click('.chat', 'Hello')
+        await self.page.until('document.querySelectorAll(".message").length === 2')
+        name, lines = await self.download(lambda: self.page.click('.tools button', 'Export as JSON lines'))
+        assert lines[0]['messages'][0] == {'role': 'user', 'content': 'Hello'}, lines
+        await self.released()
+        await self.page.go(self.url + '/?kept#/')
+
+    async def nothing_of_a_model_is_html(self):
+        report = await self.page.js(f'''(async () => {{
+            const {{render}} = await import('/markdown.js');
+            const box = document.createElement('div');
+            document.body.append(box);
+            const faults = [];
+            for (const text of {json.dumps(HOSTILE)}) {{
+                render(box, text);
+                for (const e of box.querySelectorAll('script, img, svg:not(.icon), iframe, style, object, embed, form, link, input:not([type=checkbox])')) faults.push(text + ' made ' + e.outerHTML);
+                for (const e of box.querySelectorAll('*')) for (const a of e.attributes) if (/^on|style|^src/.test(a.name)) faults.push(text + ' has ' + a.name);
+                for (const a of box.querySelectorAll('a')) if (!/^(https?:|mailto:)/.test(a.href) || a.hostname === location.hostname) faults.push(text + ' leads to ' + a.href);
+            }}
+            box.remove();
+            await new Promise(r => setTimeout(r, 100));
+            if (window.broken) faults.push('something ran');
+            return faults;
+        }})()''')
+        assert not report, report
+
+    async def markdown_is_fast(self):
+        times = await self.page.js(f'''(async () => {{
+            const {{render}} = await import('/markdown.js');
+            return {json.dumps(SLOW)}.map((text) => {{ const t = performance.now(); render(document.createElement('div'), text); return [text.slice(0, 12), Math.round(performance.now() - t)]; }});
+        }})()''')
+        slow = [t for t in times if t[1] > 1500]
+        assert not slow, slow
+
+    async def grows_as_it_would_at_once(self):
+        """A text rendered piece by piece is what it is when rendered at once."""
+        fault = await self.page.js('''(async () => {
+            const {render} = await import('/markdown.js');
+            const text = '# A\\n\\nOne *two* **three\\nfour** `x`\\n\\n- a\\n  - b\\n\\n    more\\n- c\\n\\n1. x\\n2. y\\n\\n```js\\nlet a = 1; // c\\n\\n```\\n\\n| a | b |\\n|---|--:|\\n| 1 | 2 |\\n\\n> q\\n> r\\n\\n---\\nend <b> https://a.example/x.';
+            const slow = document.createElement('div'), fast = document.createElement('div');
+            for (let i = 1; i <= text.length; i++) render(slow, text.slice(0, i));
+            render(fast, text);
+            return slow.innerHTML === fast.innerHTML ? '' : slow.innerHTML + ' != ' + fast.innerHTML;
+        })()''')
+        assert not fault, fault
+
+    async def key_is_asked(self):
+        keys = []
+
+        async def guard(params):
+            key = {k.lower(): v for k, v in params['request']['headers'].items()}.get('authorization')
+            keys.append(key)
+            if key == 'Bearer sesame':
+                await self.page.send('Fetch.continueRequest', requestId=params['requestId'])
+            else:
+                await self.page.send('Fetch.fulfillRequest', requestId=params['requestId'], responseCode=401, body=base64.b64encode(b'{"error": {"message": "a key"}}').decode())
+        await self.intercepted('/nm/', guard)
+        await self.page.js('sessionStorage.removeItem("key")')
+        await self.page.go(self.url + '/?again#/')
+        for key in ('wrong', 'sesame'):
+            await self.page.until('document.activeElement.name === "key" && document.activeElement.value === ""', 'the box')
+            await self.shots('key')
+            await self.page.type(key)
+            await self.page.key('Enter')
+            await asyncio.sleep(0.3)
+        await self.page.until('!document.querySelector("dialog") && document.querySelectorAll(".chat").length > 0')
+        assert 'Bearer wrong' in keys and 'Bearer sesame' in keys
+        await self.released()
+        await self.page.js('sessionStorage.removeItem("key")')
+
+    async def errors_are_told(self):
+        await self.fresh()
+        answers = [(429, b'{"error": {"message": "16 answers are under way"}}', 'busy'), (400, b'{"error": {"code": "exceed_context_size_error", "n_prompt_tokens": 9000, "n_ctx": 2048}}', '2048'),
+                   (500, b'<html>', '500'), (None, None, 'nomoat serve')]
+        for status, body, said in answers:
+            async def fail(params, status=status, body=body):
+                if status:
+                    await self.page.send('Fetch.fulfillRequest', requestId=params['requestId'], responseCode=status, body=base64.b64encode(body).decode(), responseHeaders=[{'name': 'Retry-After', 'value': '3'}])
+                else:
+                    await self.page.send('Fetch.failRequest', requestId=params['requestId'], errorReason='ConnectionRefused')
+            await self.intercepted('/v1/chat/completions', fail)
+            await self.say('Hello')
+            text = await self.page.js(f'{LAST}.querySelector(".failed").textContent')
+            assert said in text, text
+            await self.released()
+        await self.shots('error')
+        await self.page.click('.assistant .actions button', 'Answer anew')     # and all is well again
+        await self.page.until(IDLE + f' && {LAST}.querySelector(".failed").hidden && {LAST}.querySelector(".body").textContent', seconds=120)
+
+    async def keyboard_alone(self):
+        """Tab goes to every control, each visible with focus, and back to the beginning."""
+        await self.page.js('document.activeElement.blur(); location.hash = "#/"')
+        await asyncio.sleep(0.3)
+        seen = []
+        for _ in range(60):
+            await self.page.key('Tab')
+            seen.append(await self.page.js('(() => { const e = document.activeElement, r = e.getBoundingClientRect(); return [e.tagName, e.getAttribute("aria-label") ?? e.textContent.slice(0, 30),'
+                                           'e === document.body || r.width > 0]; })()'))
+        names = ' '.join(str(s[1]) for s in seen)
+        assert all(s[2] for s in seen), seen
+        assert 'Message' in names and 'New conversation' in names and 'Compare blindly' in names, names
+
+    async def views_look(self):
+        """Screenshots of each view; names of all controls, contrast, and nothing wider than the screen."""
+        await self.fresh({'probabilities': True, 'think': True})
+        await self.shots('empty')
+        await self.say('Tell me about the moon')
+        await self.shots('chat')
+        await self.page.js('document.querySelector(".thinking summary")?.click(); document.getElementById("scroll").scrollTop = 0')
+        await self.shots('chat-top')
+        await self.page.click('.assistant .actions button', 'Show probabilities of tokens')
+        await self.page.js('document.querySelectorAll(".tokens .token")[3].focus()')
+        await self.shots('tokens')
+        await self.page.click('.user .actions button', 'Edit and ask anew')
+        await self.shots('edit')
+        await self.page.key('Escape')
+        await self.page.js('document.querySelector(".who-answers").click()')
+        await self.page.js('document.querySelector(".adapter input[type=checkbox]")?.click()')
+        await self.shots('settings')
+        await self.page.js('document.querySelector(".who-answers").click()')
+        await self.page.js('document.querySelector(".menu").click()')
+        await self.shots('conversations')
+        await self.page.key('Escape')
+        await self.page.key('/', control=True)
+        await self.shots('keys')
+        await self.page.key('Escape')
+        for view in ('compare', 'feedback'):
+            await self.page.js(f'location.hash = "#/{view}"')
+            await self.page.until(f'document.querySelector(".{view}-view h3")')
+            await self.shots(view)
+
+    async def shots(self, name):
+        for size, phone in ((None, False), ('phone', True)):
+            await self.page.size(390 if phone else 1280, 780 if phone else 860, phone)
+            for theme in ('light', 'dark'):
+                await self.page.theme(theme)
+                await self.page.shot(os.path.join(self.folder, f'{name}-{"phone-" if phone else ""}{theme}.png'))
+                faults = await self.page.js(CONTRAST)
+                assert not faults, f'{name}, {theme}: too little contrast: {faults}'
+            wide = await self.page.js('[...document.querySelectorAll("body, main, #scroll, .panel, dialog, .sidebar")].filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.className + e.scrollWidth)')
+            assert not wide, f'{name} is wider than the screen: {wide}'
+            unnamed = await self.page.unnamed()
+            assert not unnamed, f'{name}: without a name: {unnamed}'
+        await self.page.size(1280, 860)
+        await self.page.theme('light')
+
+
+FLOWS = [Flows.answer_streams, Flows.goes_on, Flows.is_stopped, Flows.branches, Flows.feedback_is_kept, Flows.is_found, Flows.is_exported, Flows.is_renamed_and_deleted, Flows.stack_is_chosen,
+         Flows.persona_is_kept, Flows.tokens_are_seen, Flows.theme_switches, Flows.blind_comparison, Flows.memory_serves_where_nothing_is_kept, Flows.nothing_of_a_model_is_html, Flows.markdown_is_fast, Flows.grows_as_it_would_at_once,
+         Flows.errors_are_told, Flows.keyboard_alone, Flows.views_look, Flows.key_is_asked]
+
+
+async def main(url, folder):
+    os.makedirs(folder, exist_ok=True)
+    failed = 0
+    print(f'1..{len(FLOWS)}')
+    async with Browser() as browser:
+        page = await browser.page()
+        await page.size(1280, 860)
+        await page.theme('light')
+        await page.go(url)
+        flows = Flows(browser, page, url, folder)
+        for number, flow in enumerate(FLOWS, 1):
+            begun, fault, skipped = time.time(), None, None
+            try:
+                skipped = await flow(flows)
+                assert not page.errors, f'the console says: {page.errors}'
+            except (AssertionError, RuntimeError, ValueError, asyncio.TimeoutError) as e:
+                fault = f'{type(e).__name__}: {e}'
+                await page.shot(os.path.join(folder, f'failed-{flow.__name__}.png'))
+                await page.send('Fetch.disable')
+                await page.key('Escape')
+            page.errors.clear()
+            failed += fault is not None
+            print(f'{"not ok" if fault else "ok"} {number} - {flow.__name__.replace("_", " ")}' + (f' # SKIP {skipped}' if skipped else f' # {time.time() - begun:.1f} s'))
+            if fault:
+                print('# ' + fault.replace('\n', '\n# '))
+            sys.stdout.flush()
+    return failed
+
+if __name__ == '__main__':
+    sys.exit(1 if asyncio.run(main(sys.argv[1], sys.argv[2])) else 0)

@@ -1,0 +1,625 @@
+/* What the page keeps: every call and every route's function, files that are damaged or not ours, a full disk, a process that is killed, failing memory. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include <jansson.h>
+#include <sqlite3.h>
+
+#include "base/mem.h"
+#include "os/file.h"
+#include "server/chats.h"
+#include "server/server.h"
+
+static char root[] = "/tmp/nomoat-test-XXXXXX";
+static char file[64];
+
+static int set_up(void **state)
+{
+    (void)state;
+    if (!mkdtemp(root) || chdir(root)) return -1;
+    snprintf(file, sizeof file, "%s/chats.db", root);
+    setenv("XDG_DATA_HOME", root, 1);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf '%s'", root);
+    return chdir("/") || system(command);
+}
+
+static int empty(void **state)
+{
+    (void)state;
+    return system("rm -rf ./*");
+}
+
+static json_t *json(const char *text)
+{
+    json_error_t e;
+    json_t *value = json_loads(text, 0, &e);
+    if (!value) fail_msg("%s in %s", e.text, text);
+    return value;
+}
+
+static nm_chats *opened(void)
+{
+    nm_chats *c;
+    if (nm_chats_open(&c, file) != NM_OK) fail_msg("%s", nm_error_text());
+    return c;
+}
+
+static nm_err put(nm_chats *c, const char *id, const char *text)
+{
+    json_t *chat = json(text);
+    nm_err err = nm_chats_put(c, id, chat);
+    json_decref(chat);
+    return err;
+}
+
+#define A_CHAT \
+    "{\"title\": \"The Moon\", \"model\": \"base+a=0.5\", \"system\": \"Be brief.\", \"settings\": {\"top_p\": 0.5}, \"created\": 5, \"updated\": 9, \"leaf\": \"a2\", \"messages\": [" \
+    "{\"id\": \"u1\", \"parent\": null, \"role\": \"user\", \"content\": \"How far is the caf\xc3\xa9?\", \"created\": 1}," \
+    "{\"id\": \"a1\", \"parent\": \"u1\", \"role\": \"assistant\", \"content\": \"Miles \\\"away\\\"\", \"rating\": -1, \"model\": \"base\", \"extra\": {\"seconds\": 1.5}, \"created\": 2}," \
+    "{\"id\": \"a2\", \"parent\": \"u1\", \"role\": \"assistant\", \"content\": \"Two miles\", \"rating\": 1, \"corrects\": \"a1\", \"reasoning\": \"hm\", \"created\": 3}]}"
+
+static const char *text_of(const json_t *object, const char *name)
+{
+    const char *text = json_string_value(json_object_get(object, name));
+    return text ? text : "";
+}
+
+static void goes_in_and_out(void **state)
+{
+    (void)state;
+    nm_chats *c = opened();
+    assert_int_equal(put(c, "one", A_CHAT), NM_OK);
+    nm_chats_close(&c);
+    c = opened();
+    json_t *chat;
+    assert_int_equal(nm_chats_get(c, "one", &chat), NM_OK);
+    assert_string_equal(text_of(chat, "title"), "The Moon");
+    assert_string_equal(text_of(chat, "leaf"), "a2");
+    assert_true(json_real_value(json_object_get(json_object_get(chat, "settings"), "top_p")) == 0.5);
+    json_t *messages = json_object_get(chat, "messages"), *last = json_array_get(messages, 2);
+    assert_int_equal(json_array_size(messages), 3);
+    assert_string_equal(text_of(last, "corrects"), "a1");
+    assert_string_equal(text_of(last, "reasoning"), "hm");
+    assert_int_equal(json_integer_value(json_object_get(last, "rating")), 1);
+    assert_true(json_is_null(json_object_get(json_array_get(messages, 0), "parent")));
+    assert_true(json_real_value(json_object_get(json_object_get(json_array_get(messages, 1), "extra"), "seconds")) == 1.5);
+    json_decref(chat);
+    nm_chats_close(&c);
+    struct stat st;
+    assert_int_equal(stat(file, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+}
+
+/* Messages that are not given stay; a message's place in the tree does not change. */
+static void is_merged(void **state)
+{
+    (void)state;
+    nm_chats *c = opened();
+    json_t *chat;
+    assert_int_equal(put(c, "one", A_CHAT), NM_OK);
+    assert_int_equal(put(c, "one", "{\"title\": \"New\", \"leaf\": \"u2\", \"messages\": [{\"id\": \"a2\", \"parent\": \"a1\", \"role\": \"assistant\", \"content\": \"Three\", \"rating\": 0},"
+        "{\"id\": \"u2\", \"parent\": \"a2\", \"role\": \"user\", \"content\": \"Sure?\"}]}"), NM_OK);
+    assert_int_equal(nm_chats_get(c, "one", &chat), NM_OK);
+    json_t *messages = json_object_get(chat, "messages");
+    assert_int_equal(json_array_size(messages), 4);
+    assert_string_equal(text_of(json_array_get(messages, 2), "content"), "Three");
+    assert_string_equal(text_of(json_array_get(messages, 2), "parent"), "u1");
+    assert_string_equal(text_of(chat, "title"), "New");
+    json_decref(chat);
+    /* The same ids in another conversation are other messages. */
+    assert_int_equal(put(c, "two", A_CHAT), NM_OK);
+    assert_int_equal(nm_chats_delete(c, "one"), NM_OK);
+    assert_int_equal(nm_chats_get(c, "one", &chat), NM_NOT_FOUND);
+    assert_int_equal(nm_chats_delete(c, "one"), NM_NOT_FOUND);
+    assert_int_equal(nm_chats_get(c, "two", &chat), NM_OK);
+    assert_int_equal(json_array_size(json_object_get(chat, "messages")), 3);
+    json_decref(chat);
+    nm_chats_close(&c);
+}
+
+static size_t found(nm_chats *c, const char *search, const char *id, const char *snippet)
+{
+    json_t *list;
+    if (nm_chats_list(c, search, &list) != NM_OK) fail_msg("%s: %s", search, nm_error_text());
+    json_t *chats = json_object_get(list, "chats");
+    size_t n = json_array_size(chats);
+    if (id) assert_string_equal(text_of(json_array_get(chats, 0), "id"), id);
+    if (snippet) assert_non_null(strstr(text_of(json_array_get(chats, 0), "snippet"), snippet));
+    json_decref(list);
+    return n;
+}
+
+static void is_found(void **state)
+{
+    (void)state;
+    nm_chats *c = opened();
+    assert_int_equal(put(c, "one", A_CHAT), NM_OK);
+    assert_int_equal(put(c, "two", "{\"title\": \"100% wool\", \"updated\": 10, \"messages\": [{\"id\": \"u\", \"role\": \"user\", \"content\": \"SELECT * FROM sheep_x; it is 5+5\"}]}"), NM_OK);
+    assert_int_equal(found(c, NULL, "two", NULL), 2);
+    assert_int_equal(found(c, "mile", "one", "\x01"), 1);      /* a word's beginning */
+    assert_int_equal(found(c, "far cafe", "one", "caf\xc3\xa9"), 1);     /* words in any order, accents aside */
+    assert_int_equal(found(c, "MOON", "one", NULL), 1);         /* a title */
+    assert_int_equal(found(c, "0% w", "two", NULL), 1);
+    assert_int_equal(found(c, "eep_", "two", "sheep_x"), 1);    /* a part of a word: by reading all */
+    assert_int_equal(found(c, "5+5", "two", NULL), 1);
+    static const char *const nothing[] = {"zebra", "mile\" OR \"sheep", "NEAR(mile sheep)", "*", "\"", "'; DROP TABLE chat; --", "content:", "^", "{content}: a", "AND", "\xff\xfe", "%%", "a_b"};
+    for (size_t i = 0; i < sizeof nothing / sizeof *nothing; i++)
+        if (strcmp(nothing[i], "*") && strcmp(nothing[i], "\"")) assert_int_equal(found(c, nothing[i], NULL, NULL), 0);
+        else assert_int_equal(found(c, nothing[i], NULL, NULL), 1);     /* they stand in a text */
+    char *longest = calloc(1, 1002);
+    memset(longest, 'a', 1001);
+    json_t *list;
+    assert_int_equal(nm_chats_list(c, longest, &list), NM_USAGE);
+    assert_int_equal(found(c, longest + 1, NULL, NULL), 0);
+    free(longest);
+    assert_int_equal(nm_chats_delete(c, "one"), NM_OK);
+    assert_int_equal(found(c, "mile", NULL, NULL), 0);
+    nm_chats_close(&c);
+}
+
+static void wrong_forms(void **state)
+{
+    (void)state;
+    nm_chats *c = opened();
+    static const char *const bad[] = {
+        "{\"title\": 5}", "{\"settings\": []}", "{\"messages\": {}}", "{\"messages\": [5]}", "{\"messages\": [{}]}", "{\"messages\": [{\"id\": \"a b\", \"role\": \"user\"}]}",
+        "{\"messages\": [{\"id\": \"a\", \"role\": \"system\"}]}", "{\"messages\": [{\"id\": \"a\", \"role\": \"user\", \"rating\": 2}]}",
+        "{\"messages\": [{\"id\": \"a\", \"role\": \"user\", \"parent\": \"a\"}]}", "{\"messages\": [{\"id\": \"a\", \"role\": \"user\", \"parent\": \"u9\"}]}",
+        "{\"messages\": [{\"id\": \"a\", \"role\": \"user\", \"corrects\": \"u9\"}]}", "{\"leaf\": \"u9\"}", "{\"created\": -1}", "{\"created\": 1e300}",
+        "{\"messages\": [{\"id\": \"a\", \"role\": \"user\", \"content\": \"well\"}, {\"id\": \"b\", \"role\": \"user\", \"content\": 5}]}"};
+    json_t *out;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        if (put(c, "one", bad[i]) != NM_USAGE) fail_msg("taken: %s", bad[i]);
+    assert_int_equal(nm_chats_get(c, "one", &out), NM_NOT_FOUND);      /* nothing of them is stored */
+    assert_int_equal(put(c, "", "{}"), NM_USAGE);
+    assert_int_equal(put(c, "../x", "{}"), NM_USAGE);
+    assert_int_equal(put(c, "a-very-long-name-that-goes-on-and-on-for-more-than-64-characters-", "{}"), NM_USAGE);
+    assert_int_equal(put(c, "one", A_CHAT), NM_OK);
+    assert_int_equal(put(c, "two", "{\"leaf\": \"u1\"}"), NM_USAGE);   /* of another conversation */
+    nm_str lines = {0};
+    assert_int_equal(nm_chats_export(c, "everything", NULL, &lines), NM_USAGE);
+    nm_str_free(&lines);
+    nm_chats_close(&c);
+}
+
+static nm_err vote(nm_chats *c, const char *text)
+{
+    json_t *object = json(text);
+    nm_err err = nm_chats_vote(c, object);
+    json_decref(object);
+    return err;
+}
+
+#define VOTE(a, b, choice) "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"a\": {\"model\": \"" a "\", \"content\": \"from a\"}, \"b\": {\"model\": \"" b "\", \"content\": \"from b\"}, " \
+    "\"choice\": \"" choice "\"}"
+
+static void personas_and_votes(void **state)
+{
+    (void)state;
+    nm_chats *c = opened();
+    json_t *out, *persona = json("{\"model\": \"base\", \"system\": \"Rhyme.\", \"settings\": {\"seed\": 1}}"), *wrong = json("{\"model\": 1}");
+    assert_int_equal(nm_chats_put_persona(c, "Poet '; --", persona), NM_OK);
+    assert_int_equal(nm_chats_put_persona(c, "Poet '; --", persona), NM_OK);
+    assert_int_equal(nm_chats_put_persona(c, "x", wrong), NM_USAGE);
+    assert_int_equal(nm_chats_put_persona(c, "", persona), NM_USAGE);
+    json_decref(persona);
+    json_decref(wrong);
+    assert_int_equal(nm_chats_personas(c, &out), NM_OK);
+    assert_int_equal(json_array_size(json_object_get(out, "personas")), 1);
+    assert_string_equal(text_of(json_array_get(json_object_get(out, "personas"), 0), "system"), "Rhyme.");
+    json_decref(out);
+    assert_int_equal(nm_chats_delete_persona(c, "Poet"), NM_NOT_FOUND);
+    assert_int_equal(nm_chats_delete_persona(c, "Poet '; --"), NM_OK);
+    assert_int_equal(vote(c, VOTE("x", "y", "a")), NM_OK);
+    assert_int_equal(vote(c, VOTE("y", "x", "a")), NM_OK);
+    assert_int_equal(vote(c, VOTE("y", "x", "b")), NM_OK);
+    assert_int_equal(vote(c, VOTE("y", "x", "both")), NM_OK);
+    assert_int_equal(vote(c, VOTE("y", "x", "c")), NM_USAGE);
+    assert_int_equal(vote(c, "{\"messages\": [], \"choice\": \"a\"}"), NM_USAGE);
+    assert_int_equal(vote(c, "{\"messages\": [{\"role\": \"user\", \"content\": [] }], \"choice\": \"a\"}"), NM_USAGE);
+    assert_int_equal(vote(c, "{\"messages\": [{\"role\": \"user\", \"content\": \"\" }], \"choice\": \"a\", \"a\": {\"model\": \"m\"}}"), NM_USAGE);
+    assert_int_equal(nm_chats_tally(c, &out), NM_OK);
+    json_t *row = json_array_get(json_object_get(out, "tally"), 0);
+    assert_int_equal(json_array_size(json_object_get(out, "tally")), 1);
+    assert_string_equal(text_of(row, "a"), "x");
+    assert_int_equal(json_integer_value(json_object_get(row, "a_wins")), 2);
+    assert_int_equal(json_integer_value(json_object_get(row, "b_wins")), 1);
+    assert_int_equal(json_integer_value(json_object_get(row, "equal")), 1);
+    json_decref(out);
+    nm_chats_close(&c);
+}
+
+static void assert_export(nm_chats *c, const char *what, const char *chat, const char *expected)
+{
+    nm_str lines = {0};
+    assert_int_equal(nm_chats_export(c, what, chat, &lines), NM_OK);
+    assert_string_equal(lines.data, expected);
+    nm_str_free(&lines);
+}
+
+#define SYSTEM "{\"role\": \"system\", \"content\": \"Be brief.\"}, "
+#define ASKED SYSTEM "{\"role\": \"user\", \"content\": \"How far is the caf\xc3\xa9?\"}"
+#define GOOD "{\"role\": \"assistant\", \"content\": \"Two miles\"}"
+#define BAD "{\"role\": \"assistant\", \"content\": \"Miles \\\"away\\\"\"}"
+
+static void exports(void **state)
+{
+    (void)state;
+    nm_chats *c = opened();
+    assert_int_equal(put(c, "one", A_CHAT), NM_OK);
+    assert_int_equal(put(c, "two", "{\"leaf\": \"u\", \"messages\": [{\"id\": \"u\", \"role\": \"user\", \"content\": \"No answer yet\"}]}"), NM_OK);
+    assert_int_equal(vote(c, VOTE("x", "y", "b")), NM_OK);
+    assert_int_equal(vote(c, VOTE("x", "y", "neither")), NM_OK);
+    assert_export(c, "chats", NULL, "{\"messages\": [" ASKED ", " GOOD "]}\n");
+    assert_export(c, "liked", NULL, "{\"messages\": [" ASKED ", " GOOD "]}\n");
+    assert_export(c, "corrections", "one", "{\"messages\": [" ASKED ", " GOOD "]}\n");
+    assert_export(c, "chats", "two", "");
+    assert_export(c, "chats", "three", "");
+    assert_export(c, "pairs", "one", "{\"prompt\": [" ASKED "], \"chosen\": [" GOOD "], \"rejected\": [" BAD "]}\n");
+    assert_export(c, "pairs", NULL, "{\"prompt\": [" ASKED "], \"chosen\": [" GOOD "], \"rejected\": [" BAD "]}\n"
+        "{\"prompt\": [{\"role\":\"user\",\"content\":\"Hi\"}], \"chosen\": [{\"role\": \"assistant\", \"content\": \"from b\"}], \"rejected\": [{\"role\": \"assistant\", \"content\": \"from a\"}]}\n");
+    /* A question behind the last answer is no training data. */
+    assert_int_equal(put(c, "one", "{\"system\": \"Be brief.\", \"leaf\": \"u2\", \"messages\": [{\"id\": \"u2\", \"parent\": \"a2\", \"role\": \"user\", \"content\": \"And back?\"}]}"), NM_OK);
+    assert_export(c, "chats", "one", "{\"messages\": [" ASKED ", " GOOD "]}\n");
+    nm_str lines = {0};
+    assert_int_equal(nm_chats_export(c, "votes", NULL, &lines), NM_OK);
+    json_t *first = json_loadb(lines.data, lines.length, JSON_DISABLE_EOF_CHECK, NULL), *counts;
+    assert_string_equal(text_of(first, "choice"), "b");
+    assert_string_equal(text_of(json_object_get(first, "b"), "content"), "from b");
+    json_decref(first);
+    nm_str_free(&lines);
+    assert_int_equal(nm_chats_counts(c, &counts), NM_OK);
+    static const struct { const char *name; int n; } expected[] = {{"chats", 2}, {"liked", 1}, {"corrections", 1}, {"pairs", 2}, {"votes", 2}};
+    for (size_t i = 0; i < 5; i++) assert_int_equal(json_integer_value(json_object_get(counts, expected[i].name)), expected[i].n);
+    json_decref(counts);
+    nm_chats_close(&c);
+}
+
+/* ---- files ---- */
+
+static void write_file(const void *bytes, size_t size)
+{
+    FILE *f = fopen(file, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, size, f), size);
+    fclose(f);
+}
+
+static void run_sql(const char *sql)
+{
+    sqlite3 *db;
+    assert_int_equal(sqlite3_open(file, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_close(db);
+}
+
+static void files_not_ours(void **state)
+{
+    (void)state;
+    nm_chats *c;
+    char noise[5000];
+    memset(noise, 'x', sizeof noise);
+    write_file(noise, sizeof noise);
+    assert_int_equal(nm_chats_open(&c, file), NM_BAD_FILE);
+    assert_null(c);
+    remove(file);
+    run_sql("CREATE TABLE recipe (x)");
+    assert_int_equal(nm_chats_open(&c, file), NM_REFUSED);
+    remove(file);
+    c = opened();
+    nm_chats_close(&c);
+    run_sql("PRAGMA user_version = 2");
+    assert_int_equal(nm_chats_open(&c, file), NM_REFUSED);
+    assert_non_null(strstr(nm_error_text(), "newer"));
+    assert_int_equal(nm_chats_open(&c, root), NM_FAILED);
+    assert_int_equal(nm_chats_open(&c, "/nonexistent/chats.db"), NM_FAILED);
+    assert_int_equal(nm_chats_open(&c, NULL), NM_OK);      /* in the user's folder */
+    nm_chats_close(&c);
+    assert_int_equal(access("nomoat/chats.db", F_OK), 0);
+}
+
+static void use_all(nm_chats *c)
+{
+    json_t *out;
+    nm_str lines = {0};
+    if (nm_chats_list(c, NULL, &out) == NM_OK) json_decref(out);
+    if (nm_chats_list(c, "mile", &out) == NM_OK) json_decref(out);
+    if (nm_chats_get(c, "one", &out) == NM_OK) json_decref(out);
+    if (nm_chats_counts(c, &out) == NM_OK) json_decref(out);
+    if (nm_chats_export(c, "pairs", NULL, &lines) == NM_OK) assert_non_null(lines.data);
+    nm_str_free(&lines);
+    put(c, "new", A_CHAT);
+}
+
+/* Whatever bytes turn, calls end with an error or a result. */
+static void damage(void **state)
+{
+    (void)state;
+    nm_chats *c = opened();
+    char *bytes;
+    size_t size;
+    assert_int_equal(put(c, "one", A_CHAT), NM_OK);
+    nm_chats_close(&c);
+    assert_int_equal(nm_file_read(file, 1 << 24, &bytes, &size), NM_OK);
+    for (size_t at = 0; at < size; at += at < 200 ? 3 : 487) {
+        char was = bytes[at];
+        bytes[at] ^= 0x55;
+        assert_int_equal(system("rm -f chats.db-wal chats.db-shm"), 0);
+        write_file(bytes, size);
+        bytes[at] = was;
+        if (nm_chats_open(&c, file) == NM_OK) use_all(c);
+        nm_chats_close(&c);
+    }
+    for (size_t cut = 0; cut < size; cut += 1500) {
+        assert_int_equal(system("rm -f chats.db-wal chats.db-shm"), 0);
+        write_file(bytes, cut);
+        if (nm_chats_open(&c, file) == NM_OK) use_all(c);
+        nm_chats_close(&c);
+    }
+    nm_free(bytes);
+}
+
+static void full_disk(void **state)
+{
+    (void)state;
+    nm_chats *c = opened();
+    json_t *out;
+    assert_int_equal(put(c, "one", A_CHAT), NM_OK);
+    char *big = malloc(3000000);
+    assert_non_null(big);
+    int head = sprintf(big, "{\"messages\": [{\"id\": \"u\", \"role\": \"user\", \"content\": \"");
+    memset(big + head, 'a', 2500000);
+    strcpy(big + head + 2500000, "\"}]}");
+    struct rlimit before, small;
+    getrlimit(RLIMIT_FSIZE, &before);
+    small = before;
+    small.rlim_cur = 400000;
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &small);
+    nm_err err = put(c, "big", big);
+    setrlimit(RLIMIT_FSIZE, &before);
+    assert_int_equal(err, NM_FAILED);
+    assert_int_equal(nm_chats_get(c, "big", &out), NM_NOT_FOUND);
+    assert_int_equal(nm_chats_get(c, "one", &out), NM_OK);
+    json_decref(out);
+    assert_int_equal(put(c, "big", big), NM_OK);    /* there is room again */
+    free(big);
+    nm_chats_close(&c);
+}
+
+static void survives_a_kill(void **state)
+{
+    (void)state;
+    int ends[2];
+    char byte;
+    assert_int_equal(pipe(ends), 0);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (!child) {
+        nm_chats *c;
+        json_t *chat = json_loads(A_CHAT, 0, NULL);
+        if (nm_chats_open(&c, file) == NM_OK && nm_chats_put(c, "one", chat) == NM_OK && write(ends[1], "x", 1) == 1) pause();
+        _exit(1);
+    }
+    assert_int_equal(read(ends[0], &byte, 1), 1);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    close(ends[0]);
+    close(ends[1]);
+    nm_chats *c = opened();
+    json_t *out;
+    assert_int_equal(nm_chats_get(c, "one", &out), NM_OK);
+    assert_int_equal(json_array_size(json_object_get(out, "messages")), 3);
+    json_decref(out);
+    nm_chats_close(&c);
+}
+
+/* ---- memory: SQLite's and jansson's allocations fail in turn with ours ---- */
+
+static int64_t allowed = -1;       /* allocations until they fail; -1: never */
+static sqlite3_mem_methods usual;
+
+static bool refused(void)
+{
+    if (allowed < 0) return false;
+    if (!allowed) return true;
+    allowed--;
+    return false;
+}
+static void *sql_malloc(int n) { return refused() ? NULL : usual.xMalloc(n); }
+static void *sql_realloc(void *p, int n) { return refused() ? NULL : usual.xRealloc(p, n); }
+static void *plain_malloc(size_t n) { return refused() ? NULL : malloc(n); }
+
+static int count_allocations(void)
+{
+    if (sqlite3_config(SQLITE_CONFIG_GETMALLOC, &usual) != SQLITE_OK) return -1;
+    sqlite3_mem_methods own = usual;
+    own.xMalloc = sql_malloc;
+    own.xRealloc = sql_realloc;
+    json_set_alloc_funcs(plain_malloc, free);
+    return sqlite3_config(SQLITE_CONFIG_MALLOC, &own) == SQLITE_OK ? 0 : -1;
+}
+
+static nm_err work_once(const json_t *chat, const json_t *a_vote)
+{
+    nm_chats *c;
+    json_t *out = NULL;
+    nm_str lines = {0};
+    nm_err err = nm_chats_open(&c, file);
+    if (err == NM_OK) err = nm_chats_put(c, "two", chat);
+    if (err == NM_OK) err = nm_chats_get(c, "two", &out);
+    if (err == NM_OK) { json_decref(out); err = nm_chats_list(c, "mile", &out); }
+    if (err == NM_OK) { json_decref(out); err = nm_chats_vote(c, a_vote); }
+    if (err == NM_OK) err = nm_chats_tally(c, &out);
+    if (err == NM_OK) { json_decref(out); err = nm_chats_export(c, "pairs", NULL, &lines); }
+    nm_str_free(&lines);
+    nm_chats_close(&c);
+    return err;
+}
+
+static void memory_fails(void **state)
+{
+    (void)state;
+    json_t *chat = json(A_CHAT), *a_vote = json(VOTE("x", "y", "a"));
+    nm_err err = NM_NO_MEMORY;
+    int64_t alive = nm_mem_alive(), n = 0;
+    for (; err != NM_OK && n < 100000; n += n < 400 ? 1 : 37) {
+        allowed = n;
+        err = work_once(chat, a_vote);
+        allowed = -1;
+        if (err != NM_OK && err != NM_NO_MEMORY && err != NM_FAILED) fail_msg("after %d allocations: %d, %s", (int)n, err, nm_error_text());
+        assert_int_equal(nm_mem_alive(), alive);
+    }
+    assert_int_equal(err, NM_OK);
+    for (err = NM_NO_MEMORY, n = 0; err != NM_OK && n < 1000; n++) {
+        nm_mem_fail_after(n);
+        err = work_once(chat, a_vote);
+        nm_mem_fail_after(-1);
+        assert_true(err == NM_OK || err == NM_NO_MEMORY);
+        assert_int_equal(nm_mem_alive(), alive);
+    }
+    assert_int_equal(err, NM_OK);
+    json_decref(chat);
+    json_decref(a_vote);
+}
+
+/* ---- routes: an exchange of the test's own in place of HTTP ---- */
+
+struct nm_exchange {
+    const char *path, *tail, *body, *query_key, *query, *known;
+    int status, held;
+    char type[64], etag[64], *text;
+    size_t length;
+};
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t answered = PTHREAD_COND_INITIALIZER;
+
+const char *nm_exchange_path(const nm_exchange *x) { return x->path; }
+const char *nm_exchange_tail(const nm_exchange *x) { return x->tail ? x->tail : ""; }
+const char *nm_exchange_query(const nm_exchange *x, const char *key) { return x->query_key && !strcmp(key, x->query_key) ? x->query : NULL; }
+const char *nm_exchange_header(const nm_exchange *x, const char *name) { return strcmp(name, "If-None-Match") ? NULL : x->known; }
+const char *nm_exchange_body(const nm_exchange *x, size_t *length) { *length = x->body ? strlen(x->body) : 0; return x->body ? x->body : ""; }
+nm_exchange *nm_exchange_hold(nm_exchange *x) { x->held++; return x; }
+void nm_exchange_release(nm_exchange **x) { *x = NULL; }
+void nm_exchange_add_header(nm_exchange *x, const char *name, const char *value) { if (!strcmp(name, "ETag")) snprintf(x->etag, sizeof x->etag, "%s", value); }
+void nm_exchange_reply(nm_exchange *x, int status, const char *type, const char *body, size_t length)
+{
+    pthread_mutex_lock(&lock);
+    x->text = calloc(1, length + 1);
+    if (x->text && length) memcpy(x->text, body, length);
+    x->length = length;
+    snprintf(x->type, sizeof x->type, "%s", type);
+    x->status = status;
+    pthread_cond_signal(&answered);
+    pthread_mutex_unlock(&lock);
+}
+void nm_exchange_fail(nm_exchange *x, int status, const char *type, const char *code, const char *message) { (void)type; nm_exchange_reply(x, status, code ? code : "", message, strlen(message)); }
+void nm_exchange_fail_err(nm_exchange *x, nm_err err) { nm_exchange_fail(x, err == NM_USAGE ? 400 : err == NM_NOT_FOUND ? 404 : 500, NULL, NULL, nm_error_text()); }
+
+static int asked(nm_server *server, const char *method, const char *path, nm_exchange *x)
+{
+    size_t length = strlen(path);
+    for (const nm_route *r = nm_routes_chats; r->method; r++) {
+        if (strcmp(r->method, method) || strcmp(r->path, path)) continue;
+        assert_int_equal(r->dialect, NM_DIALECT_OURS);
+        assert_false(r->open);
+        if (path[length - 1] == '*' && !x->tail) x->tail = "one";
+        r->handle(x, server);
+        pthread_mutex_lock(&lock);
+        while (!x->status) pthread_cond_wait(&answered, &lock);
+        pthread_mutex_unlock(&lock);
+        return x->status;
+    }
+    fail_msg("no route %s %s", method, path);
+    return 0;
+}
+
+static void routes(void **state)
+{
+    (void)state;
+    nm_server server = {0};
+    assert_int_equal(nm_desk_open(&server.desk, file), NM_OK);
+    static const struct { const char *method, *path, *tail, *body, *key, *query; int status; const char *answer; } asks[] = {
+        {"PUT", "/nm/chats/*", NULL, A_CHAT, NULL, NULL, 200, "{}"}, {"PUT", "/nm/chats/*", NULL, "{", NULL, NULL, 400, "JSON"}, {"PUT", "/nm/chats/*", NULL, "[]", NULL, NULL, 400, "object"},
+        {"PUT", "/nm/chats/*", "a/b", "{}", NULL, NULL, 400, "letters"}, {"GET", "/nm/chats/*", NULL, NULL, NULL, NULL, 200, "\"leaf\":\"a2\""},
+        {"GET", "/nm/chats/*", "none", NULL, NULL, NULL, 404, "no such"}, {"GET", "/nm/chats", NULL, NULL, NULL, NULL, 200, "The Moon"},
+        {"GET", "/nm/chats", NULL, NULL, "search", "zebra", 200, "{\"chats\":[]}"}, {"PUT", "/nm/personas/*", "P", "{}", NULL, NULL, 200, "{}"},
+        {"GET", "/nm/personas", NULL, NULL, NULL, NULL, 200, "\"P\""}, {"DELETE", "/nm/personas/*", "P", NULL, NULL, NULL, 200, "{}"},
+        {"POST", "/nm/votes", NULL, VOTE("x", "y", "a"), NULL, NULL, 200, "{}"}, {"GET", "/nm/votes", NULL, NULL, NULL, NULL, 200, "a_wins"},
+        {"GET", "/nm/feedback", NULL, NULL, NULL, NULL, 200, "\"votes\":1"}, {"GET", "/nm/export", NULL, NULL, NULL, NULL, 200, "{\"messages\": ["},
+        {"GET", "/nm/export", NULL, NULL, "what", "x", 400, "what"}, {"DELETE", "/nm/chats/*", NULL, NULL, NULL, NULL, 200, "{}"}};
+    for (size_t i = 0; i < sizeof asks / sizeof *asks; i++) {
+        nm_exchange x = {.tail = asks[i].tail, .body = asks[i].body, .query_key = asks[i].key, .query = asks[i].query};
+        assert_int_equal(asked(&server, asks[i].method, asks[i].path, &x), asks[i].status);
+        if (!strstr(x.text, asks[i].answer)) fail_msg("%s %s: %s", asks[i].method, asks[i].path, x.text);
+        free(x.text);
+    }
+    nm_desk_close(&server.desk);
+    write_file("no database at all, though as long as a head would be: ....................................................", 105);
+    assert_int_equal(nm_desk_open(&server.desk, file), NM_BAD_FILE);
+    nm_exchange x = {0};
+    assert_int_equal(asked(&server, "GET", "/nm/chats", &x), 503);
+    assert_non_null(strstr(x.text, "damaged"));
+    free(x.text);
+    nm_desk_close(&server.desk);
+    nm_exchange y = {0};
+    assert_int_equal(asked(&server, "GET", "/nm/votes", &y), 503);
+    free(y.text);
+}
+
+static void page_files(void **state)
+{
+    (void)state;
+    size_t bytes = 0;
+    for (const nm_route *r = nm_routes_page; r->method; r++) {
+        nm_exchange x = {.path = r->path};
+        assert_true(r->open);
+        r->handle(&x, NULL);
+        assert_int_equal(x.status, 200);
+        assert_true(x.length > 0 && x.etag[0] == '"');
+        bytes += x.length;
+        nm_exchange again = {.path = r->path, .known = x.etag};
+        r->handle(&again, NULL);
+        assert_int_equal(again.status, 304);
+        assert_int_equal(again.length, 0);
+        free(x.text);
+        free(again.text);
+    }
+    assert_true(bytes > 10000 && bytes < 300000);
+    nm_exchange x = {.path = "/"};
+    nm_page_index(&x, NULL);
+    assert_int_equal(x.status, 200);
+    assert_string_equal(x.type, "text/html; charset=utf-8");
+    free(x.text);
+}
+
+int main(void)
+{
+    if (count_allocations()) return 1;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(goes_in_and_out, empty), cmocka_unit_test_setup(is_merged, empty), cmocka_unit_test_setup(is_found, empty), cmocka_unit_test_setup(wrong_forms, empty),
+        cmocka_unit_test_setup(personas_and_votes, empty), cmocka_unit_test_setup(exports, empty), cmocka_unit_test_setup(files_not_ours, empty), cmocka_unit_test_setup(damage, empty),
+        cmocka_unit_test_setup(full_disk, empty), cmocka_unit_test_setup(survives_a_kill, empty), cmocka_unit_test_setup(memory_fails, empty), cmocka_unit_test_setup(routes, empty),
+        cmocka_unit_test_setup(page_files, empty),
+    };
+    return cmocka_run_group_tests_name("chats", tests, set_up, tear_down);
+}

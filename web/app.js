@@ -1,0 +1,179 @@
+// The page's state, its views by the address's fragment ("#/", "#/chat/ID", "#/compare", "#/feedback"), its header and keys.
+import {compareView} from '/compare.js';
+import {asked, confirmed, dialog, h, icon, iconButton, note, save} from '/dom.js';
+import {feedbackView} from '/feedback.js';
+import {drawPanel, lastSettings} from '/panel.js';
+import {drawChats, drawSidebar, focusSearch, searched} from '/sidebar.js';
+import {deleteChat, exported, listChats, loadChat, loadPersonas, newChat, saveChat, store} from '/store.js';
+import {firstModel, loadModels, models, short} from '/stack.js';
+import {drawThread, focusComposer, running, stop, threadView} from '/thread.js';
+
+export const app = {
+    chat: null,             // the conversation that is open
+    view: '',
+    open: new Map(),        // conversations of this tab by id: one that is being answered stays
+    refresh: () => refreshList(),
+    showPanel: (shown) => showPanel(shown),
+    touch: () => matchMedia('(pointer: coarse)').matches,      // there, a focus brings up a keyboard
+    // A new conversation has its first message: it gets its address.
+    adopt(chat) {
+        app.open.set(chat.id, chat);
+        history.replaceState(null, '', `#/chat/${chat.id}`);
+    },
+};
+
+const main = document.getElementById('main');
+const header = h('header', {class: 'top'});
+
+export function open(hash) {
+    if (location.hash === hash) route();
+    else location.hash = hash;
+}
+
+async function route() {
+    showSidebar(false);
+    const [, view = '', id] = (/^#\/(\w*)(?:\/([\w-]+))?/.exec(location.hash) ?? []);
+    if (view === 'compare' || view === 'feedback') return otherView(view);
+    if (view === 'chat' && id) {
+        const chat = app.open.get(id) ?? await loadChat(id).catch((e) => { note(e.message, 'bad'); return null; });
+        if (!chat) return open('#/');
+        app.open.set(id, chat);
+        return showChat(chat);
+    }
+    return showChat(newChat(lastSettings()));
+}
+
+function showChat(chat) {
+    app.chat = chat;
+    app.view = 'chat';
+    main.className = 'main chat-view';
+    main.replaceChildren(header, ...threadView());
+    drawThread();
+    drawHeader();
+    if (panelShown()) drawPanel();
+    refreshList();
+    if (!app.touch()) focusComposer();
+}
+
+function otherView(view) {
+    app.view = view;
+    showPanel(false);
+    main.className = `main ${view}-view`;
+    const title = view === 'compare' ? 'Compare blindly' : 'Feedback';
+    header.replaceChildren(menuButton(), h('h2', {class: 'view-title'}, title));
+    document.title = `${title} · nomoat`;
+    main.replaceChildren(header, h('div', {class: 'scroll', id: 'scroll', tabindex: 0, role: 'region', 'aria-label': title}, view === 'compare' ? compareView() : feedbackView()));
+    refreshList();
+}
+
+// ---- the header of a conversation ----
+
+function menuButton() { return iconButton('menu', 'Conversations', () => showSidebar(true), {class: 'icon-button menu'}); }
+
+export function drawHeader() {
+    if (app.view !== 'chat') return;
+    const {chat} = app;
+    const begun = chat.messages.size > 0;
+    const who = h('button', {type: 'button', class: 'who-answers', 'aria-expanded': String(panelShown()), 'aria-controls': 'panel', onclick: () => showPanel(!panelShown())},
+        h('span', {}, short(chat.model || firstModel()) || 'No model'), icon('sliders'));
+    const tools = h('div', {class: 'tools', role: 'group', 'aria-label': 'This conversation', hidden: !begun},
+        iconButton('edit', 'Rename', rename), iconButton('download', 'Export as JSON lines', exportChat), iconButton('trash', 'Delete', remove));
+    header.replaceChildren(menuButton(), who, h('h2', {class: 'chat-title'}, chat.title), tools);
+    document.title = chat.title ? `${chat.title} · nomoat` : 'nomoat';
+}
+
+async function rename() {
+    const {chat} = app;
+    const title = await asked('Rename', 'Title', chat.title, 'Rename');
+    if (!title) return;
+    chat.title = title;
+    await saveChat(chat);
+    drawHeader();
+    refreshList();
+}
+
+async function exportChat() {
+    const {chat} = app;
+    try { save(`${fileName(chat.title)}.jsonl`, 'application/jsonl', await exported('chats', chat.id)); } catch (e) { note(e.message, 'bad'); }
+}
+
+const fileName = (title) => title.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, '-').replace(/^-|-$/g, '').slice(0, 40) || 'conversation';
+
+async function remove() {
+    const {chat} = app;
+    if (!await confirmed('Delete this conversation?', `“${chat.title}” goes away with all its branches and its feedback.`, 'Delete')) return;
+    if (running(chat)) stop();
+    try {
+        await deleteChat(chat.id);
+        app.open.delete(chat.id);
+        open('#/');
+    } catch (e) { note(e.message, 'bad'); }
+}
+
+// ---- panels ----
+
+const panelShown = () => !document.getElementById('panel').hidden;
+const wide = () => matchMedia('(min-width: 72rem)').matches;
+
+function showPanel(shown) {
+    const panel = document.getElementById('panel');
+    const had = panel.contains(document.activeElement);
+    panel.hidden = !shown;
+    if (shown) drawPanel();
+    document.getElementById('scrim').hidden = wide() || !(shown || document.body.classList.contains('sidebar-open'));
+    header.querySelector('.who-answers')?.setAttribute('aria-expanded', String(shown));
+    if (shown) panel.querySelector('button, select')?.focus();
+    else if (had) header.querySelector('.who-answers')?.focus();
+}
+
+function showSidebar(shown) {
+    const was = document.body.classList.contains('sidebar-open');
+    document.body.classList.toggle('sidebar-open', shown);
+    document.getElementById('scrim').hidden = wide() || !(shown || panelShown());
+    if (shown) document.querySelector('#sidebar .new').focus();
+    else if (was) header.querySelector('.menu')?.focus();
+}
+
+export async function refreshList() {
+    try { drawChats(await listChats(searched())); } catch (e) { note(e.message, 'bad'); }
+}
+
+// ---- keys ----
+
+const KEYS = [['Enter', 'send'], ['Shift Enter', 'new line'], ['Escape', 'stop the answer; close a panel'], ['Ctrl Shift O', 'new conversation'], ['Ctrl K', 'search'], ['Ctrl ,', 'settings'],
+    ['Ctrl Enter', 'keep an edit'], ['Ctrl /', 'this list']];
+
+function help() {
+    dialog('Keys', (close) => [h('dl', {class: 'keys'}, KEYS.map(([keys, what]) => [h('dt', {}, keys.split(' ').map((k) => h('kbd', {}, k))), h('dd', {}, what)])),
+        h('div', {class: 'row end'}, h('button', {type: 'button', class: 'primary', onclick: () => close()}, 'Close'))]);
+}
+
+document.addEventListener('keydown', (e) => {
+    if (document.querySelector('dialog[open]')) return;
+    const control = e.ctrlKey || e.metaKey;
+    const does = control && e.shiftKey && e.key.toLowerCase() === 'o' ? () => open('#/') : control && e.key === 'k' ? () => { showSidebar(!wide()); focusSearch(); } :
+        control && e.key === ',' ? () => { if (app.view === 'chat') showPanel(!panelShown()); } : control && e.key === '/' ? help : e.key === 'Escape' ? escape : null;
+    if (!does) return;
+    e.preventDefault();
+    does();
+});
+
+function escape() {
+    if (document.body.classList.contains('sidebar-open')) showSidebar(false);
+    else if (panelShown() && !wide()) showPanel(false);
+    else if (running(app.chat) && app.view === 'chat') stop();
+    else if (panelShown()) showPanel(false);
+}
+
+document.getElementById('scrim').addEventListener('click', () => { showSidebar(false); showPanel(false); });
+addEventListener('focus', () => { if (app.view) refreshList(); });      // another tab may have changed them
+addEventListener('hashchange', () => { if (location.hash.startsWith('#/') || !location.hash) route(); });
+
+async function start() {
+    drawSidebar();
+    try { await loadModels(); } catch (e) { note(e.message, 'bad'); }
+    await route();
+    loadPersonas().catch((e) => { if (store.kept) note(e.message, 'bad'); });
+    if (!models.list.length) drawHeader();
+}
+start();

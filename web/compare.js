@@ -1,0 +1,115 @@
+// Two stacks answer the same question side by side, in an order that is not told until one has voted. Votes are kept, and are pairs for training.
+import {answer} from '/api.js';
+import {grow, h, note, speak} from '/dom.js';
+import {render} from '/markdown.js';
+import {votes} from '/store.js';
+import {chooser, firstModel, fitting, models, parse, print, short} from '/stack.js';
+import {sampling} from '/thread.js';
+
+let state;      // stays while other views are looked at
+
+function begin() {
+    const {base} = parse(firstModel());
+    const [adapter] = fitting(base);
+    return {stacks: {a: base, b: adapter ? print({base, adapters: [{name: adapter.name, scale: adapter.scale}]}) : models.bases[1]?.id ?? base}, prompt: '', round: null};
+}
+
+export function compareView() {
+    state ??= begin();
+    const box = h('div', {class: 'page'});
+    draw(box);
+    return box;
+}
+
+function draw(box) {
+    const prompt = h('textarea', {id: 'question', rows: 2, placeholder: 'What both shall answer', 'aria-label': 'Question', oninput: () => { state.prompt = prompt.value; grow(prompt); }, onkeydown: (e) => {
+        if (e.key === 'Enter' && !e.shiftKey && !e.isComposing) { e.preventDefault(); form.requestSubmit(); }
+    }});
+    prompt.value = state.prompt;
+    const arena = h('div', {class: 'arena'});
+    const tally = h('section', {class: 'tally'});
+    const side = (name, label) => h('section', {}, h('h3', {}, label), chooser(label, state.stacks[name], (text) => { state.stacks[name] = text; }));
+    const form = h('form', {class: 'ask', onsubmit: (e) => {
+        e.preventDefault();
+        if (state.stacks.a === state.stacks.b) note('Both are the same: choose another model, or another strength of an adapter, for one of them.', 'bad');
+        else if (state.prompt.trim()) round(arena, tally);
+    }}, prompt, h('button', {class: 'primary'}, 'Ask both'));
+    box.replaceChildren(h('p', {class: 'lead'}, 'Two answers, in an order you are not told. Vote, then see whose they were.'), h('div', {class: 'sides'}, side('a', 'One'), side('b', 'The other')),
+        form, arena, tally);
+    if (state.round) drawRound(arena, tally);
+    drawTally(tally);
+}
+
+function round(arena, tally) {
+    state.round?.controller.abort();
+    const swapped = crypto.getRandomValues(new Uint8Array(1))[0] & 1;
+    const order = swapped ? ['b', 'a'] : ['a', 'b'];
+    state.round = {prompt: state.prompt.trim(), controller: new AbortController(), choice: null,
+        answers: order.map((name) => ({name, model: state.stacks[name], content: '', done: false, failed: ''}))};
+    drawRound(arena, tally);
+    for (const one of state.round.answers) run(state.round, one);
+}
+
+async function run(own, one) {
+    const body = {model: one.model, messages: [{role: 'user', content: own.prompt}], stream_options: {include_usage: true}, ...sampling({})};
+    let frame = 0;
+    try {
+        await answer(body, one, own.controller.signal, () => { frame ||= requestAnimationFrame(() => { frame = 0; one.show?.(); }); });
+    } catch (e) {
+        if (e.name !== 'AbortError') one.failed = e.message;
+    }
+    one.done = true;
+    one.show?.();
+    if (own.answers.every((a) => a.done)) speak('Both answers are complete');
+}
+
+function drawRound(arena, tally) {
+    const own = state.round;
+    const votesBox = h('div', {class: 'votes', role: 'group', 'aria-label': 'Your vote'});
+    const buttons = [[0, 'The first is better'], ['both', 'Both are good'], ['neither', 'Neither is'], [1, 'The second is better']].map(([value, label]) =>
+        h('button', {type: 'button', onclick: () => vote(own, value, arena, tally)}, label));
+    votesBox.append(...buttons);
+    const enable = () => { for (const b of buttons) b.disabled = !own.answers.every((a) => a.done && !a.failed) || own.choice !== null; };
+    arena.replaceChildren(h('div', {class: 'pair'}, own.answers.map((one, i) => column(own, one, i, enable))), own.choice === null ? votesBox : revealed(own));
+    enable();
+}
+
+function column(own, one, i, enable) {
+    const body = h('div', {class: 'body'});
+    const failed = h('div', {class: 'failed', role: 'alert', hidden: true});
+    const name = h('h3', {}, i ? 'Second' : 'First', own.choice === null ? '' : h('span', {class: 'revealed'}, ` ${short(one.model)}`));
+    one.show = () => {
+        render(body, one.content || (one.done ? '' : '…'));
+        failed.hidden = !one.failed;
+        failed.textContent = one.failed;
+        enable();
+    };
+    const element = h('article', {class: own.choice === i || own.choice === 'both' ? 'won' : null, 'aria-label': i ? 'Second answer' : 'First answer'}, name, body, failed);
+    one.show();
+    return element;
+}
+
+function revealed(own) {
+    const said = {0: 'You preferred the first', 1: 'You preferred the second', both: 'You liked both', neither: 'You liked neither'}[own.choice];
+    return h('p', {class: 'said', role: 'status'}, `${said}. First: ${short(own.answers[0].model)}. Second: ${short(own.answers[1].model)}.`);
+}
+
+async function vote(own, choice, arena, tally) {
+    const of = (name) => { const one = own.answers.find((x) => x.name === name); return {model: one.model, content: one.content}; };
+    try {
+        await votes.add({messages: [{role: 'user', content: own.prompt}], a: of('a'), b: of('b'), choice: typeof choice === 'number' ? own.answers[choice].name : choice});
+    } catch (e) { note(`The vote is not kept: ${e.message}`, 'bad'); return; }
+    own.choice = choice;
+    drawRound(arena, tally);
+    drawTally(tally);
+    document.getElementById('question').focus();
+}
+
+async function drawTally(tally) {
+    let rows = [];
+    try { rows = await votes.tally(); } catch (e) { if (e.status !== 503 && e.status !== 404) note(e.message, 'bad'); }
+    if (!rows.length) { tally.replaceChildren(); return; }
+    tally.replaceChildren(h('h3', {}, 'Votes so far'), h('div', {class: 'table', tabindex: 0, role: 'region', 'aria-label': 'Votes so far'}, h('table', {},
+        h('thead', {}, h('tr', {}, ['One', 'Other', 'One won', 'Other won', 'Equal'].map((text, i) => h('th', {scope: 'col', class: i > 1 ? 'right' : null}, text)))),
+        h('tbody', {}, rows.map((row) => h('tr', {}, h('td', {}, short(row.a)), h('td', {}, short(row.b)), [row.a_wins, row.b_wins, row.equal].map((n) => h('td', {class: 'right'}, n))))))));
+}
