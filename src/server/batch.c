@@ -98,7 +98,8 @@ static void begin(nm_engine *e, nm_job *j)
         return;
     }
     atomic_store(&j->state, NM_JOB_RUNNING);
-    nm_started s = {.model = j->variant->name, .prompt_tokens = (int32_t)j->n_ids, .context = j->limit};
+    nm_started s = {.model = j->variant->name, .prompt_tokens = (int32_t)j->n_ids, .context = j->limit,
+        .tokenizer = nm_model_tokenizer(j->variant->base->model)};
     if (j->listener.started) j->listener.started(j->listener.arg, &s);
 }
 

@@ -434,13 +434,13 @@ static void test_ollama_requests(void **state)
     fake_reset();
     free_reply(&(reply[]){post("/api/chat", "{'model':'m','keep_alive':'1h30m','think':'high','format':{'type':'object'},'logprobs':true,'top_logprobs':2,"
         "'options':{'num_predict':-1,'num_ctx':512,'temperature':0,'top_k':3,'top_p':0.5,'min_p':0.1,'typical_p':0.2,'repeat_penalty':1.5,'repeat_last_n':9,"
-        "'presence_penalty':0.5,'frequency_penalty':0.25,'seed':42,'stop':['a','b'],'num_gpu':1,'mirostat':2},"
+        "'presence_penalty':0.5,'frequency_penalty':0.25,'seed':42,'stop':['a','b'],'num_gpu':1,'mirostat':2,'tool_choice':'required'},"
         "'messages':[{'role':'assistant','content':'x','thinking':'t','tool_calls':[{'function':{'name':'f','arguments':{'a':1}}}]},"
         "{'role':'tool','tool_name':'f','content':'5'}],'tools':[{'type':'function','function':{'name':'f'}}]}")}[0]);
     assert_asked(0, "{'model':'m','keep_alive':5400.0,'think':1,'effort':'high','schema':{'type':'object'},'top_logprobs':2,'context':512,'temperature':0.0,'top_k':3,'top_p':0.5,"
         "'min_p':0.1,'typical':0.2,'repeat_penalty':1.5,'penalty_last':9,'presence_penalty':0.5,'frequency_penalty':0.25,'seed':42,'stop':['a','b'],"
         "'messages':[{'role':'assistant','content':'x','reasoning_content':'t','tool_calls':[{'id':'call_0_0','type':'function','function':{'name':'f','arguments':{'a':1}}}]},"
-        "{'role':'tool','content':'5','name':'f'}],'tools':[{'type':'function','function':{'name':'f'}}]}");
+        "{'role':'tool','content':'5','name':'f'}],'tools':[{'type':'function','function':{'name':'f'}}],'tool_choice':'required'}");
     free_reply(&(reply[]){post("/api/generate", "{'model':'m','prompt':'a','system':'s','format':'json','think':false,'options':{'num_predict':7,'stop':'x','seed':-1}}")}[0]);
     assert_asked(1, "{'model':'m','json':true,'think':0,'max_tokens':7,'stop':['x'],'messages':[{'role':'system','content':'s'},{'role':'user','content':'a'}]}");
     free_reply(&(reply[]){post("/api/generate", "{'model':'m','prompt':'a','raw':true,'context':[1,2],'keep_alive':30.5}")}[0]);
@@ -470,6 +470,16 @@ static void test_ollama_load(void **state)
     fake_reset();
     assert_reply(post("/api/generate", "{'model':'m'}"), 200, "{'model':'m','response':'','done':true,'done_reason':'load'}");
     assert_reply(post("/api/chat", "{'model':'m','messages':[]}"), 200, "{'model':'m','message':{'role':'assistant','content':''},'done':true,'done_reason':'load'}");
+    assert_int_equal(fake.asks, 0);
+    assert_reply(post("/api/generate", "{'model':'m','keep_alive':-1}"), 200, "{'model':'m','response':'','done':true,'done_reason':'load'}");
+    assert_int_equal(fake.asks, 1);
+    assert_reply(post("/api/generate", "{'model':'m','keep_alive':0}"), 200, "{'model':'m','response':'','done':true,'done_reason':'unload'}");
+    assert_asked(1, "{'model':'m','ids':[0],'max_tokens':0,'no_cache':true,'keep_alive':0.0}");
+    fake.models = json_pack("[{ss sb}]", "name", "m", "loaded", 0);
+    assert_reply(post("/api/chat", "{'model':'m','keep_alive':'0s'}"), 200, "{'model':'m','message':{'role':'assistant','content':''},'done':true,'done_reason':'unload'}");
+    assert_int_equal(fake.asks, 2);
+    json_decref(fake.models);
+    fake.models = NULL;
     fake.script = (fake_script){.early = NM_NOT_FOUND, .error = "no such model"};
     assert_reply(post("/api/generate", "{'model':'x'}"), 404, "{'error':'no such model'}");
 }
@@ -483,6 +493,7 @@ static void test_ollama_errors(void **state)
         {"{'model':'m','format':'xml'}", "format"}, {"{'model':'m','think':'hard'}", "think"}, {"{'model':'m','options':{'temperature':'hot'}}", "temperature"},
         {"{'model':'m','options':{'num_ctx':0}}", "num_ctx"}, {"{'model':'m','options':{'stop':[5]}}", "stop"}, {"{'model':'m','top_logprobs':21}", "top_logprobs"},
         {"{'model':'m','messages':[{'role':'user','content':'a'}],'tools':[{}]}", "tools[0]"},
+        {"{'model':'m','messages':[],'tools':[{'function':{'name':'f'}}],'options':{'tool_choice':5}}", "tool_choice"},
         {"{'model':'m','messages':[{'role':'assistant','tool_calls':[{'function':{'name':'f'}}]}]}", "tool_calls[0]"},
     };
     fake_reset();
