@@ -14,6 +14,8 @@
 #include "fake_engine.c"
 
 #include "server/anthropic.h"
+#include "server/facts.h"
+#include "server/llamacpp.h"
 #include "server/ollama.h"
 #include "server/server.h"
 #include "server/task.h"
@@ -783,6 +785,89 @@ static void test_keep_alive(void **state)
     }
 }
 
+/* ---- Gaps ---------------------------------------------------------------------------------------------------------------------------------- */
+
+/* A vocabulary of bytes (id - 3) with these behind it, as control tokens. */
+static nm_model *model_with(const char *const *control, size_t n, void **file)
+{
+    static char text[256][16];
+    const char *tokens[300] = {"<unk>", "<s>", "</s>"};
+    float scores[300] = {0};
+    int32_t types[300] = {2, 3, 3};
+    for (size_t i = 0; i < 256; i++) {
+        snprintf(text[i], sizeof text[i], "<0x%02X>", (unsigned)i);
+        tokens[i + 3] = text[i];
+        types[i + 3] = 6;
+    }
+    for (size_t i = 0; i < n; i++) tokens[259 + i] = control[i], types[259 + i] = 3;
+    gguf_writer w = {0};
+    size_t size;
+    nm_model *model;
+    gw_string(&w, "general.architecture", "llama");
+    gw_string(&w, "tokenizer.ggml.model", "llama");
+    gw_strings(&w, "tokenizer.ggml.tokens", tokens, 259 + n);
+    gw_array(&w, "tokenizer.ggml.token_type", NM_META_I32, types, 259 + n);
+    gw_array(&w, "tokenizer.ggml.scores", NM_META_F32, scores, 259 + n);
+    gw_u32(&w, "tokenizer.ggml.bos_token_id", 1);
+    gw_u32(&w, "tokenizer.ggml.fim_mid_token_id", 261);
+    *file = gw_finish(&w, &size);
+    assert_int_equal(nm_model_open_memory(&model, *file, size, "gap.gguf", &(nm_model_options){.metadata_only = true}), NM_OK);
+    return model;
+}
+
+static void assert_ids(const nm_llamacpp *r, const int32_t *ids, size_t n)
+{
+    assert_int_equal(r->ask.n_ids, n);
+    assert_memory_equal(r->ask.ids, ids, n * sizeof *ids);
+}
+
+static void test_gap(void **state)
+{
+    static const char *const control[] = {"<|fim_prefix|>", "<|fim_suffix|>", "middle", "<|file_sep|>"};
+    static const char body[] = "{\"input_prefix\":\"a\",\"input_suffix\":\"<|fim_middle|>\",\"prompt\":\"c\",\"input_extra\":[{\"filename\":\"f\",\"text\":\"x\"},{\"text\":\"y\"}]}";
+    void *file;
+    nm_model *model = model_with(control, 4, &file);
+    nm_fim fim;
+    assert_true(nm_fim_find(&fim, model));
+    assert_true(fim.prefix == 259 && fim.suffix == 260 && fim.middle == 261 && fim.file == 262 && fim.repository == -1);
+    nm_served served = {.model = model, .name = "gap"};
+    nm_llamacpp r = {0};
+    assert_int_equal(nm_llamacpp_read(&r, &server, body, strlen(body), true), NM_OK);
+    assert_int_equal(nm_llamacpp_prepare(&r, &served), NM_OK);
+    assert_int_equal(r.ask.ids[0], 1);
+    assert_int_equal(r.ask.ids[1], 262);
+    /* The suffix spells a special token: it stays text. */
+    size_t specials = 0;
+    int32_t order[5] = {0};
+    for (size_t i = 0; i < r.ask.n_ids; i++) if (r.ask.ids[i] >= 259 && specials < 5) order[specials++] = r.ask.ids[i];
+    assert_memory_equal(order, ((int32_t[]){262, 262, 259, 260, 261}), sizeof order);
+    assert_int_equal(r.ask.ids[r.ask.n_ids - 1], 'c' + 3);
+    nm_llamacpp_free(&r);
+    static const char mixed[] = "{\"prompt\":[5,262,7]}";
+    assert_int_equal(nm_llamacpp_read(&r, &server, mixed, strlen(mixed), false), NM_OK);
+    assert_int_equal(nm_llamacpp_prepare(&r, &served), NM_OK);
+    assert_ids(&r, (int32_t[]){5, 262, 7}, 3);
+    nm_llamacpp_free(&r);
+    nm_model_close(&model);
+    free(file);
+    model = model_with(control + 2, 1, &file);
+    assert_false(nm_fim_find(&fim, model));
+    nm_model_close(&model);
+    free(file);
+}
+
+static void test_facts(void **state)
+{
+    static const struct { uint64_t n; const char *text; } sizes[] = {{134515008, "134.52M"}, {1543714304, "1.5B"}, {70600000000, "70.6B"}, {1500, "1.50K"}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        json_t *text = nm_parameter_size(sizes[i].n);
+        assert_string_equal(json_string_value(text), sizes[i].text);
+        json_decref(text);
+    }
+    assert_false(nm_knows_tools(NULL) || nm_knows_thinking(NULL) || nm_knows_tools("{{ messages }}"));
+    assert_true(nm_knows_tools("{% if tools %}") && nm_knows_thinking("{% if enable_thinking %}"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -793,6 +878,7 @@ int main(void)
         cmocka_unit_test(test_ollama_rest), cmocka_unit_test(test_keep_alive),
         cmocka_unit_test(test_llamacpp_completion), cmocka_unit_test(test_llamacpp_requests), cmocka_unit_test(test_llamacpp_probabilities),
         cmocka_unit_test(test_llamacpp_errors), cmocka_unit_test(test_llamacpp_text), cmocka_unit_test(test_llamacpp_rest), cmocka_unit_test(test_vllm_adapters),
+        cmocka_unit_test(test_gap), cmocka_unit_test(test_facts),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
