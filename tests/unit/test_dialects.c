@@ -868,6 +868,35 @@ static void test_facts(void **state)
     assert_true(nm_knows_tools("{% if tools %}") && nm_knows_thinking("{% if enable_thinking %}"));
 }
 
+/* Each allocation of the server and the dialects failing in turn: any answer will do, or none, if only all comes to an end. */
+static void test_memory(void **state)
+{
+    static const struct { const char *path, *body; } asked[] = {
+        {"/v1/messages", "{'max_tokens':8,'stream':true,'thinking':{'type':'enabled'},'system':'s','messages':[{'role':'user','content':[{'type':'text','text':'a'}]}]}"},
+        {"/v1/messages", "{'max_tokens':8,'messages':[{'role':'user','content':'a'}],'tools':[{'name':'f','input_schema':{}}],'stop_sequences':['x']}"},
+        {"/api/chat", "{'model':'m','messages':[{'role':'user','content':'a'}],'options':{'stop':['x']}}"}, {"/api/generate", "{'model':'m','prompt':'a','stream':false}"},
+        {"/api/embed", "{'model':'m','input':['a','b']}"}, {"/api/show", "{'model':'m'}"}, {"/completion", "{'prompt':['a',5],'logit_bias':[['b',1]],'stop':['x']}"},
+        {"/apply-template", "{'messages':[{'role':'user','content':'a'}]}"}, {"/tokenize", "{'content':'a','with_pieces':true}"},
+    };
+    char some[4096];
+    fake_reset();
+    fake.script = (fake_script){STEPS(acting), .finish = NM_FINISH_TOOL_CALLS, .n_embd = 2};
+    fake_tokenizer();
+    for (size_t i = 0; i < sizeof asked / sizeof *asked; i++) {
+        char *text = quoted(asked[i].body);
+        for (int64_t n = 0; n < 50; n++) {
+            int fd = dial();
+            nm_mem_fail_after(n);
+            send_request(fd, "POST", asked[i].path, JSON, text);
+            while (read(fd, some, sizeof some) > 0) {}
+            close(fd);
+            nm_mem_fail_after(-1);
+            assert_true(fake_idle());
+        }
+        free(text);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -878,7 +907,7 @@ int main(void)
         cmocka_unit_test(test_ollama_rest), cmocka_unit_test(test_keep_alive),
         cmocka_unit_test(test_llamacpp_completion), cmocka_unit_test(test_llamacpp_requests), cmocka_unit_test(test_llamacpp_probabilities),
         cmocka_unit_test(test_llamacpp_errors), cmocka_unit_test(test_llamacpp_text), cmocka_unit_test(test_llamacpp_rest), cmocka_unit_test(test_vllm_adapters),
-        cmocka_unit_test(test_gap), cmocka_unit_test(test_facts),
+        cmocka_unit_test(test_gap), cmocka_unit_test(test_facts), cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
