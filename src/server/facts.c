@@ -1,6 +1,8 @@
 /* What can be told of an open model. */
 #include "server/facts.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -81,7 +83,10 @@ static json_t *element(const nm_model *model, size_t index, nm_meta_type type, u
     }
     if (type == NM_META_BOOL) return json_boolean(nm_model_meta_number(model, index, item) != 0);
     if (nm_model_meta_integer(model, index, item, &integer)) return json_integer(integer);
-    json_t *real = json_real(nm_model_meta_number(model, index, item));
+    double number = nm_model_meta_number(model, index, item);
+    char text[32];
+    snprintf(text, sizeof text, "%.7g", number);        /* a float in the digits that it has */
+    json_t *real = json_real(type == NM_META_F32 ? strtod(text, NULL) : number);
     return real ? real : json_null();           /* JSON knows neither infinity nor NaN */
 }
 

@@ -744,7 +744,7 @@ static void test_llamacpp_rest(void **state)
         "{'id':2,'n_ctx':0,'speculative':false,'is_processing':false,'next_token':{'n_decoded':0,'has_next_token':false}}]");
     r = get("/metrics", "");
     assert_non_null(strstr(r.head, "text/plain; version=0.0.4"));
-    assert_non_null(strstr(r.body, "# TYPE llamacpp:prompt_tokens_total counter\nllamacpp:prompt_tokens_total 60\n"));
+    assert_non_null(strstr(r.body, "# TYPE llamacpp:prompt_tokens_total counter\nllamacpp:prompt_tokens_total 100\n"));
     assert_non_null(strstr(r.body, "\nllamacpp:predicted_tokens_seconds 10\n"));
     assert_non_null(strstr(r.body, "\nllamacpp:requests_deferred 2\n"));
     free_reply(&r);
