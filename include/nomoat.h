@@ -394,7 +394,8 @@ NM_API nm_err nm_grammar_matches(const nm_grammar *grammar, const char *text, si
 /* GBNF of the JSON documents that a JSON schema (2020-12) admits. NM_USAGE names a keyword that is not known, never ignores it. schema NULL: any JSON object. *gbnf: nm_free. */
 NM_API nm_err nm_schema_grammar(char **gbnf, size_t *gbnf_length, const char *schema, size_t length);
 
-/* One text under way within a grammar. Belongs to one thread at a time; the grammar and the tokenizer must outlive it. */
+/* One text under way within a grammar. Belongs to one thread at a time; the grammar and the tokenizer must outlive it. The text is what nm_detokenize makes of the tokens
+ * without flags, so decode it without NM_TEXT_CONTINUES. NM_REFUSED for a vocabulary of words (WordPiece). */
 typedef struct nm_constraint nm_constraint;
 NM_API nm_err nm_constraint_open(nm_constraint **out, const nm_grammar *grammar, const nm_tokenizer *tokenizer);
 NM_API void nm_constraint_close(nm_constraint **constraint);

@@ -14,6 +14,7 @@ export const app = {
     open: new Map(),        // conversations of this tab by id: one that is being answered stays
     refresh: () => refreshList(),
     showPanel: (shown) => showPanel(shown),
+    touch: () => matchMedia('(pointer: coarse)').matches,      // there, a focus brings up a keyboard
     // A new conversation has its first message: it gets its address.
     adopt(chat) {
         app.open.set(chat.id, chat);
@@ -30,11 +31,13 @@ export function open(hash) {
 }
 
 async function route() {
+    const {hash} = location;
     showSidebar(false);
-    const [, view = '', id] = (/^#\/(\w*)(?:\/([\w-]+))?/.exec(location.hash) ?? []);
+    const [, view = '', id] = (/^#\/(\w*)(?:\/([\w-]+))?/.exec(hash) ?? []);
     if (view === 'compare' || view === 'feedback') return otherView(view);
     if (view === 'chat' && id) {
         const chat = app.open.get(id) ?? await loadChat(id).catch((e) => { note(e.message, 'bad'); return null; });
+        if (location.hash !== hash) return;     // meanwhile somebody went elsewhere
         if (!chat) return open('#/');
         app.open.set(id, chat);
         return showChat(chat);
@@ -51,7 +54,7 @@ function showChat(chat) {
     drawHeader();
     if (panelShown()) drawPanel();
     refreshList();
-    if (!matchMedia('(pointer: coarse)').matches) focusComposer();
+    if (!app.touch()) focusComposer();
 }
 
 function otherView(view) {
@@ -61,7 +64,7 @@ function otherView(view) {
     const title = view === 'compare' ? 'Compare blindly' : 'Feedback';
     header.replaceChildren(menuButton(), h('h2', {class: 'view-title'}, title));
     document.title = `${title} · nomoat`;
-    main.replaceChildren(header, h('div', {class: 'scroll', id: 'scroll', tabindex: -1}, view === 'compare' ? compareView() : feedbackView()));
+    main.replaceChildren(header, h('div', {class: 'scroll', id: 'scroll', tabindex: 0, role: 'region', 'aria-label': title}, view === 'compare' ? compareView() : feedbackView()));
     refreshList();
 }
 
@@ -96,17 +99,17 @@ async function exportChat() {
     try { save(`${fileName(chat.title)}.jsonl`, 'application/jsonl', await exported('chats', chat.id)); } catch (e) { note(e.message, 'bad'); }
 }
 
-const fileName = (title) => title.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, '-').replace(/^-|-$/g, '').slice(0, 40) || 'conversation';
+const fileName = (title) => title.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, '-').replace(/^-|-$/g, '').replace(/^(.{40}).*/su, '$1') || 'conversation';
 
 async function remove() {
     const {chat} = app;
     if (!await confirmed('Delete this conversation?', `“${chat.title}” goes away with all its branches and its feedback.`, 'Delete')) return;
     if (running(chat)) stop();
     try {
-        await deleteChat(chat.id);
+        await deleteChat(chat);
         app.open.delete(chat.id);
         open('#/');
-    } catch (e) { note(e.message, 'bad'); }
+    } catch (e) { chat.deleted = false; note(e.message, 'bad'); }
 }
 
 // ---- panels ----
@@ -165,6 +168,7 @@ function escape() {
 }
 
 document.getElementById('scrim').addEventListener('click', () => { showSidebar(false); showPanel(false); });
+addEventListener('focus', () => { if (app.view) refreshList(); });      // another tab may have changed them
 addEventListener('hashchange', () => { if (location.hash.startsWith('#/') || !location.hash) route(); });
 
 async function start() {

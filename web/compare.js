@@ -3,15 +3,15 @@ import {answer} from '/api.js';
 import {grow, h, note, speak} from '/dom.js';
 import {render} from '/markdown.js';
 import {votes} from '/store.js';
-import {chooser, firstModel, models, print, short} from '/stack.js';
+import {chooser, firstModel, fitting, models, parse, print, short} from '/stack.js';
 import {sampling} from '/thread.js';
 
 let state;      // stays while other views are looked at
 
 function begin() {
-    const base = firstModel();
-    const adapter = models.adapters.find((a) => a.base === base);
-    return {stacks: {a: base, b: adapter ? print({base, adapters: [{name: adapter.name, scale: adapter.scale}]}) : models.bases[1]?.id ?? base}, prompt: '', system: '', round: null};
+    const {base} = parse(firstModel());
+    const [adapter] = fitting(base);
+    return {stacks: {a: base, b: adapter ? print({base, adapters: [{name: adapter.name, scale: adapter.scale}]}) : models.bases[1]?.id ?? base}, prompt: '', round: null};
 }
 
 export function compareView() {
@@ -29,7 +29,11 @@ function draw(box) {
     const arena = h('div', {class: 'arena'});
     const tally = h('section', {class: 'tally'});
     const side = (name, label) => h('section', {}, h('h3', {}, label), chooser(label, state.stacks[name], (text) => { state.stacks[name] = text; }));
-    const form = h('form', {class: 'ask', onsubmit: (e) => { e.preventDefault(); if (state.prompt.trim()) round(arena, tally); }}, prompt, h('button', {class: 'primary'}, 'Ask both'));
+    const form = h('form', {class: 'ask', onsubmit: (e) => {
+        e.preventDefault();
+        if (state.stacks.a === state.stacks.b) note('Both are the same: choose another model, or another strength of an adapter, for one of them.', 'bad');
+        else if (state.prompt.trim()) round(arena, tally);
+    }}, prompt, h('button', {class: 'primary'}, 'Ask both'));
     box.replaceChildren(h('p', {class: 'lead'}, 'Two answers, in an order you are not told. Vote, then see whose they were.'), h('div', {class: 'sides'}, side('a', 'One'), side('b', 'The other')),
         form, arena, tally);
     if (state.round) drawRound(arena, tally);

@@ -70,7 +70,7 @@ function options(base) {
 const common = (name) => short(name).toLowerCase().replace(/[-_.](i?q\d\w*|[bf](f|p)?(16|32))$/, '').replace(/[^a-z0-9]/g, '');
 
 // Adapters that say they belong to this base, and those that say nothing, or of a base that is not served.
-function fitting(base) {
+export function fitting(base) {
     const known = (a) => models.bases.some((m) => common(m.id) === common(a.base));
     const fits = models.adapters.filter((a) => !a.base || common(a.base) === common(base) || !known(a));
     return fits.filter((a, i) => fits.findIndex((b) => b.name === a.name) === i);

@@ -17,13 +17,14 @@ export const running = (chat) => runs.has(chat?.id);
 export function threadView() {
     list = h('ol', {class: 'messages', 'aria-label': 'Messages'});
     greeting = h('div', {class: 'greeting'});
-    area = h('textarea', {id: 'prompt', rows: 1, placeholder: 'Write a message', 'aria-label': 'Message', oninput: () => { grow(area); ready(); }, onkeydown: (e) => {
+    area = h('textarea', {id: 'prompt', rows: 1, placeholder: 'Write a message', 'aria-label': 'Message', oninput: () => { app.chat.draft = area.value; grow(area); ready(); }, onkeydown: (e) => {
         if (e.key === 'Enter' && !e.shiftKey && !e.isComposing) { e.preventDefault(); submit(); }
     }});
     button = h('button', {class: 'send', onclick: (e) => { if (running(app.chat)) { e.preventDefault(); stop(); } }});
     composer = h('form', {class: 'composer', onsubmit: (e) => { e.preventDefault(); submit(); }}, h('div', {class: 'write'}, area, button),
         h('p', {class: 'hint'}, h('kbd', {}, 'Enter'), ' sends, ', h('kbd', {}, 'Shift Enter'), ' begins a new line. Models make mistakes.'));
-    return [h('div', {class: 'scroll', id: 'scroll', tabindex: -1}, greeting, list), h('div', {class: 'dock'}, composer)];
+    area.value = app.chat.draft ?? '';
+    return [h('div', {class: 'scroll', id: 'scroll', tabindex: 0, role: 'region', 'aria-label': 'Conversation'}, greeting, list), h('div', {class: 'dock'}, composer)];
 }
 
 export function drawThread() {
@@ -38,6 +39,7 @@ export function drawThread() {
     list.hidden = !messages.length;
     drawGreeting(messages.length === 0);
     ready();
+    grow(area);
     toEnd();
 }
 
@@ -65,7 +67,7 @@ export function stop() { runs.get(app.chat?.id)?.controller.abort(); }
 function submit() {
     const text = area.value.trim();
     if (!text || running(app.chat)) return;
-    area.value = '';
+    area.value = app.chat.draft = '';
     grow(area);
     ask(app.chat.leaf, text);
 }
@@ -75,7 +77,7 @@ function ask(parent, text) {
     const {chat} = app;
     const first = chat.messages.size === 0;
     const message = addMessage(chat, parent, 'user', text);
-    if (!chat.title) chat.title = text.split('\n')[0].slice(0, 80);
+    if (!chat.title) chat.title = Array.from(text.split('\n')[0]).slice(0, 80).join('');
     if (first) app.adopt(chat);
     respond(chat, message);
 }
@@ -92,6 +94,7 @@ async function respond(chat, question) {
     drawThread();
     drawHeader();
     refreshList();
+    if (document.activeElement === document.body && !app.touch()) focusComposer();    // the button that was pressed is no more
     speak('The answer is being written');
     const into = {content: '', reasoning: ''};
     const extra = {finish: 'stopped'};

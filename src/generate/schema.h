@@ -17,7 +17,7 @@ enum {
     NM_SCHEMA_WORK = 8000000,       /* steps: about a second */
     NM_SCHEMA_NODES = 20000,
     NM_SCHEMA_EXPLORED = 30000,     /* states of an automaton before it is made minimal */
-    NM_SCHEMA_STATES = 2000,        /* and after */
+    NM_SCHEMA_STATES = 6000,        /* and after */
     NM_SCHEMA_TEXT = 4 << 20,       /* bytes of grammar */
     NM_SCHEMA_COUNT = 20000,        /* the largest number of a repetition: minLength, maxItems ... */
     NM_SCHEMA_FORMS = 1000          /* choices of one place */
@@ -41,6 +41,10 @@ nm_err nm_schema_take(nm_schema *s, void **out, size_t count, size_t size);
 nm_err nm_schema_more(nm_schema *s, void **array, size_t *capacity, size_t need, size_t size);
 #define NM_MORE(s, array, capacity, need) nm_schema_more((s), (void **)&(array), &(capacity), (need), sizeof *(array))
 void nm_schema_release(nm_schema *s);
+/* What was taken after the mark goes; nothing of it may be used again. */
+typedef struct nm_mark { nm_block *block; size_t used; } nm_mark;
+nm_mark nm_schema_mark(const nm_schema *s);
+void nm_schema_forget(nm_schema *s, nm_mark mark);
 nm_err nm_schema_work(nm_schema *s, size_t steps);
 /* The key's number; *fresh tells whether it is new, and then its bytes are copied. */
 nm_err nm_intern_add(nm_schema *s, nm_intern *in, const void *key, size_t length, uint32_t *number, bool *fresh);
@@ -91,7 +95,7 @@ typedef struct nm_decimal {
     size_t n_whole, n_part;         /* at least 1; at least 0, and then the last is none of 0 */
     char whole[NM_DECIMAL_DIGITS], part[NM_DECIMAL_DIGITS];
 } nm_decimal;
-typedef struct nm_bound { bool given, exclusive; nm_decimal at; } nm_bound;
+typedef struct nm_bound { const nm_decimal *at; bool exclusive; } nm_bound;      /* at NULL: no bound */
 typedef struct nm_number {
     bool integer;
     nm_bound low, high;
@@ -102,7 +106,7 @@ typedef struct nm_number {
 void nm_decimal_read(nm_decimal *out, const nm_json *number);
 int nm_decimal_compare(const nm_decimal *a, const nm_decimal *b);
 nm_err nm_decimal_write(nm_str *out, const nm_decimal *d);
-void nm_number_bind(nm_number *n, bool high, bool exclusive, const nm_decimal *at);
+void nm_number_bind(nm_number *n, bool high, bool exclusive, const nm_decimal *at);     /* which stays where it is */
 /* False if it cannot be kept count of. */
 bool nm_number_multiply(nm_number *n, const nm_decimal *of);
 bool nm_number_is_free(const nm_number *n);        /* nothing but perhaps that it is an integer */
@@ -165,7 +169,7 @@ typedef enum nm_shared { NM_SHARED_VALUE, NM_SHARED_OBJECT, NM_SHARED_ARRAY, NM_
     NM_SHARED_CODE, NM_SHARED_HEX, NM_SHARED_SPACE, NM_SHARED_COUNT } nm_shared;
 nm_err nm_write_shared(nm_schema *s, nm_str *out, nm_shared which);    /* its name */
 nm_err nm_write_shared_rules(nm_schema *s, nm_str *out);
-/* A literal of the grammar; and such a literal of a JSON string, with `after` behind its end. */
+/* A literal of the grammar; and a JSON string, each character in its one notation. */
 nm_err nm_write_literal(nm_str *out, const char *text, size_t length);
 nm_err nm_write_json_string(nm_str *json, const char *text, size_t length);
 nm_err nm_write_times(nm_str *out, size_t least, size_t most);         /* ?, *, +, {m,n}; most SIZE_MAX: no limit */
@@ -175,7 +179,7 @@ nm_err nm_check_size(const nm_schema *s);
 
 /* ---- schema_write.c: nodes, and rules for them ---------------------------------------------------------------------------------------- */
 
-typedef struct nm_scheme {
+typedef struct nm_scheme {          /* a node */
     nm_seed seed;
     nm_forms forms;
     bool productive, written;       /* some finite document fits; its rule is on its way */

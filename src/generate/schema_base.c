@@ -15,9 +15,10 @@ static nm_err add_block(nm_schema *s, size_t bytes)
 {
     size_t size = bytes > BLOCK ? bytes : BLOCK;
     if (size > NM_SCHEMA_ARENA - s->used) return nm_fail(NM_USAGE, "the schema needs more than %d MiB to translate: make it smaller", NM_SCHEMA_ARENA >> 20);
-    nm_block *block = nm_calloc(1, sizeof *block + size);
+    nm_block *block = nm_malloc(sizeof *block + size);
     if (!block) return nm_fail_memory(sizeof *block + size);
     block->size = size;
+    block->used = 0;
     block->next = s->blocks;
     s->blocks = block;
     s->used += size;
@@ -32,6 +33,7 @@ nm_err nm_schema_take(nm_schema *s, void **out, size_t count, size_t size)
     bytes = (bytes + 15) & ~(size_t)15;
     if (!s->blocks || s->blocks->size - s->blocks->used < bytes) NM_TRY(add_block(s, bytes));
     *out = s->blocks->bytes + s->blocks->used;
+    memset(*out, 0, bytes);
     s->blocks->used += bytes;
     return NM_OK;
 }
@@ -49,13 +51,20 @@ nm_err nm_schema_more(nm_schema *s, void **array, size_t *capacity, size_t need,
     return NM_OK;
 }
 
-void nm_schema_release(nm_schema *s)
+nm_mark nm_schema_mark(const nm_schema *s) { return (nm_mark){s->blocks, s->blocks ? s->blocks->used : 0}; }
+
+void nm_schema_forget(nm_schema *s, nm_mark mark)
 {
-    for (nm_block *next; s->blocks; s->blocks = next) {
-        next = s->blocks->next;
+    while (s->blocks != mark.block) {
+        nm_block *next = s->blocks->next;
+        s->used -= s->blocks->size;
         nm_free(s->blocks);
+        s->blocks = next;
     }
+    if (s->blocks) s->blocks->used = mark.used;
 }
+
+void nm_schema_release(nm_schema *s) { nm_schema_forget(s, (nm_mark){0}); }
 
 nm_err nm_schema_work(nm_schema *s, size_t steps)
 {
@@ -89,11 +98,12 @@ nm_err nm_intern_add(nm_schema *s, nm_intern *in, const void *key, size_t length
     for (size_t at = hash & (in->n_slots - 1); in->slots[at]; at = (at + 1) & (in->n_slots - 1)) {
         *number = in->slots[at] - 1;
         *fresh = false;
-        if (in->entries[*number].hash == hash && in->entries[*number].length == length && !memcmp(in->entries[*number].bytes, key, length)) return NM_OK;
+        if (in->entries[*number].hash == hash && in->entries[*number].length == length && (!length || !memcmp(in->entries[*number].bytes, key, length)))
+            return NM_OK;
     }
     char *bytes;
     NM_TRY(NM_TAKE(s, bytes, length + 1));
-    memcpy(bytes, key, length);
+    if (length) memcpy(bytes, key, length);
     NM_TRY(NM_MORE(s, in->entries, in->capacity, in->count + 1));
     in->entries[in->count].bytes = bytes;
     in->entries[in->count].length = length;

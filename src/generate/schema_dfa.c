@@ -82,9 +82,10 @@ static size_t fold_edges(const nm_dfa *a, size_t state, const bool *live, const 
 
 typedef struct minimiser { bool *live; uint32_t *class, *next; nm_dfa_edge *folded; size_t n_classes; } minimiser;
 
-/* One round of Moore's refinement: states stay together whose class and edges to classes agree. Keys of a round are dropped: numbers alone are kept. */
+/* One round of Moore's refinement: states stay together whose class and edges to classes agree. The round's keys go: numbers alone are kept. */
 static nm_err refine(nm_schema *s, const nm_dfa *a, minimiser *m)
 {
+    nm_mark mark = nm_schema_mark(s);
     nm_intern keys = {0};
     for (size_t i = 0; i < a->n_states; i++) {
         if (!m->live[i]) continue;
@@ -96,6 +97,7 @@ static nm_err refine(nm_schema *s, const nm_dfa *a, minimiser *m)
     }
     memcpy(m->class, m->next, a->n_states * sizeof *m->class);
     m->n_classes = keys.count;
+    nm_schema_forget(s, mark);
     return NM_OK;
 }
 

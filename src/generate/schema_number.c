@@ -1,7 +1,6 @@
 /* Owns decimal numbers, exactly as they are written, and the automaton of numbers within bounds that are multiples of another: over their digits, from the left, so that it
  * need only know how the digits so far compare with those of each bound, how many there are (beyond the bounds' only where there is no remainder to know), and the
- * remainder. Such numbers are written without exponent. Refuses
- * multiples whose remainders are too many to keep apart (by the bound of nm_dfa_explore). */
+ * remainder. Such numbers are written without exponent. Refuses multiples whose remainders are too many to keep apart (by the bound of nm_dfa_explore). */
 #include "generate/schema.h"
 
 #include <stdio.h>
@@ -75,10 +74,10 @@ nm_err nm_decimal_write(nm_str *out, const nm_decimal *d)
 void nm_number_bind(nm_number *n, bool high, bool exclusive, const nm_decimal *at)
 {
     nm_bound *b = high ? &n->high : &n->low;
-    int order = b->given ? nm_decimal_compare(at, &b->at) : 0;
-    if (b->given && (high ? order > 0 : order < 0)) return;
-    exclusive |= b->given && !order && b->exclusive;
-    *b = (nm_bound){true, exclusive, *at};
+    int order = b->at ? nm_decimal_compare(at, b->at) : 0;
+    if (b->at && (high ? order > 0 : order < 0)) return;
+    exclusive |= b->at && !order && b->exclusive;
+    *b = (nm_bound){at, exclusive};
 }
 
 static uint64_t divisor(uint64_t a, uint64_t b)
@@ -118,12 +117,12 @@ bool nm_number_multiply(nm_number *n, const nm_decimal *of)
     return value && value <= most;
 }
 
-bool nm_number_is_free(const nm_number *n) { return !n->low.given && !n->high.given && !n->multiple; }
+bool nm_number_is_free(const nm_number *n) { return !n->low.at && !n->high.at && !n->multiple; }
 
 static nm_err put_bound(nm_str *out, const nm_bound *b)
 {
-    NM_TRY(nm_str_puts(out, !b->given ? "-" : b->exclusive ? "<" : "="));
-    return b->given ? nm_decimal_write(out, &b->at) : NM_OK;
+    NM_TRY(nm_str_puts(out, !b->at ? "-" : b->exclusive ? "<" : "="));
+    return b->at ? nm_decimal_write(out, b->at) : NM_OK;
 }
 
 nm_err nm_number_key(nm_str *out, const nm_number *n)
@@ -148,9 +147,9 @@ static void add_whole(const nm_number *n, digits *d, char c)
 {
     for (int b = 0; b < 2; b++) {
         const nm_bound *bound = bound_of(n, b);
-        if (!bound->given) continue;
-        if (d->n_whole >= bound->at.n_whole) d->order[b] = 1;
-        else if (!d->order[b]) d->order[b] = sign(c - bound->at.whole[d->n_whole]);
+        if (!bound->at) continue;
+        if (d->n_whole >= bound->at->n_whole) d->order[b] = 1;
+        else if (!d->order[b]) d->order[b] = sign(c - bound->at->whole[d->n_whole]);
     }
     d->n_whole++;
 }
@@ -158,14 +157,14 @@ static void add_whole(const nm_number *n, digits *d, char c)
 /* All digits before the point are read: fewer than the bound has are less, more are more. */
 static int whole_order(const nm_bound *bound, const digits *d, int b)
 {
-    return d->n_whole < bound->at.n_whole ? -1 : d->n_whole > bound->at.n_whole ? 1 : d->order[b];
+    return d->n_whole < bound->at->n_whole ? -1 : d->n_whole > bound->at->n_whole ? 1 : d->order[b];
 }
 
 static void add_part(const nm_number *n, digits *d, char c)
 {
     for (int b = 0; b < 2; b++) {
         const nm_bound *bound = bound_of(n, b);
-        if (bound->given && !d->order[b]) d->order[b] = sign(c - (d->n_part < bound->at.n_part ? bound->at.part[d->n_part] : '0'));
+        if (bound->at && !d->order[b]) d->order[b] = sign(c - (d->n_part < bound->at->n_part ? bound->at->part[d->n_part] : '0'));
     }
     d->n_part++;
 }
@@ -186,14 +185,14 @@ static bool read_one(const nm_number *n, digits *d, char c)
 {
     if (c >= '0' && c <= '9') return read_digit(n, d, c);
     if (c == '-') {
-        if (d->phase != AT_START || (n->low.given && !n->low.at.negative)) return false;
+        if (d->phase != AT_START || (n->low.at && !n->low.at->negative)) return false;
         d->negative = 1;
         d->phase = AT_MINUS;
         return true;
     }
     if (n->integer || (d->phase != AT_ZERO && d->phase != AT_WHOLE)) return false;
     for (int b = 0; b < 2; b++)
-        if (bound_of(n, b)->given) d->order[b] = whole_order(bound_of(n, b), d, b);
+        if (bound_of(n, b)->at) d->order[b] = whole_order(bound_of(n, b), d, b);
     d->n_whole = 0;
     d->phase = AT_POINT;
     return true;
@@ -202,8 +201,8 @@ static bool read_one(const nm_number *n, digits *d, char c)
 /* Whether a number of that sign, whose digits compare with the bound's as told, is on the right side of the bound. */
 static bool within(const nm_bound *bound, bool high, bool negative, int order)
 {
-    bool zero = bound->at.whole[0] == '0' && !bound->at.n_part;
-    bool side = negative == bound->at.negative || (zero && negative);
+    bool zero = bound->at->whole[0] == '0' && !bound->at->n_part;
+    bool side = negative == bound->at->negative || (zero && negative);
     if (!side) return high ? negative : !negative;
     if (!order) return !bound->exclusive;
     return high == negative ? order > 0 : order < 0;
@@ -215,9 +214,9 @@ static bool may_end(const nm_number *n, const digits *d)
     if (n->integer && d->negative && d->phase == AT_ZERO) return false;
     for (int b = 0; b < 2; b++) {
         const nm_bound *bound = bound_of(n, b);
-        if (!bound->given) continue;
+        if (!bound->at) continue;
         int order = d->phase == AT_PART ? d->order[b] : whole_order(bound, d, b);
-        if (!order && d->n_part < bound->at.n_part) order = -1;
+        if (!order && d->n_part < bound->at->n_part) order = -1;
         if (!within(bound, b, d->negative, order)) return false;
     }
     uint64_t rest = d->rest;
@@ -239,14 +238,16 @@ bool nm_number_accepts(const nm_number *n, const nm_decimal *value)
 }
 
 static size_t most_of(size_t a, size_t b) { return a > b ? a : b; }
+static size_t whole_of(const nm_bound *b) { return b->at ? b->at->n_whole : 0; }
+static size_t part_of(const nm_bound *b) { return b->at ? b->at->n_part : 0; }
 
 static nm_err expand_digits(void *arg, nm_explorer *e, const void *key, size_t length, bool *accepts)
 {
     static const char characters[] = "-.0123456789";
     const nm_number *n = arg;
-    size_t whole_of_bounds = most_of(n->low.at.n_whole, n->high.at.n_whole);
+    size_t whole_of_bounds = most_of(whole_of(&n->low), whole_of(&n->high));
     size_t most_whole = most_of(DIGITS, whole_of_bounds);
-    size_t most_part = most_of(DIGITS, most_of(n->places, most_of(n->low.at.n_part, n->high.at.n_part)));
+    size_t most_part = most_of(DIGITS, most_of(n->places, most_of(part_of(&n->low), part_of(&n->high))));
     digits from;
     memcpy(&from, key, sizeof from);
     *accepts = may_end(n, &from);

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PATTERN_NODES = 20000, PATTERN_DEPTH = 60, PATTERN_REPEATS = 2000, NONE = UINT32_MAX, UNBOUNDED = INT32_MAX };
+enum { PATTERN_NODES = 100000, PATTERN_DEPTH = 60, PATTERN_REPEATS = 2000, NONE = UINT32_MAX, UNBOUNDED = INT32_MAX };
 
 typedef enum way { WAY_FREE, WAY_START, WAY_END, WAY_SET, WAY_ACCEPT } way;
 typedef struct place { way kind; uint32_t next[2]; nm_spans set; } place;     /* WAY_FREE: both; else next[0] */

@@ -18,14 +18,25 @@ static bool same_objects(const nm_json *a, const nm_json *b)
     return true;
 }
 
-bool nm_json_same(const nm_json *a, const nm_json *b)
+/* Decimals are too large for the frames of a recursion. */
+__attribute__((noinline)) static bool same_numbers(const nm_json *a, const nm_json *b)
 {
     nm_decimal x, y;
-    if (is_number(a) && is_number(b)) {
-        nm_decimal_read(&x, a);
-        nm_decimal_read(&y, b);
-        return nm_decimal_compare(&x, &y) == 0;
-    }
+    nm_decimal_read(&x, a);
+    nm_decimal_read(&y, b);
+    return nm_decimal_compare(&x, &y) == 0;
+}
+
+__attribute__((noinline)) static bool number_admits(const nm_number *n, const nm_json *value)
+{
+    nm_decimal d;
+    nm_decimal_read(&d, value);
+    return nm_number_accepts(n, &d);
+}
+
+bool nm_json_same(const nm_json *a, const nm_json *b)
+{
+    if (is_number(a) && is_number(b)) return same_numbers(a, b);
     if (a->kind != b->kind) return false;
     switch (a->kind) {
     case NM_JSON_BOOL: return a->boolean == b->boolean;
@@ -117,7 +128,6 @@ static nm_err in_lists(nm_schema *s, const nm_form *form, const nm_json *value, 
 nm_err nm_form_admits(nm_schema *s, nm_form *form, const nm_json *value, bool *admits)
 {
     unsigned type = type_of(value);
-    nm_decimal d;
     NM_TRY(nm_schema_work(s, 1));
     *admits = false;
     if (!(form->types & type)) return NM_OK;
@@ -128,8 +138,7 @@ nm_err nm_form_admits(nm_schema *s, nm_form *form, const nm_json *value, bool *a
     case NM_IS_ARRAY: return list_admits(s, &form->list, value, admits);
     case NM_IS_OBJECT: return record_admits(s, &form->record, value, admits);
     case NM_IS_NUMBER:
-        nm_decimal_read(&d, value);
-        *admits = nm_number_accepts(&form->number, &d);
+        *admits = number_admits(&form->number, value);
         return NM_OK;
     default: return NM_OK;
     }

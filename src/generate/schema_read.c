@@ -213,7 +213,7 @@ static nm_err copy_conjunction(nm_schema *s, conjunction *out, const conjunction
     *out = *c;
     out->capacity = c->count;
     NM_TRY(NM_TAKE(s, out->members, c->count));
-    memcpy(out->members, c->members, c->count * sizeof *c->members);
+    if (c->count) memcpy(out->members, c->members, c->count * sizeof *c->members);
     return NM_OK;
 }
 
@@ -223,12 +223,13 @@ static nm_err bind_number(nm_schema *s, nm_form *form, const nm_json *schema)
 {
     static const struct { const char *key; bool high, exclusive; } bounds[] = {
         {"minimum", false, false}, {"maximum", true, false}, {"exclusiveMinimum", false, true}, {"exclusiveMaximum", true, true}};
-    nm_decimal d;
+    nm_decimal d, *at;
     for (size_t i = 0; i < 4; i++) {
         const nm_json *j = nm_json_get(schema, bounds[i].key);
         if (!j) continue;
-        nm_decimal_read(&d, j);
-        nm_number_bind(&form->number, bounds[i].high, bounds[i].exclusive, &d);
+        NM_TRY(NM_TAKE(s, at, 1));
+        nm_decimal_read(at, j);
+        nm_number_bind(&form->number, bounds[i].high, bounds[i].exclusive, at);
     }
     const nm_json *multiple = nm_json_get(schema, "multipleOf");
     if (!multiple) return NM_OK;
@@ -440,8 +441,8 @@ static nm_err make_form(nm_schema *s, nm_forms *out, const conjunction *c)
         form->number.integer |= integer;
         NM_TRY(add_list(s, form, nm_json_get(schema, "const"), true));
         NM_TRY(add_list(s, form, nm_json_get(schema, "enum"), false));
-        NM_TRY(bind_number(s, form, schema));
-        NM_TRY(bind_text(s, form, schema));
+        if (form->types & NM_IS_NUMBER) NM_TRY(bind_number(s, form, schema));
+        if (form->types & NM_IS_STRING) NM_TRY(bind_text(s, form, schema));
     }
     if (form->types & NM_IS_ARRAY) NM_TRY(bind_list(s, &form->list, c));
     if (form->types & NM_IS_OBJECT) NM_TRY(bind_record(s, &form->record, c));
@@ -468,6 +469,7 @@ static nm_err check_apart(nm_schema *s, const conjunction *c, uint32_t at, const
 {
     for (size_t i = 0; i < branches->array.count; i++) {
         for (size_t j = 0; j < i; j++) {
+            nm_mark mark = nm_schema_mark(s);
             conjunction both;
             nm_forms forms = {0};
             bool empty = true;
@@ -477,6 +479,7 @@ static nm_err check_apart(nm_schema *s, const conjunction *c, uint32_t at, const
             for (size_t f = 0; err == NM_OK && empty && f < forms.count; f++) err = nm_form_is_empty(s, forms.items[f], 0, &empty);
             s->proving--;
             if (err != NM_OK) return err;
+            nm_schema_forget(s, mark);
             if (!empty) return nm_schema_fail(s, c->members[at].schema, "oneOf", "alternatives %zu and %zu may hold at once: make them differ by type or by a "
                                               "const of a required property, or write anyOf", j, i);
         }

@@ -306,9 +306,11 @@ static nm_err put_state(writer *w, uint32_t state)
     NM_TRY(nm_schema_work(w->s, 4));
     if (is_run(w, state, &set, &most)) {
         if (!most) return put_end(w);
+        size_t least = w->times && same_set(w->last, set) ? w->times : 0;       /* those before join the run */
+        if (least) w->times = 0;
         NM_TRY(flush(w, true));
         NM_TRY(put_set(w->s, w->out, set, w->quoted));
-        NM_TRY(nm_write_times(w->out, 0, most));
+        NM_TRY(nm_write_times(w->out, least, most == SIZE_MAX ? most : least + most));
         w->begun = true;
         if (w->quoted) NM_TRY(nm_str_putc(w->out, ' '));
         return put_end(w);

@@ -248,17 +248,22 @@ static nm_err put_members(nm_schema *s, nm_str *out, const nm_json *value)
     return nm_str_putc(&s->literal, object ? '}' : ']');
 }
 
-static nm_err put_value(nm_schema *s, nm_str *out, const nm_json *value)
+/* Apart, since decimals are too large for the frames of a recursion. */
+__attribute__((noinline)) static nm_err put_number(nm_schema *s, const nm_json *value)
 {
     nm_decimal d;
+    nm_decimal_read(&d, value);
+    return nm_decimal_write(&s->literal, &d);
+}
+
+static nm_err put_value(nm_schema *s, nm_str *out, const nm_json *value)
+{
     switch (value->kind) {
     case NM_JSON_NULL: return nm_str_puts(&s->literal, "null");
     case NM_JSON_BOOL: return nm_str_puts(&s->literal, value->boolean ? "true" : "false");
     case NM_JSON_STRING: return nm_write_json_string(&s->literal, value->string.bytes, value->string.length);
     case NM_JSON_ARRAY: case NM_JSON_OBJECT: return put_members(s, out, value);
-    default:
-        nm_decimal_read(&d, value);
-        return nm_decimal_write(&s->literal, &d);
+    default: return put_number(s, value);
     }
 }
 

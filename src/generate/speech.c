@@ -287,4 +287,4 @@ nm_err nm_speech_push(nm_speech *s, const char *text, size_t length, nm_speech_f
     return NM_OK;
 }
 
-bool nm_speech_reasons(const nm_speech *speech) { return speech->state == REASONING; }
+bool nm_speech_reasons(const nm_speech *speech) { return speech->harmony ? nm_harmony_reasons(speech) : speech->state == REASONING; }

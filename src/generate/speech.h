@@ -158,5 +158,6 @@ void nm_value_key(nm_speech *s);
 /* One answer in channels. False: no more can be told without more text. */
 bool nm_harmony_step(nm_speech *s, bool end);
 bool nm_harmony_is_mark(const char *text);
+bool nm_harmony_reasons(const nm_speech *s);
 
 #endif

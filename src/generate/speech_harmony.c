@@ -161,3 +161,5 @@ bool nm_harmony_step(nm_speech *s, bool end)
     if (s->state == FRESH) return fresh_step(s, end);
     return s->state == HEADER ? header_step(s, end) : body_step(s, end);
 }
+
+bool nm_harmony_reasons(const nm_speech *s) { return s->state == BODY && s->channel == THOUGHT; }

@@ -170,6 +170,8 @@ nm_err nm_served_prompt(const nm_served *served, const nm_ask *ask, char **text,
 typedef void (*nm_embed_fn)(void *arg, const float *vectors, size_t n, int32_t n_embd, int32_t tokens, const nm_ended *ended);
 nm_err nm_engine_embed(nm_engine *engine, const char *model, const char *const *texts, const size_t *lengths, size_t n, nm_embed_fn fn, void *arg);
 
+/* The name of the first model, with its stack. */
+const char *nm_engine_first(const nm_engine *engine);
 /* What there is. Each gives a new JSON value (the caller's), NULL without memory. */
 json_t *nm_engine_models(nm_engine *engine);    /* [{"name", "base", "kind": "model"|"adapter"|"stack", "path", "bytes", "loaded", "modified", "default"}] */
 json_t *nm_engine_slots(nm_engine *engine);     /* [{"id", "model", "state": "prompt"|"answer", "prompt_tokens", "cached_tokens", "tokens", "context"}] */

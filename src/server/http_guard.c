@@ -128,9 +128,8 @@ nm_origin nm_guard_origin(const nm_guard *g, const char *origin, const char *hos
 
 /* ---- The key ---- */
 
-const char *nm_guard_shown(const char *authorization, const char *x_api_key)
+const char *nm_guard_bearer(const char *authorization)
 {
-    if (x_api_key) return x_api_key;
     if (!authorization || strncasecmp(authorization, "Bearer ", 7) != 0) return NULL;
     return authorization + 7 + strspn(authorization + 7, " ");
 }

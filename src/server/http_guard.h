@@ -19,9 +19,9 @@ bool nm_guard_host(const nm_guard *g, const char *host, bool *valid);
 typedef enum nm_origin { NM_ORIGIN_FOREIGN, NM_ORIGIN_SAME, NM_ORIGIN_NAMED } nm_origin;
 /* SAME: "http://" and what Host says. NAMED: in cors. */
 nm_origin nm_guard_origin(const nm_guard *g, const char *origin, const char *host);
-/* The key that a client shows, from the values of its headers (NULL if absent); NULL if none. */
-const char *nm_guard_shown(const char *authorization, const char *x_api_key);
-/* Takes as long for every wrong key of a length. */
+/* The key in the value of Authorization (NULL if absent); NULL if there is none. */
+const char *nm_guard_bearer(const char *authorization);
+/* Takes as long for every wrong key of a length. shown may be NULL. */
 bool nm_guard_key(const nm_guard *g, const char *shown);
 
 /* A request's target: a path, decoded once, and query as name, zero, value, zero, ... NM_USAGE: malformed, a zero or control character, a segment "." or "..";

@@ -5,13 +5,14 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "server/anthropic.h"
 #include "server/openapi.h"
 
 /* ---- Models ------------------------------------------------------------------------------------------------------ */
 
 static void write_model(nm_json_out *o, const char *id, const json_t *m)
 {
-    static const char *const more[] = {"kind", "base", "adapters", "bytes", "loaded"};
+    static const char *const more[] = {"kind", "base", "adapters", "bytes", "loaded", "default"};
     nm_json_begin_object(o, NULL);
     nm_json_text(o, "id", id);
     nm_json_text(o, "object", "model");
@@ -29,9 +30,16 @@ static void send(nm_exchange *x, nm_json_out *o)
     nm_json_free_out(o);
 }
 
+/* The path is Anthropic's as well; their clients say so. */
+static bool is_anthropics(const nm_exchange *x) { return nm_exchange_header(x, "anthropic-version") != NULL; }
+
 static void handle_models(nm_exchange *x, void *context)
 {
     const nm_server *server = context;
+    if (is_anthropics(x)) {
+        nm_anthropic_models(x, context);
+        return;
+    }
     json_t *models = nm_engine_models(server->engine), *m;
     nm_json_out o = {0};
     size_t i;
@@ -94,6 +102,10 @@ static void no_such_model(nm_exchange *x, const char *name)
 static void handle_model(nm_exchange *x, void *context)
 {
     const nm_server *server = context;
+    if (is_anthropics(x)) {
+        nm_anthropic_models(x, context);
+        return;
+    }
     const char *name = nm_exchange_tail(x);
     json_t *models = nm_engine_models(server->engine);
     const json_t *m = find_model(models, name, strlen(name));

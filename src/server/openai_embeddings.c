@@ -217,7 +217,7 @@ static nm_err open_embeddings(embeddings *e, const nm_server *server, nm_exchang
     NM_TRY(nm_body_object(&e->body, text, length));
     NM_TRY(read_embeddings(e));
     e->engine = server->engine;
-    if ((!e->model || !*e->model) && server->options && server->options->n_models) e->model = server->options->models[0];
+    if (!e->model || !*e->model) e->model = nm_engine_first(server->engine);
     return nm_request_open(&e->base, x, 1, free_embeddings);
 }
 

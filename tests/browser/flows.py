@@ -57,6 +57,9 @@ class Flows:
     async def fresh(self, settings=None):
         await self.length({'model': '', 'system': '', 'settings': {'max_tokens': 48, **(settings or {})}})
         await self.page.go(self.url + '/#/')
+        await self.fresh_here()
+
+    async def fresh_here(self):
         await self.page.js('location.hash = "#/"; dispatchEvent(new HashChangeEvent("hashchange"))')
         await self.page.until('document.querySelector(".greeting:not([hidden])")')
 
@@ -170,6 +173,27 @@ class Flows:
         await self.page.click('dialog button', 'Delete')
         await self.page.until('location.hash === "#/" && ![...document.querySelectorAll(".chat")].some(c => c.textContent === "Another name")')
 
+    async def half_an_answer_is_kept(self):
+        await self.fresh({'max_tokens': 4000, 'temperature': 1.5})
+        await self.say('Write a very long and slow story about ten thousand', wait=False)
+        await asyncio.sleep(3)
+        if not await self.page.js('!!document.querySelector(".running")'):
+            return 'the model says too little'
+        await self.page.send('Page.reload')
+        await self.page.until(f'{LAST}?.querySelector(".body").textContent.length > 0', 'what had come is there after a reload')
+        assert 'stopped' in await self.page.js(f'{LAST}.querySelector(".actions").textContent')
+
+    async def deleted_while_it_answers(self):
+        await self.fresh({'max_tokens': 4000})
+        await self.say('Count slowly from one to twenty thousand', wait=False)
+        await self.page.click('.tools button', 'Delete')
+        await self.page.click('dialog button', 'Delete')
+        await self.page.until('location.hash === "#/" && ![...document.querySelectorAll(".chat")].some(c => c.textContent.includes("twenty thousand"))')
+        await asyncio.sleep(0.7)
+        await self.page.send('Page.reload')
+        await self.page.until('document.querySelectorAll(".chat").length > 1')
+        assert not await self.page.js('[...document.querySelectorAll(".chat")].some(c => c.textContent.includes("twenty thousand"))')
+
     async def stack_is_chosen(self):
         await self.fresh()
         await self.page.key(',', control=True)
@@ -177,7 +201,8 @@ class Flows:
         if not await self.page.js('document.querySelectorAll(".adapter").length'):
             return 'no adapter is served'
         name = await self.page.js('document.querySelector(".adapter label span").title')
-        await self.page.click('.adapter:first-child input[type=checkbox]')
+        if not await self.page.js('document.querySelector(".adapter:first-child input[type=checkbox]").checked'):
+            await self.page.click('.adapter:first-child input[type=checkbox]')
         await self.page.js('document.querySelector(".adapter:first-child input[type=range]").focus()')
         for _ in range(4):
             await self.page.key('ArrowLeft')
@@ -234,6 +259,8 @@ class Flows:
     async def blind_comparison(self):
         await self.page.js('location.hash = "#/compare"')
         await self.page.until('document.getElementById("question")')
+        if await self.page.js('document.querySelectorAll(".adapter").length + document.querySelector(".sides option").parentElement.children.length') < 2:
+            return 'one model alone is served'
         await self.page.js('document.getElementById("question").focus()')
         await self.page.type('Say hello to the moon')
         await self.page.key('Enter')
@@ -241,6 +268,23 @@ class Flows:
         assert not await self.page.js('document.querySelectorAll(".revealed").length')
         await self.page.click('.votes button', 'The first is better')
         await self.page.until('document.querySelectorAll(".revealed").length === 2 && document.querySelector(".tally td")')
+
+    async def memory_serves_where_nothing_is_kept(self):
+        async def refuse(params):
+            await self.page.send('Fetch.fulfillRequest', requestId=params['requestId'], responseCode=503, body=base64.b64encode(b'{"error": {"message": "no SQLite here"}}').decode())
+        await self.intercepted('/nm/', refuse)
+        await self.page.go(self.url + '/?memory#/')
+        await self.page.until('document.querySelector(".unkept")?.textContent.includes("no SQLite here")')
+        await self.fresh_here()
+        await self.say('Hello')
+        await self.page.js('location.hash = "#/"')
+        await self.page.until('document.querySelector(".greeting:not([hidden])")')
+        await self.page.click('.chat', 'Hello')
+        await self.page.until('document.querySelectorAll(".message").length === 2')
+        name, lines = await self.download(lambda: self.page.click('.tools button', 'Export as JSON lines'))
+        assert lines[0]['messages'][0] == {'role': 'user', 'content': 'Hello'}, lines
+        await self.released()
+        await self.page.go(self.url + '/?kept#/')
 
     async def nothing_of_a_model_is_html(self):
         report = await self.page.js(f'''(async () => {{
@@ -382,8 +426,8 @@ class Flows:
         await self.page.theme('light')
 
 
-FLOWS = [Flows.answer_streams, Flows.goes_on, Flows.is_stopped, Flows.branches, Flows.feedback_is_kept, Flows.is_found, Flows.is_exported, Flows.is_renamed_and_deleted, Flows.stack_is_chosen,
-         Flows.persona_is_kept, Flows.tokens_are_seen, Flows.theme_switches, Flows.blind_comparison, Flows.nothing_of_a_model_is_html, Flows.markdown_is_fast, Flows.grows_as_it_would_at_once,
+FLOWS = [Flows.answer_streams, Flows.goes_on, Flows.is_stopped, Flows.branches, Flows.feedback_is_kept, Flows.is_found, Flows.is_exported, Flows.is_renamed_and_deleted, Flows.half_an_answer_is_kept, Flows.deleted_while_it_answers, Flows.stack_is_chosen,
+         Flows.persona_is_kept, Flows.tokens_are_seen, Flows.theme_switches, Flows.blind_comparison, Flows.memory_serves_where_nothing_is_kept, Flows.nothing_of_a_model_is_html, Flows.markdown_is_fast, Flows.grows_as_it_would_at_once,
          Flows.errors_are_told, Flows.keyboard_alone, Flows.views_look, Flows.key_is_asked]
 
 
@@ -402,7 +446,7 @@ async def main(url, folder):
             try:
                 skipped = await flow(flows)
                 assert not page.errors, f'the console says: {page.errors}'
-            except (AssertionError, RuntimeError, asyncio.TimeoutError) as e:
+            except (AssertionError, RuntimeError, ValueError, asyncio.TimeoutError) as e:
                 fault = f'{type(e).__name__}: {e}'
                 await page.shot(os.path.join(folder, f'failed-{flow.__name__}.png'))
                 await page.send('Fetch.disable')

@@ -12,6 +12,7 @@
 #include "../gguf_writer.c"
 #include "base/err.h"
 #include "base/mem.h"
+#include "base/str.h"
 
 enum { FAKE_ASKS = 5000 };
 
@@ -291,3 +292,19 @@ nm_err nm_engine_embed(nm_engine *engine, const char *model, const char *const *
 }
 
 json_t *nm_engine_models(nm_engine *engine) { return fake.models ? json_deep_copy(fake.models) : json_array(); }
+
+const char *nm_engine_first(const nm_engine *engine) { return "fake"; }
+
+/* The roles and texts of all messages, and as many tokens as there are messages. */
+nm_err nm_served_prompt(const nm_served *served, const nm_ask *ask, char **text, size_t *length, int32_t **ids, size_t *count)
+{
+    nm_str s = {0};
+    for (size_t i = 0; i < json_array_size(ask->messages); i++) {
+        const json_t *m = json_array_get(ask->messages, i);
+        nm_str_printf(&s, "<%s>%s", json_string_value(json_object_get(m, "role")), json_string_value(json_object_get(m, "content")));
+    }
+    *count = json_array_size(ask->messages);
+    *ids = nm_calloc(*count, sizeof **ids);
+    *text = nm_str_take(&s, length);
+    return NM_OK;
+}

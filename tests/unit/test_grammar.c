@@ -339,7 +339,7 @@ static nm_tokenizer *open_vocab(const vocab *v, const char *model, int eos)
 /* Bytes as GPT-2 writes them, words, half characters, and what shows nothing. */
 static nm_tokenizer *byte_vocab(void)
 {
-    static const char *const more[] = {"ab", "abc", "{\"", "\":", "\"}", "\xc4\xa0" "a", "\xc3\x83\xc2\xa9", "\xc3\xb0\xc5\x81", "\xc2\xa6\xc4\xbb", "aa", "aaa", "b\xc3\x83"};
+    static const char *const more[] = {"ab", "abc", "{\"", "\":", "\"}", "\xc4\xa0\x61", "\xc3\x83\xc2\xa9", "\xc3\xb0\xc5\x81", "\xc2\xa6\xc4\xbb", "aa", "aaa", "b\xc3\x83"};
     vocab *v = calloc(1, sizeof *v);
     uint32_t next = 0x100;
     for (unsigned b = 0; b < 256; b++) {
@@ -359,7 +359,7 @@ static nm_tokenizer *byte_vocab(void)
 
 static nm_tokenizer *spm_vocab(void)
 {
-    static const char *const pieces[] = {"\xe2\x96\x81", "\xe2\x96\x81" "a", "a", "b", "ab", "\xe2\x96\x81\xe2\x96\x81", "\xc3\xa9", "\n", "\xe2\x96\x81" "ab"};
+    static const char *const pieces[] = {"\xe2\x96\x81", "\xe2\x96\x81\x61", "a", "b", "ab", "\xe2\x96\x81\xe2\x96\x81", "\xc3\xa9", "\n", "\xe2\x96\x81\x61\x62"};
     vocab *v = calloc(1, sizeof *v);
     add(v, "<unk>", 2);
     add(v, "<s>", 3);
@@ -489,6 +489,29 @@ static void test_ends(void **state)
     nm_tokenizer_close(&t);
 }
 
+/* More states than are remembered: what is forgotten, also in the middle of a mask, is found again. */
+static void test_forgetting_constraint(void **state)
+{
+    (void)state;
+    enum { TIMES = 9000 };
+    nm_tokenizer *t = byte_vocab();
+    nm_grammar *g = open_grammar("root ::= [ac]{9000} \"b\"");
+    nm_constraint *c = open_constraint(g, t);
+    int32_t aaa = id_of(t, "aaa"), b = id_of(t, "b");
+    for (int i = 0; i < TIMES; i += 3) {
+        bool near = i > NM_STATES_MOST - 60 && i < NM_STATES_MOST + 60;
+        if (near || i % 600 == 0) assert_int_equal(check_mask(c, t), 4);     /* a, c, aa, aaa */
+        assert_false(nm_constraint_allows(c, b));
+        accept(c, aaa);
+    }
+    assert_int_equal(check_mask(c, t), 1);
+    accept(c, b);
+    assert_true(nm_constraint_ended(c));
+    nm_constraint_close(&c);
+    nm_grammar_close(&g);
+    nm_tokenizer_close(&t);
+}
+
 /* The space that SentencePiece puts before a text is none of the text's. */
 static void test_first_space(void **state)
 {
@@ -496,7 +519,7 @@ static void test_first_space(void **state)
     nm_tokenizer *t = spm_vocab();
     nm_grammar *g = open_grammar("root ::= \"a\" \" a\"? \"\xc3\xa9\"?");
     nm_constraint *c = open_constraint(g, t);
-    int32_t a = id_of(t, "a"), space_a = id_of(t, "\xe2\x96\x81" "a"), space = id_of(t, "\xe2\x96\x81");
+    int32_t a = id_of(t, "a"), space_a = id_of(t, "\xe2\x96\x81\x61"), space = id_of(t, "\xe2\x96\x81");
     assert_int_equal(check_mask(c, t), 5);      /* a, its byte, space a, space and its byte */
     assert_true(nm_constraint_allows(c, a) && nm_constraint_allows(c, space_a) && nm_constraint_allows(c, space));
     accept(c, space);
@@ -785,7 +808,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_notation), cmocka_unit_test(test_refusals), cmocka_unit_test(test_bounds), cmocka_unit_test(test_long_texts),
-        cmocka_unit_test(test_too_many_ways), cmocka_unit_test(test_random_grammars), cmocka_unit_test(test_masks), cmocka_unit_test(test_ends),
+        cmocka_unit_test(test_too_many_ways), cmocka_unit_test(test_random_grammars), cmocka_unit_test(test_masks), cmocka_unit_test(test_forgetting_constraint), cmocka_unit_test(test_ends),
         cmocka_unit_test(test_first_space), cmocka_unit_test(test_real_vocabularies), cmocka_unit_test(test_random_documents),
         cmocka_unit_test(test_draw_within), cmocka_unit_test(test_bias), cmocka_unit_test(test_threads), cmocka_unit_test(test_failing_memory),
         cmocka_unit_test(test_forgetting),

@@ -165,7 +165,7 @@ static void test_together_as_alone(void **state)
     NEED_MODEL();
     nm_engine *e = open_engine((nm_engine_options){.parallel = 5});
     char single[N_PROMPTS][1024];
-    client c[N_PROMPTS] = {{0}};
+    client c[N_PROMPTS] = {0};
     for (int i = 0; i < N_PROMPTS; i++) {
         nm_ask a = ask_text(prompts[i], 24);
         a.no_cache = true;
@@ -209,7 +209,7 @@ static void test_kept_prefix(void **state)
     assert_int_equal(c.end.cached_tokens, c.end.prompt_tokens - 1);
     forget(&c);
     /* Eight at once with one beginning: it is computed once. */
-    client many[8] = {{0}};
+    client many[8] = {0};
     char texts[8][4096];
     for (int i = 0; i < 8; i++) {
         snprintf(texts[i], sizeof texts[i], "Begin anew: %s And so %d", longer.data, i);
@@ -330,7 +330,7 @@ static void test_refusals(void **state)
     assert_int_equal(c.end.context, 64);
     assert_true(c.end.prompt_tokens > 64);
     forget(&c);
-    client many[6] = {{0}};
+    client many[6] = {0};
     int full = 0;
     a = ask_text("x", 40);
     for (int i = 0; i < 6; i++) begin(e, &many[i], &a);
@@ -491,7 +491,7 @@ static void test_close_at_work(void **state)
     (void)state;
     NEED_MODEL();
     nm_engine *e = open_engine((nm_engine_options){.parallel = 2});
-    client c[4] = {{0}};
+    client c[4] = {0};
     nm_ask a = ask_text("On and on", 4000);
     for (int i = 0; i < 4; i++) begin(e, &c[i], &a);
     usleep(200000);

@@ -107,6 +107,33 @@ static void test_reasoning(void **state)
     assert_false(nm_speech_reasoning_open("", 0));
 }
 
+/* As the text goes on, whether it is reasoning is known. */
+static void reasons(const char *template_text, const char *text, bool open, bool expected)
+{
+    nm_speech *s;
+    heard h = {0};
+    assert_int_equal(nm_speech_open(&s, &(nm_speech_options){.template_text = template_text, .reasoning_open = open}), NM_OK);
+    assert_int_equal(nm_speech_push(s, text, strlen(text), hear, &h), NM_OK);
+    assert_int_equal(nm_speech_reasons(s), expected);
+    nm_speech_close(&s);
+    forget(&h);
+}
+
+static void test_reasons(void **state)
+{
+    (void)state;
+    static const char harmony[] = "<|channel|><|message|>";
+    reasons(NULL, "", false, false);
+    reasons(NULL, "", true, true);
+    reasons(NULL, "<think>", false, true);
+    reasons(NULL, "<think>a</think>", false, false);
+    reasons(NULL, "a <think>", false, false);
+    reasons(harmony, "<|channel|>analysis", false, false);
+    reasons(harmony, "<|channel|>analysis<|message|>", false, true);
+    reasons(harmony, "<|channel|>analysis<|message|>a<|end|>", false, false);
+    reasons(harmony, "<|channel|>final<|message|>", false, false);
+}
+
 static void test_marks(void **state)
 {
     (void)state;
@@ -542,6 +569,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reasoning),
+        cmocka_unit_test(test_reasons),
         cmocka_unit_test(test_marks),
         cmocka_unit_test(test_hermes),
         cmocka_unit_test(test_parameters),
