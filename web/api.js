@@ -67,6 +67,8 @@ function kind(status, error, after) {
     return new ApiError(status, said || `The server answered with status ${status}.`, code);
 }
 
+const BROKEN = 'The answer broke off: the connection to the server was lost.';
+
 // The objects of a stream of server-sent events, to its end or "[DONE]".
 export async function* events(body, signal) {
     const response = await request('POST', '/v1/chat/completions', {...body, stream: true}, signal);
@@ -89,7 +91,7 @@ export async function* events(body, signal) {
         }
     } catch (e) {
         if (e.name === 'AbortError' || e instanceof ApiError) throw e;
-        throw new ApiError(0, 'The answer broke off: the connection to the server was lost.', 'unreachable');
+        throw new ApiError(0, BROKEN, 'unreachable');
     } finally {
         reader.cancel().catch(() => {});
     }
@@ -110,6 +112,7 @@ export async function answer(body, into, signal, each) {
         if (choice.finish_reason) finish = choice.finish_reason;
         each();
     }
+    if (!finish) throw new ApiError(0, BROKEN, 'unreachable');
     return finish;
 }
 

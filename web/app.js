@@ -31,11 +31,13 @@ export function open(hash) {
 }
 
 async function route() {
+    const {hash} = location;
     showSidebar(false);
-    const [, view = '', id] = (/^#\/(\w*)(?:\/([\w-]+))?/.exec(location.hash) ?? []);
+    const [, view = '', id] = (/^#\/(\w*)(?:\/([\w-]+))?/.exec(hash) ?? []);
     if (view === 'compare' || view === 'feedback') return otherView(view);
     if (view === 'chat' && id) {
         const chat = app.open.get(id) ?? await loadChat(id).catch((e) => { note(e.message, 'bad'); return null; });
+        if (location.hash !== hash) return;     // meanwhile somebody went elsewhere
         if (!chat) return open('#/');
         app.open.set(id, chat);
         return showChat(chat);
@@ -97,17 +99,17 @@ async function exportChat() {
     try { save(`${fileName(chat.title)}.jsonl`, 'application/jsonl', await exported('chats', chat.id)); } catch (e) { note(e.message, 'bad'); }
 }
 
-const fileName = (title) => title.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, '-').replace(/^-|-$/g, '').slice(0, 40) || 'conversation';
+const fileName = (title) => title.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, '-').replace(/^-|-$/g, '').replace(/^(.{40}).*/su, '$1') || 'conversation';
 
 async function remove() {
     const {chat} = app;
     if (!await confirmed('Delete this conversation?', `“${chat.title}” goes away with all its branches and its feedback.`, 'Delete')) return;
     if (running(chat)) stop();
     try {
-        await deleteChat(chat.id);
+        await deleteChat(chat);
         app.open.delete(chat.id);
         open('#/');
-    } catch (e) { note(e.message, 'bad'); }
+    } catch (e) { chat.deleted = false; note(e.message, 'bad'); }
 }
 
 // ---- panels ----

@@ -70,6 +70,7 @@ const queues = new Map();       // by conversation: one request at a time, in or
 
 // Stores what is dirty. Never throws: what could not be stored stays dirty, is told once, and goes along with the next call.
 export function saveChat(chat) {
+    if (chat.deleted) return Promise.resolve();
     chat.updated = Date.now();
     if (!store.kept) {
         store.memory.set(chat.id, chat);
@@ -81,6 +82,7 @@ export function saveChat(chat) {
 }
 
 async function put(chat) {
+    if (chat.deleted) return;
     const ids = [...chat.messages.keys()].filter((id) => chat.dirty.has(id));      // parents come first
     const {id, title, model, system, settings, leaf, created, updated} = chat;
     for (const d of ids) chat.dirty.delete(d);
@@ -94,9 +96,11 @@ async function put(chat) {
     }
 }
 
-export async function deleteChat(id) {
-    store.memory.delete(id);
-    if (store.kept) await call('DELETE', `/nm/chats/${id}`);
+export async function deleteChat(chat) {
+    chat.deleted = true;        // an answer under way may still want to be stored
+    store.memory.delete(chat.id);
+    await queues.get(chat.id);
+    if (store.kept) await call('DELETE', `/nm/chats/${chat.id}`);
 }
 
 export async function loadPersonas() {

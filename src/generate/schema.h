@@ -169,7 +169,7 @@ typedef enum nm_shared { NM_SHARED_VALUE, NM_SHARED_OBJECT, NM_SHARED_ARRAY, NM_
     NM_SHARED_CODE, NM_SHARED_HEX, NM_SHARED_SPACE, NM_SHARED_COUNT } nm_shared;
 nm_err nm_write_shared(nm_schema *s, nm_str *out, nm_shared which);    /* its name */
 nm_err nm_write_shared_rules(nm_schema *s, nm_str *out);
-/* A literal of the grammar; and such a literal of a JSON string, with `after` behind its end. */
+/* A literal of the grammar; and a JSON string, each character in its one notation. */
 nm_err nm_write_literal(nm_str *out, const char *text, size_t length);
 nm_err nm_write_json_string(nm_str *json, const char *text, size_t length);
 nm_err nm_write_times(nm_str *out, size_t least, size_t most);         /* ?, *, +, {m,n}; most SIZE_MAX: no limit */
@@ -179,7 +179,7 @@ nm_err nm_check_size(const nm_schema *s);
 
 /* ---- schema_write.c: nodes, and rules for them ---------------------------------------------------------------------------------------- */
 
-typedef struct nm_scheme {
+typedef struct nm_scheme {          /* a node */
     nm_seed seed;
     nm_forms forms;
     bool productive, written;       /* some finite document fits; its rule is on its way */

@@ -441,8 +441,8 @@ static nm_err make_form(nm_schema *s, nm_forms *out, const conjunction *c)
         form->number.integer |= integer;
         NM_TRY(add_list(s, form, nm_json_get(schema, "const"), true));
         NM_TRY(add_list(s, form, nm_json_get(schema, "enum"), false));
-        NM_TRY(bind_number(s, form, schema));
-        NM_TRY(bind_text(s, form, schema));
+        if (form->types & NM_IS_NUMBER) NM_TRY(bind_number(s, form, schema));
+        if (form->types & NM_IS_STRING) NM_TRY(bind_text(s, form, schema));
     }
     if (form->types & NM_IS_ARRAY) NM_TRY(bind_list(s, &form->list, c));
     if (form->types & NM_IS_OBJECT) NM_TRY(bind_record(s, &form->record, c));

@@ -34,18 +34,27 @@ static nm_err schema_grammar(const json_t *schema, char **gbnf, size_t *length)
     return err;
 }
 
+/* A tokenizer's first constraint makes a tree of its vocabulary, which takes a while: here, where no other answer waits for it. */
+static nm_err warm_vocabulary(const nm_job *j)
+{
+    nm_constraint *trial;
+    NM_TRY(nm_constraint_open(&trial, j->grammar, nm_model_tokenizer(j->variant->base->model)));
+    nm_constraint_close(&trial);
+    return NM_OK;
+}
+
 static nm_err open_grammar(nm_job *j)
 {
     char *gbnf = NULL;
     size_t length = 0;
     nm_err err = NM_OK;
-    if (j->ask.grammar) return nm_grammar_open(&j->grammar, j->ask.grammar, strlen(j->ask.grammar));
-    if (j->ask.schema) err = schema_grammar(j->ask.schema, &gbnf, &length);
+    if (j->ask.grammar) err = nm_grammar_open(&j->grammar, j->ask.grammar, strlen(j->ask.grammar));
+    else if (j->ask.schema) err = schema_grammar(j->ask.schema, &gbnf, &length);
     else if (j->ask.json) err = nm_schema_grammar(&gbnf, &length, NULL, 0);
     else err = tool_grammar(j, &gbnf, &length);
     if (err == NM_OK && gbnf) err = nm_grammar_open(&j->grammar, gbnf, length);
     nm_free(gbnf);
-    return err;
+    return err == NM_OK && j->grammar ? warm_vocabulary(j) : err;
 }
 
 /* ---- Numbers ------------------------------------------------------------------------------------------------------------------- */

@@ -1,6 +1,8 @@
 /* What can be told of an open model. */
 #include "server/facts.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -41,11 +43,12 @@ bool nm_fim_find(nm_fim *out, const nm_model *model)
     static const char *const suffix_keys[] = {"tokenizer.ggml.fim_suf_token_id", "tokenizer.ggml.suffix_token_id", NULL};
     static const char *const middle_keys[] = {"tokenizer.ggml.fim_mid_token_id", "tokenizer.ggml.middle_token_id", NULL};
     static const char *const repository_keys[] = {"tokenizer.ggml.fim_rep_token_id", NULL}, *const file_keys[] = {"tokenizer.ggml.fim_sep_token_id", NULL};
-    /* A family a column: Qwen and Granite, StarCoder and SmolLM, DeepSeek, CodeGemma's relatives that name themselves otherwise, CodeLlama. */
-    static const char *const prefixes[] = {"<|fim_prefix|>", "<fim_prefix>", "<\xef\xbd\x9c" "fim\xe2\x96\x81" "begin\xef\xbd\x9c>", "<fim-prefix>", "\xe2\x96\x81<PRE>"};
-    static const char *const suffixes[] = {"<|fim_suffix|>", "<fim_suffix>", "<\xef\xbd\x9c" "fim\xe2\x96\x81" "hole\xef\xbd\x9c>", "<fim-suffix>", "\xe2\x96\x81<SUF>"};
-    static const char *const middles[] = {"<|fim_middle|>", "<fim_middle>", "<\xef\xbd\x9c" "fim\xe2\x96\x81" "end\xef\xbd\x9c>", "<fim-middle>", "\xe2\x96\x81<MID>"};
-    static const char *const repositories[] = {"<|repo_name|>", "<repo_name>", NULL, "<reponame>", NULL}, *const files[] = {"<|file_sep|>", "<file_sep>", NULL, "<filename>", NULL};
+    /* A family a column: Qwen, StarCoder, DeepSeek, SantaCoder, CodeLlama in either spelling. */
+    static const char *const prefixes[] = {"<|fim_prefix|>", "<fim_prefix>", "<\xef\xbd\x9c" "fim\xe2\x96\x81" "begin\xef\xbd\x9c>", "<fim-prefix>", "\xe2\x96\x81<PRE>", "<PRE>"};
+    static const char *const suffixes[] = {"<|fim_suffix|>", "<fim_suffix>", "<\xef\xbd\x9c" "fim\xe2\x96\x81" "hole\xef\xbd\x9c>", "<fim-suffix>", "\xe2\x96\x81<SUF>", "<SUF>"};
+    static const char *const middles[] = {"<|fim_middle|>", "<fim_middle>", "<\xef\xbd\x9c" "fim\xe2\x96\x81" "end\xef\xbd\x9c>", "<fim-middle>", "\xe2\x96\x81<MID>", "<MID>"};
+    static const char *const repositories[] = {"<|repo_name|>", "<repo_name>", NULL, "<reponame>", NULL, NULL};
+    static const char *const files[] = {"<|file_sep|>", "<file_sep>", NULL, "<filename>", NULL, NULL};
     *out = (nm_fim){-1, -1, -1, -1, -1};
     if (!nm_model_tokenizer(model)) return false;
     for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
@@ -81,7 +84,10 @@ static json_t *element(const nm_model *model, size_t index, nm_meta_type type, u
     }
     if (type == NM_META_BOOL) return json_boolean(nm_model_meta_number(model, index, item) != 0);
     if (nm_model_meta_integer(model, index, item, &integer)) return json_integer(integer);
-    json_t *real = json_real(nm_model_meta_number(model, index, item));
+    double number = nm_model_meta_number(model, index, item);
+    char text[32];
+    snprintf(text, sizeof text, "%.7g", number);        /* a float in the digits that it has */
+    json_t *real = json_real(type == NM_META_F32 ? strtod(text, NULL) : number);
     return real ? real : json_null();           /* JSON knows neither infinity nor NaN */
 }
 

@@ -1,5 +1,6 @@
 /* What libmicrohttpd calls, on its one thread: a request from its first line to its handler. Refuses what could be read in two ways before anything looks at it. */
 #include <arpa/inet.h>
+#include <limits.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -224,11 +225,25 @@ static nm_err find_route(nm_exchange *x, nm_str *allow)
     return NM_OK;
 }
 
-/* Who may read the answer, and what a page of another origin may ask before it asks. False: it was answered. */
+/* What may be asked here; and by a page of a named origin, which asks this first ("preflight"). */
+static void answer_options(nm_exchange *x, bool named, const nm_str *allow)
+{
+    const char *method = header(x, "Access-Control-Request-Method", 0), *headers = header(x, "Access-Control-Request-Headers", 0);
+    if (named && method) {
+        nm_exchange_add_header(x, "Access-Control-Allow-Methods", method);
+        if (headers) nm_exchange_add_header(x, "Access-Control-Allow-Headers", headers);
+        if (header(x, "Access-Control-Request-Private-Network", 0)) nm_exchange_add_header(x, "Access-Control-Allow-Private-Network", "true");
+        nm_exchange_add_header(x, "Access-Control-Max-Age", "600");
+    }
+    if (allow->length) nm_exchange_add_header(x, "Allow", allow->data);
+    nm_exchange_reply(x, 204, NULL, "", 0);
+}
+
+/* Pages of other origins may read nothing unless named, and change nothing. False: it was answered. */
 static bool check_origin(nm_exchange *x, const nm_str *allow)
 {
-    const char *origin = header(x, "Origin", 0), *method = x->method.data, *asked;
-    bool reads = strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0, options = strcmp(method, "OPTIONS") == 0;
+    const char *origin = header(x, "Origin", 0), *method = x->method.data;
+    bool reads = strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
     nm_origin kind = origin ? nm_guard_origin(&x->http->guard, origin, header(x, "Host", 0)) : NM_ORIGIN_SAME;
     if (header(x, "Origin", 1) || (kind == NM_ORIGIN_FOREIGN && !reads)) {
         nm_exchange_fail(x, 403, NULL, NULL, "pages of another origin may not ask this server: if this one should, start it with --cors ORIGIN");
@@ -239,15 +254,8 @@ static bool check_origin(nm_exchange *x, const nm_str *allow)
         nm_exchange_add_header(x, "Access-Control-Expose-Headers", "*");
         nm_exchange_add_header(x, "Vary", "Origin");
     }
-    if (!options) return true;
-    if (kind == NM_ORIGIN_NAMED && (asked = header(x, "Access-Control-Request-Method", 0))) {
-        nm_exchange_add_header(x, "Access-Control-Allow-Methods", asked);
-        if ((asked = header(x, "Access-Control-Request-Headers", 0))) nm_exchange_add_header(x, "Access-Control-Allow-Headers", asked);
-        if (header(x, "Access-Control-Request-Private-Network", 0)) nm_exchange_add_header(x, "Access-Control-Allow-Private-Network", "true");
-        nm_exchange_add_header(x, "Access-Control-Max-Age", "600");
-    }
-    if (allow->length) nm_exchange_add_header(x, "Allow", allow->data);
-    nm_exchange_reply(x, 204, NULL, "", 0);
+    if (strcmp(method, "OPTIONS") != 0) return true;
+    answer_options(x, kind == NM_ORIGIN_NAMED, allow);
     return false;
 }
 
@@ -308,12 +316,18 @@ static void too_large(nm_exchange *x)
     nm_exchange_fail(x, 413, NULL, "body_too_large", message);
 }
 
+/* What Content-Length says; 0 without, ULLONG_MAX beyond all bounds. */
+static unsigned long long told_length(const nm_exchange *x)
+{
+    const char *length = header(x, "Content-Length", 0);
+    if (!length) return 0;
+    return strlen(length) > 18 ? ULLONG_MAX : strtoull(length, NULL, 10);
+}
+
 /* A body that is refused is swallowed, as a client that still sends would not see the answer; unless it waits for leave, or far too much is to come. */
 static bool is_worth_swallowing(const nm_exchange *x)
 {
-    const char *length = header(x, "Content-Length", 0);
-    bool large = length && (strlen(length) > 18 || strtoull(length, NULL, 10) > 4 * (unsigned long long)x->http->most_body);
-    return !x->fatal && !large && !header(x, "Expect", 0);
+    return !x->fatal && told_length(x) / 4 <= x->http->most_body && !header(x, "Expect", 0);
 }
 
 static enum MHD_Result on_head(nm_exchange *x, struct MHD_Connection *connection, const char *method, const char *version)
@@ -326,8 +340,7 @@ static enum MHD_Result on_head(nm_exchange *x, struct MHD_Connection *connection
     if (read_head(x, connection, method, version) && check_framing(x, version)) admit(x, connection, &allow);
     nm_str_free(&allow);
     x->most_body = x->route && x->route->most_body ? x->route->most_body : x->http->most_body;
-    const char *length = header(x, "Content-Length", 0);
-    if (!x->answered && length && (strlen(length) > 18 || strtoull(length, NULL, 10) > x->most_body)) too_large(x);
+    if (!x->answered && told_length(x) > x->most_body) too_large(x);
     if (!x->answered || is_worth_swallowing(x)) return MHD_YES;
     x->fatal = true;
     return nm_exchange_deliver(x);

@@ -99,10 +99,10 @@ static nm_err figure(nm_str *s, const char *kind, const char *name, const char *
     return nm_str_printf(s, "# HELP %s %s\n# TYPE %s %s\n%s %.10g\n", name, help, name, kind, name, value);
 }
 
-/* llama.cpp counts what it computed: what came from kept prefixes is a figure of ours. */
+/* Prompt tokens are those that were computed, as llama.cpp counts them; what came from kept prefixes is a figure of ours. */
 static nm_err figures(nm_str *s, const nm_engine_counts *c)
 {
-    double read = c->prompt_tokens > c->cached_tokens ? (double)(c->prompt_tokens - c->cached_tokens) : 0;
+    double read = (double)c->prompt_tokens;
     const struct { const char *kind, *name, *help; double value; } all[] = {
         {"counter", "llamacpp:prompt_tokens_total", "Prompt tokens read.", read},
         {"counter", "llamacpp:prompt_seconds_total", "Seconds of reading prompts.", c->prompt_seconds},

@@ -307,7 +307,13 @@ nm_err nm_llamacpp_prepare(nm_llamacpp *r, const nm_served *served)
 
 /* ---- Settings, told ------------------------------------------------------------------------------------------------------------------------ */
 
-static double real_or(double given, double otherwise) { return isnan(given) ? otherwise : given; }
+/* Defaults are floats: told in the digits that they have. */
+static double real_or(double given, float otherwise)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%.6g", (double)otherwise);
+    return isnan(given) ? strtod(text, NULL) : given;
+}
 static int32_t int_or(int32_t given, int32_t otherwise) { return given == NM_ASK_INT ? otherwise : given; }
 
 static json_t *stops_of(const nm_ask *a)

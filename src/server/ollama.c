@@ -194,12 +194,55 @@ static void on_ended(void *arg, const nm_ended *e)
 
 /* ---- Opening and closing a model --------------------------------------------------------------------------------------------------------- */
 
+/* Theirs unloads with a keep_alive of 0. */
+static const char *reason_of(const answer *a) { return a->request.ask.keep_alive == 0 ? "unload" : "load"; }
+
+static void reply_loaded(answer *a) { nm_task_reply(&a->task, ending(a, line(a, json_string(""), NULL, NULL, true), reason_of(a), NULL)); }
+
+static void settled(void *arg, const nm_ended *e)
+{
+    answer *a = arg;
+    if (e->err != NM_OK) nm_task_fail_ended(&a->task, e);
+    else reply_loaded(a);
+    nm_task_release(a);
+}
+
+/* How long a model stays is said with a request: one that reads a token and says nothing. */
+static void settle(answer *a)
+{
+    static const int32_t token = 0;
+    nm_ask ask;
+    nm_ask_init(&ask);
+    ask.model = a->request.name;
+    ask.ids = &token;
+    ask.n_ids = 1;
+    ask.max_tokens = 0;
+    ask.no_cache = true;
+    ask.keep_alive = a->request.ask.keep_alive;
+    nm_task_ask(&a->task, &ask, (nm_listener){.ended = settled});
+}
+
 static void loaded(void *arg, const nm_served *served, nm_err err)
 {
     answer *a = arg;
     if (err != NM_OK) nm_task_fail(&a->task, err);
-    else nm_task_reply(&a->task, ending(a, line(a, json_string(""), NULL, NULL, true), "load", NULL));
+    else if (isnan(a->request.ask.keep_alive)) reply_loaded(a);
+    else settle(a);
     nm_task_release(a);
+}
+
+/* A model that is known and closed need not be opened to be closed. */
+static bool is_closed(nm_server *server, const char *name)
+{
+    json_t *models = nm_engine_models(server->engine);
+    bool closed = false;
+    for (size_t i = 0; i < json_array_size(models); i++) {
+        const json_t *one = json_array_get(models, i);
+        const char *known = json_string_value(json_object_get(one, "name"));
+        closed = closed || (known && !strcmp(known, name) && json_is_false(json_object_get(one, "loaded")));
+    }
+    json_decref(models);
+    return closed;
 }
 
 static answer *begin(nm_exchange *x, nm_server *server, bool chat)
@@ -222,7 +265,8 @@ static void answer_to(nm_exchange *x, void *context, bool chat)
 {
     answer *a = begin(x, context, chat);
     if (!a) return;
-    if (a->request.nothing) nm_task_call(&a->task, a->request.name, loaded);
+    if (a->request.nothing && a->request.ask.keep_alive == 0 && is_closed(context, a->request.name)) reply_loaded(a);
+    else if (a->request.nothing) nm_task_call(&a->task, a->request.name, loaded);
     else nm_task_ask(&a->task, &a->request.ask, (nm_listener){.started = on_started, .piece = on_piece, .answered = on_answered, .ended = on_ended});
     nm_task_release(a);
 }

@@ -137,6 +137,19 @@ static nm_err read_tools(nm_ollama *r)
     return NM_OK;
 }
 
+/* Ollama has no word for it. As clients pass unknown options on, OpenAI's is taken there. */
+static nm_err read_choice(nm_ollama *r)
+{
+    json_t *choice = json_object_get(json_object_get(r->body, "options"), "tool_choice");
+    const char *word = json_string_value(choice);
+    if (!choice || json_is_null(choice) || !r->tools) return NM_OK;
+    bool known = word && (!strcmp(word, "auto") || !strcmp(word, "none") || !strcmp(word, "required"));
+    if (!known && !json_is_string(json_object_get(json_object_get(choice, "function"), "name")))
+        return nm_fail(NM_USAGE, "\"tool_choice\" must be \"auto\", \"none\", \"required\" or {\"type\": \"function\", \"function\": {\"name\"}}");
+    r->ask.tool_choice = choice;
+    return NM_OK;
+}
+
 static nm_err read_chat(nm_ollama *r)
 {
     json_t *given = NULL;
@@ -148,7 +161,8 @@ static nm_err read_chat(nm_ollama *r)
     const char *last = json_string_value(json_object_get(json_array_get(given, n - 1), "role"));
     r->ask.continue_last = last && !strcmp(last, "assistant") && !json_object_get(json_array_get(r->messages, n - 1), "tool_calls");
     r->ask.messages = r->messages;
-    return read_tools(r);
+    NM_TRY(read_tools(r));
+    return read_choice(r);
 }
 
 /* ---- Prompts ------------------------------------------------------------------------------------------------------------------------- */

@@ -1,5 +1,6 @@
 /* Owns what the files of OpenAI's dialect share: reading requests into an nm_ask, the parts that several answers have, errors with their `param`. Refuses to be included by
- * anything but openai*.c and their tests. The wire is that of the API reference, as the `openai` package for Python types it. */
+ * anything but openai*.c, their tests and llama.cpp's /apply-template, which takes the same messages. The wire is that of the API
+ * reference, as the `openai` package for Python types it. */
 #ifndef NM_SERVER_OPENAI_H
 #define NM_SERVER_OPENAI_H
 

@@ -6,6 +6,7 @@
 #include <sys/random.h>
 
 #include "server/engine_impl.h"
+#include "server/facts.h"
 
 enum { MARK = 24, DEPTH_MOST = 128 };       /* bytes of a mark */
 
@@ -247,27 +248,6 @@ static nm_err unmark(const marks *m, nm_str *s, guards *g)
 
 /* ---- A gap to be filled ----------------------------------------------------------------------------------------------------------- */
 
-/* The token that a model's file names for a role in filling gaps, under either of two keys; else one of these texts. */
-static int32_t gap_token(const nm_model *m, const char *key, const char *old_key, const char *const *texts)
-{
-    const nm_tokenizer *t = nm_model_tokenizer(m);
-    const char *const keys[] = {key, old_key};
-    for (int i = 0; i < 2; i++) {
-        int64_t id;
-        size_t at = nm_model_meta_find(m, keys[i]);
-        if (at != SIZE_MAX && nm_model_meta_integer(m, at, 0, &id) && id >= 0 && id < nm_token_count(t)) return (int32_t)id;
-    }
-    for (; *texts; texts++) {
-        int32_t *ids, id = -1;
-        size_t n;
-        if (nm_tokenize(t, *texts, strlen(*texts), NM_TEXT_SPECIAL, &ids, &n) != NM_OK) return -1;
-        if (n == 1 && nm_token_is_control(t, ids[0])) id = ids[0];
-        nm_free(ids);
-        if (id >= 0) return id;
-    }
-    return -1;
-}
-
 static nm_err append_ids(int32_t **ids, size_t *count, size_t *capacity, const int32_t *more, size_t n)
 {
     NM_TRY(NM_GROW(*ids, *capacity, *count + n));
@@ -289,21 +269,16 @@ static nm_err append_text(const nm_tokenizer *t, const char *text, size_t length
 /* PRE text SUF suffix MID, as models for code were taught (Bavarian et al. 2022). */
 static nm_err make_gap(const nm_served *served, const nm_ask *ask, int32_t **ids, size_t *count)
 {
-    const nm_model *m = served->model;
-    const nm_tokenizer *t = nm_model_tokenizer(m);
-    static const char *const before[] = {"<|fim_prefix|>", "<fim_prefix>", "<PRE>", "▁<PRE>", NULL},
-        *const behind[] = {"<|fim_suffix|>", "<fim_suffix>", "<SUF>", "▁<SUF>", NULL}, *const middle[] = {"<|fim_middle|>", "<fim_middle>", "<MID>", "▁<MID>", NULL};
-    int32_t pre = gap_token(m, "tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id", before);
-    int32_t suf = gap_token(m, "tokenizer.ggml.fim_suf_token_id", "tokenizer.ggml.suffix_token_id", behind);
-    int32_t mid = gap_token(m, "tokenizer.ggml.fim_mid_token_id", "tokenizer.ggml.middle_token_id", middle);
+    const nm_tokenizer *t = nm_model_tokenizer(served->model);
+    nm_fim fim;
     size_t capacity = 0;
-    if (pre < 0 || suf < 0 || mid < 0) return nm_fail(NM_USAGE, "%s was not made to fill gaps (\"suffix\"): its vocabulary has no tokens for that", served->name);
+    if (!nm_fim_find(&fim, served->model)) return nm_fail(NM_USAGE, "%s was not made to fill gaps (\"suffix\"): its vocabulary has no tokens for that", served->name);
     NM_TRY(append_text(t, "", 0, NM_TEXT_PROMPT, ids, count, &capacity));       /* BOS where the model wants one */
-    NM_TRY(append_ids(ids, count, &capacity, &pre, 1));
+    NM_TRY(append_ids(ids, count, &capacity, &fim.prefix, 1));
     NM_TRY(append_text(t, ask->text, ask->text_length, 0, ids, count, &capacity));
-    NM_TRY(append_ids(ids, count, &capacity, &suf, 1));
+    NM_TRY(append_ids(ids, count, &capacity, &fim.suffix, 1));
     NM_TRY(append_text(t, ask->suffix, strlen(ask->suffix), 0, ids, count, &capacity));
-    return append_ids(ids, count, &capacity, &mid, 1);
+    return append_ids(ids, count, &capacity, &fim.middle, 1);
 }
 
 /* ---- All of it -------------------------------------------------------------------------------------------------------------------- */

@@ -173,6 +173,27 @@ class Flows:
         await self.page.click('dialog button', 'Delete')
         await self.page.until('location.hash === "#/" && ![...document.querySelectorAll(".chat")].some(c => c.textContent === "Another name")')
 
+    async def half_an_answer_is_kept(self):
+        await self.fresh({'max_tokens': 4000, 'temperature': 1.5})
+        await self.say('Write a very long and slow story about ten thousand', wait=False)
+        await asyncio.sleep(3)
+        if not await self.page.js('!!document.querySelector(".running")'):
+            return 'the model says too little'
+        await self.page.send('Page.reload')
+        await self.page.until(f'{LAST}?.querySelector(".body").textContent.length > 0', 'what had come is there after a reload')
+        assert 'stopped' in await self.page.js(f'{LAST}.querySelector(".actions").textContent')
+
+    async def deleted_while_it_answers(self):
+        await self.fresh({'max_tokens': 4000})
+        await self.say('Count slowly from one to twenty thousand', wait=False)
+        await self.page.click('.tools button', 'Delete')
+        await self.page.click('dialog button', 'Delete')
+        await self.page.until('location.hash === "#/" && ![...document.querySelectorAll(".chat")].some(c => c.textContent.includes("twenty thousand"))')
+        await asyncio.sleep(0.7)
+        await self.page.send('Page.reload')
+        await self.page.until('document.querySelectorAll(".chat").length > 1')
+        assert not await self.page.js('[...document.querySelectorAll(".chat")].some(c => c.textContent.includes("twenty thousand"))')
+
     async def stack_is_chosen(self):
         await self.fresh()
         await self.page.key(',', control=True)
@@ -405,7 +426,7 @@ class Flows:
         await self.page.theme('light')
 
 
-FLOWS = [Flows.answer_streams, Flows.goes_on, Flows.is_stopped, Flows.branches, Flows.feedback_is_kept, Flows.is_found, Flows.is_exported, Flows.is_renamed_and_deleted, Flows.stack_is_chosen,
+FLOWS = [Flows.answer_streams, Flows.goes_on, Flows.is_stopped, Flows.branches, Flows.feedback_is_kept, Flows.is_found, Flows.is_exported, Flows.is_renamed_and_deleted, Flows.half_an_answer_is_kept, Flows.deleted_while_it_answers, Flows.stack_is_chosen,
          Flows.persona_is_kept, Flows.tokens_are_seen, Flows.theme_switches, Flows.blind_comparison, Flows.memory_serves_where_nothing_is_kept, Flows.nothing_of_a_model_is_html, Flows.markdown_is_fast, Flows.grows_as_it_would_at_once,
          Flows.errors_are_told, Flows.keyboard_alone, Flows.views_look, Flows.key_is_asked]
 

@@ -59,16 +59,27 @@ static void decide(const char *text)
     nm_str_free(&query);
 }
 
+/* From many addresses in turn: ports of one would run out while the system remembers those that were used. */
+static int dial(int port)
+{
+    static unsigned turn;
+    struct sockaddr_in from = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x7f010001u + turn++ % 60000)};
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct linger at_once = {.l_onoff = 1};
+    int on = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) abort();
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
+    if (bind(fd, (struct sockaddr *)&from, sizeof from) != 0 || connect(fd, (struct sockaddr *)&to, sizeof to) != 0) abort();
+    return fd;
+}
+
 static void send_to(int port, const uint8_t *data, size_t size)
 {
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     char answer[4096];
     size_t n = 0;
     ssize_t k;
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    struct linger at_once = {.l_onoff = 1};     /* no port stays in TIME_WAIT */
-    setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
-    if (fd < 0 || connect(fd, (struct sockaddr *)&a, sizeof a) != 0) abort();
+    int fd = dial(port);
     if (send(fd, data, size, MSG_NOSIGNAL) == (ssize_t)size) shutdown(fd, SHUT_WR);
     while ((k = recv(fd, answer + n, sizeof answer - n, 0)) > 0)
         if ((n += (size_t)k) == sizeof answer) break;

@@ -14,6 +14,8 @@
 #include "fake_engine.c"
 
 #include "server/anthropic.h"
+#include "server/facts.h"
+#include "server/llamacpp.h"
 #include "server/ollama.h"
 #include "server/server.h"
 #include "server/task.h"
@@ -434,13 +436,13 @@ static void test_ollama_requests(void **state)
     fake_reset();
     free_reply(&(reply[]){post("/api/chat", "{'model':'m','keep_alive':'1h30m','think':'high','format':{'type':'object'},'logprobs':true,'top_logprobs':2,"
         "'options':{'num_predict':-1,'num_ctx':512,'temperature':0,'top_k':3,'top_p':0.5,'min_p':0.1,'typical_p':0.2,'repeat_penalty':1.5,'repeat_last_n':9,"
-        "'presence_penalty':0.5,'frequency_penalty':0.25,'seed':42,'stop':['a','b'],'num_gpu':1,'mirostat':2},"
+        "'presence_penalty':0.5,'frequency_penalty':0.25,'seed':42,'stop':['a','b'],'num_gpu':1,'mirostat':2,'tool_choice':'required'},"
         "'messages':[{'role':'assistant','content':'x','thinking':'t','tool_calls':[{'function':{'name':'f','arguments':{'a':1}}}]},"
         "{'role':'tool','tool_name':'f','content':'5'}],'tools':[{'type':'function','function':{'name':'f'}}]}")}[0]);
     assert_asked(0, "{'model':'m','keep_alive':5400.0,'think':1,'effort':'high','schema':{'type':'object'},'top_logprobs':2,'context':512,'temperature':0.0,'top_k':3,'top_p':0.5,"
         "'min_p':0.1,'typical':0.2,'repeat_penalty':1.5,'penalty_last':9,'presence_penalty':0.5,'frequency_penalty':0.25,'seed':42,'stop':['a','b'],"
         "'messages':[{'role':'assistant','content':'x','reasoning_content':'t','tool_calls':[{'id':'call_0_0','type':'function','function':{'name':'f','arguments':{'a':1}}}]},"
-        "{'role':'tool','content':'5','name':'f'}],'tools':[{'type':'function','function':{'name':'f'}}]}");
+        "{'role':'tool','content':'5','name':'f'}],'tools':[{'type':'function','function':{'name':'f'}}],'tool_choice':'required'}");
     free_reply(&(reply[]){post("/api/generate", "{'model':'m','prompt':'a','system':'s','format':'json','think':false,'options':{'num_predict':7,'stop':'x','seed':-1}}")}[0]);
     assert_asked(1, "{'model':'m','json':true,'think':0,'max_tokens':7,'stop':['x'],'messages':[{'role':'system','content':'s'},{'role':'user','content':'a'}]}");
     free_reply(&(reply[]){post("/api/generate", "{'model':'m','prompt':'a','raw':true,'context':[1,2],'keep_alive':30.5}")}[0]);
@@ -470,6 +472,16 @@ static void test_ollama_load(void **state)
     fake_reset();
     assert_reply(post("/api/generate", "{'model':'m'}"), 200, "{'model':'m','response':'','done':true,'done_reason':'load'}");
     assert_reply(post("/api/chat", "{'model':'m','messages':[]}"), 200, "{'model':'m','message':{'role':'assistant','content':''},'done':true,'done_reason':'load'}");
+    assert_int_equal(fake.asks, 0);
+    assert_reply(post("/api/generate", "{'model':'m','keep_alive':-1}"), 200, "{'model':'m','response':'','done':true,'done_reason':'load'}");
+    assert_int_equal(fake.asks, 1);
+    assert_reply(post("/api/generate", "{'model':'m','keep_alive':0}"), 200, "{'model':'m','response':'','done':true,'done_reason':'unload'}");
+    assert_asked(1, "{'model':'m','ids':[0],'max_tokens':0,'no_cache':true,'keep_alive':0.0}");
+    fake.models = json_pack("[{ss sb}]", "name", "m", "loaded", 0);
+    assert_reply(post("/api/chat", "{'model':'m','keep_alive':'0s'}"), 200, "{'model':'m','message':{'role':'assistant','content':''},'done':true,'done_reason':'unload'}");
+    assert_int_equal(fake.asks, 2);
+    json_decref(fake.models);
+    fake.models = NULL;
     fake.script = (fake_script){.early = NM_NOT_FOUND, .error = "no such model"};
     assert_reply(post("/api/generate", "{'model':'x'}"), 404, "{'error':'no such model'}");
 }
@@ -483,6 +495,7 @@ static void test_ollama_errors(void **state)
         {"{'model':'m','format':'xml'}", "format"}, {"{'model':'m','think':'hard'}", "think"}, {"{'model':'m','options':{'temperature':'hot'}}", "temperature"},
         {"{'model':'m','options':{'num_ctx':0}}", "num_ctx"}, {"{'model':'m','options':{'stop':[5]}}", "stop"}, {"{'model':'m','top_logprobs':21}", "top_logprobs"},
         {"{'model':'m','messages':[{'role':'user','content':'a'}],'tools':[{}]}", "tools[0]"},
+        {"{'model':'m','messages':[],'tools':[{'function':{'name':'f'}}],'options':{'tool_choice':5}}", "tool_choice"},
         {"{'model':'m','messages':[{'role':'assistant','tool_calls':[{'function':{'name':'f'}}]}]}", "tool_calls[0]"},
     };
     fake_reset();
@@ -731,7 +744,7 @@ static void test_llamacpp_rest(void **state)
         "{'id':2,'n_ctx':0,'speculative':false,'is_processing':false,'next_token':{'n_decoded':0,'has_next_token':false}}]");
     r = get("/metrics", "");
     assert_non_null(strstr(r.head, "text/plain; version=0.0.4"));
-    assert_non_null(strstr(r.body, "# TYPE llamacpp:prompt_tokens_total counter\nllamacpp:prompt_tokens_total 60\n"));
+    assert_non_null(strstr(r.body, "# TYPE llamacpp:prompt_tokens_total counter\nllamacpp:prompt_tokens_total 100\n"));
     assert_non_null(strstr(r.body, "\nllamacpp:predicted_tokens_seconds 10\n"));
     assert_non_null(strstr(r.body, "\nllamacpp:requests_deferred 2\n"));
     free_reply(&r);
@@ -772,6 +785,118 @@ static void test_keep_alive(void **state)
     }
 }
 
+/* ---- Gaps ---------------------------------------------------------------------------------------------------------------------------------- */
+
+/* A vocabulary of bytes (id - 3) with these behind it, as control tokens. */
+static nm_model *model_with(const char *const *control, size_t n, void **file)
+{
+    static char text[256][16];
+    const char *tokens[300] = {"<unk>", "<s>", "</s>"};
+    float scores[300] = {0};
+    int32_t types[300] = {2, 3, 3};
+    for (size_t i = 0; i < 256; i++) {
+        snprintf(text[i], sizeof text[i], "<0x%02X>", (unsigned)i);
+        tokens[i + 3] = text[i];
+        types[i + 3] = 6;
+    }
+    for (size_t i = 0; i < n; i++) tokens[259 + i] = control[i], types[259 + i] = 3;
+    gguf_writer w = {0};
+    size_t size;
+    nm_model *model;
+    gw_string(&w, "general.architecture", "llama");
+    gw_string(&w, "tokenizer.ggml.model", "llama");
+    gw_strings(&w, "tokenizer.ggml.tokens", tokens, 259 + n);
+    gw_array(&w, "tokenizer.ggml.token_type", NM_META_I32, types, 259 + n);
+    gw_array(&w, "tokenizer.ggml.scores", NM_META_F32, scores, 259 + n);
+    gw_u32(&w, "tokenizer.ggml.bos_token_id", 1);
+    gw_u32(&w, "tokenizer.ggml.fim_mid_token_id", 261);
+    *file = gw_finish(&w, &size);
+    assert_int_equal(nm_model_open_memory(&model, *file, size, "gap.gguf", &(nm_model_options){.metadata_only = true}), NM_OK);
+    return model;
+}
+
+static void assert_ids(const nm_llamacpp *r, const int32_t *ids, size_t n)
+{
+    assert_int_equal(r->ask.n_ids, n);
+    assert_memory_equal(r->ask.ids, ids, n * sizeof *ids);
+}
+
+static void test_gap(void **state)
+{
+    static const char *const control[] = {"<|fim_prefix|>", "<|fim_suffix|>", "middle", "<|file_sep|>"};
+    static const char body[] = "{\"input_prefix\":\"a\",\"input_suffix\":\"<|fim_middle|>\",\"prompt\":\"c\",\"input_extra\":[{\"filename\":\"f\",\"text\":\"x\"},{\"text\":\"y\"}]}";
+    void *file;
+    nm_model *model = model_with(control, 4, &file);
+    nm_fim fim;
+    assert_true(nm_fim_find(&fim, model));
+    assert_true(fim.prefix == 259 && fim.suffix == 260 && fim.middle == 261 && fim.file == 262 && fim.repository == -1);
+    nm_served served = {.model = model, .name = "gap"};
+    nm_llamacpp r = {0};
+    assert_int_equal(nm_llamacpp_read(&r, &server, body, strlen(body), true), NM_OK);
+    assert_int_equal(nm_llamacpp_prepare(&r, &served), NM_OK);
+    assert_int_equal(r.ask.ids[0], 1);
+    assert_int_equal(r.ask.ids[1], 262);
+    /* The suffix spells a special token: it stays text. */
+    size_t specials = 0;
+    int32_t order[5] = {0};
+    for (size_t i = 0; i < r.ask.n_ids; i++) if (r.ask.ids[i] >= 259 && specials < 5) order[specials++] = r.ask.ids[i];
+    assert_memory_equal(order, ((int32_t[]){262, 262, 259, 260, 261}), sizeof order);
+    assert_int_equal(r.ask.ids[r.ask.n_ids - 1], 'c' + 3);
+    nm_llamacpp_free(&r);
+    static const char mixed[] = "{\"prompt\":[5,262,7]}";
+    assert_int_equal(nm_llamacpp_read(&r, &server, mixed, strlen(mixed), false), NM_OK);
+    assert_int_equal(nm_llamacpp_prepare(&r, &served), NM_OK);
+    assert_ids(&r, (int32_t[]){5, 262, 7}, 3);
+    nm_llamacpp_free(&r);
+    nm_model_close(&model);
+    free(file);
+    model = model_with(control + 2, 1, &file);
+    assert_false(nm_fim_find(&fim, model));
+    nm_model_close(&model);
+    free(file);
+}
+
+static void test_facts(void **state)
+{
+    static const struct { uint64_t n; const char *text; } sizes[] = {{134515008, "134.52M"}, {1543714304, "1.5B"}, {70600000000, "70.6B"}, {1500, "1.50K"}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        json_t *text = nm_parameter_size(sizes[i].n);
+        assert_string_equal(json_string_value(text), sizes[i].text);
+        json_decref(text);
+    }
+    assert_false(nm_knows_tools(NULL) || nm_knows_thinking(NULL) || nm_knows_tools("{{ messages }}"));
+    assert_true(nm_knows_tools("{% if tools %}") && nm_knows_thinking("{% if enable_thinking %}"));
+}
+
+/* Each allocation of the server and the dialects failing in turn: any answer will do, or none, if only all comes to an end. */
+static void test_memory(void **state)
+{
+    static const struct { const char *path, *body; } asked[] = {
+        {"/v1/messages", "{'max_tokens':8,'stream':true,'thinking':{'type':'enabled'},'system':'s','messages':[{'role':'user','content':[{'type':'text','text':'a'}]}]}"},
+        {"/v1/messages", "{'max_tokens':8,'messages':[{'role':'user','content':'a'}],'tools':[{'name':'f','input_schema':{}}],'stop_sequences':['x']}"},
+        {"/api/chat", "{'model':'m','messages':[{'role':'user','content':'a'}],'options':{'stop':['x']}}"}, {"/api/generate", "{'model':'m','prompt':'a','stream':false}"},
+        {"/api/embed", "{'model':'m','input':['a','b']}"}, {"/api/show", "{'model':'m'}"}, {"/completion", "{'prompt':['a',5],'logit_bias':[['b',1]],'stop':['x']}"},
+        {"/apply-template", "{'messages':[{'role':'user','content':'a'}]}"}, {"/tokenize", "{'content':'a','with_pieces':true}"},
+    };
+    char some[4096];
+    fake_reset();
+    fake.script = (fake_script){STEPS(acting), .finish = NM_FINISH_TOOL_CALLS, .n_embd = 2};
+    fake_tokenizer();
+    for (size_t i = 0; i < sizeof asked / sizeof *asked; i++) {
+        char *text = quoted(asked[i].body);
+        for (int64_t n = 0; n < 50; n++) {
+            int fd = dial();
+            nm_mem_fail_after(n);
+            send_request(fd, "POST", asked[i].path, JSON, text);
+            while (read(fd, some, sizeof some) > 0) {}
+            close(fd);
+            nm_mem_fail_after(-1);
+            assert_true(fake_idle());
+        }
+        free(text);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -782,6 +907,7 @@ int main(void)
         cmocka_unit_test(test_ollama_rest), cmocka_unit_test(test_keep_alive),
         cmocka_unit_test(test_llamacpp_completion), cmocka_unit_test(test_llamacpp_requests), cmocka_unit_test(test_llamacpp_probabilities),
         cmocka_unit_test(test_llamacpp_errors), cmocka_unit_test(test_llamacpp_text), cmocka_unit_test(test_llamacpp_rest), cmocka_unit_test(test_vllm_adapters),
+        cmocka_unit_test(test_gap), cmocka_unit_test(test_facts), cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

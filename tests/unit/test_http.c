@@ -92,7 +92,11 @@ static void *write_much(void *arg)
     atomic_fetch_add(&left, 1);
     return done(arg);
 }
-static void flood(nm_exchange *x, void *context) { in_thread(write_much, x); }
+static void flood(nm_exchange *x, void *context)
+{
+    atomic_fetch_add(&started, 1);
+    in_thread(write_much, x);
+}
 
 static void when_gone(void *arg)
 {
@@ -831,7 +835,7 @@ static void test_close_under_way(void **state)
         assert_true((fd[i] = dial()) >= 0);
         put(fd[i], requests[i % 4]);
     }
-    assert_true(soon(&started, N / 2, 3000));
+    assert_true(soon(&started, N / 4 * 3, 3000));
     shut();
     for (int i = 0; i < N; i++) {
         while (take(fd[i], NULL, 3000, &closed) && !closed) continue;

@@ -231,6 +231,7 @@ static void test_refusals(void **state)
     refuse("{\"anyOf\":[]}", "#/anyOf: must be an array of schemas");
     refuse("{\"required\":[1]}", "#/required: must be an array of strings");
     refuse("{\"format\":\"uri\"}", "#/format: the format 'uri'");
+    check("{\"type\":\"integer\",\"format\":\"int64\",\"pattern\":\"(?=a)\",\"properties\":{\"a\":{\"not\":{}}}}", "1 ! {}");      /* bind no integer */
     refuse("false", "admits no document");
     refuse("[]", "must be an object or a boolean");
     refuse("{", "bad JSON");
@@ -680,7 +681,7 @@ static void random_document(nm_str *s, const nm_json *root, const nm_json *schem
     if (!all) all = nm_json_get(schema, "oneOf");
     if (!all) all = nm_json_get(schema, "allOf");
     if (all && depth > 0) {
-        random_document(s, root, &all->array.items[below(2)], depth - 1);
+        random_document(s, root, &all->array.items[below((uint32_t)all->array.count)], depth - 1);
         return;
     }
     if (nm_json_get(schema, "$ref") && depth > 0) {
