@@ -323,18 +323,31 @@ static nm_err find_stack(nm_found_stack *out, const char *text, bool personas)
     return err;
 }
 
-/* What the persona stands on, which is no persona again. The recorded error stays where there is none of that name. */
-static nm_err find_persona(nm_found_stack *out, const char *name)
+/* What out->persona stands on, which is no persona again. */
+static nm_err stand(nm_found_stack *out)
 {
-    char why[1024];
-    snprintf(why, sizeof why, "%s", nm_error_text());
-    NM_TRY(nm_persona_find(&out->persona, name));
-    if (!out->persona) return nm_fail(NM_NOT_FOUND, "%s", why);
     const nm_modelfile *file = &out->persona->file;
     nm_err err = find_stack(out, file->from.text, false);
     for (size_t i = 0; err == NM_OK && i < file->adapters; i++) err = nm_found_stack_push(out, file->adapter[i].text, true);
     out->persona_adapters = out->count;
     return err == NM_OK ? NM_OK : nm_fail_in(err, out->persona->path);
+}
+
+/* The recorded error stays where there is none of that name. */
+static nm_err find_persona(nm_found_stack *out, const char *name)
+{
+    char why[1024];
+    snprintf(why, sizeof why, "%s", nm_error_text());
+    NM_TRY(nm_persona_find(&out->persona, name));
+    return out->persona ? stand(out) : nm_fail(NM_NOT_FOUND, "%s", why);
+}
+
+nm_err nm_persona_stack(nm_found_stack *out, nm_persona *persona)
+{
+    *out = (nm_found_stack){.persona = persona};
+    nm_err err = stand(out);
+    if (err != NM_OK) nm_found_stack_free(out);
+    return err;
 }
 
 nm_err nm_stack_find(nm_found_stack *out, const char *text, bool ranges)

@@ -56,6 +56,8 @@ typedef struct nm_found_stack {
  * MODEL may be a persona, where no model has the name: its own model and adapters then, and what stands behind it on top.
  * ranges: takes ADAPTER=LOW..HIGH, too. */
 nm_err nm_stack_find(nm_found_stack *out, const char *text, bool ranges);
+/* The same of a persona, which is taken over, also on failure. */
+nm_err nm_persona_stack(nm_found_stack *out, struct nm_persona *persona);
 /* "ADAPTER[=SCALE]{+ADAPTER[=SCALE]}" on top of it; and one adapter, with or without a scale in its text. */
 nm_err nm_found_stack_add(nm_found_stack *stack, const char *adapters);
 nm_err nm_found_stack_push(nm_found_stack *stack, const char *adapter, bool scaled);

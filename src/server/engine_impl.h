@@ -12,6 +12,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "hub/personas.h"
 #include "hub/store.h"
 #include "server/engine.h"
 
@@ -25,6 +26,7 @@ typedef struct nm_base {            /* a model that can be named; open or not */
     char *name;                     /* as told to clients */
     nm_found found;
     bool given;                     /* on the command line */
+    bool hidden;                    /* a persona's own: clients cannot name it */
     nm_model *model;                /* NULL: not open */
     nm_runner *runner;              /* the loop's */
     int32_t context;
@@ -41,10 +43,11 @@ typedef struct nm_base {            /* a model that can be named; open or not */
 
 struct nm_variant {                 /* a base with a stack: what a request's name means */
     nm_base *base;
-    char *name;                     /* BASE{+ADAPTER=SCALE} */
+    char *name;                     /* BASE{+ADAPTER=SCALE}, or PERSONA{+ADAPTER=SCALE} */
     nm_stack *stack;                /* NULL: the base alone */
     nm_template *tmpl;              /* NULL: there is none */
     const char *template_text;
+    nm_persona *persona;            /* NULL: the stack alone was named */
     int32_t users;                  /* jobs, and kept prefixes */
     double last_used;
 };
@@ -166,6 +169,8 @@ nm_served nm_variant_served(const nm_variant *v);
 
 /* ask.c */
 nm_err nm_ask_copy(nm_ask *to, const nm_ask *from);
+/* What the request leaves open, as a persona has it: numbers and stop strings. Its messages are prompt.c's. The ask is a copy of nm_ask_copy's. */
+nm_err nm_ask_fill(nm_ask *ask, const nm_persona *persona);
 void nm_ask_free(nm_ask *ask);
 
 /* clerk.c */
