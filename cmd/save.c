@@ -287,9 +287,9 @@ out:
 
 const nm_command nm_command_save = {
     .name = "save", .operands = "NAME [MODEL{+ADAPTER[=SCALE]}]", .summary = "keep a model with a system message and settings under a name",
-    .details = "Makes a persona: NAME then stands for the model, its adapters, the system message, the sampling, the stop strings, the limits and the "
-               "template, wherever a MODEL is typed: 'nomoat run NAME', 'nomoat serve NAME', and \"model\": \"NAME\" in a request to any server of this user. What a command line or a request says itself wins. "
-               "NAME+ADAPTER puts one more adapter on it.\n\n"
+    .details = "Makes a persona: NAME then stands for the model, its adapters, the system message, the sampling, the stop strings, the limits and the template, wherever "
+               "a MODEL is typed: 'nomoat run NAME', 'nomoat serve NAME', and \"model\": \"NAME\" in a request to any server of this user. What a command line or a "
+               "request says itself wins. NAME+ADAPTER puts one more adapter on it.\n\n"
                "A persona is a Modelfile, the format of Ollama, in XDG_DATA_HOME/nomoat/personas: FROM, ADAPTER, PARAMETER, SYSTEM, TEMPLATE (in Jinja; one in Go's "
                "language is left out), MESSAGE. 'nomoat show NAME' prints it, -f takes one, 'nomoat rm NAME' removes it. Paths in one that -f takes are seen from its folder.",
     .examples = (const nm_example[]){{"nomoat save pirate smollm2+pirate-talk=0.8 --system 'You are a pirate.' --temp 0.9", "now 'nomoat run pirate' works"},
