@@ -210,11 +210,15 @@ static nm_err start(nm_engine *e)
     return NM_OK;
 }
 
+/* That it was not opened is told, unless the engine is being closed: then it is no news. */
 static void ignore_call(void *arg, const nm_served *served, nm_err err)
 {
     nm_engine *e = arg;
     (void)served;
-    if (err != NM_OK) nm_engine_note(e, nm_error_text());
+    pthread_mutex_lock(&e->lock);
+    bool closes = e->closes;
+    pthread_mutex_unlock(&e->lock);
+    if (err != NM_OK && !closes) nm_engine_note(e, nm_error_text());
 }
 
 nm_err nm_engine_open(nm_engine **out, const nm_engine_options *options)

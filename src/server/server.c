@@ -1,6 +1,7 @@
 /* The server put together. */
 #include "server/server.h"
 
+#include <stdio.h>
 #include <time.h>
 
 #include "base/err.h"
@@ -15,6 +16,15 @@ static void open_desk(nm_server *s)
     if (nm_desk_open(&s->desk, NULL) != NM_OK && s->options->note) s->options->note(s->options->note_arg, nm_error_text());
 }
 
+/* Closing ends what the engine has begun with errors of its own: the one that is the reason stays the one that is told. */
+static nm_err give_up(nm_server **s, nm_err err)
+{
+    char text[1024];
+    snprintf(text, sizeof text, "%s", nm_error_text());
+    nm_server_close(s, 0);
+    return nm_fail(err, "%s", text);
+}
+
 nm_err nm_server_open(nm_server **out, const nm_engine_options *engine, nm_http_options http)
 {
     nm_server *s = nm_calloc(1, sizeof *s);
@@ -26,9 +36,9 @@ nm_err nm_server_open(nm_server **out, const nm_engine_options *engine, nm_http_
     open_desk(s);
     nm_err err = nm_engine_open(&s->engine, engine);
     if (err == NM_OK) err = nm_http_open(&s->http, &http);
-    if (err != NM_OK) nm_server_close(&s, 0);
+    if (err != NM_OK) return give_up(&s, err);
     *out = s;
-    return err;
+    return NM_OK;
 }
 
 void nm_server_close(nm_server **server, double seconds)
