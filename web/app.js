@@ -115,14 +115,25 @@ async function remove() {
 // ---- panels ----
 
 const panelShown = () => !document.getElementById('panel').hidden;
-const wide = () => matchMedia('(min-width: 72rem)').matches;
+// As in app.css: wide has room for the panel beside the text, narrow has none for the list.
+const wide = matchMedia('(min-width: 72rem)'), narrow = matchMedia('(max-width: 52rem)');
+
+// What lies over the rest takes it out of reach, for pointer and keyboard alike.
+function cover() {
+    const list = narrow.matches && document.body.classList.contains('sidebar-open'), panel = !wide.matches && panelShown();
+    document.getElementById('scrim').hidden = !(list || panel);
+    main.inert = list || panel;
+    document.getElementById('sidebar').inert = panel && !list;
+    document.getElementById('panel').inert = list;
+}
+for (const query of [wide, narrow]) query.addEventListener('change', cover);
 
 function showPanel(shown) {
     const panel = document.getElementById('panel');
     const had = panel.contains(document.activeElement);
     panel.hidden = !shown;
     if (shown) drawPanel();
-    document.getElementById('scrim').hidden = wide() || !(shown || document.body.classList.contains('sidebar-open'));
+    cover();
     header.querySelector('.who-answers')?.setAttribute('aria-expanded', String(shown));
     if (shown) panel.querySelector('button, select')?.focus();
     else if (had) header.querySelector('.who-answers')?.focus();
@@ -130,8 +141,9 @@ function showPanel(shown) {
 
 function showSidebar(shown) {
     const was = document.body.classList.contains('sidebar-open');
-    document.body.classList.toggle('sidebar-open', shown);
-    document.getElementById('scrim').hidden = wide() || !(shown || panelShown());
+    document.body.classList.toggle('sidebar-open', shown && narrow.matches);
+    cover();
+    if (!narrow.matches) return;
     if (shown) document.querySelector('#sidebar .new').focus();
     else if (was) header.querySelector('.menu')?.focus();
 }
@@ -153,7 +165,7 @@ function help() {
 document.addEventListener('keydown', (e) => {
     if (document.querySelector('dialog[open]')) return;
     const control = e.ctrlKey || e.metaKey;
-    const does = control && e.shiftKey && e.key.toLowerCase() === 'o' ? () => open('#/') : control && e.key === 'k' ? () => { showSidebar(!wide()); focusSearch(); } :
+    const does = control && e.shiftKey && e.key.toLowerCase() === 'o' ? () => open('#/') : control && e.key === 'k' ? () => { showSidebar(true); focusSearch(); } :
         control && e.key === ',' ? () => { if (app.view === 'chat') showPanel(!panelShown()); } : control && e.key === '/' ? help : e.key === 'Escape' ? escape : null;
     if (!does) return;
     e.preventDefault();
@@ -162,7 +174,7 @@ document.addEventListener('keydown', (e) => {
 
 function escape() {
     if (document.body.classList.contains('sidebar-open')) showSidebar(false);
-    else if (panelShown() && !wide()) showPanel(false);
+    else if (panelShown() && !wide.matches) showPanel(false);
     else if (running(app.chat) && app.view === 'chat') stop();
     else if (panelShown()) showPanel(false);
 }

@@ -39,7 +39,9 @@ export function drawChats(chats) {
     }
     if (!chats.length) items.push(h('p', {class: 'faint'}, searched() ? 'Nothing found.' : 'No conversations yet.'));
     if (!store.kept) items.push(h('p', {class: 'faint unkept'}, 'Conversations are not kept: they end with this tab.', store.why ? ` (${store.why})` : ''));
+    const focused = list.contains(document.activeElement) ? document.activeElement.getAttribute('href') : null;
     list.replaceChildren(...items);
+    if (focused) list.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus();
 }
 
 // What was found stands between U+0001 and U+0002.

@@ -156,11 +156,41 @@ static float penalised(const nm_sampler *s, int32_t id, float logit)
     return logit - (float)n * s->with.frequency_penalty - s->with.presence_penalty;
 }
 
-/* The tokens that can be drawn among the first `among` of the vocabulary, and where there is a mask among those in it, in order of id. */
-static nm_err gather(nm_sampler *s, const float *logits, const uint32_t *mask, int32_t among, size_t *count)
+enum { STRIDE = 64 };
+
+/* From id on, the first token in whose neighbourhood there may be one above `least`, or a NaN. */
+static int32_t skip_below(const float *logits, int32_t id, int32_t among, float least)
+{
+    for (; among - id >= STRIDE; id += STRIDE) {
+        int any = 0;
+        for (int i = 0; i < STRIDE; i++) any |= !(logits[id + i] <= least);
+        if (any) break;
+    }
+    return id;
+}
+
+/* Takes a candidate among the best k so far, of which the worst is on top once there are k: nearly all later ones lose against that one at once. */
+static inline void offer(candidate *c, size_t *n, size_t k, candidate x)
+{
+    if (*n < k) {
+        c[(*n)++] = x;
+        if (*n == k) heapify(c, k, true);
+    } else if (before(x, c[0])) {
+        c[0] = x;
+        sift(c, k, 0, true);
+    }
+}
+
+/* The best k of the tokens that can be drawn among the first `among` of the vocabulary, and where there is a mask among those in it. */
+static nm_err gather(nm_sampler *s, const float *logits, const uint32_t *mask, int32_t among, size_t k, size_t *count)
 {
     size_t n = 0;
+    bool plain = !mask && !s->bias && !s->occurs;
     for (int32_t id = 0; id < among; id++) {
+        if (plain && n == k && id % STRIDE == 0) {
+            id = skip_below(logits, id, among, s->candidates[0].logit);
+            if (id == among) break;
+        }
         if (mask && !(mask[id / 32] >> id % 32 & 1)) {
             if (!mask[id / 32]) id |= 31;       /* none of its word */
             continue;
@@ -168,20 +198,12 @@ static nm_err gather(nm_sampler *s, const float *logits, const uint32_t *mask, i
         float logit = penalised(s, id, s->bias ? logits[id] + s->bias[id] : logits[id]);
         if (isnan(logits[id]) || isnan(logit))
             return nm_fail(NM_FAILED, "the logit of token %d is not a number: the model's weights or the computation are broken", id);
-        if (logit > -INFINITY) s->candidates[n++] = (candidate){logit, logit, id};
+        if (logit > -INFINITY) offer(s->candidates, &n, k, (candidate){logit, logit, id});
     }
     if (!n && mask) return nm_fail(NM_FAILED, "no token can be drawn: none that the grammar allows is in the vocabulary, or their logits are minus infinity");
     if (!n) return nm_fail(NM_FAILED, "no token can be drawn: all logits are minus infinity");
     *count = n;
     return NM_OK;
-}
-
-static int32_t best(const candidate *c, size_t n)
-{
-    size_t at = 0;
-    for (size_t i = 1; i < n; i++)
-        if (before(c[i], c[at])) at = i;
-    return c[at].id;
 }
 
 /* e^(logit - most), where an infinite logit outweighs all finite ones. */
@@ -203,19 +225,6 @@ static double total_weight(const candidate *c, size_t n, float most)
 }
 
 /* ---- Filters: each leaves the first n of candidates and returns n, at least 1 ------------------------------------ */
-
-/* A heap of the k best so far with the worst on top: nearly all others lose against that one at once. */
-static size_t keep_top_k(candidate *c, size_t n, size_t k)
-{
-    if (k == 0 || k >= n) return n;
-    heapify(c, k, true);
-    for (size_t i = k; i < n; i++) {
-        if (!before(c[i], c[0])) continue;
-        c[0] = c[i];
-        sift(c, k, 0, true);
-    }
-    return k;
-}
 
 /* The fewest candidates, best keys first, whose probability reaches p. */
 static size_t keep_mass(candidate *c, candidate *spare, size_t n, double p)
@@ -281,12 +290,11 @@ static nm_err draw_among(nm_sampler *s, const float *logits, const uint32_t *mas
     const nm_sampling *w = &s->with;
     candidate *c = s->candidates;
     size_t n = 0;
-    NM_TRY(gather(s, logits, mask, among, &n));
+    NM_TRY(gather(s, logits, mask, among, w->temperature == 0 ? 1 : w->top_k ? (size_t)w->top_k : SIZE_MAX, &n));
     if (w->temperature == 0) {
-        *token = best(c, n);
+        *token = c[0].id;
         return NM_OK;
     }
-    n = keep_top_k(c, n, (size_t)w->top_k);
     if (w->typical < 1) n = keep_typical(c, s->spare, n, (double)w->typical);
     if (w->top_p < 1) n = keep_mass(c, s->spare, n, (double)w->top_p);
     if (w->min_p > 0) n = keep_min_p(c, n, (double)w->min_p);

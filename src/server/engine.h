@@ -173,7 +173,8 @@ nm_err nm_engine_embed(nm_engine *engine, const char *model, const char *const *
 /* The name of the first model, with its stack. */
 const char *nm_engine_first(const nm_engine *engine);
 /* What there is. Each gives a new JSON value (the caller's), NULL without memory. */
-json_t *nm_engine_models(nm_engine *engine);    /* [{"name", "base", "kind": "model"|"adapter"|"stack", "path", "bytes", "loaded", "modified", "default"}] */
+json_t *nm_engine_models(nm_engine *engine);    /* [{"name", "base", "kind": "model"|"adapter"|"stack", "path", "bytes", "loaded", "modified", "default"}]; of open ones also
+                                                   "architecture", "parameters", "file_type", "context" */
 json_t *nm_engine_slots(nm_engine *engine);     /* [{"id", "model", "state": "prompt"|"answer", "prompt_tokens", "cached_tokens", "tokens", "context"}] */
 typedef struct nm_engine_counts {
     uint64_t requests, failed, cancelled, prompt_tokens, cached_tokens, tokens;

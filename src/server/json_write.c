@@ -101,8 +101,10 @@ void nm_json_real(nm_json_out *o, const char *key, double value)
 {
     char text[48];
     int digits = 15;
-    snprintf(text, sizeof text, "%.15g", value);
-    if (strtod(text, NULL) != value) digits = 17;
+    for (; digits < 17; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, value);
+        if (strtod(text, NULL) == value) break;
+    }
     number(o, key, value, digits);
 }
 

@@ -147,10 +147,9 @@ static json_t *adapter(const json_t *of, size_t id)
 
 static void adapters(nm_exchange *x, void *context)
 {
-    const nm_server *server = context;
-    json_t *models = nm_engine_models(server->engine), *stack = json_object_get(json_array_get(models, 0), "adapters"), *list = models ? json_array() : NULL;
+    json_t *stack = nm_llamacpp_stack(context, NULL), *list = stack ? json_array() : NULL;
     for (size_t i = 0; list && i < json_array_size(stack); i++) json_array_append_new(list, adapter(json_array_get(stack, i), i));
-    json_decref(models);
+    json_decref(stack);
     nm_reply_json(x, list);
 }
 

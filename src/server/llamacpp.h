@@ -26,6 +26,9 @@ void nm_llamacpp_free(nm_llamacpp *request);
 /* What holds for the answer, as "generation_settings" tells it. */
 json_t *nm_llamacpp_settings(const nm_llamacpp *request, const nm_model *model);
 
+/* The adapters of the default model, [{"name", "scale"}], in their order; its base's name (base may be NULL; nm_free). NULL without memory. */
+json_t *nm_llamacpp_stack(nm_server *server, char **base);
+
 /* llamacpp_text.c */
 void nm_llamacpp_tokenize(nm_exchange *x, void *context);
 void nm_llamacpp_detokenize(nm_exchange *x, void *context);

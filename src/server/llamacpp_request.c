@@ -59,17 +59,46 @@ static nm_err read_output(nm_llamacpp *r)
     return a->grammar && (a->schema || a->json) ? nm_fail(NM_USAGE, "\"grammar\" and \"json_schema\" exclude each other: give one") : NM_OK;
 }
 
+/* One of "+ADAPTER=SCALE" of a full name. */
+static json_t *part_of_stack(const char *part, size_t length)
+{
+    size_t name = length;
+    for (size_t i = 0; i < length; i++) if (part[i] == '=') name = i;
+    return json_pack("{ss% sf}", "name", part, name, "scale", name < length ? strtod(part + name + 1, NULL) : 1.0);
+}
+
+/* The model that is meant where none is named. */
+static const json_t *default_model(const json_t *models)
+{
+    for (size_t i = 0; i < json_array_size(models); i++)
+        if (json_is_true(json_object_get(json_array_get(models, i), "default"))) return json_array_get(models, i);
+    return json_array_get(models, 0);
+}
+
+json_t *nm_llamacpp_stack(nm_server *server, char **base)
+{
+    json_t *models = nm_engine_models(server->engine), *list = models ? json_array() : NULL;
+    const json_t *model = default_model(models);
+    const char *name = json_string_value(json_object_get(model, "name")), *bare = json_string_value(json_object_get(model, "base"));
+    size_t n = bare ? strlen(bare) : 0;
+    if (base) *base = bare ? nm_strndup(bare, n) : NULL;
+    const char *at = name && bare && !strncmp(name, bare, n) ? name + n : "";
+    while (list && *at == '+') {
+        size_t length = strcspn(++at, "+");
+        json_array_append_new(list, part_of_stack(at, length));
+        at += length;
+    }
+    json_decref(models);
+    return list;
+}
+
 /* Adapters by number are those of the default model's stack, and what is not named is off: so the stack is said anew, on the base. */
 static nm_err read_model(nm_llamacpp *r, nm_server *server)
 {
     const json_t *first_id = json_object_get(json_array_get(json_object_get(r->body, "lora"), 0), "id");
     NM_TRY(nm_field_text(r->body, "model", &r->ask.model));
     if (json_is_integer(first_id)) {
-        json_t *models = nm_engine_models(server->engine), *one = json_array_get(models, 0);
-        const char *base = json_string_value(json_object_get(one, "base"));
-        r->adapters = json_incref(json_object_get(one, "adapters"));
-        r->base = base ? nm_strndup(base, strlen(base)) : NULL;
-        json_decref(models);
+        r->adapters = nm_llamacpp_stack(server, &r->base);
         r->ask.model = r->base;
     }
     NM_TRY(nm_field_lora(r->body, r->adapters, &r->lora, &r->ask.n_lora));

@@ -20,11 +20,12 @@ void nm_openai_id(char out[NM_OPENAI_ID], const char *prefix);
 /* ---- Errors ---- */
 typedef struct nm_openai_error {
     int status;
-    const char *type, *code, *param, *message;      /* type NULL: by status; code and param may be NULL */
+    const char *type, *code, *param, *message;      /* type NULL: by status; code may be NULL, and param, which then is what the message begins
+                                                     * with in quotes */
     int32_t prompt_tokens, context;                 /* of exceed_context_size_error; else 0 */
 } nm_openai_error;
 void nm_openai_fail(nm_exchange *x, const nm_openai_error *e);
-/* From the thread's error line; one that begins with a member's name in quotes has it as `param`. */
+/* From the thread's error line. */
 void nm_openai_fail_err(nm_exchange *x, nm_err err);
 /* What an ending with an error is on the wire. The strings are of `ended`. */
 nm_openai_error nm_openai_error_of(const nm_ended *ended);

@@ -36,12 +36,20 @@ static const char *type_of(int status)
     }
 }
 
+/* What refuses a member begins with its name in quotes. */
+static void write_param(nm_json_out *o, const nm_openai_error *e)
+{
+    const char *end = *e->message == '"' && e->status == 400 ? strchr(e->message + 1, '"') : NULL;
+    if (e->param || !end) nm_json_text(o, "param", e->param);
+    else nm_json_bytes(o, "param", e->message + 1, (size_t)(end - e->message - 1));
+}
+
 void nm_openai_write_error(nm_json_out *o, const nm_openai_error *e)
 {
     nm_json_begin_object(o, "error");
     nm_json_text(o, "message", e->message);
     nm_json_text(o, "type", e->type ? e->type : type_of(e->status));
-    nm_json_text(o, "param", e->param);
+    write_param(o, e);
     nm_json_text(o, "code", e->code);
     if (e->context) nm_json_int(o, "n_prompt_tokens", e->prompt_tokens);
     if (e->context) nm_json_int(o, "n_ctx", e->context);
@@ -75,10 +83,7 @@ static int status_of(nm_err err)
 
 void nm_openai_fail_err(nm_exchange *x, nm_err err)
 {
-    char param[128] = "";
-    const char *text = nm_error_text(), *end = *text == '"' ? strchr(text + 1, '"') : NULL;
-    if (end && (size_t)(end - text) < sizeof param) snprintf(param, sizeof param, "%.*s", (int)(end - text - 1), text + 1);
-    nm_openai_error e = {.status = status_of(err), .message = text, .param = *param && err == NM_USAGE ? param : NULL};
+    nm_openai_error e = {.status = status_of(err), .message = nm_error_text()};
     nm_openai_fail(x, &e);
 }
 

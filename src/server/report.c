@@ -17,6 +17,15 @@ static void add_model(json_t *list, const char *name, const char *base, const ch
         "loaded", loaded, "modified", (json_int_t)modified(path), "default", first));
 }
 
+/* What an open model tells of itself goes to the entry that was added last. */
+static void add_facts(json_t *list, const nm_base *b)
+{
+    if (!b->model) return;
+    const nm_model_info *info = nm_model_describe(b->model);
+    json_object_update_new(json_array_get(list, json_array_size(list) - 1), json_pack("{s:s, s:I, s:s, s:i}", "architecture", info->architecture,
+        "parameters", (json_int_t)info->n_parameters, "file_type", info->file_type, "context", b->context));
+}
+
 static bool listed(const json_t *list, const char *name)
 {
     size_t i;
@@ -32,12 +41,15 @@ static void add_known(const nm_engine *e, json_t *list)
     for (size_t i = 0; i < e->bases; i++) {
         const nm_base *b = e->base[i];
         add_model(list, b->name, b->name, "model", b->found.path, b->found.bytes, b->model != NULL, !strcmp(b->name, e->options.models[0]));
+        add_facts(list, b);
     }
     for (size_t i = 0; i < e->options.n_models; i++) {
         const char *name = e->options.models[i], *plus = strchr(name, '+');
         for (size_t k = 0; plus && k < e->bases; k++)
-            if (!strncmp(name, e->base[k]->name, strlen(e->base[k]->name)) && name[strlen(e->base[k]->name)] == '+' && !listed(list, name))
+            if (!strncmp(name, e->base[k]->name, strlen(e->base[k]->name)) && name[strlen(e->base[k]->name)] == '+' && !listed(list, name)) {
                 add_model(list, name, e->base[k]->name, "stack", e->base[k]->found.path, e->base[k]->found.bytes, e->base[k]->model != NULL, i == 0);
+                add_facts(list, e->base[k]);
+            }
     }
     for (size_t i = 0; i < e->n_added; i++)
         if (!listed(list, e->added[i].name)) add_model(list, e->added[i].name, "", "adapter", e->added[i].path, 0, false, false);

@@ -379,6 +379,14 @@ class Flows:
                                            'e === document.body || r.width > 0]; })()'))
         names = ' '.join(str(s[1]) for s in seen)
         assert all(s[2] for s in seen), seen
+        await self.page.size(1000, 700)      # room for the list, none for the panel beside it
+        await self.page.key('k', control=True)
+        assert await self.page.js('document.activeElement.type === "search" && document.getElementById("scrim").hidden')
+        await self.page.key(',', control=True)
+        assert await self.page.js('document.getElementById("panel").contains(document.activeElement) && document.getElementById("main").inert')
+        await self.page.key('Escape')
+        assert await self.page.js('document.activeElement.className === "who-answers" && !document.getElementById("main").inert')
+        await self.page.size(1280, 860)
         assert 'Message' in names and 'New conversation' in names and 'Compare blindly' in names, names
 
     async def views_look(self):
@@ -399,7 +407,9 @@ class Flows:
         await self.page.js('document.querySelector(".adapter input[type=checkbox]")?.click()')
         await self.shots('settings')
         await self.page.js('document.querySelector(".who-answers").click()')
+        await self.page.size(390, 780, True)
         await self.page.js('document.querySelector(".menu").click()')
+        assert await self.page.js('document.activeElement.matches("#sidebar .new")')
         await self.shots('conversations')
         await self.page.key('Escape')
         await self.page.key('/', control=True)

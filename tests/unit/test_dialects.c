@@ -646,7 +646,7 @@ static void test_llamacpp_requests(void **state)
     assert_asked(0, "{'ids':[1,229,153,132,100,259,260,229,153,132,261],'seed':7,'ignore_eos':true,'no_cache':true,'grammar':'root ::= x','bias':{'259':1.5,'260':'-inf','2':-0.5}}");
     free_reply(&(reply[]){post("/completion", "{'prompt':[5,6],'json_schema':{'type':'string'},'logit_bias':{'259':1,'</s>':false}}")}[0]);
     assert_asked(1, "{'ids':[5,6],'schema':{'type':'string'},'bias':{'259':1.0,'2':'-inf'}}");
-    fake.models = json_pack("[{ss ss s[{ss sf}{ss sf}]}]", "name", "m+a+b=0.5", "base", "m", "adapters", "name", "a", "scale", 1.0, "name", "b", "scale", 0.5);
+    fake.models = json_pack("[{ss ss sb}{ss ss sb}]", "name", "m", "base", "m", "default", 0, "name", "m+a+b=0.5", "base", "m", "default", 1);
     free_reply(&(reply[]){post("/completion", "{'prompt':['x'],'lora':[{'id':1,'scale':0.25}],'json_schema':{}}")}[0]);
     assert_asked(2, "{'model':'m','text':'x','json':true,'lora':[{'id':'b','scale':0.25}]}");
     assert_reply(get("/lora-adapters", ""), 200, "[{'id':0,'path':'a','scale':1.0,'task_name':'','prompt_prefix':''},{'id':1,'path':'b','scale':0.5,'task_name':'','prompt_prefix':''}]");

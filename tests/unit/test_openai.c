@@ -446,6 +446,8 @@ static void test_engine_errors(void **state)
         expect_error(post(paths[i][0], paths[i][1]), 503, "server_error", NULL, NULL, "no memory");
         fake.script = (fake_script){.refuse = NM_USAGE, .error = "this makes no sense"};
         expect_error(post(paths[i][0], paths[i][1]), 400, "invalid_request_error", NULL, NULL, "this makes no sense");
+        fake.script = (fake_script){.early = NM_USAGE, .error = "\"stop\" is odd"};
+        expect_error(post(paths[i][0], paths[i][1]), 400, "invalid_request_error", NULL, "stop", "is odd");
     }
 }
 
