@@ -6,6 +6,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "os/clock.h"
 
 /* The first that fits a path wins. */
 static const nm_route *const tables[] = {nm_routes_openai, nm_routes_anthropic, nm_routes_ollama, nm_routes_llamacpp, nm_routes_page, nm_routes_chats, NULL};
@@ -41,13 +42,21 @@ nm_err nm_server_open(nm_server **out, const nm_engine_options *engine, nm_http_
     return NM_OK;
 }
 
+/* The engine's work first; then what has been written of it is on its way to clients still. */
+static void drain(nm_server *s, double seconds)
+{
+    double until = nm_clock_seconds() + seconds;
+    nm_engine_drain(s->engine, seconds);
+    nm_http_drain(s->http, until - nm_clock_seconds());
+}
+
 void nm_server_close(nm_server **server, double seconds)
 {
     nm_server *s = *server;
     *server = NULL;
     if (!s) return;
     if (s->http) nm_http_quiesce(s->http);
-    if (s->engine && seconds > 0) nm_engine_drain(s->engine, seconds);
+    if (s->http && seconds > 0) drain(s, seconds);
     nm_http_close(&s->http);
     nm_engine_close(&s->engine);
     nm_desk_close(&s->desk);

@@ -135,10 +135,11 @@ check 'and no prompt is in the log' test -z "$(grep -iE 'sea|salt|France' "$work
 # ---- the end
 long='{"prompt": "Once upon a time", "max_tokens": 150, "temperature": 0, "stream": true, "ignore_eos": true}'
 stream_to() {   # stream_to FILE BODY: in the background, in $reader
+    rm -f "$1"
     curl -sSN --max-time 60 -H 'Content-Type: application/json' -d "$2" "$url/v1/completions" >"$1" 2>"$work/err" &
     reader=$!
 }
-flows() { grep -q '^data: ' "$1"; }
+flows() { grep -q "^data: " "$1" 2>/dev/null; }
 ends_streams() {        # ends_streams SIGNAL: what is under way comes to its end, then the program
     stream_to "$work/stream" "$long"
     wait_for flows "$work/stream" || return 1
