@@ -133,6 +133,7 @@ typedef struct nm_engine_options {
     nm_kv_type kv;
     nm_compute compute;
     uint64_t memory;                /* bytes for models, sessions and kept prefixes; 0 = four fifths of what is available */
+    uint64_t kept;                  /* of them for kept prefixes, at most; 0 = an eighth, and 1 GB at most */
     double keep_alive;              /* seconds without work after which a model is closed; 0 = never */
     bool force;                     /* adapters made for other weights */
     bool no_pack;
