@@ -88,7 +88,7 @@ typedef struct nm_piece {
     size_t length;
     int32_t call;                   /* number of the tool call in its answer, from 0 */
     const char *id, *name;
-    const nm_token_out *token;      /* that came with this piece, n_tokens; only where logprobs were asked for */
+    const nm_token_out *token;      /* that came with this piece, n_tokens; only where logprobs were asked for. Of a text also the one that ends it, which has no text */
     size_t n_tokens;
 } nm_piece;
 
