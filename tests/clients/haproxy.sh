@@ -10,7 +10,7 @@ unset NOMOAT_API_KEY http_proxy HTTP_PROXY all_proxy ALL_PROXY
 pids=
 trap 'for pid in $pids; do kill -9 "$pid"; done 2>/dev/null; rm -rf "$work"' EXIT
 
-serving() { grep -q 'serving at http' "$1"; }
+serving() { grep -qs 'serving at http' "$1"; }
 start() {       # start NAME: a server; its process in $NAME.pid, where it is in $NAME.url
     XDG_DATA_HOME=$work/$1.data "$NOMOAT" serve "$model" --port 0 --allow-host models.example >/dev/null 2>"$work/$1.log" </dev/null &
     echo $! >"$work/$1.pid"
