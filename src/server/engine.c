@@ -6,7 +6,7 @@
 #include "os/machine.h"
 #include "server/engine_impl.h"
 
-enum { PARALLEL = 16, QUEUE = 256, N_MOST = 64 };
+enum { PARALLEL = 16, QUEUE = 256, N_MOST = 128, KEPT_MOST = 1000 * 1000 * 1000 };
 
 void nm_engine_note(nm_engine *e, const char *line) { if (e->options.note) e->options.note(e->options.note_arg, line); }
 
@@ -67,6 +67,13 @@ static void tell_end(nm_job *j, const nm_ended *end)
     else if (j->listener.ended) j->listener.ended(j->listener.arg, end);
 }
 
+/* Of the last request that was work: its own word, or else the server's. */
+static double keep_alive_of(const nm_job *j)
+{
+    double ours = j->engine->options.keep_alive > 0 ? j->engine->options.keep_alive : -1;
+    return j->kind == NM_JOB_CALL ? NM_ASK_REAL : isnan(j->ask.keep_alive) ? ours : j->ask.keep_alive;
+}
+
 void nm_job_end(nm_job *j, nm_err err, const char *code)
 {
     nm_engine *e = j->engine;
@@ -78,16 +85,19 @@ void nm_job_end(nm_job *j, nm_err err, const char *code)
     end.wait_seconds = (j->begun ? j->begun : now) - j->asked - j->load_seconds;
     if (j->begun) end.prompt_seconds = (j->first ? j->first : now) - j->begun;
     if (j->first) end.seconds = now - j->first;
-    atomic_store(&j->state, NM_JOB_DONE);
     count_end(e, j, &end);
     if (j->kind != NM_JOB_CALL) tell_end(j, &end);
     else if (j->refusal) j->call(j->listener.arg, NULL, err);
-    if (j->variant) nm_names_leave(e, j->variant, j->ask.keep_alive);
+    if (j->variant) nm_names_leave(e, j->variant, keep_alive_of(j));
     j->variant = NULL;
     nm_job_release(&j);
+    pthread_mutex_lock(&e->lock);
+    e->unfinished--;
+    pthread_cond_broadcast(&e->work);
+    pthread_mutex_unlock(&e->lock);
 }
 
-/* Puts it at the end of the clerk's list, or has the loop end it: nothing is called back before this returns. */
+/* Puts it at the end of the clerk's list, or has the loop end it: nothing is called back on the calling thread. */
 static nm_err submit(nm_engine *e, nm_job *j, nm_job **handle)
 {
     int32_t most = (e->options.queue > 0 ? e->options.queue : QUEUE) + e->options.parallel;
@@ -98,6 +108,7 @@ static nm_err submit(nm_engine *e, nm_job *j, nm_job **handle)
     while (*end) end = &(*end)->next;
     *end = j;
     j->id = ++e->next_id;
+    e->unfinished++;
     if (!j->refusal) e->waiting++;
     e->counts.requests += j->kind != NM_JOB_CALL;
     if (handle) atomic_fetch_add(&j->refs, 1), *handle = j;
@@ -210,11 +221,15 @@ static nm_err start(nm_engine *e)
     return NM_OK;
 }
 
+/* That it was not opened is told, unless the engine is being closed: then it is no news. */
 static void ignore_call(void *arg, const nm_served *served, nm_err err)
 {
     nm_engine *e = arg;
     (void)served;
-    if (err != NM_OK) nm_engine_note(e, nm_error_text());
+    pthread_mutex_lock(&e->lock);
+    bool closes = e->closes;
+    pthread_mutex_unlock(&e->lock);
+    if (err != NM_OK && !closes) nm_engine_note(e, nm_error_text());
 }
 
 nm_err nm_engine_open(nm_engine **out, const nm_engine_options *options)
@@ -223,6 +238,7 @@ nm_err nm_engine_open(nm_engine **out, const nm_engine_options *options)
     *out = NULL;
     if (!e) return nm_fail_memory(sizeof *e);
     e->options = *options;
+    if (!options->n_models) e->options.models = NULL;
     pthread_mutex_init(&e->lock, NULL);
     pthread_condattr_t attributes;
     pthread_condattr_init(&attributes);
@@ -232,7 +248,7 @@ nm_err nm_engine_open(nm_engine **out, const nm_engine_options *options)
     if (e->options.parallel <= 0) e->options.parallel = PARALLEL;
     uint64_t available = nm_machine_memory_available();
     e->memory = options->memory ? options->memory : available ? available / 5 * 4 : UINT64_MAX;
-    e->kept_most = e->memory / 4;
+    e->kept_most = options->kept ? options->kept : e->memory / 8 < KEPT_MOST ? e->memory / 8 : KEPT_MOST;
     nm_err err = options->n_models ? nm_names_open(e) : nm_fail(NM_USAGE, "no model to serve: name one");
     if (err == NM_OK) err = start(e);
     if (err == NM_OK) err = nm_engine_call(e, NULL, ignore_call, e);       /* the first is opened at once */
@@ -249,7 +265,7 @@ void nm_engine_drain(nm_engine *e, double seconds)
     struct timespec at = {.tv_sec = (time_t)until, .tv_nsec = (long)((until - (double)(time_t)until) * 1e9)};
     pthread_mutex_lock(&e->lock);
     e->drains = true;
-    while ((e->waiting || e->n_running) && !pthread_cond_timedwait(&e->work, &e->lock, &at)) continue;
+    while (e->unfinished && !pthread_cond_timedwait(&e->work, &e->lock, &at)) continue;
     pthread_mutex_unlock(&e->lock);
 }
 
