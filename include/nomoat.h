@@ -8,8 +8,15 @@
  *   nm_error_text() returns one line, on the calling thread, that says what, where and what to do.
  * - X_open gives an object to the caller through its first argument; X_close(&x) releases it and sets x to NULL; closing NULL is fine.
  * - Strings are UTF-8; where a length is passed, they need no terminating zero and may hold any byte.
- * - nm_model, nm_tokenizer and nm_template are immutable once open: any number of threads may use one together. nm_session,
- *   nm_runner and nm_sampler belong to one thread at a time.
+ * - Options are read during the call that takes them, with what they point to; what must live longer says so. A pointer to options may be NULL where that
+ *   is said; a field that is 0 stands for its default, but where the field says otherwise.
+ * - What is given as `const char *` without a word on it belongs to the object that it was asked of, and ends with it.
+ * - nm_model, nm_tokenizer, nm_template, nm_adapter, nm_stack, nm_grammar and nm_dataset are immutable once open: any number of threads may use one together.
+ *   All others (nm_session, nm_runner, nm_sampler, nm_decoder, nm_stop, nm_constraint, nm_speech, nm_order, nm_trainer) belong to one thread at a time, and
+ *   may go from one to another. Runs and steps of several threads take the one compute pool in turn.
+ * - Callbacks are called on the thread that made the call, before it returns, but for what their declarations say. They may not change the objects of the call.
+ *
+ * examples/hello.c is a whole program over this header; docs/programs.md tells the way through it.
  */
 #ifndef NOMOAT_H
 #define NOMOAT_H
@@ -42,9 +49,9 @@ typedef enum nm_err {
     NM_INTERRUPTED = 130
 } nm_err;
 
-/* The calling thread's last error as one line without newline, "" if there was none. Valid until its next failing call. */
+/* The calling thread's last error as one line without newline, "" if there was none. Valid until its next failing call; a call that succeeds leaves it. */
 NM_API const char *nm_error_text(void);
-NM_API const char *nm_version(void);
+NM_API const char *nm_version(void);    /* NM_VERSION of the library that was loaded; static */
 
 /* ---- The process's compute pool ------------------------------------------------------------------------------------- */
 
@@ -82,11 +89,12 @@ typedef struct nm_model_options {
     bool keep;                  /* take packed weights from the user's cache folder, or leave them there for the next start: docs/commands.md */
     nm_progress_fn progress;    /* bytes of tensors made ready; may be NULL */
     void *progress_arg;
-    const volatile sig_atomic_t *cancel;    /* nm_model_close waits until weights that were to be kept are on the disk, unless this is not 0; may be NULL */
+    const volatile sig_atomic_t *cancel;    /* with `keep`: nm_model_close waits until those weights are on the disk, unless this is not 0. Must outlive the model; may be
+                                             * NULL. What ends nm_model_open is `progress` */
 } nm_model_options;
 
 /* Opens a GGUF file, or the first of a split ("-00001-of-00003.gguf"). options may be NULL. Every fault of the file is
- * NM_BAD_FILE with the file's name and the place. The model must outlive its sessions and runners. */
+ * NM_BAD_FILE with the file's name and the place. The model must outlive what was opened with it (data sets apart) and what it was asked for. */
 NM_API nm_err nm_model_open(nm_model **out, const char *path, const nm_model_options *options);
 /* The same from memory, which stays the caller's and must stay unchanged until the model is closed. name is for messages. */
 NM_API nm_err nm_model_open_memory(nm_model **out, const void *data, size_t size, const char *name, const nm_model_options *options);
@@ -156,7 +164,7 @@ NM_API nm_err nm_detokenize(const nm_tokenizer *tokenizer, const int32_t *ids, s
 typedef struct nm_decoder nm_decoder;
 NM_API nm_err nm_decoder_open(nm_decoder **out, const nm_tokenizer *tokenizer, unsigned flags);
 NM_API void nm_decoder_close(nm_decoder **decoder);
-/* *text points into the decoder until its next call. id < 0 flushes what is held back (an incomplete character, raw). */
+/* *text points into the decoder until its next call and holds *length bytes, often none. id < 0 flushes what is held back (an incomplete character, raw). */
 NM_API nm_err nm_decoder_push(nm_decoder *decoder, int32_t id, const char **text, size_t *length);
 
 NM_API int32_t nm_token_count(const nm_tokenizer *tokenizer);
@@ -173,6 +181,7 @@ NM_API bool nm_token_is_control(const nm_tokenizer *tokenizer, int32_t id);
 
 /* Chat templates: the Jinja that models' templates use, as transformers sets it up (trim_blocks, lstrip_blocks, loop controls).
  * A template reads nothing but its variables; steps, depth and output are bounded. */
+/* The source is copied; name is for messages and may be NULL. NM_BAD_FILE with its line for a fault of the source. */
 NM_API nm_err nm_template_open(nm_template **out, const char *source, size_t length, const char *name);
 NM_API void nm_template_close(nm_template **tmpl);
 typedef struct nm_template_options {
@@ -181,7 +190,8 @@ typedef struct nm_template_options {
     size_t max_output;          /* bytes; 0 = default */
     const volatile sig_atomic_t *cancel;    /* when it turns non-zero, rendering ends with NM_INTERRUPTED; may be NULL */
 } nm_template_options;
-/* vars: one JSON object, e.g. {"messages": [...], "add_generation_prompt": true}. *text is allocated (nm_free).
+/* vars: one JSON object, e.g. {"messages": [...], "add_generation_prompt": true}. options may be NULL: the clock, and default bounds. *text is allocated (nm_free), with
+ * a zero behind it. It is to be tokenized with NM_TEXT_PROMPT.
  * NM_REFUSED when the template itself raises (raise_exception); NM_FAILED for its errors (undefined, type) and exceeded bounds; NM_USAGE for bad JSON. */
 NM_API nm_err nm_template_render(const nm_template *tmpl, const char *vars, size_t vars_length, const nm_template_options *options, char **text, size_t *length);
 
@@ -306,6 +316,7 @@ typedef struct nm_session_options {
 /* Bytes that a session would need at its full context, beside passes of the default 512 rows; 0 for options that make no sense.
  * Opening takes next to nothing: memory follows the tokens. */
 NM_API uint64_t nm_session_bytes(const nm_model *model, const nm_session_options *options);
+/* options may be NULL. */
 NM_API nm_err nm_session_open(nm_session **out, const nm_model *model, const nm_session_options *options);
 NM_API void nm_session_close(nm_session **session);
 /* A second timeline with the same past; pages are shared until one of them writes. */
@@ -325,6 +336,7 @@ typedef struct nm_runner_options {
     int32_t max_rows;       /* most tokens in one pass; 0 = 512. Any value gives the same bits. */
     int32_t max_logits;     /* rows of logits in one pass of the head; 0 = 16 */
 } nm_runner_options;
+/* What computes, with the memory of one pass; serves any sessions of its model, of its arithmetic, one run after another. options may be NULL. */
 NM_API nm_err nm_runner_open(nm_runner **out, const nm_model *model, const nm_runner_options *options);
 NM_API void nm_runner_close(nm_runner **runner);
 NM_API uint64_t nm_runner_bytes(const nm_runner *runner);
@@ -336,9 +348,9 @@ typedef nm_err (*nm_logits_fn)(void *arg, int32_t index, const float *logits, in
 typedef nm_err (*nm_hidden_fn)(void *arg, int32_t index, const float *hidden, int32_t n_embd);
 typedef struct nm_item {
     nm_session *session;
-    const int32_t *tokens;      /* appended to the session */
+    const int32_t *tokens;      /* appended to the session; read during the call */
     int32_t count;
-    nm_want want;
+    nm_want want;               /* of which of these tokens: of none, the last, all */
     nm_logits_fn on_logits;     /* called on the calling thread, in order. NULL where only on_hidden is wanted: then no logits are computed */
     void *arg;
     nm_hidden_fn on_hidden;     /* may be NULL */
@@ -421,7 +433,9 @@ typedef enum nm_speech_kind {
     NM_SPEECH_ARGUMENTS,        /* more of its arguments, as JSON text */
     NM_SPEECH_MARK              /* with `marks` only: a mark of reasoning, or white space about it */
 } nm_speech_kind;
+/* text has no zero behind it; all of a piece is valid during the call only. call, id, name: of CALL and ARGUMENTS. */
 typedef struct nm_speech_piece { nm_speech_kind kind; const char *text; size_t length; int32_t call; const char *id, *name; } nm_speech_piece;
+/* A result other than NM_OK ends nm_speech_push with it. */
 typedef nm_err (*nm_speech_fn)(void *arg, const nm_speech_piece *piece);
 typedef struct nm_speech_options {
     const char *template_text;  /* the chat template's source; NULL: no tools are looked for */
@@ -525,7 +539,7 @@ typedef struct nm_order_step {
     size_t n_parts;
 } nm_order_step;
 
-/* The order of training: from the seed alone, any step at any time, so that a resumed run goes on as it would have. In an epoch each row of a source comes
+/* The order of training: from the seed alone, any step at any time, so that a resumed run goes on as it would have. The dataset must outlive it. In an epoch each row of a source comes
  * as often as its weight says: whole parts for all, the rest for a share of them that the seed draws anew for each epoch. The last step of
  * an epoch may be smaller. Of ready batches the order is theirs, and options may be NULL. */
 typedef struct nm_order nm_order;
@@ -589,6 +603,7 @@ typedef struct nm_trainer_info {
 /* What suits an optimiser (NULL = "adamw") as a learning rate, to what suits AdamW. NM_USAGE, naming those that are known, if there is none of that name. */
 NM_API nm_err nm_optimizer_rate(const char *name, float *rate);
 
+/* The model and the stack below must outlive the trainer. `steps`, `batch` and `max_length` must be given; options may not be NULL. */
 NM_API nm_err nm_trainer_open(nm_trainer **out, const nm_model *model, const nm_trainer_options *options);
 NM_API void nm_trainer_close(nm_trainer **trainer);
 /* What a trainer of these options would be: nothing is allocated for long. */

@@ -19,7 +19,7 @@ result() {      # result NAME COMPLAINTS: one TAP line, and the complaints as di
 skip() { n=$((n + 1)); echo "ok $n - $1 # SKIP $2"; }
 
 sources=$(find src cmd include -type f \( -name '*.[ch]' -o -name '*.def' -o -name '*.inc' \) | sort)
-code=$(find src cmd include tests tools bench -type f \( -name '*.[ch]' -o -name '*.def' -o -name '*.inc' -o -name '*.sh' -o -name '*.py' \) | sort)
+code=$(find src cmd include examples python tests tools bench -type f \( -name '*.[ch]' -o -name '*.def' -o -name '*.inc' -o -name '*.sh' -o -name '*.py' \) | sort)
 
 # shellcheck disable=SC2086  # lists of paths without spaces
 includes() {

@@ -6,7 +6,7 @@
 #include "os/machine.h"
 #include "server/engine_impl.h"
 
-enum { PARALLEL = 16, QUEUE = 256, N_MOST = 64 };
+enum { PARALLEL = 16, QUEUE = 256, N_MOST = 64, KEPT_MOST = 1000 * 1000 * 1000 };
 
 void nm_engine_note(nm_engine *e, const char *line) { if (e->options.note) e->options.note(e->options.note_arg, line); }
 
@@ -211,11 +211,15 @@ static nm_err start(nm_engine *e)
     return NM_OK;
 }
 
+/* That it was not opened is told, unless the engine is being closed: then it is no news. */
 static void ignore_call(void *arg, const nm_served *served, nm_err err)
 {
     nm_engine *e = arg;
     (void)served;
-    if (err != NM_OK) nm_engine_note(e, nm_error_text());
+    pthread_mutex_lock(&e->lock);
+    bool closes = e->closes;
+    pthread_mutex_unlock(&e->lock);
+    if (err != NM_OK && !closes) nm_engine_note(e, nm_error_text());
 }
 
 nm_err nm_engine_open(nm_engine **out, const nm_engine_options *options)
@@ -233,7 +237,7 @@ nm_err nm_engine_open(nm_engine **out, const nm_engine_options *options)
     if (e->options.parallel <= 0) e->options.parallel = PARALLEL;
     uint64_t available = nm_machine_memory_available();
     e->memory = options->memory ? options->memory : available ? available / 5 * 4 : UINT64_MAX;
-    e->kept_most = e->memory / 4;
+    e->kept_most = options->kept ? options->kept : e->memory / 8 < KEPT_MOST ? e->memory / 8 : KEPT_MOST;
     nm_err err = options->n_models ? nm_names_open(e) : nm_fail(NM_USAGE, "no model to serve: name one");
     if (err == NM_OK) nm_shelf_open(e);
     if (err == NM_OK) err = start(e);

@@ -88,7 +88,7 @@ typedef struct nm_piece {
     size_t length;
     int32_t call;                   /* number of the tool call in its answer, from 0 */
     const char *id, *name;
-    const nm_token_out *token;      /* that came with this piece, n_tokens; only where logprobs were asked for */
+    const nm_token_out *token;      /* that came with this piece, n_tokens; only where logprobs were asked for. Of a text also the one that ends it, which has no text */
     size_t n_tokens;
 } nm_piece;
 
@@ -133,6 +133,7 @@ typedef struct nm_engine_options {
     nm_kv_type kv;
     nm_compute compute;
     uint64_t memory;                /* bytes for models, sessions and kept prefixes; 0 = four fifths of what is available */
+    uint64_t kept;                  /* of them for kept prefixes, at most; 0 = an eighth, and 1 GB at most */
     double keep_alive;              /* seconds without work after which a model is closed; 0 = never */
     bool force;                     /* adapters made for other weights */
     bool no_pack;

@@ -183,6 +183,23 @@ void nm_http_quiesce(nm_http *http)
     if (MHD_quiesce_daemon(http->daemon) != MHD_INVALID_SOCKET) shutdown(http->listen_fd, SHUT_RDWR);
 }
 
+/* A request that is still coming is nobody's work yet. */
+static bool is_answering(nm_http *http)
+{
+    bool found = false;
+    pthread_mutex_lock(&http->lock);
+    for (const nm_connection *c = http->connections; c && !found; c = c->next) found = c->x && !c->deadline;
+    pthread_mutex_unlock(&http->lock);
+    return found;
+}
+
+void nm_http_drain(nm_http *http, double seconds)
+{
+    static const struct timespec pause = {.tv_nsec = NM_HTTP_WATCH_MS * 1000000 / 4};
+    double until = nm_clock_seconds() + seconds;
+    while (is_answering(http) && nm_clock_seconds() < until) nanosleep(&pause, NULL);
+}
+
 /* libmicrohttpd must not be stopped while connections sleep. None falls asleep once `closing` is set: it is read under the lock under which they do. */
 static void wake_all(nm_http *http)
 {

@@ -43,6 +43,8 @@ nm_err nm_http_open(nm_http **out, const nm_http_options *options);
 int nm_http_port(const nm_http *http);
 /* No new connections; those that are open go on. */
 void nm_http_quiesce(nm_http *http);
+/* Waits until all that came whole has been answered to the last byte; so many seconds at most. */
+void nm_http_drain(nm_http *http, double seconds);
 /* Ends everything. Handlers' answers that still come are dropped. */
 void nm_http_close(nm_http **http);
 

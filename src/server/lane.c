@@ -184,6 +184,20 @@ static nm_err take(nm_lane *l, int32_t id, bool bound)
     return push_token(l, id);
 }
 
+/* The token at work, if no piece has taken it along: its probability is told now, its text, if it has any, with a later one. */
+static void tell_token(nm_lane *l)
+{
+    nm_piece p = {.kind = NM_PIECE_CONTENT, .text = ""};
+    if (!l->given && l->job->ask.top_logprobs >= 0) tell(l, &p);
+}
+
+/* What ends a text is a token of it, whose probability counts: clients that score texts drop the last one, whichever it is. A message only ends. */
+static nm_err end(nm_lane *l)
+{
+    if (!l->speech) tell_token(l);
+    return nm_lane_finish(l, NM_FINISH_STOP);
+}
+
 nm_err nm_lane_draw(nm_lane *l, const float *logits, int32_t n_vocab)
 {
     const nm_job *j = l->job;
@@ -193,12 +207,9 @@ nm_err nm_lane_draw(nm_lane *l, const float *logits, int32_t n_vocab)
     l->token = (nm_token_out){.id = id, .logprob = (double)NAN};
     l->given = false;
     if (j->ask.top_logprobs >= 0) nm_logprobs(logits, n_vocab, id, j->ask.top_logprobs, &l->token, l->top);
-    if (!j->ask.ignore_eos && nm_token_ends(nm_model_tokenizer(j->variant->base->model), id)) return nm_lane_finish(l, NM_FINISH_STOP);
+    if (!j->ask.ignore_eos && nm_token_ends(nm_model_tokenizer(j->variant->base->model), id)) return end(l);
     NM_TRY(take(l, id, bound));
-    if (!l->given && j->ask.top_logprobs >= 0) {        /* its probability is told now, its text with a later one */
-        nm_piece p = {.kind = NM_PIECE_CONTENT, .text = ""};
-        tell(l, &p);
-    }
+    tell_token(l);
     if (l->stopped) return nm_lane_finish(l, NM_FINISH_STOP_STRING);
     if (bound && nm_constraint_ended(l->constraint)) return nm_lane_finish(l, NM_FINISH_STOP);
     if (l->tokens >= j->most || l->n_ids >= (size_t)j->limit) return nm_lane_finish(l, NM_FINISH_LENGTH);

@@ -212,6 +212,7 @@ const nm_route nm_routes_llamacpp[] = {
     {"GET", "/metrics", NM_DIALECT_LLAMACPP, false, 0, metrics},
     {"POST", "/tokenize", NM_DIALECT_LLAMACPP, false, 0, nm_llamacpp_tokenize},
     {"POST", "/detokenize", NM_DIALECT_LLAMACPP, false, 0, nm_llamacpp_detokenize},
+    {"GET", "/tokenizer_info", NM_DIALECT_LLAMACPP, false, 0, nm_llamacpp_tokenizer_info},
     {"POST", "/apply-template", NM_DIALECT_LLAMACPP, false, 0, nm_llamacpp_apply_template},
     {"POST", "/completion", NM_DIALECT_LLAMACPP, false, 0, nm_llamacpp_completion},
     {"POST", "/completions", NM_DIALECT_LLAMACPP, false, 0, nm_llamacpp_completion},

@@ -31,6 +31,7 @@ json_t *nm_llamacpp_stack(nm_server *server, char **base);
 
 /* llamacpp_text.c */
 void nm_llamacpp_tokenize(nm_exchange *x, void *context);
+void nm_llamacpp_tokenizer_info(nm_exchange *x, void *context);
 void nm_llamacpp_detokenize(nm_exchange *x, void *context);
 void nm_llamacpp_apply_template(nm_exchange *x, void *context);
 /* llamacpp_completion.c */

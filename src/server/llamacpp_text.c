@@ -1,4 +1,5 @@
-/* Owns llama.cpp's /tokenize, /detokenize and /apply-template: text, tokens and prompts without a word from the model. */
+/* Owns llama.cpp's /tokenize, /detokenize and /apply-template, the first two also as vLLM's clients have them, and vLLM's /tokenizer_info: text, tokens and prompts without a
+ * word from the model. */
 #include "server/llamacpp.h"
 
 #include <string.h>
@@ -16,6 +17,7 @@ typedef struct text_task {
     const char *content;            /* to be tokenized */
     size_t length;
     bool special, parse, pieces;
+    bool vllm;                      /* the text came as vLLM's "prompt" */
     json_t *tokens;                 /* to be text again; borrowed */
     nm_openai_ask chat;             /* to be a prompt */
 } text_task;
@@ -57,11 +59,19 @@ static nm_err need_tokenizer(const nm_tokenizer **out, const nm_served *served, 
 
 /* ---- Text to tokens -------------------------------------------------------------------------------------------------------------------------- */
 
+static nm_err read_vllm_tokenize(text_task *t)
+{
+    NM_TRY(nm_field_text(t->body, "prompt", &t->content));
+    if (!t->content) return nm_fail(NM_USAGE, "\"content\" is missing: the text to be made tokens");
+    t->vllm = t->special = true;
+    return nm_field_bool(t->body, "add_special_tokens", &t->special);
+}
+
 static nm_err read_tokenize(text_task *t)
 {
     t->parse = true;
     NM_TRY(nm_field_text(t->body, "content", &t->content));
-    if (!t->content) return nm_fail(NM_USAGE, "\"content\" is missing: the text to be made tokens");
+    if (!t->content) NM_TRY(read_vllm_tokenize(t));
     t->length = strlen(t->content);
     NM_TRY(nm_field_bool(t->body, "add_special", &t->special));
     NM_TRY(nm_field_bool(t->body, "parse_special", &t->parse));
@@ -91,10 +101,35 @@ static void tokenize_with(void *arg, const nm_served *served, nm_err err)
     if (err == NM_OK) list = json_array();
     for (size_t i = 0; i < count; i++) json_array_append_new(list, t->pieces ? piece_of(tokenizer, ids[i]) : json_integer(ids[i]));
     nm_free(ids);
-    finish(t, err, err == NM_OK ? json_pack("{so}", "tokens", list) : NULL);
+    json_t *value = err == NM_OK ? json_pack("{so}", "tokens", list) : NULL;
+    if (value && t->vllm) nm_wire_merge(value, json_pack("{sI si}", "count", (json_int_t)count, "max_model_len", served->context));
+    finish(t, err, value);
 }
 
 void nm_llamacpp_tokenize(nm_exchange *x, void *context) { run(x, context, read_tokenize, tokenize_with); }
+
+/* As template and vocabulary have them: what a client needs that renders and counts by itself. */
+static void info_with(void *arg, const nm_served *served, nm_err err)
+{
+    nm_task *t = arg;
+    const nm_tokenizer *tokenizer;
+    err = need_tokenizer(&tokenizer, served, err);
+    if (err != NM_OK) nm_task_fail(t, err);
+    else {
+        int32_t bos = nm_token_bos(tokenizer), eos = nm_token_eos(tokenizer);
+        nm_task_reply(t, json_pack("{ss* ss* ss* si}", "bos_token", bos >= 0 ? nm_token_raw(tokenizer, bos) : NULL, "eos_token", eos >= 0 ? nm_token_raw(tokenizer, eos) : NULL,
+            "chat_template", served->template_text, "model_max_length", served->context));
+    }
+    nm_task_release(t);
+}
+
+void nm_llamacpp_tokenizer_info(nm_exchange *x, void *context)
+{
+    nm_task *t = nm_task_new(x, context, sizeof *t, NULL);
+    if (!t) return;
+    nm_task_call(t, nm_exchange_query(x, "model"), info_with);
+    nm_task_release(t);
+}
 
 /* ---- Tokens to text -------------------------------------------------------------------------------------------------------------------------- */
 
@@ -129,7 +164,8 @@ static void detokenize_with(void *arg, const nm_served *served, nm_err err)
     size_t length = 0;
     err = need_tokenizer(&tokenizer, served, err);
     if (err == NM_OK) err = text_of(tokenizer, t->tokens, &text, &length);
-    finish(t, err, err == NM_OK ? json_pack("{so}", "content", nm_wire_text(text, length)) : NULL);
+    json_t *value = err == NM_OK ? nm_wire_text(text, length) : NULL;
+    finish(t, err, value ? json_pack("{sO so}", "prompt", value, "content", value) : NULL);     /* vLLM's name and theirs */
     nm_free(text);
 }
 

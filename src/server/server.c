@@ -1,10 +1,12 @@
 /* The server put together. */
 #include "server/server.h"
 
+#include <stdio.h>
 #include <time.h>
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "os/clock.h"
 
 /* The first that fits a path wins. */
 static const nm_route *const tables[] = {nm_routes_openai, nm_routes_anthropic, nm_routes_ollama, nm_routes_llamacpp, nm_routes_page, nm_routes_chats, NULL};
@@ -13,6 +15,15 @@ static const nm_route *const tables[] = {nm_routes_openai, nm_routes_anthropic, 
 static void open_desk(nm_server *s)
 {
     if (nm_desk_open(&s->desk, NULL) != NM_OK && s->options->note) s->options->note(s->options->note_arg, nm_error_text());
+}
+
+/* Closing ends what the engine has begun with errors of its own: the one that is the reason stays the one that is told. */
+static nm_err give_up(nm_server **s, nm_err err)
+{
+    char text[1024];
+    snprintf(text, sizeof text, "%s", nm_error_text());
+    nm_server_close(s, 0);
+    return nm_fail(err, "%s", text);
 }
 
 nm_err nm_server_open(nm_server **out, const nm_engine_options *engine, nm_http_options http)
@@ -26,9 +37,17 @@ nm_err nm_server_open(nm_server **out, const nm_engine_options *engine, nm_http_
     open_desk(s);
     nm_err err = nm_engine_open(&s->engine, engine);
     if (err == NM_OK) err = nm_http_open(&s->http, &http);
-    if (err != NM_OK) nm_server_close(&s, 0);
+    if (err != NM_OK) return give_up(&s, err);
     *out = s;
-    return err;
+    return NM_OK;
+}
+
+/* The engine's work first; then what has been written of it is on its way to clients still. */
+static void drain(nm_server *s, double seconds)
+{
+    double until = nm_clock_seconds() + seconds;
+    nm_engine_drain(s->engine, seconds);
+    nm_http_drain(s->http, until - nm_clock_seconds());
 }
 
 void nm_server_close(nm_server **server, double seconds)
@@ -37,7 +56,7 @@ void nm_server_close(nm_server **server, double seconds)
     *server = NULL;
     if (!s) return;
     if (s->http) nm_http_quiesce(s->http);
-    if (s->engine && seconds > 0) nm_engine_drain(s->engine, seconds);
+    if (s->http && seconds > 0) drain(s, seconds);
     nm_http_close(&s->http);
     nm_engine_close(&s->engine);
     nm_desk_close(&s->desk);

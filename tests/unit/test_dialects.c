@@ -713,13 +713,26 @@ static void test_llamacpp_text(void **state)
     assert_reply(post("/tokenize", "{'content':'\u20ac','add_special':true}"), 200, "{'tokens':[1,229,153,132,262]}");
     assert_reply(post("/tokenize", "{'content':'a!','with_pieces':true}"), 200,
         "{'tokens':[{'id':229,'piece':[226]},{'id':153,'piece':[150]},{'id':132,'piece':[129]},{'id':100,'piece':'a'},{'id':261,'piece':'!'}]}");
-    assert_reply(post("/detokenize", "{'tokens':[259,260]}"), 200, "{'content':'Hello world'}");
+    assert_reply(post("/detokenize", "{'tokens':[259,260]}"), 200, "{'content':'Hello world','prompt':'Hello world'}");
     assert_fails(post("/detokenize", "{'tokens':[300]}"), 400, "{\"error\":{\"code\":400", "300");
     assert_fails(post("/detokenize", "{'tokens':['a']}"), 400, "{\"error\":{\"code\":400", "tokens");
     assert_fails(post("/tokenize", "{'content':5}"), 400, "{\"error\":{\"code\":400", "content");
     assert_reply(post("/apply-template", "{'messages':[{'role':'user','content':'a'},{'role':'assistant','content':[{'type':'text','text':'b'}]}]}"), 200,
         "{'prompt':'<user>a<assistant>b'}");
     assert_fails(post("/apply-template", "{'messages':5}"), 400, "{\"error\":{\"code\":400", "messages");
+}
+
+/* As lm-evaluation-harness asks for a vocabulary. */
+static void test_vllm_text(void **state)
+{
+    fake_reset();
+    fake.script.context = 64;
+    fake.script.template_text = "T";
+    assert_reply(get("/tokenizer_info", ""), 200, "{'bos_token':'<s>','eos_token':'</s>','chat_template':'T','model_max_length':64}");
+    assert_reply(post("/tokenize", "{'prompt':'\u20ac','add_special_tokens':false}"), 200, "{'tokens':[229,153,132,262],'count':4,'max_model_len':64}");
+    assert_reply(post("/tokenize", "{'prompt':'\u20ac'}"), 200, "{'tokens':[1,229,153,132,262],'count':5,'max_model_len':64}");
+    assert_fails(post("/tokenize", "{'prompt':'a','add_special_tokens':5}"), 400, "{\"error\":{\"code\":400", "add_special_tokens");
+    assert_fails(post("/tokenize", "{'prompt':[1]}"), 400, "{\"error\":{\"code\":400", "prompt");
 }
 
 static void test_llamacpp_rest(void **state)
@@ -906,7 +919,7 @@ int main(void)
         cmocka_unit_test(test_ollama_errors), cmocka_unit_test(test_ollama_embed), cmocka_unit_test(test_ollama_models), cmocka_unit_test(test_ollama_show),
         cmocka_unit_test(test_ollama_rest), cmocka_unit_test(test_keep_alive),
         cmocka_unit_test(test_llamacpp_completion), cmocka_unit_test(test_llamacpp_requests), cmocka_unit_test(test_llamacpp_probabilities),
-        cmocka_unit_test(test_llamacpp_errors), cmocka_unit_test(test_llamacpp_text), cmocka_unit_test(test_llamacpp_rest), cmocka_unit_test(test_vllm_adapters),
+        cmocka_unit_test(test_llamacpp_errors), cmocka_unit_test(test_llamacpp_text), cmocka_unit_test(test_vllm_text), cmocka_unit_test(test_llamacpp_rest), cmocka_unit_test(test_vllm_adapters),
         cmocka_unit_test(test_gap), cmocka_unit_test(test_facts), cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -557,10 +557,10 @@ static void make_folder(void)
     notes = 0;
 }
 
-static nm_engine *open_with_folder(const char *model, uint64_t memory)
+static nm_engine *open_with_folder(const char *model, uint64_t most)
 {
     nm_engine *e;
-    nm_engine_options o = {.models = &model, .n_models = 1, .kept_folder = folder, .memory = memory, .note = count_note, .kept_folder_bytes = memory ? 30000000 : 0};
+    nm_engine_options o = {.models = &model, .n_models = 1, .kept_folder = folder, .kept = most, .note = count_note, .kept_folder_bytes = most};
     nm_err err = nm_engine_open(&e, &o);
     if (err != NM_OK) print_error("%s\n", nm_error_text());
     assert_int_equal(err, NM_OK);
@@ -712,7 +712,7 @@ static void test_files_while_serving(void **state)
     make_folder();
     nm_str prompt = {0};
     char expected[1024], text[1024];
-    nm_engine *e = open_with_folder(model_path, 120000000);
+    nm_engine *e = open_with_folder(model_path, 30000000);
     long_prompt(&prompt, 'c', 1);
     asked(e, &prompt, false, expected, sizeof expected, NULL);
     long_prompt(&prompt, 'd', 1);
