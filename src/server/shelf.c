@@ -73,11 +73,11 @@ static label label_of(uint64_t key, const int32_t *ids, int32_t n)
     return l;
 }
 
-static void write_name(char name[NAME], const label *l)
+static void write_name(char name[NAME], const label *l, const char *suffix)
 {
     int n = snprintf(name, NAME, "%016" PRIx64 "-", l->key);
     for (int32_t i = 0; i < l->levels; i++) n += snprintf(name + n, NAME - (size_t)n, "%08" PRIx32, l->level[i]);
-    snprintf(name + n, NAME - (size_t)n, "-%016" PRIx64 "-%" PRId32 SUFFIX, l->whole, l->length);
+    snprintf(name + n, NAME - (size_t)n, "-%016" PRIx64 "-%" PRId32 "%s", l->whole, l->length, suffix);
 }
 
 /* So many hexadecimal digits and, with `end`, that character behind them. */
@@ -212,10 +212,9 @@ static nm_err save(nm_engine *e, const nm_kept *k)
     const int32_t *ids = nm_session_tokens(k->session);
     label l = label_of(key_of(e, k->variant), ids, nm_session_length(k->session));
     char name[NAME];
-    write_name(name, &l);
+    write_name(name, &l, SUFFIX);
     char *path = path_of(s, name);
-    name[strlen(name) - strlen(SUFFIX)] = 0;
-    strcat(name, ".part");
+    write_name(name, &l, ".part");
     char *part = path_of(s, name);
     nm_err err = NM_OK;
     if (!path || !part) err = nm_fail_memory(NAME);
