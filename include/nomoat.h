@@ -154,7 +154,7 @@ enum {
 
 /* Encodes bytes; any bytes are accepted. *ids is allocated (nm_free) and holds *count ids. O(n log n) in length. */
 NM_API nm_err nm_tokenize(const nm_tokenizer *tokenizer, const char *text, size_t length, unsigned flags, int32_t **ids, size_t *count);
-/* The same, where parts of the text are somebody else's: guards holds n_guards pairs of places, from and to, in ascending order, in and across which no special token is read. */
+/* The same, where parts of the text are somebody else's: guards holds n_guards pairs of places, from and to, in ascending order, in and across which neither special nor user-defined tokens are read. */
 NM_API nm_err nm_tokenize_guarded(const nm_tokenizer *tokenizer, const char *text, size_t length, unsigned flags, const size_t *guards, size_t n_guards, int32_t **ids,
     size_t *count);
 /* Decodes; *text is allocated (nm_free), has *length bytes and a zero behind them. NM_USAGE for an id outside the vocabulary. */
@@ -539,9 +539,9 @@ typedef struct nm_order_step {
     size_t n_parts;
 } nm_order_step;
 
-/* The order of training: from the seed alone, any step at any time, so that a resumed run goes on as it would have. The dataset must outlive it. In an epoch each row of a source comes
+/* The order of training: from the seed alone, any step at any time, so that a resumed run goes on as it would have. In an epoch each row of a source comes
  * as often as its weight says: whole parts for all, the rest for a share of them that the seed draws anew for each epoch. The last step of
- * an epoch may be smaller. Of ready batches the order is theirs, and options may be NULL. */
+ * an epoch may be smaller. Of ready batches the order is theirs, and options may be NULL. The dataset must outlive it. */
 typedef struct nm_order nm_order;
 NM_API nm_err nm_order_open(nm_order **out, const nm_dataset *dataset, const nm_order_options *options);
 NM_API void nm_order_close(nm_order **order);

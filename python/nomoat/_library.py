@@ -41,6 +41,20 @@ def _parted(declaration):
     return re.fullmatch(r"(.*?[\s*])(\w+)", declaration.strip()).groups()
 
 
+class _Structure(ctypes.Structure):
+    """ctypes cuts a whole number that does not fit: here that is an error."""
+
+    def __init__(self, **values):
+        super().__init__()
+        for name, value in values.items():
+            setattr(self, name, value)
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if isinstance(value, int) and getattr(self, name) != value and not isinstance(getattr(self, name), float):
+            raise Usage("%s=%d is beyond what there is room for" % (name, value))
+
+
 def _structure(name, text):
     fields = []
     for line in filter(None, (part.strip() for part in text.split(";"))):
@@ -48,7 +62,7 @@ def _structure(name, text):
         for item in line[len(kind):].split(","):
             field, size = re.fullmatch(r"\s*(\w+)(?:\[(\w+)\])?", item).groups()
             fields.append((field, _ctype(kind.strip()) * int(size) if size else _ctype(kind.strip())))
-    structures[name] = type(name, (ctypes.Structure,), {"_fields_": fields})
+    structures[name] = type(name, (_Structure,), {"_fields_": fields})
     return structures[name]
 
 

@@ -116,7 +116,7 @@ class Model:
 
     def _start(self, weights, options, adapters, template, force):
         """The weights are closed when the last model over them is (with_adapters); all else is this model's own."""
-        self._weights, self._options, self._stack, self._seats, self._lock = weights, options, None, [], threading.Lock()
+        self._weights, self._options, self._stack, self._kept, self._lock = weights, options, None, None, threading.Lock()
         with weights.used() as model:
             self._tokenizer = lib.nm_model_tokenizer(model)
             if not self._tokenizer:
@@ -166,8 +166,8 @@ class Model:
     def close(self):
         """Frees the model; as often as one likes. Answers under way still end well, and keep what they need until then."""
         with self._lock:
-            seats, self._seats, self._weights = self._seats, [], None
-        for owned in (*seats, self._stack, self._template):
+            kept, self._kept, self._weights = self._kept, None, None
+        for owned in (kept, self._stack, self._template):
             if owned is not None:
                 owned.close()
 
@@ -185,23 +185,24 @@ class Model:
 
     # ---- Answers
 
-    def _take_seat(self, ids):
-        """Of the sessions that are kept the one that already holds most of the prompt; else a new one."""
+    def _take_seat(self):
+        """The one that is kept, or a new one."""
         weights = self._used()
         with self._lock:
-            if self._seats:
-                return self._seats.pop(max(range(len(self._seats)), key=lambda i: _common(self._seats[i].held(), ids)))
-        return _Seat(weights, self._stack, self._options)
+            kept, self._kept = self._kept, None
+        return kept or _Seat(weights, self._stack, self._options)
 
     def _give_back(self, seat):
         with self._lock:
-            if self._weights is not None and not self._seats:
-                self._seats.append(seat)
-                return
-        seat.close()
+            if self._weights is not None:
+                self._kept, seat = seat, self._kept
+        if seat is not None:
+            seat.close()
 
     def _grammar(self, prompt, schema, grammar, tools, tool_choice, one_call):
         """What binds the answer, and whether it binds reasoning as well."""
+        if isinstance(tool_choice, dict):       # as OpenAI writes a function's name
+            tool_choice = (tool_choice.get("function") or {}).get("name")
         name = tool_choice if tool_choice not in (None, "auto", "none", "required") else None
         if sum(given is not None for given in (schema, grammar)) + bool(name or tool_choice == "required") > 1:
             raise c.Usage("schema=, grammar= and a tool_choice that asks for a call exclude each other: give one of them")
@@ -273,7 +274,7 @@ class Model:
             how = sampling(model, settings)
         if speech is not None:
             speech.seed = how.seed
-        seat = self._take_seat(ids)
+        seat = self._take_seat()
         try:
             return Stream(self, weights, seat, ids, how, bound, whole, speech, [stop] if isinstance(stop, str) else list(stop), flags, max_tokens, everything)
         except BaseException:
@@ -298,6 +299,8 @@ class Model:
     def detokenize(self, ids, *, special=False):
         """The text of ids; special: control tokens are shown. Bytes that are no UTF-8 become U+FFFD."""
         weights, ids = self._used(), list(ids)
+        if any(not 0 <= id < self.vocabulary for id in ids):
+            raise c.Usage("an id is outside the vocabulary of %d" % self.vocabulary)
         with weights.used():
             return c.taken_text(lib.nm_detokenize, self._tokenizer, (ctypes.c_int32 * len(ids))(*ids), len(ids), c.TEXT_SPECIAL if special else 0).decode("utf-8", "replace")
 
@@ -324,18 +327,18 @@ class Model:
                 if not last or index + 1 == len(lists[i]):
                     sums[i] = list(map(operator.add, sums[i], hidden[:n]))
             return guard(c.HiddenFn, add)
-        seats = []
+        arrays, adders, owned = [(ctypes.c_int32 * len(ids))(*ids) for ids in lists], [adder(i) for i in range(len(lists))], []
         try:
             for _ in lists:
-                seats.append(_open_session(weights, self._stack, self._options))
+                owned.append(_open_session(weights, self._stack, self._options))
+            items = (c.Item * len(lists))(*(c.Item(session=session._held.pointer, tokens=tokens, count=len(tokens), want=c.WANT_ALL, on_hidden=add)
+                                            for session, tokens, add in zip(owned, arrays, adders)))
             runner = _open_runner(weights, self._options)
-            items = (c.Item * len(lists))(*(c.Item(session=seat._held.pointer, tokens=(ctypes.c_int32 * len(ids))(*ids), count=len(ids), want=c.WANT_ALL, on_hidden=adder(i))
-                                            for i, (seat, ids) in enumerate(zip(seats, lists))))
-            seats.append(runner)
+            owned.append(runner)
             c.patiently(cancel, lambda: guard.check(lib.nm_run(runner._held.pointer, items, len(lists), ctypes.byref(cancel))))
         finally:
-            for owned in seats:
-                owned.close()
+            for thing in owned:
+                thing.close()
         return [_unit(vector) for vector in sums]
 
     def _pools_last(self, model):

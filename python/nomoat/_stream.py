@@ -84,7 +84,7 @@ class Stream:
 
     def __init__(self, model, weights, seat, ids, how, grammar, bound_reasoning, speech, stop, flags, max_tokens, everything):
         self._model, self._seat, self._ids, self._everything = model, seat, ids, everything
-        self._most = len(ids) + (max_tokens if max_tokens is not None else 2 ** 31)
+        self._most = len(ids) + (max_tokens if max_tokens is not None and max_tokens >= 0 else 2 ** 31)
         self._binds_reasoning, self._raised = bound_reasoning, c.Guard()
         self._cancel, self._drawn = ctypes.c_int(0), ctypes.c_int32(-1)
         self._pieces, self._parts = collections.deque(), {"content": [], "reasoning": []}

@@ -7,6 +7,7 @@ import os
 
 from . import _library as c
 from ._library import lib
+from ._store import find_adapter
 
 _TRAIN_ON = {"assistant": c.TRAIN_ASSISTANT, "last": c.TRAIN_LAST, "all": c.TRAIN_ALL}
 _SCHEDULE = {"cosine": c.SCHEDULE_COSINE, "linear": c.SCHEDULE_LINEAR, "constant": c.SCHEDULE_CONSTANT}
@@ -120,7 +121,7 @@ def tune(model, rows, out, *, epochs=None, max_steps=None, batch=8, rank=16, alp
     lr = _rate(model, wanted) if lr is None else lr
     options = c.DatasetOptions(format=c.utf8(format), train_on=pick("train_on", _TRAIN_ON, train_on), max_length=max_length, skip_bad=skip_bad, seed=seed)
     trainer_options = c.TrainerOptions(
-        compute=model._options.compute, rank=rank, alpha=alpha, dora=dora, targets=c.utf8(targets), init=None if init is None else os.fsencode(init),
+        compute=model._options.compute, rank=rank, alpha=alpha, dora=dora, targets=c.utf8(targets), init=None if init is None else os.fsencode(find_adapter(init)),
         start=pick("init_lora", _START, init_lora), dropout=dropout, optimizer=wanted, lr=lr, lr_ratio=1, weight_decay=weight_decay, clip=clip,
         schedule=pick("schedule", _SCHEDULE, schedule), seed=seed)
     try:

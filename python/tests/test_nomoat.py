@@ -96,6 +96,7 @@ class Tiny(WithModel):
         ids = self.m.tokenize("Hello world")
         self.assertEqual(self.m.detokenize(ids).strip(), "Hello world")
         self.assertRaises(nomoat.Usage, self.m.detokenize, [10 ** 6])
+        self.assertRaises(nomoat.Usage, self.m.detokenize, [2 ** 32])
 
     def test_the_same_seed_gives_the_same(self):
         one, two = (self.m.complete("abc", max_tokens=12, seed=7) for _ in range(2))
@@ -133,6 +134,8 @@ class Tiny(WithModel):
     def test_settings_that_there_are_not(self):
         self.assertRaises(TypeError, self.m.chat, "x", temprature=1)
         self.assertRaises(nomoat.Usage, self.m.chat, "x", temperature=-1)
+        self.assertRaises(nomoat.Usage, self.m.chat, "x", top_k=2 ** 32 + 1)
+        self.assertRaises(TypeError, self.m.chat, "x", temperature="hot")
         self.assertRaises(nomoat.Usage, self.m.chat, [{"content": "x"}])
         self.assertRaises(nomoat.Usage, self.m.chat, "x", grammar="root ::= missing")
         self.assertRaises(nomoat.Usage, self.m.chat, "x", schema={"type": "fish"})
@@ -220,6 +223,16 @@ class Teaching(WithModel):
             taught = self.teach(folder, max_steps=8, on_step=lambda step: step.step == 2)
             self.assertEqual((taught.steps, taught.stopped), (2, True))
             self.assertTrue(os.path.exists(os.path.join(taught.path, "adapter_model.safetensors")))
+
+    def test_control_c(self):
+        main = threading.main_thread().ident
+
+        def interrupt(step):
+            if step.step == 2:
+                signal.pthread_kill(main, signal.SIGINT)
+        with tempfile.TemporaryDirectory() as folder:
+            self.assertRaises(KeyboardInterrupt, self.teach, folder, max_steps=500, epochs=1000, on_step=interrupt)
+            self.assertEqual(os.listdir(folder), [])
 
     def test_what_a_callback_raises(self):
         def raises(step):

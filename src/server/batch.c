@@ -7,10 +7,11 @@
 #include "server/engine_impl.h"
 
 enum {
-    ROWS_MOST = 512,            /* of a pass; a runner's default */
+    ROWS_MOST = NM_PASS_ROWS,
     ROWS_LEAST = 32,            /* of prompts in a pass, however slow the machine */
     ROWS_FIRST = 128,           /* before the machine's speed is known */
-    WORTH_WAITING = 64          /* tokens of a prompt that another one is about to compute */
+    WORTH_WAITING = 64,         /* tokens of a prompt that another one is about to compute */
+    RESERVED = 1024             /* tokens of an answer that there is memory for when it begins: most say no bound, and end sooner */
 };
 #define SECONDS_BESIDE 0.10     /* of a pass with prompts in it, where others wait for their next token */
 #define SECONDS_ALONE 0.25      /* where nobody does: what a newcomer may have to wait for */
@@ -53,6 +54,27 @@ static bool should_wait(const nm_engine *e, const nm_job *j)
     return false;
 }
 
+/* Bytes of a job's sessions: as far as they are, or as they may soon be. */
+static uint64_t session_bytes(const nm_job *j)
+{
+    uint64_t most = 0, tokens = 0;
+    for (size_t i = 0; i < j->n_texts && j->lane; i++) most = j->lane[i].n_ids > most ? j->lane[i].n_ids : most;
+    if (j->kind == NM_JOB_EMBED) return most * j->variant->base->token_bytes;
+    for (int32_t i = 0; j->lane && i < j->n; i++) tokens = j->lane[i].n_ids > tokens ? j->lane[i].n_ids : tokens;
+    uint64_t soon = j->n_ids + (uint64_t)(j->most < RESERVED ? j->most : RESERVED);
+    return (tokens > soon ? tokens : soon) * (uint64_t)j->n * j->variant->base->token_bytes;
+}
+
+/* Whether there is memory for one more, kept prefixes making room for it. */
+static bool fits_memory(nm_engine *e, const nm_job *j)
+{
+    uint64_t used = nm_names_bytes(e) + session_bytes(j), kept = nm_kept_bytes(e);
+    for (size_t i = 0; i < e->n_running; i++) used += session_bytes(e->running[i]);
+    if (used > e->memory) return false;
+    if (used + kept > e->memory) nm_kept_trim(e, e->memory - used, NULL);
+    return true;
+}
+
 /* The next to begin, off the list: of the client with least at work, the one that came first. NULL if none may. */
 static nm_job *take_ready(nm_engine *e)
 {
@@ -61,10 +83,11 @@ static nm_job *take_ready(nm_engine *e)
     for (nm_job **at = &e->ready; *at; at = &(*at)->next) {
         int32_t n = running_of(e, (*at)->ask.client);
         bool cancelled = atomic_load(&(*at)->cancelled);
-        if (!cancelled && ((lanes_of(*at) > room && e->n_running) || should_wait(e, *at))) continue;
+        if (!cancelled && should_wait(e, *at)) continue;
         if (cancelled || n < fewest) best = at, fewest = cancelled ? -1 : n;
     }
-    nm_job *j = best ? *best : NULL;
+    /* Whose turn it is waits until there is room, and others with it, or one that asks for many answers would never begin. */
+    nm_job *j = best && (fewest < 0 || !e->n_running || (lanes_of(*best) <= room && fits_memory(e, *best))) ? *best : NULL;
     if (j) {
         *best = j->next;
         j->next = NULL;
@@ -97,7 +120,6 @@ static void begin(nm_engine *e, nm_job *j)
         nm_job_end(j, err, NULL);
         return;
     }
-    atomic_store(&j->state, NM_JOB_RUNNING);
     nm_started s = {.model = j->variant->name, .prompt_tokens = (int32_t)j->n_ids, .context = j->limit, .tokenizer = nm_model_tokenizer(j->variant->base->model)};
     if (j->listener.started) j->listener.started(j->listener.arg, &s);
 }
@@ -280,12 +302,12 @@ static void mark(nm_engine *e, const pass *p, bool in)
 {
     pthread_mutex_lock(&e->lock);
     if (in && !e->closes) e->interrupt = 0;
-    atomic_store(&e->may_interrupt, in && p->prompt_rows > ROWS_LEAST);
+    atomic_store(&e->may_interrupt, in && p->prompt_rows > ROWS_LEAST && !e->broken);
     for (size_t i = 0; i < p->count; i++) p->share[i].lane->job->in_pass = false;
     for (size_t i = 0; in && i < p->count; i++) {
         nm_job *j = p->share[i].lane->job;
         j->in_pass |= p->share[i].count > 1;
-        if (j->in_pass && atomic_load(&j->cancelled)) e->interrupt = 1;
+        if (j->in_pass && !e->broken && atomic_load(&j->cancelled)) e->interrupt = 1;
     }
     pthread_mutex_unlock(&e->lock);
 }
@@ -342,6 +364,7 @@ static void run(nm_engine *e, pass *p)
     mark(e, p, true);
     if (err == NM_OK) err = nm_run(p->base->runner, p->item, p->count, &e->interrupt);
     mark(e, p, false);
+    e->broken = err == NM_INTERRUPTED;
     double seconds = nm_clock_seconds() - from;
     if (err != NM_OK) after_failure(e, p, err);
     else if (p->prompt_rows > ROWS_LEAST) {
@@ -414,6 +437,24 @@ static void tidy(nm_engine *e)
     }
 }
 
+/* Under the lock, which is let go meanwhile: those who left before the clerk came to them. */
+static void end_cancelled(nm_engine *e)
+{
+    for (nm_job **at = &e->fresh; *at;) {
+        nm_job *j = *at;
+        if (!atomic_load(&j->cancelled)) {
+            at = &j->next;
+            continue;
+        }
+        *at = j->next;
+        e->waiting--;
+        pthread_mutex_unlock(&e->lock);
+        nm_job_end(j, nm_fail(NM_INTERRUPTED, "cancelled"), NULL);
+        pthread_mutex_lock(&e->lock);
+        at = &e->fresh;
+    }
+}
+
 void *nm_loop_main(void *engine)
 {
     nm_engine *e = engine;
@@ -421,6 +462,7 @@ void *nm_loop_main(void *engine)
     pthread_mutex_lock(&e->lock);
     while (!e->closes) {
         tidy(e);
+        end_cancelled(e);
         while (e->refused) {
             nm_job *j = e->refused;
             e->refused = j->next;

@@ -139,9 +139,7 @@ static nm_err make_ready(nm_job *j, const char **code)
 
 static void pass_on(nm_engine *e, nm_job *j)
 {
-    j->ready = nm_clock_seconds();
     pthread_mutex_lock(&e->lock);
-    atomic_store(&j->state, NM_JOB_READY);
     nm_job **end = &e->ready;
     while (*end) end = &(*end)->next;
     j->next = NULL;
@@ -169,7 +167,6 @@ static void handle(nm_engine *e, nm_job *j)
     const char *code = NULL;
     double from = nm_clock_seconds();
     nm_err err = atomic_load(&j->cancelled) ? nm_fail(NM_INTERRUPTED, "cancelled") : NM_OK;
-    atomic_store(&j->state, NM_JOB_LOADING);
     if (err == NM_OK) err = nm_names_take(e, j->ask.model, j->ask.lora, j->ask.n_lora, &j->variant, &code);
     j->load_seconds = nm_clock_seconds() - from;
     if (j->kind == NM_JOB_CALL) do_call(j, err);

@@ -33,6 +33,7 @@ nm_err nm_embed_ready(nm_job *j, const char **code)
 {
     size_t width = (size_t)nm_model_describe(j->variant->base->model)->n_embd;
     j->limit = j->variant->base->context;
+    j->pools_last = pools_last(j->variant->base->model);
     j->lane = nm_calloc(j->n_texts, sizeof *j->lane);
     j->vectors = nm_calloc(j->n_texts * width, sizeof *j->vectors);
     if (!j->lane || !j->vectors) return nm_fail_memory(j->n_texts * width * sizeof *j->vectors);
@@ -59,8 +60,7 @@ nm_lane *nm_embed_lane(nm_engine *e, nm_job *j, nm_err *err)
 void nm_embed_add(nm_lane *l, int32_t index, const float *hidden, int32_t n)
 {
     float *v = l->job->vectors + (size_t)l->index * (size_t)n;
-    bool last = pools_last(l->job->variant->base->model);
-    if (last && (size_t)index + 1 < l->n_ids) return;
+    if (l->job->pools_last && (size_t)index + 1 < l->n_ids) return;
     for (int32_t i = 0; i < n; i++) v[i] += hidden[i];
 }
 

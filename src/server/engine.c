@@ -6,7 +6,7 @@
 #include "os/machine.h"
 #include "server/engine_impl.h"
 
-enum { PARALLEL = 16, QUEUE = 256, N_MOST = 64, KEPT_MOST = 1000 * 1000 * 1000 };
+enum { PARALLEL = 16, QUEUE = 256, N_MOST = 128, KEPT_MOST = 1000 * 1000 * 1000 };
 
 void nm_engine_note(nm_engine *e, const char *line) { if (e->options.note) e->options.note(e->options.note_arg, line); }
 
@@ -67,6 +67,13 @@ static void tell_end(nm_job *j, const nm_ended *end)
     else if (j->listener.ended) j->listener.ended(j->listener.arg, end);
 }
 
+/* Of the last request that was work: its own word, or else the server's. */
+static double keep_alive_of(const nm_job *j)
+{
+    double ours = j->engine->options.keep_alive > 0 ? j->engine->options.keep_alive : -1;
+    return j->kind == NM_JOB_CALL ? NM_ASK_REAL : isnan(j->ask.keep_alive) ? ours : j->ask.keep_alive;
+}
+
 void nm_job_end(nm_job *j, nm_err err, const char *code)
 {
     nm_engine *e = j->engine;
@@ -78,17 +85,16 @@ void nm_job_end(nm_job *j, nm_err err, const char *code)
     end.wait_seconds = (j->begun ? j->begun : now) - j->asked - j->load_seconds;
     if (j->begun) end.prompt_seconds = (j->first ? j->first : now) - j->begun;
     if (j->first) end.seconds = now - j->first;
-    atomic_store(&j->state, NM_JOB_DONE);
     nm_session_close(&j->shelved);
     count_end(e, j, &end);
     if (j->kind != NM_JOB_CALL) tell_end(j, &end);
     else if (j->refusal) j->call(j->listener.arg, NULL, err);
-    if (j->variant) nm_names_leave(e, j->variant, j->ask.keep_alive);
+    if (j->variant) nm_names_leave(e, j->variant, keep_alive_of(j));
     j->variant = NULL;
     nm_job_release(&j);
 }
 
-/* Puts it at the end of the clerk's list, or has the loop end it: nothing is called back before this returns. */
+/* Puts it at the end of the clerk's list, or has the loop end it: nothing is called back on the calling thread. */
 static nm_err submit(nm_engine *e, nm_job *j, nm_job **handle)
 {
     int32_t most = (e->options.queue > 0 ? e->options.queue : QUEUE) + e->options.parallel;
@@ -228,6 +234,7 @@ nm_err nm_engine_open(nm_engine **out, const nm_engine_options *options)
     *out = NULL;
     if (!e) return nm_fail_memory(sizeof *e);
     e->options = *options;
+    if (!options->n_models) e->options.models = NULL;
     pthread_mutex_init(&e->lock, NULL);
     pthread_condattr_t attributes;
     pthread_condattr_init(&attributes);

@@ -16,7 +16,10 @@
 #include "hub/store.h"
 #include "server/engine.h"
 
-enum { NM_TOP_MOST = 20 };          /* alternatives of a token */
+enum {
+    NM_TOP_MOST = 20,               /* alternatives of a token */
+    NM_PASS_ROWS = 512              /* of a runner; the loop's passes are one of the runner's each, so that one that is broken off has done nothing or all */
+};
 
 /* ---- Models (names.c) ----------------------------------------------------------------------------------------------- */
 
@@ -43,6 +46,7 @@ typedef struct nm_base {            /* a model that can be named; open or not */
 struct nm_variant {                 /* a base with a stack: what a request's name means */
     nm_base *base;
     char *name;                     /* BASE{+ADAPTER=SCALE} */
+    char *key;                      /* the adapters' files and scales */
     nm_stack *stack;                /* NULL: the base alone */
     nm_template *tmpl;              /* NULL: there is none */
     const char *template_text;
@@ -55,7 +59,6 @@ typedef struct nm_named_adapter { char *name, *path; } nm_named_adapter;
 /* ---- Jobs --------------------------------------------------------------------------------------------------------------- */
 
 typedef enum nm_job_kind { NM_JOB_ANSWER, NM_JOB_EMBED, NM_JOB_CALL } nm_job_kind;
-typedef enum nm_job_state { NM_JOB_WAITING, NM_JOB_LOADING, NM_JOB_READY, NM_JOB_RUNNING, NM_JOB_DONE } nm_job_state;
 
 typedef struct nm_lane {            /* one answer under way */
     nm_job *job;
@@ -82,7 +85,6 @@ struct nm_job {
     nm_job *next;                   /* in a list */
     nm_job_kind kind;
     uint64_t id;
-    _Atomic nm_job_state state;
     atomic_bool cancelled;
     nm_ask ask;                     /* its own copy */
     nm_listener listener;
@@ -91,6 +93,7 @@ struct nm_job {
     char **texts;                   /* its texts */
     size_t *lengths, n_texts;
     float *vectors;                 /* one for each */
+    bool pools_last;
     nm_variant *variant;
     nm_grammar *grammar;
     char *prompt;                   /* rendered; NULL for ids */
@@ -115,7 +118,7 @@ struct nm_job {
     const char *refusal;            /* not taken at all: the word for programs */
     nm_err failed;                  /* an answer of it failed, and why */
     char *failure;
-    double asked, ready, begun, first;      /* when: taken, tokens made, prompt begun, first token drawn */
+    double asked, begun, first;     /* when: taken, prompt begun, first token drawn */
     double load_seconds;
 };
 
@@ -150,6 +153,7 @@ struct nm_engine {
     double rate;                    /* rows of a prompt a second, as measured; 0 = not yet */
     volatile sig_atomic_t interrupt;        /* ends the pass at work */
     atomic_bool may_interrupt;
+    bool broken;                    /* the last pass was broken off: the next one may not be, or those who leave would stop those who stay */
     nm_engine_counts counts;
 };
 
@@ -165,7 +169,7 @@ uint64_t nm_names_bytes(const nm_engine *e);    /* of open models; under the loc
 
 /* prompt.c */
 nm_err nm_prompt_make(const nm_served *served, const nm_base *base, const nm_template *tmpl, const nm_ask *ask, char **text, size_t *length, int32_t **ids, size_t *count);
-nm_err nm_prompt_controls(nm_base *base);
+nm_err nm_prompt_controls(nm_base *base, const nm_tokenizer *tokenizer);
 nm_served nm_variant_served(const nm_variant *v);
 
 /* ask.c */

@@ -6,6 +6,8 @@
 #include "os/clock.h"
 #include "server/engine_impl.h"
 
+enum { PAGE = 64 };     /* positions */
+
 static size_t common(const nm_session *s, const int32_t *ids, size_t n)
 {
     const int32_t *have = nm_session_tokens(s);
@@ -14,9 +16,11 @@ static size_t common(const nm_session *s, const int32_t *ids, size_t n)
     return same;
 }
 
-static uint64_t bytes_of(const nm_kept *k) { return (uint64_t)nm_session_length(k->session) * k->variant->base->token_bytes; }
+/* Whole pages. */
+static uint64_t session_bytes(const nm_variant *v, const nm_session *s) { return ((uint64_t)nm_session_length(s) + PAGE - 1) / PAGE * PAGE * v->base->token_bytes; }
+static uint64_t bytes_of(const nm_kept *k) { return session_bytes(k->variant, k->session); }
 
-/* Pages that several share are counted for each: never too little. */
+/* Pages that several share are counted for each. */
 uint64_t nm_kept_bytes(const nm_engine *e)
 {
     uint64_t bytes = 0;
@@ -121,7 +125,7 @@ static void drop_fronts(nm_engine *e, const nm_variant *variant, const nm_sessio
 
 void nm_kept_put(nm_engine *e, nm_variant *variant, nm_session *session)
 {
-    uint64_t bytes = (uint64_t)nm_session_length(session) * variant->base->token_bytes;
+    uint64_t bytes = session_bytes(variant, session);
     if (!nm_session_length(session) || bytes > e->kept_most) {
         nm_session_close(&session);
         return;

@@ -253,7 +253,7 @@ static nm_err variant_name(char **out, const nm_base *b, const parts *p)
     nm_err err = nm_str_puts(&s, b->name);
     for (size_t i = 0; err == NM_OK && i < p->count; i++) {
         err = nm_str_printf(&s, "+%s", p->part[i].a.name);
-        if (err == NM_OK && p->part[i].scale != 1) err = nm_str_printf(&s, "=%g", (double)p->part[i].scale);
+        if (err == NM_OK && p->part[i].scale != 1) err = nm_str_printf(&s, "=%.9g", (double)p->part[i].scale);
     }
     if (err == NM_OK) *out = nm_str_take(&s, NULL);
     nm_str_free(&s);
@@ -288,6 +288,7 @@ static int32_t choose_context(const nm_engine *e, const nm_model *m)
 {
     int32_t trained = nm_model_describe(m)->n_context;
     nm_session_options o = {.context = e->options.context > 0 ? e->options.context : trained > 0 ? trained : CONTEXT_UNKNOWN, .kv = e->options.kv, .compute = e->options.compute};
+    if (!nm_session_bytes(m, &o) && trained > 0) o.context = trained;       /* positions that were learned end there */
     while (o.context > CONTEXT_LEAST && nm_session_bytes(m, &o) > e->memory / 2) o.context /= 2;
     return o.context;
 }
@@ -295,7 +296,7 @@ static int32_t choose_context(const nm_engine *e, const nm_model *m)
 static nm_err open_base(nm_engine *e, nm_base *b)
 {
     nm_model_options mo = {.no_pack = e->options.no_pack, .keep = e->options.keep};
-    nm_runner_options ro = {.compute = e->options.compute};
+    nm_runner_options ro = {.compute = e->options.compute, .max_rows = NM_PASS_ROWS};
     nm_model *model = NULL;
     nm_runner *runner = NULL;
     NM_TRY(make_room(e, b));
@@ -303,6 +304,7 @@ static nm_err open_base(nm_engine *e, nm_base *b)
     nm_err err = nm_runner_open(&runner, model, &ro);
     nm_session_options so = {.kv = e->options.kv, .compute = e->options.compute};
     if (err == NM_OK && !nm_model_tokenizer(model)) err = nm_fail(NM_REFUSED, "%s has no tokenizer", b->name);
+    if (err == NM_OK) err = nm_prompt_controls(b, nm_model_tokenizer(model));
     if (err == NM_OK) {
         so.context = choose_context(e, model);
         pthread_mutex_lock(&e->lock);
@@ -312,8 +314,10 @@ static nm_err open_base(nm_engine *e, nm_base *b)
         b->token_bytes = nm_session_bytes(model, &so) / (uint64_t)so.context + 1;
         b->last_used = nm_clock_seconds();
         pthread_mutex_unlock(&e->lock);
-        err = nm_prompt_controls(b);
     } else {
+        nm_free(b->control);
+        b->control = NULL;
+        b->controls = 0;
         nm_runner_close(&runner);
         nm_model_close(&model);
     }
@@ -325,6 +329,7 @@ static void close_variant(nm_variant *v)
     nm_stack_close(&v->stack);
     nm_template_close(&v->tmpl);
     nm_free(v->name);
+    nm_free(v->key);
     nm_free(v);
 }
 
@@ -381,24 +386,47 @@ static nm_err fill_variant(nm_engine *e, nm_variant *v, const parts *p)
     return open_template(v, adapters, p);
 }
 
+/* What a stack is: files and scales. A name may come to mean another file. */
+static nm_err variant_key(char **out, const parts *p)
+{
+    nm_str s = {0};
+    nm_err err = nm_str_puts(&s, "");
+    for (size_t i = 0; err == NM_OK && i < p->count; i++) err = nm_str_printf(&s, "%s\n%.9g\n", p->part[i].a.path, (double)p->part[i].scale);
+    if (err == NM_OK) *out = nm_str_take(&s, NULL);
+    nm_str_free(&s);
+    return err;
+}
+
+/* With one user more; NULL if there is none. */
+static nm_variant *known_variant(nm_engine *e, const nm_base *b, const char *key)
+{
+    nm_variant *found = NULL;
+    pthread_mutex_lock(&e->lock);
+    for (size_t i = 0; !found && i < b->variants; i++)
+        if (!strcmp(b->variant[i]->key, key)) found = b->variant[i];
+    if (found) found->users++;
+    pthread_mutex_unlock(&e->lock);
+    return found;
+}
+
+/* With one user more. */
 static nm_err open_variant(nm_engine *e, nm_base *b, const parts *p, nm_variant **out)
 {
-    char *name = NULL;
-    NM_TRY(variant_name(&name, b, p));
-    for (size_t i = 0; i < b->variants; i++)
-        if (!strcmp(b->variant[i]->name, name)) {
-            nm_free(name);
-            *out = b->variant[i];
-            return NM_OK;
-        }
-    nm_variant *v = nm_calloc(1, sizeof *v);
-    if (!v) {
-        nm_free(name);
-        return nm_fail_memory(sizeof *v);
+    char *key = NULL;
+    NM_TRY(variant_key(&key, p));
+    *out = known_variant(e, b, key);
+    nm_variant *v = *out ? NULL : nm_calloc(1, sizeof *v);
+    nm_err err = *out || v ? NM_OK : nm_fail_memory(sizeof *v);
+    if (err == NM_OK && v) err = variant_name(&v->name, b, p);
+    if (!v || err != NM_OK) {
+        nm_free(key);
+        nm_free(v);
+        return err;
     }
     v->base = b;
-    v->name = name;
-    nm_err err = fill_variant(e, v, p);
+    v->key = key;
+    v->users = 1;
+    err = fill_variant(e, v, p);
     pthread_mutex_lock(&e->lock);
     if (err == NM_OK) err = NM_GROW(b->variant, b->variant_capacity, b->variants + 1);
     if (err == NM_OK) b->variant[b->variants++] = v;
@@ -417,8 +445,7 @@ static nm_err take(nm_engine *e, nm_base *b, const parts *p, nm_variant **out)
     nm_err err = open ? NM_OK : open_base(e, b);
     if (err == NM_OK) err = open_variant(e, b, p, out);
     pthread_mutex_lock(&e->lock);
-    if (err == NM_OK) (*out)->users++;
-    else b->users--;
+    if (err != NM_OK) b->users--;
     pthread_mutex_unlock(&e->lock);
     return err;
 }
@@ -442,7 +469,7 @@ void nm_names_leave(nm_engine *e, nm_variant *v, double keep_alive)
     v->users--;
     v->base->users--;
     v->last_used = v->base->last_used = nm_clock_seconds();
-    if (!isnan(keep_alive)) v->base->keep_alive = keep_alive < 0 ? INFINITY : keep_alive == 0 ? 1e-9 : keep_alive;
+    if (!isnan(keep_alive)) v->base->keep_alive = keep_alive < 0 ? INFINITY : keep_alive == 0 ? 1e-9 : keep_alive;     /* 0: at once */
     pthread_cond_broadcast(&e->work);       /* perhaps its time has come */
     pthread_mutex_unlock(&e->lock);
 }
@@ -482,14 +509,16 @@ void nm_names_reap(nm_engine *e, double now)
 {
     for (size_t i = 0; i < e->bases; i++) {
         nm_base *b = e->base[i];
-        if (!b->users) reap_variants(b);
+        reap_variants(b);
         if (b->model && !b->users && b->keep_alive > 0 && now - b->last_used > b->keep_alive) let_go(e, b);
     }
-    while (e->want_room && !nm_shelf_busy(e)) {
+    while (e->want_room && !nm_shelf_busy(e) && nm_names_bytes(e) + nm_kept_bytes(e) + e->want_room > e->memory) {
         nm_base *b = longest_unused(e);
-        if (!b || nm_names_bytes(e) + nm_kept_bytes(e) + e->want_room <= e->memory) break;
+        if (!b) break;
         let_go(e, b);
     }
+    uint64_t models = nm_names_bytes(e) + e->want_room;
+    if (e->want_room && !nm_shelf_busy(e)) nm_kept_trim(e, models < e->memory ? e->memory - models : 0, NULL);
 }
 
 /* ---- Beginning and end ---------------------------------------------------------------------------------------------------------- */
@@ -522,9 +551,10 @@ static nm_err add_given(nm_engine *e, const char *text, char **name)
 
 nm_err nm_names_open(nm_engine *e)
 {
-    char **names = nm_calloc(e->options.n_models + 1, sizeof *names);
-    if (!names) return nm_fail_memory(sizeof *names);
     const char *const *given = e->options.models;
+    char **names = nm_calloc(e->options.n_models + 1, sizeof *names);
+    e->options.models = NULL;       /* what there is from now on is ours to free */
+    if (!names) return nm_fail_memory(sizeof *names);
     e->options.models = (const char *const *)names;
     for (size_t i = 0; i < e->options.n_models; i++) NM_TRY(add_given(e, given[i], &names[i]));
     return NM_OK;

@@ -15,13 +15,18 @@ typedef struct marks { char open[MARK], close[MARK]; const nm_base *base; bool u
 
 static int by_text(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
-nm_err nm_prompt_controls(nm_base *b)
+/* Whatever a text could end a turn with, or begin another. */
+static bool is_control(const nm_tokenizer *t, int32_t id)
 {
-    const nm_tokenizer *t = nm_model_tokenizer(b->model);
+    return *nm_token_raw(t, id) && (nm_token_is_control(t, id) || nm_token_ends(t, id) || id == nm_token_unk(t));
+}
+
+nm_err nm_prompt_controls(nm_base *b, const nm_tokenizer *t)
+{
     int32_t n = nm_token_count(t);
     size_t capacity = 0;
     for (int32_t id = 0; id < n; id++) {
-        if (!nm_token_is_control(t, id) || !*nm_token_raw(t, id)) continue;
+        if (!is_control(t, id)) continue;
         NM_TRY(NM_GROW(b->control, capacity, b->controls + 1));
         b->control[b->controls++] = (char *)nm_token_raw(t, id);
     }
@@ -29,76 +34,96 @@ nm_err nm_prompt_controls(nm_base *b)
     return NM_OK;
 }
 
-/* Length of the longest control token that the text begins with; 0 = none. The list is sorted, so those of one first byte stand together. */
+/* The first of control[lo, hi), which share their first `depth` bytes, whose next byte is at least c. */
+static size_t first_from(const nm_base *b, size_t lo, size_t hi, size_t depth, int c)
+{
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if ((unsigned char)b->control[mid][depth] < c) lo = mid + 1;
+        else hi = mid;
+    }
+    return lo;
+}
+
+/* Length of the longest control token that the text begins with; 0 = none. The list is sorted: it is narrowed byte by byte. */
 static size_t control_at(const nm_base *b, const char *text, size_t length)
 {
     size_t lo = 0, hi = b->controls, found = 0;
-    while (lo < hi) {
-        size_t mid = (lo + hi) / 2;
-        if ((unsigned char)b->control[mid][0] < (unsigned char)*text) lo = mid + 1;
-        else hi = mid;
-    }
-    for (; lo < b->controls && b->control[lo][0] == *text; lo++) {
-        size_t n = strlen(b->control[lo]);
-        if (n > found && n <= length && !memcmp(b->control[lo], text, n)) found = n;
+    for (size_t depth = 0; lo < hi && depth < length && text[depth]; depth++) {
+        int c = (unsigned char)text[depth];
+        lo = first_from(b, lo, hi, depth, c);
+        hi = first_from(b, lo, hi, depth, c + 1);
+        if (lo < hi && !b->control[lo][depth + 1]) found = depth + 1;
     }
     return found;
 }
 
-/* The same string with marks round control tokens; NULL where it has none. */
-static json_t *mark_string(marks *m, const json_t *value, nm_err *err)
+/* The text with marks round control tokens in `out`; *any is false, and `out` empty, where it has none. */
+static nm_err mark_text(const marks *m, const char *text, size_t length, nm_str *out, bool *any)
 {
-    const char *text = json_string_value(value);
-    size_t length = json_string_length(value), from = 0;
-    nm_str s = {0};
-    bool any = false;
-    for (size_t at = 0; at < length && *err == NM_OK;) {
+    size_t from = 0;
+    *any = false;
+    for (size_t at = 0; at < length;) {
         size_t n = control_at(m->base, text + at, length - at);
         if (!n) { at++; continue; }
-        any = true;
-        *err = nm_str_append(&s, text + from, at - from);
-        if (*err == NM_OK) *err = nm_str_puts(&s, m->open);
-        if (*err == NM_OK) *err = nm_str_append(&s, text + at, n);
-        if (*err == NM_OK) *err = nm_str_puts(&s, m->close);
+        *any = true;
+        NM_TRY(nm_str_append(out, text + from, at - from));
+        NM_TRY(nm_str_puts(out, m->open));
+        NM_TRY(nm_str_append(out, text + at, n));
+        NM_TRY(nm_str_puts(out, m->close));
         from = at += n;
     }
-    if (any && *err == NM_OK) *err = nm_str_append(&s, text + from, length - from);
-    json_t *out = any && *err == NM_OK ? json_stringn(s.data, s.length) : NULL;
-    if (any && *err == NM_OK && !out) *err = nm_fail_memory(s.length);
+    return *any ? nm_str_append(out, text + from, length - from) : NM_OK;
+}
+
+static nm_err marked(marks *m, const json_t *value, int depth, json_t **out);
+
+static nm_err marked_string(marks *m, const json_t *value, json_t **out)
+{
+    nm_str s = {0};
+    bool any;
+    nm_err err = mark_text(m, json_string_value(value), json_string_length(value), &s, &any);
+    if (err == NM_OK) *out = any ? json_stringn(s.data, s.length) : json_copy((json_t *)value);
+    if (err == NM_OK && !*out) err = nm_fail_memory(s.length);
     m->used |= any;
     nm_str_free(&s);
-    return out;
+    return err;
 }
 
-/* Marks all strings in a tree that is ours to change. Keys stay: templates do not print a client's keys but of tools, as JSON. */
-static nm_err mark_tree(marks *m, json_t *value, int depth)
+static nm_err add_member(marks *m, json_t *object, const char *key, const json_t *value, int depth)
 {
-    nm_err err = NM_OK;
-    if (depth > DEPTH_MOST) return nm_fail(NM_USAGE, "the messages are nested more than %d deep", DEPTH_MOST);
-    size_t n = json_is_array(value) ? json_array_size(value) : 0;
-    for (size_t i = 0; i < n; i++) {
-        json_t *item = json_array_get(value, i), *marked = json_is_string(item) ? mark_string(m, item, &err) : NULL;
-        if (marked) json_array_set_new(value, i, marked);
-        else if (err == NM_OK && !json_is_string(item)) err = mark_tree(m, item, depth + 1);
-        NM_TRY(err);
-    }
+    nm_str s = {0};
+    json_t *copy = NULL;
+    bool any;
+    nm_err err = mark_text(m, key, strlen(key), &s, &any);
+    m->used |= any;
+    if (err == NM_OK) err = marked(m, value, depth + 1, &copy);
+    if (err == NM_OK && json_object_set_new(object, any ? s.data : key, copy)) err = nm_fail_memory(0);
+    nm_str_free(&s);
+    return err;
+}
+
+/* A copy of a tree whose strings and keys are marked: templates print tools, and calls' arguments, keys and all. */
+static nm_err marked(marks *m, const json_t *value, int depth, json_t **out)
+{
     const char *key;
     json_t *item;
-    json_object_foreach(value, key, item) {
-        json_t *marked = json_is_string(item) ? mark_string(m, item, &err) : NULL;
-        if (marked) json_object_set_new_nocheck(value, key, marked);
-        else if (err == NM_OK && !json_is_string(item)) err = mark_tree(m, item, depth + 1);
-        NM_TRY(err);
-    }
-    return NM_OK;
-}
-
-/* A marked copy. */
-static nm_err marked_copy(marks *m, const json_t *value, json_t **out)
-{
-    *out = json_deep_copy(value);
+    nm_err err = NM_OK;
+    if (depth > DEPTH_MOST) return nm_fail(NM_USAGE, "the messages are nested more than %d deep", DEPTH_MOST);
+    if (json_is_string(value)) return marked_string(m, value, out);
+    *out = json_is_object(value) ? json_object() : json_is_array(value) ? json_array() : json_copy((json_t *)value);
     if (!*out) return nm_fail_memory(0);
-    return mark_tree(m, *out, 0);
+    for (size_t i = 0; err == NM_OK && i < json_array_size(value); i++) {
+        json_t *copy = NULL;
+        err = marked(m, json_array_get(value, i), depth + 1, &copy);
+        if (err == NM_OK && json_array_append_new(*out, copy)) err = nm_fail_memory(0);
+    }
+    json_object_foreach((json_t *)value, key, item)
+        if (err == NM_OK) err = add_member(m, *out, key, item, depth);
+    if (err == NM_OK) return NM_OK;
+    json_decref(*out);
+    *out = NULL;
+    return err;
 }
 
 static void begin_marks(marks *m, const nm_base *base)
@@ -197,8 +222,8 @@ static nm_err render_with(marks *m, const nm_served *served, const nm_template *
     size_t length = 0;
     const char *choice = json_string_value(ask->tool_choice);
     bool with_tools = json_array_size(ask->tools) > 0 && !(choice && !strcmp(choice, "none"));
-    nm_err err = marked_copy(m, ask->messages, &messages);
-    if (err == NM_OK && with_tools) err = marked_copy(m, ask->tools, &tools);
+    nm_err err = marked(m, ask->messages, 0, &messages);
+    if (err == NM_OK && with_tools) err = marked(m, ask->tools, 0, &tools);
     if (err == NM_OK && ask->continue_last) err = take_last(messages, &last);
     if (err == NM_OK) err = fill_vars(vars, served, ask, messages, tools);
     else json_decref(messages), json_decref(tools);

@@ -121,7 +121,7 @@ static size_t skip_space(const char *text, size_t at, size_t length)
     return at;
 }
 
-/* A special token of n bytes at `at` would touch a guarded part of the text. Those that lie before are left behind. */
+/* An added token of n bytes at `at` would touch a guarded part of the text. Those that lie before are left behind. */
 static bool is_guarded(nm_encoder *e, size_t at, size_t n)
 {
     while (e->n_guards && e->guards[1] <= at) e->guards += 2, e->n_guards--;
@@ -134,7 +134,7 @@ static nm_err encode_all(nm_encoder *e, const char *text, size_t length, unsigne
     size_t from = 0, at = 0;
     while (at < length) {
         int32_t id = t->n_added ? added_at(t, text + at, length - at, flags) : -1;
-        if (id >= 0 && is_guarded(e, at, nm_vocab_length(t, id))) id = added_at(t, text + at, length - at, flags & ~(unsigned)NM_TEXT_SPECIAL);
+        if (id >= 0 && is_guarded(e, at, nm_vocab_length(t, id))) id = -1;
         if (id < 0) { at++; continue; }
         size_t end = t->flags[id] & NM_ADDED_LSTRIP ? trim_end(text + from, at - from) : at - from;
         NM_TRY(encode_fragment(e, text + from, end, from));

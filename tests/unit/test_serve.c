@@ -1,4 +1,4 @@
-/* The engine of the server: what an answer is must not depend on who else is served, on what was kept, or on who leaves. On a tiny random model always; on a real one where there is one. */
+/* The engine of the server: what an answer is must not depend on who else is served, on what was kept, or on who leaves. On a real model. */
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
