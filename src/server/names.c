@@ -513,7 +513,7 @@ static nm_base *longest_unused(const nm_engine *e)
 static void let_go(nm_engine *e, nm_base *b)
 {
     nm_kept_trim(e, 0, b);
-    close_base(b);
+    if (!b->users) close_base(b);       /* else when its prefixes are in files */
 }
 
 void nm_names_reap(nm_engine *e, double now)
@@ -523,7 +523,7 @@ void nm_names_reap(nm_engine *e, double now)
         reap_variants(b);
         if (b->model && !b->users && b->keep_alive > 0 && now - b->last_used > b->keep_alive) let_go(e, b);
     }
-    while (e->want_room && nm_names_bytes(e) + nm_kept_bytes(e) + e->want_room > e->memory) {
+    while (e->want_room && !nm_shelf_busy(e) && nm_names_bytes(e) + nm_kept_bytes(e) + e->want_room > e->memory) {
         nm_base *b = longest_unused(e);
         if (!b) break;
         let_go(e, b);
