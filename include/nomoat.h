@@ -154,7 +154,8 @@ enum {
 
 /* Encodes bytes; any bytes are accepted. *ids is allocated (nm_free) and holds *count ids. O(n log n) in length. */
 NM_API nm_err nm_tokenize(const nm_tokenizer *tokenizer, const char *text, size_t length, unsigned flags, int32_t **ids, size_t *count);
-/* The same, where parts of the text are somebody else's: guards holds n_guards pairs of places, from and to, in ascending order, in and across which neither special nor user-defined tokens are read. */
+/* The same, where parts of the text are somebody else's: guards holds n_guards pairs of places, from and to, in ascending order, in and across which neither special nor
+ * user-defined tokens are read. */
 NM_API nm_err nm_tokenize_guarded(const nm_tokenizer *tokenizer, const char *text, size_t length, unsigned flags, const size_t *guards, size_t n_guards, int32_t **ids,
     size_t *count);
 /* Decodes; *text is allocated (nm_free), has *length bytes and a zero behind them. NM_USAGE for an id outside the vocabulary. */

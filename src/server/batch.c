@@ -181,6 +181,7 @@ static void fail_lane(nm_lane *l, nm_err failed)
 static void draw_for(nm_lane *l, const float *logits, int32_t n_vocab)
 {
     nm_err err = l->job->most > 0 ? nm_lane_draw(l, logits, n_vocab) : nm_lane_finish(l, NM_FINISH_LENGTH);
+    if (err == NM_FAILED && (l->job->ask.n_bias || l->constraint)) err = nm_fail(NM_USAGE, "%s", nm_error_text());      /* nothing is left to be drawn */
     if (err != NM_OK) fail_lane(l, err);
 }
 

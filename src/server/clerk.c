@@ -8,6 +8,18 @@
 
 /* ---- What may come out ------------------------------------------------------------------------------------------------------- */
 
+/* Names go into prompts and grammars as they are. */
+static nm_err check_tools(const json_t *tools)
+{
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.:-";
+    for (size_t i = 0; i < json_array_size(tools); i++) {
+        const char *name = json_string_value(json_object_get(json_object_get(json_array_get(tools, i), "function"), "name"));
+        if (!name || !*name || strlen(name) > 128 || name[strspn(name, letters)])
+            return nm_fail(NM_USAGE, "tool %zu: its name must be 1 to 128 letters, digits and _ . : -", i);
+    }
+    return NM_OK;
+}
+
 /* GBNF of what a tool_choice demands, or NULL where it demands nothing. */
 static nm_err tool_grammar(nm_job *j, char **gbnf, size_t *length)
 {
@@ -16,6 +28,7 @@ static nm_err tool_grammar(nm_job *j, char **gbnf, size_t *length)
     if (function) name = json_string_value(json_object_get(function, "name"));
     if (!j->ask.messages || (!name && !(word && !strcmp(word, "required")))) return NM_OK;
     if (!json_array_size(j->ask.tools)) return nm_fail(NM_USAGE, "\"tool_choice\" asks for a call, and there are no \"tools\"");
+    if (j->ask.grammar || j->ask.schema || j->ask.json) return nm_fail(NM_USAGE, "\"tool_choice\" asks for a call, and the answer's form for something else: give one of them");
     if (!j->variant->template_text) return nm_fail(NM_USAGE, "%s has no chat template: it cannot call tools", j->variant->name);
     char *tools = json_dumps(j->ask.tools, JSON_COMPACT);
     if (!tools) return nm_fail_memory(0);
@@ -48,10 +61,11 @@ static nm_err open_grammar(nm_job *j)
     char *gbnf = NULL;
     size_t length = 0;
     nm_err err = NM_OK;
+    NM_TRY(check_tools(j->ask.tools));
+    NM_TRY(tool_grammar(j, &gbnf, &length));
     if (j->ask.grammar) err = nm_grammar_open(&j->grammar, j->ask.grammar, strlen(j->ask.grammar));
     else if (j->ask.schema) err = schema_grammar(j->ask.schema, &gbnf, &length);
     else if (j->ask.json) err = nm_schema_grammar(&gbnf, &length, NULL, 0);
-    else err = tool_grammar(j, &gbnf, &length);
     if (err == NM_OK && gbnf) err = nm_grammar_open(&j->grammar, gbnf, length);
     nm_free(gbnf);
     return err == NM_OK && j->grammar ? warm_vocabulary(j) : err;

@@ -92,6 +92,10 @@ void nm_job_end(nm_job *j, nm_err err, const char *code)
     if (j->variant) nm_names_leave(e, j->variant, keep_alive_of(j));
     j->variant = NULL;
     nm_job_release(&j);
+    pthread_mutex_lock(&e->lock);
+    e->unfinished--;
+    pthread_cond_broadcast(&e->work);
+    pthread_mutex_unlock(&e->lock);
 }
 
 /* Puts it at the end of the clerk's list, or has the loop end it: nothing is called back on the calling thread. */
@@ -105,6 +109,7 @@ static nm_err submit(nm_engine *e, nm_job *j, nm_job **handle)
     while (*end) end = &(*end)->next;
     *end = j;
     j->id = ++e->next_id;
+    e->unfinished++;
     if (!j->refusal) e->waiting++;
     e->counts.requests += j->kind != NM_JOB_CALL;
     if (handle) atomic_fetch_add(&j->refs, 1), *handle = j;
@@ -262,7 +267,7 @@ void nm_engine_drain(nm_engine *e, double seconds)
     struct timespec at = {.tv_sec = (time_t)until, .tv_nsec = (long)((until - (double)(time_t)until) * 1e9)};
     pthread_mutex_lock(&e->lock);
     e->drains = true;
-    while ((e->waiting || e->n_running) && !pthread_cond_timedwait(&e->work, &e->lock, &at)) continue;
+    while (e->unfinished && !pthread_cond_timedwait(&e->work, &e->lock, &at)) continue;
     pthread_mutex_unlock(&e->lock);
 }
 

@@ -113,7 +113,8 @@ typedef struct nm_ended {           /* of it all */
     double load_seconds, wait_seconds, prompt_seconds, seconds;    /* prompt_seconds: reading it; seconds: generating */
 } nm_ended;
 
-/* On the engine's thread. started (unless it ends before), then pieces, `answered` for each of the n that came to its end, then ended, exactly once and last. Members may be NULL. */
+/* On the engine's thread. started (unless it ends before), then pieces, `answered` for each of the n that came to its end, then ended, exactly once and last.
+ * Members may be NULL. */
 typedef struct nm_listener {
     void (*started)(void *arg, const nm_started *s);
     void (*piece)(void *arg, const nm_piece *p);

@@ -138,6 +138,7 @@ struct nm_engine {
     nm_job **running;               /* the loop's, changed under the lock */
     size_t n_running, running_capacity;
     int32_t waiting;                /* jobs in fresh and ready */
+    int32_t unfinished;             /* jobs whose end was not told yet */
     uint64_t next_id;
     nm_base **base;
     size_t bases, base_capacity;
@@ -171,6 +172,11 @@ uint64_t nm_names_bytes(const nm_engine *e);    /* of open models; under the loc
 nm_err nm_prompt_make(const nm_served *served, const nm_base *base, const nm_template *tmpl, const nm_ask *ask, char **text, size_t *length, int32_t **ids, size_t *count);
 nm_err nm_prompt_controls(nm_base *base, const nm_tokenizer *tokenizer);
 nm_served nm_variant_served(const nm_variant *v);
+
+/* tool_prompt.c */
+bool nm_template_knows_tools(const char *template_text);
+/* Puts tools (NULL: none), and calls and results among the messages, into the messages' text. */
+nm_err nm_tools_as_text(json_t *messages, const json_t *tools);
 
 /* ask.c */
 nm_err nm_ask_copy(nm_ask *to, const nm_ask *from);

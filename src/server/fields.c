@@ -53,8 +53,9 @@ nm_err nm_field_int(const json_t *object, const char *name, int64_t least, int64
 {
     const json_t *v = member(object, name);
     if (!v) return NM_OK;
-    double real = json_is_number(v) ? json_number_value(v) : 0.5;
-    if (real != (double)(json_int_t)(real > 9e18 || real < -9e18 ? 0 : real)) return nm_fail(NM_USAGE, "\"%s\" must be a whole number", name);
+    double real = json_is_real(v) ? json_real_value(v) : 0.5;
+    bool whole = json_is_integer(v) || (real > -9e18 && real < 9e18 && real == (double)(int64_t)real);
+    if (!whole) return nm_fail(NM_USAGE, "\"%s\" must be a whole number", name);
     int64_t value = json_is_integer(v) ? (int64_t)json_integer_value(v) : (int64_t)real;
     if (value < least || value > most) return nm_fail(NM_USAGE, "\"%s\" is %lld: give %lld to %lld", name, (long long)value, (long long)least, (long long)most);
     *out = value;

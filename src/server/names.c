@@ -10,7 +10,7 @@
 #include "os/clock.h"
 #include "server/engine_impl.h"
 
-enum { VARIANTS_MOST = 64, STACK_MOST = 64, CONTEXT_UNKNOWN = 4096, CONTEXT_LEAST = 512 };
+enum { NAME_LONGEST = 1024, VARIANTS_MOST = 64, STACK_MOST = 64, CONTEXT_UNKNOWN = 4096, CONTEXT_LEAST = 512 };
 
 /* One adapter of a name. */
 typedef struct part { nm_named_adapter a; float scale; } part;
@@ -174,13 +174,21 @@ static bool fits(const char *pattern, size_t n, const char *name)
     }
 }
 
-static const char *unalias(const nm_engine *e, const char *name)
+/* The name with what its base is an alias for in the base's place. */
+static nm_err unalias(const nm_engine *e, const char *name, char out[NAME_LONGEST])
 {
-    for (size_t i = 0; i < e->options.n_aliases; i++) {
+    size_t n = strcspn(name, "+");
+    char base[NAME_LONGEST];
+    if (strlen(name) >= NAME_LONGEST) return nm_fail(NM_NOT_FOUND, "No model has a name of %zu bytes: GET /v1/models lists those that there are", strlen(name));
+    memcpy(base, name, n);
+    base[n] = 0;
+    const char *means = base;
+    for (size_t i = 0; i < e->options.n_aliases && means == base; i++) {
         const char *text = e->options.aliases[i], *equals = strchr(text, '=');
-        if (equals && fits(text, (size_t)(equals - text), name)) return equals + 1;
+        if (equals && fits(text, (size_t)(equals - text), base)) means = equals + 1;
     }
-    return name;
+    if (snprintf(out, NAME_LONGEST, "%s%s", means, name + n) < NAME_LONGEST) return NM_OK;
+    return nm_fail(NM_NOT_FOUND, "The model \"%.100s...\" does not exist: its name is too long", name);
 }
 
 static nm_err no_model(const char *name)
@@ -379,7 +387,9 @@ static nm_err fill_variant(nm_engine *e, nm_variant *v, const parts *p)
     const nm_adapter *adapters[STACK_MOST];
     float scales[STACK_MOST];
     for (size_t i = 0; i < p->count; i++) {
-        NM_TRY(need_adapter(e, v->base, p->part[i].a.path, &adapters[i]));
+        nm_err err = need_adapter(e, v->base, p->part[i].a.path, &adapters[i]);
+        if (err == NM_BAD_FILE || err == NM_REFUSED) return nm_fail(NM_USAGE, "the adapter \"%s\" does not fit %s", p->part[i].a.name, v->base->name);
+        NM_TRY(err);
         scales[i] = p->part[i].scale;
     }
     if (p->count) NM_TRY(nm_stack_open(&v->stack, v->base->model, adapters, scales, p->count));
@@ -454,8 +464,9 @@ nm_err nm_names_take(nm_engine *e, const char *name, const nm_ask_lora *lora, si
 {
     parts p = {.count = 0};
     nm_base *base = NULL;
-    name = name && *name ? unalias(e, name) : e->options.models[0];
-    nm_err err = parse_name(e, name, &base, &p);
+    char plain[NAME_LONGEST];
+    nm_err err = name && *name ? unalias(e, name, plain) : NM_OK;
+    if (err == NM_OK) err = parse_name(e, name && *name ? plain : e->options.models[0], &base, &p);
     for (size_t i = 0; err == NM_OK && i < n_lora; i++) err = add_part(e, &p, lora[i].id, strlen(lora[i].id), lora[i].scale);
     if (err == NM_NOT_FOUND) *code = "model_not_found";
     if (err == NM_OK) err = take(e, base, &p, out);

@@ -224,6 +224,11 @@ static nm_err render_with(marks *m, const nm_served *served, const nm_template *
     bool with_tools = json_array_size(ask->tools) > 0 && !(choice && !strcmp(choice, "none"));
     nm_err err = marked(m, ask->messages, 0, &messages);
     if (err == NM_OK && with_tools) err = marked(m, ask->tools, 0, &tools);
+    if (err == NM_OK && !nm_template_knows_tools(served->template_text)) {
+        err = nm_tools_as_text(messages, tools);
+        json_decref(tools);
+        tools = NULL;
+    }
     if (err == NM_OK && ask->continue_last) err = take_last(messages, &last);
     if (err == NM_OK) err = fill_vars(vars, served, ask, messages, tools);
     else json_decref(messages), json_decref(tools);

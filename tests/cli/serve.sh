@@ -46,6 +46,10 @@ clean() { [ -z "$(tr -d '\n -~' <"$work/log")" ]; }      # nothing but printable
 
 question='"messages": [{"role": "user", "content": "Why is the sea salt?"}]'
 
+# ---- help
+"$NOMOAT" serve --help >"$work/out" 2>"$work/err"
+check 'help has examples' grep -q '^Examples:' "$work/out"
+
 # ---- what cannot be started
 refused() {     # refused CODE ARGUMENTS...
     code=$1

@@ -16,6 +16,7 @@ import urllib.request
 URL = sys.argv[1]
 NOMOAT = os.path.abspath(os.environ.get("NOMOAT", "build/nomoat"))
 FILE = os.environ["NOMOAT_MODEL"]
+KEY = os.environ.get("NOMOAT_API_KEY", "none")
 TASK = os.path.join(os.path.dirname(os.path.abspath(__file__)), "lm_eval_task")
 TOLERANCE = 1e-4        # nats, of a sum: `score` writes single precision
 
@@ -23,15 +24,14 @@ TOLERANCE = 1e-4        # nats, of a sum: `score` writes single precision
 def name():
     if len(sys.argv) > 2:
         return sys.argv[2]
-    key = os.environ.get("NOMOAT_API_KEY", "none")
-    with urllib.request.urlopen(urllib.request.Request(URL + "/v1/models", headers={"Authorization": "Bearer " + key})) as answer:
+    with urllib.request.urlopen(urllib.request.Request(URL + "/v1/models", headers={"Authorization": "Bearer " + KEY})) as answer:
         return json.load(answer)["data"][0]["id"]
 
 
 def harness(folder):
     """The harness's accuracy and, for each question, the log-likelihoods of its choices."""
-    env = {**os.environ, "HF_HOME": folder, "HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "OPENAI_API_KEY": os.environ.get("NOMOAT_API_KEY", "none")}
-    args = ["--model", "local-completions", "--model_args", f"base_url={URL}/v1/completions,model={name()},max_retries=1", "--tasks", "nomoat_choices",
+    env = {**os.environ, "HF_HOME": folder, "HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "OPENAI_API_KEY": KEY}
+    args = ["--model", "local-completions", "--model_args", f"base_url={URL}/v1/completions,model={name()},auth_token={KEY},max_retries=1", "--tasks", "nomoat_choices",
             "--include_path", TASK, "--output_path", folder, "--log_samples"]
     done = subprocess.run([sys.executable, "-m", "lm_eval", "run", *args], cwd=TASK, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
