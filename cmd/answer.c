@@ -6,6 +6,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "common.h"
+#include "hub/personas.h"
 #include "os/clock.h"
 #include "talk.h"
 #include "term.h"
@@ -72,7 +73,7 @@ static char escaped(char c)
     }
 }
 
-static char *unescape(const char *text)
+char *nm_unescape(const char *text)
 {
     char *out = nm_strndup(text, strlen(text)), *to = out;
     for (const char *from = text; out && *from; from++) {
@@ -87,10 +88,12 @@ static char *unescape(const char *text)
 static nm_err open_stop(work *w)
 {
     const nm_list *list = &w->set->stop;
+    const nm_persona *persona = nm_talk_persona(w->talk);
+    if (!list->count && persona) return nm_stop_open(&w->stop, (const char *const *)persona->file.stop, persona->file.stops);
     char **strings = nm_calloc(list->count, sizeof *strings);
     nm_err err = strings ? NM_OK : nm_fail_memory(list->count * sizeof *strings);
     for (size_t i = 0; err == NM_OK && i < list->count; i++) {
-        strings[i] = unescape(list->items[i]);
+        strings[i] = nm_unescape(list->items[i]);
         if (!strings[i]) err = nm_fail_memory(strlen(list->items[i]));
     }
     if (err == NM_OK) err = nm_stop_open(&w->stop, (const char *const *)strings, list->count);

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "common.h"
+#include "hub/personas.h"
 #include "line.h"
 #include "os/file.h"
 #include "talk.h"
@@ -79,6 +80,18 @@ static nm_err set_system(chat *c, const char *text)
         memmove(c->messages, c->messages + 1, --c->count * sizeof *c->messages);
     }
     return *text ? insert(c, 0, "system", text, strlen(text)) : NM_OK;
+}
+
+/* What the persona's conversations begin with. A system message at its head is there already where the conversation was cleared. */
+static nm_err begin(chat *c)
+{
+    const nm_persona *persona = nm_talk_persona(c->talk);
+    for (size_t i = 0; persona && i < persona->file.messages; i++) {
+        const nm_modelfile_message *m = &persona->file.message[i];
+        if (i == 0 && has_system(c) && !strcmp(m->role, "system")) continue;
+        NM_TRY(insert(c, c->count, m->role, m->content, strlen(m->content)));
+    }
+    return NM_OK;
 }
 
 /* Index of the last message of a role, or SIZE_MAX. */
@@ -223,7 +236,8 @@ static nm_err cmd_clear(chat *c, const char *argument)
     }
     if (*argument) return nm_fail(NM_USAGE, "/clear or /clear system");
     drop_from(c, has_system(c) ? 1 : 0);
-    say("(the conversation is empty%s)", has_system(c) ? ", the system message stays" : "");
+    NM_TRY(begin(c));
+    say("(the conversation is %s%s)", nm_talk_persona(c->talk) ? "as it began" : "empty", has_system(c) ? ", the system message stays" : "");
     return NM_OK;
 }
 
@@ -537,8 +551,11 @@ nm_err nm_chat(nm_talk *talk, nm_run_settings *set)
     char *path = history_path();
     err = nm_line_open(&c.line, path);
     nm_free(path);
-    if (err == NM_OK && set->system) err = set_system(&c, set->system);
-    if (err == NM_OK && !set->common.quiet) say_safe("/help shows the commands, /bye leaves. Model: ", talk->stacked.found.model.name);
+    const char *system = nm_talk_system(talk, set);
+    const nm_persona *persona = nm_talk_persona(talk);
+    if (err == NM_OK && system) err = set_system(&c, system);
+    if (err == NM_OK) err = begin(&c);
+    if (err == NM_OK && !set->common.quiet) say_safe("/help shows the commands, /bye leaves. Model: ", persona ? persona->name : talk->stacked.found.model.name);
     if (err == NM_OK) err = loop(&c);
     drop_from(&c, 0);
     nm_free(c.messages);

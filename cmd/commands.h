@@ -4,7 +4,7 @@
 
 #include "args.h"
 
-extern const nm_command nm_command_run, nm_command_serve, nm_command_show, nm_command_list, nm_command_import, nm_command_rm, nm_command_tokenize,
+extern const nm_command nm_command_run, nm_command_serve, nm_command_show, nm_command_list, nm_command_import, nm_command_rm, nm_command_save, nm_command_tokenize,
     nm_command_detokenize, nm_command_template, nm_command_score, nm_command_perplexity, nm_command_bench, nm_command_tune,
     nm_command_adapter, nm_command_merge, nm_command_effect, nm_command_doctor, nm_command_completion, nm_command_man;
 

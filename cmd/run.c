@@ -7,6 +7,7 @@
 
 #include "commands.h"
 #include "common.h"
+#include "hub/personas.h"
 #include "os/file.h"
 #include "talk.h"
 
@@ -47,7 +48,7 @@ const nm_option nm_run_options[] = {
 };
 
 static const nm_run_settings defaults = {
-    .max_tokens = -1, .kv = -1, .kv_v = -1, .top_k = NM_UNSET_INT, .penalty_last = NM_UNSET_INT,
+    .max_tokens = NM_UNSET_INT, .context = NM_UNSET_INT, .kv = -1, .kv_v = -1, .top_k = NM_UNSET_INT, .penalty_last = NM_UNSET_INT,
     .temperature = NM_UNSET_REAL, .top_p = NM_UNSET_REAL, .min_p = NM_UNSET_REAL, .typical = NM_UNSET_REAL,
     .repeat_penalty = NM_UNSET_REAL, .presence_penalty = NM_UNSET_REAL, .frequency_penalty = NM_UNSET_REAL,
 };
@@ -188,16 +189,41 @@ static nm_err one_answer(nm_talk *talk, const nm_run_settings *set, prompt *p)
 
 /* ---- The command ------------------------------------------------------------------------------------------------- */
 
-/* Faults of the command line and a wrong name come before any reading or loading. */
-static nm_err check_early(const nm_run_settings *set, const char *text)
+static void fill_real(double *to, double from) { if (isnan(*to)) *to = from; }
+static void fill_int(int32_t *to, int32_t from) { if (*to == NM_UNSET_INT) *to = from; }
+
+/* A persona's numbers, where the command line gives none. Its texts are the talk's. */
+static void put_beneath(nm_run_settings *set, const nm_modelfile *file)
+{
+    fill_real(&set->temperature, file->temperature);
+    fill_real(&set->top_p, file->top_p);
+    fill_real(&set->min_p, file->min_p);
+    fill_real(&set->typical, file->typical);
+    fill_real(&set->repeat_penalty, file->repeat_penalty);
+    fill_real(&set->presence_penalty, file->presence_penalty);
+    fill_real(&set->frequency_penalty, file->frequency_penalty);
+    fill_int(&set->top_k, file->top_k);
+    fill_int(&set->penalty_last, file->repeat_last);
+    fill_int(&set->context, file->context);
+    fill_int(&set->max_tokens, file->predict);
+    if (!set->seed.given && file->seeded) set->seed = (nm_seed){true, file->seed};
+}
+
+/* Faults of the command line and a wrong name come before any reading or loading; what a persona says is put beneath the line. */
+static nm_err check_early(nm_run_settings *set, const char *text)
 {
     nm_found_stack found;
     if (set->raw && set->system) return nm_fail(NM_USAGE, "--raw has no place for --system: put the text into the prompt, or leave --raw away");
     if (set->tmpl && !*set->tmpl) return nm_fail(NM_USAGE, "--template is empty: give a template's file, text or name");
     if (set->template_file && !*set->template_file) return nm_fail(NM_USAGE, "--chat-template-file is empty: give a template's file");
-    nm_err err = nm_stack_names(&found, text, &set->stack);
-    if (err == NM_OK) nm_found_stack_free(&found);
-    return err;
+    NM_TRY(nm_stack_names(&found, text, &set->stack));
+    if (found.persona) put_beneath(set, &found.persona->file);
+    if (found.persona && found.persona->file.foreign && !set->tmpl && !set->template_file && !set->raw)
+        nm_note("%s: its TEMPLATE is written for Ollama, in Go's language: the model's own is used", found.persona->name);
+    nm_found_stack_free(&found);
+    if (set->max_tokens == NM_UNSET_INT) set->max_tokens = -1;
+    if (set->context == NM_UNSET_INT) set->context = 0;
+    return NM_OK;
 }
 
 static int run(void *arg, int count, char **operands)

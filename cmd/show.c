@@ -3,6 +3,7 @@
 
 #include "commands.h"
 #include "common.h"
+#include "hub/personas.h"
 #include "stack.h"
 
 typedef struct settings { nm_common common; bool tensors, metadata, tmpl; } settings;
@@ -238,6 +239,35 @@ static nm_err print_template(const nm_model *m, const char *format)
     return nm_term_is(1) ? nm_out_puts("\n") : NM_OK;
 }
 
+/* The persona of that name, unless a model has it; its own model may be missing. */
+static nm_err find_persona(nm_persona **out, const char *name)
+{
+    nm_found model;
+    nm_err err = nm_model_find(&model, name);
+    *out = NULL;
+    nm_found_free(&model);
+    return err == NM_NOT_FOUND ? nm_persona_find(out, name) : NM_OK;
+}
+
+static nm_err print_persona(const nm_persona *p, bool json)
+{
+    nm_str s = {0};
+    nm_err err = NM_OK;
+    if (json) {
+        NM_GOTO(nm_str_putc(&s, '{'));
+        NM_GOTO(nm_json_string(&s, "name", p->name));
+        NM_GOTO(nm_json_string(&s, "path", p->path));
+        NM_GOTO(nm_json_string(&s, "model", p->file.from.text));
+        NM_GOTO(nm_json_string(&s, "modelfile", p->text));
+        NM_GOTO(nm_str_putc(&s, '}'));
+    } else {
+        NM_GOTO(nm_out_text(p->text, p->length));
+        NM_GOTO(nm_out_text_end());
+    }
+out:
+    return json ? nm_json_print(&s, err) : err;
+}
+
 static int run(void *arg, int count, char **operands)
 {
     const settings *set = arg;
@@ -245,6 +275,13 @@ static int run(void *arg, int count, char **operands)
     nm_found_stack found;
     char format[16];
     (void)count;
+    nm_persona *persona = NULL;
+    if (!set->tmpl && !set->tensors && !set->metadata) NM_TRY(find_persona(&persona, operands[0]));
+    if (persona) {
+        nm_err printed = print_persona(persona, set->common.json);
+        nm_persona_free(persona);
+        return printed;
+    }
     NM_TRY(nm_find_stack(&found, operands[0], false));
     nm_err err = nm_found_format(&found, format);
     if (err == NM_OK) err = nm_open_found(&model, &found.model, &set->common, true);
@@ -264,7 +301,8 @@ static int run(void *arg, int count, char **operands)
 
 const nm_command nm_command_show = {
     .name = "show", .operands = "MODEL{+ADAPTER}", .summary = "what a model is: shape, size, settings, template",
-    .details = "Reads metadata only: a file of any size answers at once. With --json everything in one object, to which --metadata and "
+    .details = "Reads metadata only: a file of any size answers at once. Of a persona it prints the Modelfile; with --template, "
+               "--tensors or --metadata it looks at its model. With --json everything in one object, to which --metadata and "
                "--tensors add.",
     .examples = (const nm_example[]){{"nomoat show tiny", "the overview"},
                                      {"nomoat show tiny --tensors", "every tensor with type and shape"},

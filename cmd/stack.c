@@ -165,16 +165,19 @@ nm_err nm_stacked_prepare(nm_prepared *out, nm_stacked *s, const char *adapters,
     return err;
 }
 
-/* The model's own name stays where it is. */
+/* The model's own name, and the persona that it was called by, stay where they are. */
 void nm_stacked_exchange(nm_stacked *s, nm_prepared *p)
 {
     nm_found model = s->found.model, none = p->found.model;
+    struct nm_persona *persona = s->found.persona;
     nm_prepared old = {.found = s->found, .stack = s->stack};
     s->found = p->found;
     s->stack = p->stack;
     *p = old;
     s->found.model = model;
+    s->found.persona = persona;
     p->found.model = none;
+    p->found.persona = NULL;
 }
 
 void nm_prepared_free(nm_prepared *p)

@@ -9,6 +9,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "common.h"
+#include "hub/personas.h"
 #include "os/clock.h"
 #include "os/file.h"
 #include "os/machine.h"
@@ -25,6 +26,14 @@ static nm_err unknown_template(const char *name)
     for (size_t i = 0, used = 0; nm_template_name(i) && used < sizeof known; i++)
         used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", nm_template_name(i));
     return nm_fail(NM_NOT_FOUND, "--template %s: no file, and no template of that name, neither the model's nor a known one: %s", name, known);
+}
+
+const nm_persona *nm_talk_persona(const nm_talk *talk) { return talk->stacked.found.persona; }
+
+const char *nm_talk_system(const nm_talk *talk, const nm_run_settings *set)
+{
+    const nm_persona *persona = nm_talk_persona(talk);
+    return set->system ? set->system : persona && !set->raw ? persona->file.system : NULL;
 }
 
 /* What adapters were taught in comes before what the model's file says. */
@@ -53,6 +62,11 @@ static nm_err find_template(nm_talk *talk, const nm_run_settings *set)
         talk->template_text = nm_template_named(given);
         return talk->template_text ? NM_OK : unknown_template(given);
     }
+    const nm_persona *persona = nm_talk_persona(talk);
+    if (!given && persona && persona->file.tmpl) {
+        talk->template_text = persona->file.tmpl;
+        return NM_OK;
+    }
     if (!given) return taught_template(talk);
     NM_TRY(nm_file_read(given, TEMPLATE_MOST, &talk->template_owned, &length));
     talk->template_text = talk->template_owned;
@@ -64,9 +78,10 @@ static nm_err open_template(nm_talk *talk, const nm_run_settings *set)
     if (set->raw) return NM_OK;
     NM_TRY(find_template(talk, set));
     if (!talk->template_text) return NM_OK;
+    const nm_persona *persona = nm_talk_persona(talk);
     bool given = set->tmpl || set->template_file, own = talk->template_text == nm_model_template(talk->model, NULL);
-    NM_TRY(nm_template_open(&talk->tmpl, talk->template_text, strlen(talk->template_text),
-                            own ? "the model's chat template" : given ? "--template" : "the adapter's format"));
+    NM_TRY(nm_template_open(&talk->tmpl, talk->template_text, strlen(talk->template_text), own ? "the model's chat template" : given ? "--template" :
+                            persona && talk->template_text == persona->file.tmpl ? "the persona's TEMPLATE" : "the adapter's format"));
     if (set->think != NM_THINK_AUTO && !strstr(talk->template_text, "enable_thinking") && !strstr(talk->template_text, "thinking"))
         nm_note("--think: this model's template has no switch for thinking; it decides by itself");
     return NM_OK;
@@ -288,16 +303,29 @@ nm_err nm_talk_raw_prompt(nm_talk *talk, const char *text, size_t length, int32_
     return nm_prompt_tokens(talk->model, text, length, ids, n_ids);
 }
 
+/* System message, the persona's beginning, the question. */
+static nm_err ask_template(nm_talk *talk, const nm_run_settings *set, const char *text, size_t length, int32_t **ids, size_t *n_ids)
+{
+    const nm_persona *persona = nm_talk_persona(talk);
+    const char *system = nm_talk_system(talk, set);
+    size_t begun = persona ? persona->file.messages : 0, count = 0;
+    nm_message *messages = nm_calloc(begun + 2, sizeof *messages);
+    if (!messages) return nm_fail_memory((begun + 2) * sizeof *messages);
+    if (system) messages[count++] = (nm_message){"system", (char *)system, strlen(system)};
+    for (size_t i = 0; i < begun; i++) {
+        const nm_modelfile_message *m = &persona->file.message[i];
+        messages[count++] = (nm_message){m->role, m->content, strlen(m->content)};
+    }
+    messages[count++] = (nm_message){"user", (char *)text, length};
+    nm_err err = nm_talk_prompt(talk, set, messages, count, ids, n_ids);
+    nm_free(messages);
+    return err;
+}
+
 nm_err nm_talk_question(nm_talk *talk, const nm_run_settings *set, const char *text, size_t length, int32_t **ids, size_t *n_ids)
 {
-    nm_message messages[2] = {{0}};
-    size_t count = 0;
-    if (talk->tmpl) {
-        if (set->system) messages[count++] = (nm_message){"system", (char *)set->system, strlen(set->system)};
-        messages[count++] = (nm_message){"user", (char *)text, length};
-        return nm_talk_prompt(talk, set, messages, count, ids, n_ids);
-    }
-    if (set->system) return nm_fail(NM_USAGE, "--system needs a chat template: give --template FILE, or put the text into the prompt");
+    if (talk->tmpl) return ask_template(talk, set, text, length, ids, n_ids);
+    if (nm_talk_system(talk, set)) return nm_fail(NM_USAGE, "a system message needs a chat template: give --template FILE, or put the text into the prompt");
     if (!set->raw) nm_note("%s has no chat template: the text is continued, as with --raw", talk->stacked.found.model.name);
     return nm_talk_raw_prompt(talk, text, length, ids, n_ids);
 }

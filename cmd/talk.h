@@ -54,7 +54,7 @@ nm_err nm_talk_default_vars(nm_vars *vars, const nm_tokenizer *tokenizer);
 nm_err nm_talk_messages_json(nm_str *s, const nm_message *messages, size_t count);
 /* The tokens of a conversation, up to where the answer is to begin. *ids: nm_free. */
 nm_err nm_talk_prompt(nm_talk *talk, const nm_run_settings *set, const nm_message *messages, size_t count, int32_t **ids, size_t *n_ids);
-/* The tokens of one question, with the settings' system message; without a template those of the text, which is then continued. */
+/* The tokens of one question, behind the system message and the persona's messages; without a template those of the text, which is then continued. */
 nm_err nm_talk_question(nm_talk *talk, const nm_run_settings *set, const char *text, size_t length, int32_t **ids, size_t *n_ids);
 /* The tokens of plain text to be continued. */
 nm_err nm_talk_raw_prompt(nm_talk *talk, const char *text, size_t length, int32_t **ids, size_t *n_ids);
@@ -70,12 +70,19 @@ typedef struct nm_answer {
 } nm_answer;
 void nm_answer_free(nm_answer *answer);
 
+/* The persona that the model was called by, or NULL; and the system message: the settings', else the persona's, else NULL. */
+const struct nm_persona *nm_talk_persona(const nm_talk *talk);
+const char *nm_talk_system(const nm_talk *talk, const nm_run_settings *set);
+
 /* Brings the session to the prompt (what it shares with the last one is kept) and generates. show: print while generating.
  * NM_USAGE with numbers: the prompt does not fit. NM_INTERRUPTED: Ctrl-C; the answer then holds what was made. */
 nm_err nm_talk_answer(nm_talk *talk, const nm_run_settings *set, const int32_t *ids, size_t n_ids, bool show, nm_answer *answer);
 
 /* What the next answer is drawn with: the settings over the model's own defaults. */
 nm_sampling nm_talk_sampling(const nm_talk *talk, const nm_run_settings *set);
+
+/* A stop string as typed: \\n, \\t, \\r and \\\\ are understood. Allocated; NULL without memory. */
+char *nm_unescape(const char *text);
 
 /* One line on standard error: tokens, speed, seed. */
 void nm_talk_note_speed(const nm_answer *answer);

@@ -15,6 +15,7 @@
 #include "base/str.h"
 #include "format/gguf.h"
 #include "format/json.h"
+#include "hub/personas.h"
 #include "os/file.h"
 
 enum { CONFIG_MOST = 4 << 20 };
@@ -46,6 +47,7 @@ void nm_found_stack_free(nm_found_stack *s)
 {
     nm_found_free(&s->model);
     nm_found_adapters_free(s->adapter, s->count);
+    nm_persona_free(s->persona);
     *s = (nm_found_stack){0};
 }
 
@@ -304,17 +306,54 @@ nm_err nm_found_stack_add(nm_found_stack *s, const char *adapters)
     return err;
 }
 
-nm_err nm_stack_find(nm_found_stack *out, const char *text, bool ranges)
+static nm_err find_persona(nm_found_stack *out, const char *name);
+
+/* personas: MODEL may be one. */
+static nm_err find_stack(nm_found_stack *out, const char *text, bool personas)
 {
     char *copy;
-    *out = (nm_found_stack){.ranges = ranges};
     NM_TRY(nm_format(&copy, "%s", text));
     size_t n = first_part(copy, false);
     const char *rest = copy[n] ? copy + n + 1 : NULL;
     copy[n] = 0;
     nm_err err = nm_model_find(&out->model, copy);
+    if (err == NM_NOT_FOUND && personas) err = find_persona(out, copy);
     if (err == NM_OK && rest) err = nm_found_stack_add(out, rest);
     nm_free(copy);
+    return err;
+}
+
+/* What out->persona stands on, which is no persona again. */
+static nm_err stand(nm_found_stack *out)
+{
+    const nm_modelfile *file = &out->persona->file;
+    nm_err err = find_stack(out, file->from.text, false);
+    for (size_t i = 0; err == NM_OK && i < file->adapters; i++) err = nm_found_stack_push(out, file->adapter[i].text, true);
+    out->persona_adapters = out->count;
+    return err == NM_OK ? NM_OK : nm_fail_in(err, out->persona->path);
+}
+
+/* The recorded error stays where there is none of that name. */
+static nm_err find_persona(nm_found_stack *out, const char *name)
+{
+    char why[1024];
+    snprintf(why, sizeof why, "%s", nm_error_text());
+    NM_TRY(nm_persona_find(&out->persona, name));
+    return out->persona ? stand(out) : nm_fail(NM_NOT_FOUND, "%s", why);
+}
+
+nm_err nm_persona_stack(nm_found_stack *out, nm_persona *persona)
+{
+    *out = (nm_found_stack){.persona = persona};
+    nm_err err = stand(out);
+    if (err != NM_OK) nm_found_stack_free(out);
+    return err;
+}
+
+nm_err nm_stack_find(nm_found_stack *out, const char *text, bool ranges)
+{
+    *out = (nm_found_stack){.ranges = ranges};
+    nm_err err = find_stack(out, text, true);
     if (err != NM_OK) nm_found_stack_free(out);
     return err;
 }

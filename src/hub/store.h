@@ -49,10 +49,15 @@ typedef struct nm_found_stack {
     nm_found_adapter *adapter;
     size_t count, capacity;
     bool ranges;        /* a scale may be LOW..HIGH; elsewhere that is NM_USAGE */
+    struct nm_persona *persona;     /* that MODEL is (personas.h); NULL: it is a model */
+    size_t persona_adapters;        /* the first so many adapters are the persona's */
 } nm_found_stack;
 /* MODEL[:TAG]{+ADAPTER[=SCALE]}; "ADAPTER:0.8" is a scale, too, unless an adapter has that name. Paths may hold '+': the longest that exists wins.
+ * MODEL may be a persona, where no model has the name: its own model and adapters then, and what stands behind it on top.
  * ranges: takes ADAPTER=LOW..HIGH, too. */
 nm_err nm_stack_find(nm_found_stack *out, const char *text, bool ranges);
+/* The same of a persona, which is taken over, also on failure. */
+nm_err nm_persona_stack(nm_found_stack *out, struct nm_persona *persona);
 /* "ADAPTER[=SCALE]{+ADAPTER[=SCALE]}" on top of it; and one adapter, with or without a scale in its text. */
 nm_err nm_found_stack_add(nm_found_stack *stack, const char *adapters);
 nm_err nm_found_stack_push(nm_found_stack *stack, const char *adapter, bool scaled);

@@ -84,6 +84,30 @@ nm_err nm_ask_copy(nm_ask *to, const nm_ask *from)
     return copy_texts(&to->stop, &to->n_stop);
 }
 
+static void fill_real(double *to, double from) { if (isnan(*to)) *to = from; }
+static void fill_int(int32_t *to, int32_t from) { if (*to == NM_ASK_INT) *to = from; }
+
+/* Both say "not given" alike: NAN, and the least integer. No limit (-1) and the model's own context (0) are not given, too. */
+nm_err nm_ask_fill(nm_ask *a, const nm_persona *persona)
+{
+    const nm_modelfile *f = &persona->file;
+    fill_real(&a->temperature, f->temperature);
+    fill_real(&a->top_p, f->top_p);
+    fill_real(&a->min_p, f->min_p);
+    fill_real(&a->typical, f->typical);
+    fill_real(&a->repeat_penalty, f->repeat_penalty);
+    fill_real(&a->presence_penalty, f->presence_penalty);
+    fill_real(&a->frequency_penalty, f->frequency_penalty);
+    fill_int(&a->top_k, f->top_k);
+    fill_int(&a->penalty_last, f->repeat_last);
+    fill_int(&a->max_tokens, f->predict >= 0 ? f->predict : NM_ASK_INT);
+    fill_int(&a->context, f->context > 0 ? f->context : NM_ASK_INT);
+    if (!a->seeded && f->seeded) a->seeded = true, a->seed = f->seed;
+    if (a->n_stop) return NM_OK;
+    a->stop = (const char *const *)f->stop, a->n_stop = f->stops;
+    return copy_texts(&a->stop, &a->n_stop);
+}
+
 void nm_ask_free(nm_ask *a)
 {
     for (size_t i = 0; i < a->n_lora; i++) nm_free((void *)a->lora[i].id);

@@ -138,6 +138,7 @@ static nm_err make_echo(nm_job *j)
 static nm_err make_ready(nm_job *j, const char **code)
 {
     nm_served served = nm_variant_served(j->variant);
+    if (j->variant->persona) NM_TRY(nm_ask_fill(&j->ask, j->variant->persona));
     NM_TRY(nm_prompt_make(&served, j->variant->base, j->variant->tmpl, &j->ask, &j->prompt, &j->prompt_length, &j->ids, &j->n_ids));
     NM_TRY(fill_empty(j));
     NM_TRY(choose_limits(j, code));

@@ -163,6 +163,7 @@ typedef struct nm_served {
     const nm_stack *stack;
     const char *name, *template_text;   /* template_text NULL: there is none */
     int32_t context;
+    const struct nm_persona *persona;   /* that was named (hub/personas.h), or NULL */
     const struct nm_variant *variant;   /* the engine's own */
 } nm_served;
 typedef void (*nm_call_fn)(void *arg, const nm_served *served, nm_err err);
@@ -177,7 +178,7 @@ nm_err nm_engine_embed(nm_engine *engine, const char *model, const char *const *
 /* The name of the first model, with its stack. */
 const char *nm_engine_first(const nm_engine *engine);
 /* What there is. Each gives a new JSON value (the caller's), NULL without memory. */
-json_t *nm_engine_models(nm_engine *engine);    /* [{"name", "base", "kind": "model"|"adapter"|"stack", "path", "bytes", "loaded", "modified", "default"}]; of open ones also
+json_t *nm_engine_models(nm_engine *engine);    /* [{"name", "base", "kind": "model"|"adapter"|"stack"|"persona", "path", "bytes", "loaded", "modified", "default"}]; open ones have
                                                    "architecture", "parameters", "file_type", "context" */
 json_t *nm_engine_slots(nm_engine *engine);     /* [{"id", "model", "state": "prompt"|"answer", "prompt_tokens", "cached_tokens", "tokens", "context"}] */
 typedef struct nm_engine_counts {

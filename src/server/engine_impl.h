@@ -13,6 +13,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "hub/personas.h"
 #include "hub/store.h"
 #include "server/engine.h"
 
@@ -29,6 +30,7 @@ typedef struct nm_base {            /* a model that can be named; open or not */
     char *name;                     /* as told to clients */
     nm_found found;
     bool given;                     /* on the command line */
+    bool hidden;                    /* a persona's own: clients cannot name it */
     nm_model *model;                /* NULL: not open */
     nm_runner *runner;              /* the loop's */
     int32_t context;
@@ -45,11 +47,12 @@ typedef struct nm_base {            /* a model that can be named; open or not */
 
 struct nm_variant {                 /* a base with a stack: what a request's name means */
     nm_base *base;
-    char *name;                     /* BASE{+ADAPTER=SCALE} */
-    char *key;                      /* the adapters' files and scales */
+    char *name;                     /* BASE{+ADAPTER=SCALE}, or PERSONA{+ADAPTER=SCALE} */
+    char *key;                      /* the adapters' files and scales, and the persona's text */
     nm_stack *stack;                /* NULL: the base alone */
     nm_template *tmpl;              /* NULL: there is none */
     const char *template_text;
+    nm_persona *persona;            /* NULL: the stack alone was named */
     int32_t users;                  /* jobs, and kept prefixes */
     double last_used;
 };
@@ -180,6 +183,8 @@ nm_err nm_tools_as_text(json_t *messages, const json_t *tools);
 
 /* ask.c */
 nm_err nm_ask_copy(nm_ask *to, const nm_ask *from);
+/* What the request leaves open, as a persona has it: numbers and stop strings. Its messages are prompt.c's. The ask is a copy of nm_ask_copy's. */
+nm_err nm_ask_fill(nm_ask *ask, const nm_persona *persona);
 void nm_ask_free(nm_ask *ask);
 
 /* clerk.c */

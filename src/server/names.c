@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 
 #include "os/clock.h"
 #include "server/engine_impl.h"
@@ -14,11 +15,18 @@ enum { NAME_LONGEST = 1024, VARIANTS_MOST = 64, STACK_MOST = 64, CONTEXT_UNKNOWN
 
 /* One adapter of a name. */
 typedef struct part { nm_named_adapter a; float scale; } part;
-typedef struct parts { part part[STACK_MOST]; size_t count; } parts;
+typedef struct parts {
+    part part[STACK_MOST];
+    size_t count;
+    nm_persona *persona;        /* that stands at the front of the name; NULL */
+    size_t own;                 /* the first so many are the persona's */
+} parts;
 
 static void free_parts(parts *p)
 {
     for (size_t i = 0; i < p->count; i++) nm_free(p->part[i].a.name), nm_free(p->part[i].a.path);
+    nm_persona_free(p->persona);
+    p->persona = NULL;
     p->count = 0;
 }
 
@@ -34,8 +42,8 @@ static char *stem(const char *path)
     return nm_strndup(name, n);
 }
 
-/* Takes `found` over. */
-static nm_err add_base(nm_engine *e, nm_found *found, bool given, nm_base **out)
+/* Takes `found` over. as: given, hidden. */
+static nm_err add_base(nm_engine *e, nm_found *found, nm_base as, nm_base **out)
 {
     nm_base *b = nm_calloc(1, sizeof *b);
     char *name = b ? (found->place == NM_PLACE_PATH ? stem(found->path) : nm_strndup(found->name, strlen(found->name))) : NULL;
@@ -43,7 +51,7 @@ static nm_err add_base(nm_engine *e, nm_found *found, bool given, nm_base **out)
     pthread_mutex_lock(&e->lock);
     if (err == NM_OK) err = NM_GROW(e->base, e->base_capacity, e->bases + 1);
     if (err == NM_OK) {
-        *b = (nm_base){.name = name, .found = *found, .given = given, .keep_alive = e->options.keep_alive};
+        *b = (nm_base){.name = name, .found = *found, .given = as.given, .hidden = as.hidden, .keep_alive = e->options.keep_alive};
         *found = (nm_found){0};
         e->base[e->bases++] = b;
     }
@@ -64,7 +72,17 @@ static bool same(const char *a, const char *name, size_t n) { return strlen(a) =
 static nm_base *known_base(const nm_engine *e, const char *name, size_t n)
 {
     for (size_t i = 0; i < e->bases; i++)
-        if (same(e->base[i]->name, name, n)) return e->base[i];
+        if (!e->base[i]->hidden && same(e->base[i]->name, name, n)) return e->base[i];
+    return NULL;
+}
+
+/* The base whose file this is, under whatever path. */
+static nm_base *base_at(const nm_engine *e, const char *path)
+{
+    struct stat wanted, st;
+    if (stat(path, &wanted)) return NULL;
+    for (size_t i = 0; i < e->bases; i++)
+        if (!stat(e->base[i]->found.path, &st) && st.st_dev == wanted.st_dev && st.st_ino == wanted.st_ino) return e->base[i];
     return NULL;
 }
 
@@ -79,7 +97,7 @@ static nm_err find_base(nm_engine *e, const char *name, size_t n, nm_base **out)
     if (*out) return NM_OK;
     NM_TRY(nm_found_list(&list, &count, NULL));
     for (size_t i = 0; !*out && err == NM_OK && i < count; i++)
-        if (same(list[i].name, name, n)) err = add_base(e, &list[i], false, out);
+        if (same(list[i].name, name, n)) err = add_base(e, &list[i], (nm_base){0}, out);
     nm_found_list_free(list, count);
     return err;
 }
@@ -224,13 +242,55 @@ static nm_err add_adapter_text(nm_engine *e, parts *p, const char *text, size_t 
     return add_part(e, p, text, at, scale);
 }
 
-/* The longest front of the name that is a base, and what follows it. A name that is an adapter alone stands on the first base. */
+/* An adapter as the owner of the machine named it. */
+static nm_err add_found(parts *p, const nm_found_adapter *f)
+{
+    part *to = &p->part[p->count];
+    if (p->count == STACK_MOST) return nm_fail(NM_USAGE, "a stack has at most %d adapters", STACK_MOST);
+    NM_TRY(copy_named(&to->a, f->name, f->path));
+    to->scale = f->scale;
+    p->count++;
+    return NM_OK;
+}
+
+/* What a persona stands on, which may lie anywhere: clients get at it by the persona's name alone. Takes the first adapters of `found`, its model and the persona. */
+static nm_err stand_on(nm_engine *e, nm_found_stack *found, nm_base **base, parts *p)
+{
+    nm_err err = NM_OK;
+    for (size_t i = 0; err == NM_OK && i < found->persona_adapters; i++) err = add_found(p, &found->adapter[i]);
+    p->own = p->count;
+    p->persona = found->persona;
+    found->persona = NULL;
+    *base = base_at(e, found->model.path);
+    if (err != NM_OK || *base) return err;
+    bool hidden = found->model.place == NM_PLACE_PATH || known_base(e, found->model.name, strlen(found->model.name));
+    return add_base(e, &found->model, (nm_base){.hidden = hidden}, base);
+}
+
+/* A persona by its name; *base stays NULL where there is none. */
+static nm_err find_persona(nm_engine *e, const char *name, size_t n, nm_base **base, parts *p)
+{
+    nm_persona *persona;
+    nm_found_stack found;
+    char *copy = nm_strndup(name, n);
+    if (!copy) return nm_fail_memory(n);
+    nm_err err = nm_persona_find(&persona, copy);
+    nm_free(copy);
+    if (err != NM_OK || !persona) return err;
+    NM_TRY(nm_persona_stack(&found, persona));
+    err = stand_on(e, &found, base, p);
+    nm_found_stack_free(&found);
+    return err;
+}
+
+/* The longest front of the name that is a base or a persona, and what follows it. A name that is an adapter alone stands on the first base. */
 static nm_err parse_name(nm_engine *e, const char *name, nm_base **base, parts *p)
 {
     size_t n = strlen(name), end = n;
     *base = NULL;
     for (;;) {
         NM_TRY(find_base(e, name, end, base));
+        if (!*base) NM_TRY(find_persona(e, name, end, base, p));
         if (*base) break;
         while (end && name[end - 1] != '+') end--;
         if (!end) break;
@@ -258,8 +318,8 @@ static nm_err parse_name(nm_engine *e, const char *name, nm_base **base, parts *
 static nm_err variant_name(char **out, const nm_base *b, const parts *p)
 {
     nm_str s = {0};
-    nm_err err = nm_str_puts(&s, b->name);
-    for (size_t i = 0; err == NM_OK && i < p->count; i++) {
+    nm_err err = nm_str_puts(&s, p->persona ? p->persona->name : b->name);
+    for (size_t i = p->persona ? p->own : 0; err == NM_OK && i < p->count; i++) {
         err = nm_str_printf(&s, "+%s", p->part[i].a.name);
         if (err == NM_OK && p->part[i].scale != 1) err = nm_str_printf(&s, "=%.9g", (double)p->part[i].scale);
     }
@@ -336,6 +396,7 @@ static void close_variant(nm_variant *v)
 {
     nm_stack_close(&v->stack);
     nm_template_close(&v->tmpl);
+    nm_persona_free(v->persona);
     nm_free(v->name);
     nm_free(v->key);
     nm_free(v);
@@ -369,7 +430,7 @@ static nm_err need_adapter(nm_engine *e, nm_base *b, const char *path, const nm_
     return NM_OK;
 }
 
-/* What adapters were taught in, the last that tells it, comes before the model's own template. */
+/* A persona's template comes first, then what adapters were taught in, the last that tells it, then the model's own. */
 static nm_err open_template(nm_variant *v, const nm_adapter *const *adapters, const parts *p)
 {
     v->template_text = nm_model_template(v->base->model, NULL);
@@ -379,6 +440,7 @@ static nm_err open_template(nm_variant *v, const nm_adapter *const *adapters, co
         v->template_text = nm_format_template(format);
         if (!v->template_text) return nm_fail(NM_REFUSED, "%s was taught in the prompt format \"%s\", which this version does not know", p->part[i].a.name, format);
     }
+    if (v->persona && v->persona->file.tmpl) v->template_text = v->persona->file.tmpl;
     return v->template_text ? nm_template_open(&v->tmpl, v->template_text, strlen(v->template_text), "the chat template") : NM_OK;
 }
 
@@ -396,11 +458,11 @@ static nm_err fill_variant(nm_engine *e, nm_variant *v, const parts *p)
     return open_template(v, adapters, p);
 }
 
-/* What a stack is: files and scales. A name may come to mean another file. */
+/* What a stack is: files and scales, and a persona's text. A name may come to mean another file, and a persona be saved anew. */
 static nm_err variant_key(char **out, const parts *p)
 {
     nm_str s = {0};
-    nm_err err = nm_str_puts(&s, "");
+    nm_err err = p->persona ? nm_str_printf(&s, "%s\n%s\n", p->persona->name, p->persona->text) : nm_str_puts(&s, "");
     for (size_t i = 0; err == NM_OK && i < p->count; i++) err = nm_str_printf(&s, "%s\n%.9g\n", p->part[i].a.path, (double)p->part[i].scale);
     if (err == NM_OK) *out = nm_str_take(&s, NULL);
     nm_str_free(&s);
@@ -419,8 +481,8 @@ static nm_variant *known_variant(nm_engine *e, const nm_base *b, const char *key
     return found;
 }
 
-/* With one user more. */
-static nm_err open_variant(nm_engine *e, nm_base *b, const parts *p, nm_variant **out)
+/* With one user more. The persona goes over to the variant. */
+static nm_err open_variant(nm_engine *e, nm_base *b, parts *p, nm_variant **out)
 {
     char *key = NULL;
     NM_TRY(variant_key(&key, p));
@@ -436,6 +498,8 @@ static nm_err open_variant(nm_engine *e, nm_base *b, const parts *p, nm_variant 
     v->base = b;
     v->key = key;
     v->users = 1;
+    v->persona = p->persona;
+    p->persona = NULL;
     err = fill_variant(e, v, p);
     pthread_mutex_lock(&e->lock);
     if (err == NM_OK) err = NM_GROW(b->variant, b->variant_capacity, b->variants + 1);
@@ -446,7 +510,7 @@ static nm_err open_variant(nm_engine *e, nm_base *b, const parts *p, nm_variant 
     return err;
 }
 
-static nm_err take(nm_engine *e, nm_base *b, const parts *p, nm_variant **out)
+static nm_err take(nm_engine *e, nm_base *b, parts *p, nm_variant **out)
 {
     pthread_mutex_lock(&e->lock);
     b->users++;
@@ -534,27 +598,41 @@ void nm_names_reap(nm_engine *e, double now)
 
 /* ---- Beginning and end ---------------------------------------------------------------------------------------------------------- */
 
-/* What stands on the command line may be paths; its adapters get names, so that clients can type them. options.models[i] becomes the name. */
+/* The model of the command line gets a name that clients can type. */
+static nm_err give_base(nm_engine *e, const char *text, nm_found *found, nm_base **base)
+{
+    char *own = found->place == NM_PLACE_PATH ? stem(found->path) : nm_strndup(found->name, strlen(found->name));
+    if (!own) return nm_fail_memory(strlen(text));
+    nm_err err = NM_OK;
+    *base = known_base(e, own, strlen(own));
+    if (*base && strcmp((*base)->found.path, found->path)) err = nm_fail(NM_USAGE, "%s: two models are called %s: rename one", text, own);
+    nm_base *same_file = *base ? NULL : base_at(e, found->path);
+    if (same_file && same_file->hidden && !strcmp(same_file->name, own)) *base = same_file;
+    if (err == NM_OK && !*base) err = add_base(e, found, (nm_base){.given = true}, base);
+    if (err == NM_OK) (*base)->hidden = false;
+    nm_free(own);
+    return err;
+}
+
+static nm_err give_adapter(nm_engine *e, parts *p, const nm_found_adapter *f)
+{
+    char *name = f->place == NM_PLACE_PATH ? stem(f->path) : nm_strndup(f->name, strlen(f->name));
+    nm_err err = name ? remember_adapter(e, name, f->path) : nm_fail_memory(strlen(f->path));
+    if (err == NM_OK) err = add_part(e, p, name, strlen(name), (double)f->scale);
+    nm_free(name);
+    return err;
+}
+
+/* What stands on the command line may be paths; its adapters get names, too, but for those of a persona. options.models[i] becomes the name. */
 static nm_err add_given(nm_engine *e, const char *text, char **name)
 {
     nm_found_stack found = {0};
     parts p = {.count = 0};
     nm_base *base = NULL;
     NM_TRY(nm_stack_find(&found, text, false));
-    char *own = found.model.place == NM_PLACE_PATH ? stem(found.model.path) : nm_strndup(found.model.name, strlen(found.model.name));
-    nm_err err = own ? NM_OK : nm_fail_memory(strlen(text));
-    if (err == NM_OK) base = known_base(e, own, strlen(own));
-    if (err == NM_OK && base && strcmp(base->found.path, found.model.path)) err = nm_fail(NM_USAGE, "%s: two models are called %s: rename one", text, own);
-    if (err == NM_OK && !base) err = add_base(e, &found.model, true, &base);
-    for (size_t i = 0; err == NM_OK && i < found.count; i++) {
-        const nm_found_adapter *f = &found.adapter[i];
-        char *adapter = f->place == NM_PLACE_PATH ? stem(f->path) : nm_strndup(f->name, strlen(f->name));
-        err = adapter ? remember_adapter(e, adapter, f->path) : nm_fail_memory(strlen(f->path));
-        if (err == NM_OK) err = add_part(e, &p, adapter, strlen(adapter), (double)f->scale);
-        nm_free(adapter);
-    }
+    nm_err err = found.persona ? stand_on(e, &found, &base, &p) : give_base(e, text, &found.model, &base);
+    for (size_t i = found.persona_adapters; err == NM_OK && i < found.count; i++) err = give_adapter(e, &p, &found.adapter[i]);
     if (err == NM_OK) err = variant_name(name, base, &p);
-    nm_free(own);
     free_parts(&p);
     nm_found_stack_free(&found);
     return err;

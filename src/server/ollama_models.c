@@ -7,6 +7,7 @@
 #include "base/err.h"
 #include "base/hash.h"
 #include "base/str.h"
+#include "hub/personas.h"
 #include "server/facts.h"
 #include "server/fields.h"
 
@@ -132,7 +133,9 @@ static json_t *description(const show *s, const nm_served *served)
     const nm_model_info *info = nm_model_describe(served->model);
     json_t *keys = nm_meta_json(served->model, s->verbose);
     json_object_set_new(keys, "general.parameter_count", json_integer((json_int_t)info->n_parameters));
-    return json_pack("{so* so so ss so so so so*}", "license", license_of(served->model), "modelfile", json_sprintf("FROM %s\n", served->name),
+    const nm_persona *persona = served->persona;
+    return json_pack("{so* so ss* so ss so so so so*}", "license", license_of(served->model),
+        "modelfile", persona ? json_stringn(persona->text, persona->length) : json_sprintf("FROM %s\n", served->name), "system", persona ? persona->file.system : NULL,
         "parameters", parameters_of(served->model), "template", served->template_text ? served->template_text : "",
         "details", details(info->architecture, nm_parameter_size(info->n_parameters), info->file_type), "model_info", keys, "capabilities", capabilities_of(served),
         "modified_at", json_incref(s->modified));

@@ -197,6 +197,37 @@ static nm_err render_vars(const nm_template *tmpl, const json_t *vars, char **te
     return err;
 }
 
+static bool is_system(const json_t *message)
+{
+    const char *role = json_string_value(json_object_get(message, "role"));
+    return role && (!strcmp(role, "system") || !strcmp(role, "developer"));
+}
+
+static bool add_message(json_t *all, const char *role, const char *content)
+{
+    return !json_array_append_new(all, json_pack("{s:s, s:s}", "role", role, "content", content));
+}
+
+/* The request's messages behind the persona's: its system message, unless they have one; those that each conversation begins with, behind the system message. NULL without
+ * memory. */
+static json_t *all_messages(const nm_persona *p, json_t *messages)
+{
+    size_t n = json_array_size(messages), front = 0;
+    bool own = false;
+    if (!p) return json_incref(messages);
+    for (size_t i = 0; i < n; i++) own = own || is_system(json_array_get(messages, i));
+    while (is_system(json_array_get(messages, front))) front++;
+    json_t *all = json_array();
+    bool good = all;
+    if (good && !own && p->file.system && *p->file.system) good = add_message(all, "system", p->file.system);
+    for (size_t i = 0; good && i < front; i++) good = !json_array_append(all, json_array_get(messages, i));
+    for (size_t i = 0; good && i < p->file.messages; i++) good = add_message(all, p->file.message[i].role, p->file.message[i].content);
+    for (size_t i = front; good && i < n; i++) good = !json_array_append(all, json_array_get(messages, i));
+    if (good) return all;
+    json_decref(all);
+    return NULL;
+}
+
 /* Messages that say nothing get empty text in place of null; false where there are none. */
 static bool fill_contents(json_t *messages)
 {
@@ -217,12 +248,13 @@ static nm_err render_either(const nm_template *tmpl, const json_t *vars, char **
 
 static nm_err render_with(marks *m, const nm_served *served, const nm_template *tmpl, const nm_ask *ask, json_t *vars, nm_str *out)
 {
-    json_t *messages = NULL, *tools = NULL, *last = NULL;
+    json_t *messages = NULL, *tools = NULL, *last = NULL, *all = all_messages(served->persona, ask->messages);
     char *text = NULL;
     size_t length = 0;
     const char *choice = json_string_value(ask->tool_choice);
     bool with_tools = json_array_size(ask->tools) > 0 && !(choice && !strcmp(choice, "none"));
-    nm_err err = marked(m, ask->messages, 0, &messages);
+    nm_err err = all ? marked(m, all, 0, &messages) : nm_fail_memory(0);
+    json_decref(all);
     if (err == NM_OK && with_tools) err = marked(m, ask->tools, 0, &tools);
     if (err == NM_OK && !nm_template_knows_tools(served->template_text)) {
         err = nm_tools_as_text(messages, tools);
@@ -361,7 +393,8 @@ nm_err nm_prompt_make(const nm_served *served, const nm_base *base, const nm_tem
 
 nm_served nm_variant_served(const nm_variant *v)
 {
-    return (nm_served){.model = v->base->model, .stack = v->stack, .name = v->name, .template_text = v->template_text, .context = v->base->context, .variant = v};
+    return (nm_served){.model = v->base->model, .stack = v->stack, .name = v->name, .template_text = v->template_text, .context = v->base->context, .persona = v->persona,
+        .variant = v};
 }
 
 nm_err nm_served_prompt(const nm_served *served, const nm_ask *ask, char **text, size_t *length, int32_t **ids, size_t *count)

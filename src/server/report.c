@@ -40,6 +40,7 @@ static void add_known(const nm_engine *e, json_t *list)
 {
     for (size_t i = 0; i < e->bases; i++) {
         const nm_base *b = e->base[i];
+        if (b->hidden) continue;
         add_model(list, b->name, b->name, "model", b->found.path, b->found.bytes, b->model != NULL, !strcmp(b->name, e->options.models[0]));
         add_facts(list, b);
     }
@@ -71,6 +72,26 @@ static nm_err add_stored(json_t *list)
     return NM_OK;
 }
 
+/* The model's name; of a path its last part. */
+static const char *base_of(const nm_persona *p)
+{
+    const char *from = p->file.from.text, *slash = *from == '/' ? strrchr(from, '/') : NULL;
+    return slash ? slash + 1 : from;
+}
+
+static nm_err add_personas(const nm_engine *e, json_t *list)
+{
+    nm_persona **personas;
+    size_t n;
+    NM_TRY(nm_persona_list(&personas, &n, NULL));
+    for (size_t i = 0; i < n; i++) {
+        const nm_persona *p = personas[i];
+        if (!listed(list, p->name)) add_model(list, p->name, base_of(p), "persona", p->path, p->length, false, !strcmp(p->name, e->options.models[0]));
+    }
+    nm_persona_list_free(personas, n);
+    return NM_OK;
+}
+
 json_t *nm_engine_models(nm_engine *e)
 {
     json_t *list = json_array();
@@ -79,6 +100,7 @@ json_t *nm_engine_models(nm_engine *e)
     add_known(e, list);
     pthread_mutex_unlock(&e->lock);
     add_stored(list);       /* a store that cannot be read has nothing to list */
+    add_personas(e, list);
     return list;
 }
 
