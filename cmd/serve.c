@@ -16,7 +16,7 @@ enum { PORT = 11500, KEY_MOST = 4096, DRAIN_SECONDS = 30 };
 
 typedef struct settings {
     nm_common common;
-    const char *host, *key_file, *memory, *cache, *keep_alive;
+    const char *host, *key_file, *memory, *cache, *keep_alive, *cache_folder, *cache_folder_size;
     nm_list allow_host, cors, alias;
     int32_t port, parallel, queue, context, kv;
     bool open, force;
@@ -37,6 +37,8 @@ static const nm_option options[] = {
     {"--memory", "SIZE", "most memory for models, their contexts and kept prefixes, as 8G (four fifths of what is free)", AT(memory), NM_OPTION_TEXT, 0, 0},
     {"--cache", "SIZE", "of it for prefixes of prompts that are kept, as 500M (an eighth, and 1G at most)", AT(cache), NM_OPTION_TEXT, 0, 0},
     {"--keep-alive", "TIME", "close a model that nobody asked for so long, as 5m; 0 = never (never)", AT(keep_alive), NM_OPTION_TEXT, 0, 0},
+    {"--cache-folder", "FOLDER", "keep what was read of prompts in files there, also for the next start", AT(cache_folder), NM_OPTION_TEXT, 0, 0},
+    {"--cache-folder-size", "SIZE", "most bytes of those files; the longest unused go first (4G)", AT(cache_folder_size), NM_OPTION_TEXT, 0, 0},
     {"--force", NULL, "use adapters that were made for other weights, too", AT(force), NM_OPTION_FLAG, 0, 0},
     {"--open", NULL, "open the page in a browser", AT(open), NM_OPTION_FLAG, 0, 0},
     {0}
@@ -83,13 +85,16 @@ static nm_err engine_options(const settings *set, char **models, int count, nm_e
 {
     *o = (nm_engine_options){
         .models = (const char *const *)models, .n_models = (size_t)count, .aliases = set->alias.items, .n_aliases = set->alias.count,
-        .parallel = set->parallel, .queue = set->queue,
+        .parallel = set->parallel, .queue = set->queue, .kept_folder = set->cache_folder,
         .context = set->context, .compute = (nm_compute)set->common.compute, .force = set->force, .no_pack = set->common.no_pack, .keep = true, .note = note};
     for (size_t i = 0; i < set->alias.count; i++)
         if (!strchr(set->alias.items[i], '=')) return nm_fail(NM_USAGE, "--alias %s: give PATTERN=NAME, as 'claude-*=%s'", set->alias.items[i], models[0]);
     if (set->keep_alive && strcmp(set->keep_alive, "0")) NM_TRY(nm_read_duration(set->keep_alive, "--keep-alive", &o->keep_alive));
     NM_TRY(nm_read_bytes(set->memory, "--memory", &o->memory));
     NM_TRY(nm_read_bytes(set->cache, "--cache", &o->kept));
+    NM_TRY(nm_read_bytes(set->cache_folder_size, "--cache-folder-size", &o->kept_folder_bytes));
+    if (set->cache_folder_size && !set->cache_folder) return nm_fail(NM_USAGE, "--cache-folder-size goes with --cache-folder FOLDER");
+    if (set->cache_folder && !*set->cache_folder) return nm_fail(NM_USAGE, "--cache-folder: name a folder");
     return nm_choose_kv(&o->kv, o->compute, set->kv);
 }
 

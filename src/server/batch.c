@@ -345,7 +345,7 @@ static void after_failure(nm_engine *e, pass *p, nm_err err)
     if (err == NM_INTERRUPTED) return;
     if (err == NM_NO_MEMORY && e->n_kept) {
         pthread_mutex_lock(&e->lock);
-        nm_kept_trim(e, 0, NULL);
+        nm_kept_forget(e);
         pthread_mutex_unlock(&e->lock);
         return;
     }
@@ -432,7 +432,7 @@ static void tidy(nm_engine *e)
     nm_names_reap(e, nm_clock_seconds());
     e->counts.cache_bytes = nm_kept_bytes(e);
     e->counts.cache_entries = e->n_kept;
-    if (e->want_room) {
+    if (e->want_room && !nm_shelf_busy(e)) {
         e->want_room = 0;
         pthread_cond_broadcast(&e->work);
     }

@@ -145,7 +145,9 @@ static nm_err make_ready(nm_job *j, const char **code)
     NM_TRY(choose_sampling(j));
     j->reasoning_open = j->ask.messages && j->prompt && nm_speech_reasoning_open(j->prompt, j->prompt_length);
     NM_TRY(open_grammar(j));
-    return j->ask.echo_logprobs ? make_echo(j) : NM_OK;
+    if (j->ask.echo_logprobs) return make_echo(j);
+    nm_shelf_find(j->engine, j);
+    return NM_OK;
 }
 
 /* ---- The thread ------------------------------------------------------------------------------------------------------------------- */

@@ -85,6 +85,7 @@ void nm_job_end(nm_job *j, nm_err err, const char *code)
     end.wait_seconds = (j->begun ? j->begun : now) - j->asked - j->load_seconds;
     if (j->begun) end.prompt_seconds = (j->first ? j->first : now) - j->begun;
     if (j->first) end.seconds = now - j->first;
+    nm_session_close(&j->shelved);
     count_end(e, j, &end);
     if (j->kind != NM_JOB_CALL) tell_end(j, &end);
     else if (j->refusal) j->call(j->listener.arg, NULL, err);
@@ -250,6 +251,7 @@ nm_err nm_engine_open(nm_engine **out, const nm_engine_options *options)
     e->memory = options->memory ? options->memory : available ? available / 5 * 4 : UINT64_MAX;
     e->kept_most = options->kept ? options->kept : e->memory / 8 < KEPT_MOST ? e->memory / 8 : KEPT_MOST;
     nm_err err = options->n_models ? nm_names_open(e) : nm_fail(NM_USAGE, "no model to serve: name one");
+    if (err == NM_OK) nm_shelf_open(e);
     if (err == NM_OK) err = start(e);
     if (err == NM_OK) err = nm_engine_call(e, NULL, ignore_call, e);       /* the first is opened at once */
     if (err != NM_OK) nm_engine_close(&e);
@@ -298,7 +300,8 @@ void nm_engine_close(nm_engine **engine)
     }
     end_list(&e->fresh);
     end_list(&e->ready);
-    nm_kept_trim(e, 0, NULL);
+    nm_shelf_close(e);
+    nm_kept_forget(e);
     nm_names_close(e);
     nm_free(e->kept);
     nm_free(e->running);

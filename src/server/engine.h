@@ -139,6 +139,8 @@ typedef struct nm_engine_options {
     bool force;                     /* adapters made for other weights */
     bool no_pack;
     bool keep;                      /* packs are kept in the cache folder */
+    const char *kept_folder;        /* kept prefixes go there when memory has no more room for them, and at the end; NULL = nowhere. Made if it lacks */
+    uint64_t kept_folder_bytes;     /* of all files there at most; 0 = 4 GB */
     void (*note)(void *arg, const char *line);      /* something to say on stderr; may be NULL */
     void *note_arg;
 } nm_engine_options;

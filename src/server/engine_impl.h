@@ -1,7 +1,8 @@
 /* Owns what the files of the engine share. Nobody else includes it.
  *
  * Three threads: the caller's puts a job into `fresh`; the clerk (clerk.c) opens its model, makes tokens of it and puts it into `ready`; the loop (batch.c) computes.
- * Sessions, samplers and kept prefixes are the loop's alone; lists, models and counts are under the lock. */
+ * Sessions, samplers and kept prefixes are the loop's alone (their list changes under the lock); lists, models and counts are under the lock. A fourth writes kept
+ * prefixes into files where a folder is given (shelf.c). */
 #ifndef NM_SERVER_ENGINE_IMPL_H
 #define NM_SERVER_ENGINE_IMPL_H
 
@@ -47,7 +48,7 @@ typedef struct nm_base {            /* a model that can be named; open or not */
 struct nm_variant {                 /* a base with a stack: what a request's name means */
     nm_base *base;
     char *name;                     /* BASE{+ADAPTER=SCALE}, or PERSONA{+ADAPTER=SCALE} */
-    char *key;                      /* the adapters' files and scales, and the persona */
+    char *key;                      /* the adapters' files and scales, and the persona's text */
     nm_stack *stack;                /* NULL: the base alone */
     nm_template *tmpl;              /* NULL: there is none */
     const char *template_text;
@@ -116,6 +117,7 @@ struct nm_job {
     int32_t shown_tokens;           /* what slots tell; under the lock */
     bool shown_answering;
     bool in_pass;
+    nm_session *shelved;            /* a kept prefix that came from a file */
     const char *refusal;            /* not taken at all: the word for programs */
     nm_err failed;                  /* an answer of it failed, and why */
     char *failure;
@@ -126,6 +128,7 @@ struct nm_job {
 /* ---- Kept prefixes (kept.c): the loop's ------------------------------------------------------------------------------------ */
 
 typedef struct nm_kept { nm_variant *variant; nm_session *session; double last_used; } nm_kept;
+typedef struct nm_shelf nm_shelf;   /* shelf.c */
 
 struct nm_engine {
     nm_engine_options options;
@@ -149,6 +152,7 @@ struct nm_engine {
     nm_kept *kept;
     size_t n_kept, kept_capacity;
     uint64_t kept_most;             /* bytes */
+    nm_shelf *shelf;                /* NULL: nothing goes into files */
     size_t turn;                    /* of bases */
     double rate;                    /* rows of a prompt a second, as measured; 0 = not yet */
     volatile sig_atomic_t interrupt;        /* ends the pass at work */
@@ -211,9 +215,22 @@ void nm_logprobs(const float *logits, int32_t n_vocab, int32_t id, int32_t most,
 nm_err nm_kept_session(nm_engine *e, nm_job *job, nm_session **out);
 /* Takes the session over, or closes it. */
 void nm_kept_put(nm_engine *e, nm_variant *variant, nm_session *session);
-/* Forgets the longest unused until `bytes` at most are left; all those of `base` where it is given. */
+/* Forgets the longest unused until `bytes` at most are left; all those of `base` where it is given: then it may be in use until they are in files. Under the lock. */
 void nm_kept_trim(nm_engine *e, uint64_t bytes, const nm_base *base);
+/* All of them, at once and for good: memory lacks. Under the lock. */
+void nm_kept_forget(nm_engine *e);
 uint64_t nm_kept_bytes(const nm_engine *e);
+
+/* shelf.c */
+/* Where the options name a folder; what is wrong with it is told. */
+void nm_shelf_open(nm_engine *e);
+/* Saves what is kept, when nothing else works any more. */
+void nm_shelf_close(nm_engine *e);
+/* Takes a session to be saved over, with its use of the variant; false: it stays the caller's. Under the lock. */
+bool nm_shelf_put(nm_engine *e, const nm_kept *kept);
+bool nm_shelf_busy(const nm_engine *e);         /* under the lock: some are not saved yet, and hold their models */
+/* Loads what a file knows of the job's prompt into job->shelved, if that is more than memory knows. On the clerk's thread, without the lock. */
+void nm_shelf_find(nm_engine *e, nm_job *job);
 
 /* engine.c */
 /* Tells the end, once, lets the variant go and the engine's own handle. err's line: nm_error_text. */

@@ -1,5 +1,6 @@
 /* Kept prefixes: sessions of answers that have ended, found again by what a new prompt has in common with them under the same stack (DESIGN's law 10: tokens, stack,
- * arithmetic and type of cache; the latter two are one for an engine, and a variant is a model with its stack). Their pages are shared with whoever goes on from them. */
+ * arithmetic and type of cache; the latter two are one for an engine, and a variant is a model with its stack). Their pages are shared with whoever goes on from them.
+ * Files are shelf.c's. */
 #include <string.h>
 
 #include "os/clock.h"
@@ -53,8 +54,19 @@ static nm_session *best(nm_engine *e, const nm_job *j, size_t n, size_t *same)
     return found;
 }
 
+/* What the clerk has loaded becomes one of them. */
+static void take_shelved(nm_engine *e, nm_job *j)
+{
+    if (!j->shelved) return;
+    pthread_mutex_lock(&e->lock);
+    nm_kept_put(e, j->variant, j->shelved);
+    pthread_mutex_unlock(&e->lock);
+    j->shelved = NULL;
+}
+
 nm_err nm_kept_session(nm_engine *e, nm_job *j, nm_session **out)
 {
+    take_shelved(e, j);
     size_t same = 0, n = j->n_ids - 1;      /* the last token's logits are needed */
     nm_session *from = j->ask.no_cache || j->ask.echo_logprobs ? NULL : best(e, j, n, &same);
     nm_session_options so = {.context = j->variant->base->context, .kv = e->options.kv, .compute = e->options.compute, .stack = j->variant->stack};
@@ -71,10 +83,22 @@ static void drop(nm_engine *e, size_t i)
     e->kept[i] = e->kept[--e->n_kept];
 }
 
+/* Into a file, if there is one for it. */
+static void put_away(nm_engine *e, size_t i)
+{
+    if (nm_shelf_put(e, &e->kept[i])) e->kept[i] = e->kept[--e->n_kept];
+    else drop(e, i);
+}
+
+void nm_kept_forget(nm_engine *e)
+{
+    while (e->n_kept) drop(e, e->n_kept - 1);
+}
+
 void nm_kept_trim(nm_engine *e, uint64_t bytes, const nm_base *base)
 {
     for (size_t i = 0; base && i < e->n_kept;)
-        if (e->kept[i].variant->base == base) drop(e, i);
+        if (e->kept[i].variant->base == base) put_away(e, i);
         else i++;
     uint64_t have = base ? 0 : nm_kept_bytes(e);
     while (have > bytes && e->n_kept) {
@@ -82,7 +106,8 @@ void nm_kept_trim(nm_engine *e, uint64_t bytes, const nm_base *base)
         for (size_t i = 1; i < e->n_kept; i++)
             if (e->kept[i].last_used < e->kept[oldest].last_used) oldest = i;
         have -= bytes_of(&e->kept[oldest]);
-        drop(e, oldest);
+        if (e->want_room) drop(e, oldest);      /* the clerk waits for what is being saved */
+        else put_away(e, oldest);
     }
 }
 

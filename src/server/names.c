@@ -458,13 +458,12 @@ static nm_err fill_variant(nm_engine *e, nm_variant *v, const parts *p)
     return open_template(v, adapters, p);
 }
 
-/* What a stack is: files and scales; and the persona, to the letter. A name may come to mean another file, and a persona may be saved anew. */
+/* What a stack is: files and scales, and a persona's text. A name may come to mean another file, and a persona be saved anew. */
 static nm_err variant_key(char **out, const parts *p)
 {
     nm_str s = {0};
-    nm_err err = nm_str_puts(&s, "");
+    nm_err err = p->persona ? nm_str_printf(&s, "%s\n%s\n", p->persona->name, p->persona->text) : nm_str_puts(&s, "");
     for (size_t i = 0; err == NM_OK && i < p->count; i++) err = nm_str_printf(&s, "%s\n%.9g\n", p->part[i].a.path, (double)p->part[i].scale);
-    if (err == NM_OK && p->persona) err = nm_str_printf(&s, "\n%s\n%s", p->persona->name, p->persona->text);
     if (err == NM_OK) *out = nm_str_take(&s, NULL);
     nm_str_free(&s);
     return err;
@@ -482,7 +481,7 @@ static nm_variant *known_variant(nm_engine *e, const nm_base *b, const char *key
     return found;
 }
 
-/* With one user more. The persona goes over to it. */
+/* With one user more. The persona goes over to the variant. */
 static nm_err open_variant(nm_engine *e, nm_base *b, parts *p, nm_variant **out)
 {
     char *key = NULL;
@@ -498,9 +497,9 @@ static nm_err open_variant(nm_engine *e, nm_base *b, parts *p, nm_variant **out)
     }
     v->base = b;
     v->key = key;
+    v->users = 1;
     v->persona = p->persona;
     p->persona = NULL;
-    v->users = 1;
     err = fill_variant(e, v, p);
     pthread_mutex_lock(&e->lock);
     if (err == NM_OK) err = NM_GROW(b->variant, b->variant_capacity, b->variants + 1);
@@ -578,7 +577,7 @@ static nm_base *longest_unused(const nm_engine *e)
 static void let_go(nm_engine *e, nm_base *b)
 {
     nm_kept_trim(e, 0, b);
-    close_base(b);
+    if (!b->users) close_base(b);       /* else when its prefixes are in files */
 }
 
 void nm_names_reap(nm_engine *e, double now)
@@ -588,13 +587,13 @@ void nm_names_reap(nm_engine *e, double now)
         reap_variants(b);
         if (b->model && !b->users && b->keep_alive > 0 && now - b->last_used > b->keep_alive) let_go(e, b);
     }
-    while (e->want_room && nm_names_bytes(e) + nm_kept_bytes(e) + e->want_room > e->memory) {
+    while (e->want_room && !nm_shelf_busy(e) && nm_names_bytes(e) + nm_kept_bytes(e) + e->want_room > e->memory) {
         nm_base *b = longest_unused(e);
         if (!b) break;
         let_go(e, b);
     }
     uint64_t models = nm_names_bytes(e) + e->want_room;
-    if (e->want_room) nm_kept_trim(e, models < e->memory ? e->memory - models : 0, NULL);
+    if (e->want_room && !nm_shelf_busy(e)) nm_kept_trim(e, models < e->memory ? e->memory - models : 0, NULL);
 }
 
 /* ---- Beginning and end ---------------------------------------------------------------------------------------------------------- */
