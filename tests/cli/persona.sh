@@ -47,7 +47,7 @@ same_answer() {     # same_answer PERSONA-ARGUMENTS -- MODEL-ARGUMENTS: the same
     # shellcheck disable=SC2086
     "$NOMOAT" run $first --json 2>"$work/err" </dev/null | sed 's/"timings".*//' >"$work/a" || return 1
     "$NOMOAT" run "$@" --json 2>"$work/err" </dev/null | sed 's/"timings".*//' >"$work/b" || return 1
-    [ -s "$work/a" ] && cmp -s "$work/a" "$work/b" || { echo "# $(cat "$work/a") / $(cat "$work/b")"; return 1; }
+    { [ -s "$work/a" ] && cmp -s "$work/a" "$work/b"; } || { echo "# $(cat "$work/a") / $(cat "$work/b")"; return 1; }
 }
 check 'run answers as the options would' same_answer brief Hello -- tiny Hello -sys 'Be brief.' --temp 0 -n 5 --seed 7 --template "$chatml"
 check 'options win' same_answer brief Hello -n 9 -sys Shout -- tiny Hello -sys Shout --temp 0 -n 9 --seed 7 --template "$chatml"
@@ -109,7 +109,7 @@ check 'no FROM' ends_with 4 save bad -f "$work/bad"
 printf 'FROM no-such\n' >"$work/bad"
 check 'an unknown model' ends_with 3 save bad -f "$work/bad"
 printf 'FROM tiny\nTEMPLATE {%% if %%}\n' >"$work/bad"
-not_a_template() { run save bad -f "$work/bad"; [ $? -ne 0 ] && [ ! -e "$store/bad" ]; }
+not_a_template() { ! run save bad -f "$work/bad" && [ ! -e "$store/bad" ]; }
 check 'a template with a mistake' not_a_template
 check 'a missing file' ends_with 3 save bad -f "$work/none"
 check 'options beside -f' ends_with 2 save bad -f "$work/go" --temp 1
@@ -131,7 +131,7 @@ ask() {         # ask PATH BODY
 }
 hello='"messages": [{"role": "user", "content": "Hello"}]'
 rendered() {    # rendered TEXT BODY: the prompt of such a request
-    ask /apply-template "$2" && has "{\"prompt\":\"$1\"}" || { echo "# $(cat "$work/out")"; return 1; }
+    { ask /apply-template "$2" && has "{\"prompt\":\"$1\"}"; } || { echo "# $(cat "$work/out")"; return 1; }
 }
 if "$NOMOAT" help serve >"$work/out" 2>&1 && command -v curl >"$work/out"; then
     check 'serve' serve
