@@ -11,6 +11,8 @@ import urllib.request
 
 import anthropic
 
+import tap
+
 URL = sys.argv[1]
 client = anthropic.Anthropic(base_url=URL, api_key=os.environ.get("NOMOAT_API_KEY", "none"), max_retries=0, timeout=300)
 MODEL = sys.argv[2] if len(sys.argv) > 2 else client.models.list().data[0].id
@@ -128,17 +130,7 @@ def test_cancel():
 
 
 def main():
-    tests = [(name, fn) for name, fn in globals().items() if name.startswith("test_")]
-    bad = 0
-    print("1..%d" % len(tests))
-    for number, (name, fn) in enumerate(tests, 1):
-        try:
-            fn()
-            print("ok %d - anthropic %s" % (number, name[5:]))
-        except Exception as e:      # whatever the package makes of a wrong answer
-            bad += 1
-            print("not ok %d - anthropic %s\n# %s: %s" % (number, name[5:], type(e).__name__, str(e).replace("\n", "\n# ")))
-    return 1 if bad else 0
+    return tap.run("anthropic", [fn for name, fn in globals().items() if name.startswith("test_")])
 
 
 if __name__ == "__main__":

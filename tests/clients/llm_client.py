@@ -13,6 +13,8 @@ import tempfile
 import time
 import urllib.request
 
+import tap
+
 URL = sys.argv[1]
 KEY = os.environ.get("NOMOAT_API_KEY", "none")
 HOME = tempfile.TemporaryDirectory()
@@ -98,17 +100,7 @@ def test_cancel():
 
 def main():
     configure()
-    tests = [(name, fn) for name, fn in globals().items() if name.startswith("test_")]
-    bad = 0
-    print("1..%d" % len(tests))
-    for number, (name, fn) in enumerate(tests, 1):
-        try:
-            fn()
-            print("ok %d - llm %s" % (number, name[5:]))
-        except Exception as e:      # whatever the program makes of a wrong answer
-            bad += 1
-            print("not ok %d - llm %s\n# %s: %s" % (number, name[5:], type(e).__name__, str(e).replace("\n", "\n# ")))
-    return 1 if bad else 0
+    return tap.run("llm", [fn for name, fn in globals().items() if name.startswith("test_")])
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import urllib.request
 
 import ollama
 
+import tap
+
 URL = sys.argv[1]
 key = os.environ.get("NOMOAT_API_KEY")
 client = ollama.Client(host=URL, headers={"Authorization": "Bearer " + key} if key else None, timeout=300)
@@ -140,17 +142,7 @@ def test_cancel():
 
 
 def main():
-    tests = [(name, fn) for name, fn in globals().items() if name.startswith("test_")]
-    bad = 0
-    print("1..%d" % len(tests))
-    for number, (name, fn) in enumerate(tests, 1):
-        try:
-            fn()
-            print("ok %d - ollama %s" % (number, name[5:]))
-        except Exception as e:      # whatever the package makes of a wrong answer
-            bad += 1
-            print("not ok %d - ollama %s\n# %s: %s" % (number, name[5:], type(e).__name__, str(e).replace("\n", "\n# ")))
-    return 1 if bad else 0
+    return tap.run("ollama", [fn for name, fn in globals().items() if name.startswith("test_")])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import math
 import os
 import sys
 import time
-import traceback
 import urllib.request
 from array import array
 
@@ -19,6 +18,8 @@ import openai
 from pydantic import BaseModel, TypeAdapter
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseStreamEvent
+
+import tap
 
 URL = sys.argv[1].rstrip("/") if len(sys.argv) > 1 else ""
 KEY = os.environ.get("NOMOAT_API_KEY", "none")
@@ -254,21 +255,7 @@ def main():
     if not URL:
         sys.exit(__doc__)
     MODEL = MODEL or client.models.list().data[0].id
-    failed = 0
-    only = os.environ.get("ONLY", "").split()
-    for number, test in enumerate(TESTS, 1):
-        if only and test.__name__ not in only:
-            print(f"ok {number} - {test.__name__} # SKIP not asked for")
-            continue
-        try:
-            test()
-            print(f"ok {number} - {test.__name__}", flush=True)
-        except Exception:  # whatever it is, the next test goes on
-            failed += 1
-            print(f"not ok {number} - {test.__name__}")
-            print("".join("# " + line + "\n" for line in traceback.format_exc(chain=False).splitlines()[-6:]), flush=True)
-    print(f"1..{len(TESTS)}")
-    sys.exit(failed > 0)
+    sys.exit(tap.run("openai", TESTS))
 
 
 main()
