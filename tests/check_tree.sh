@@ -84,7 +84,7 @@ calls() {
 
 # Nothing in the repository knows the machine that it was written on. (The pattern is in pieces so as not to find itself.)
 paths() {
-    git ls-files -z 2>/dev/null | xargs -0 grep -nIE "/wor[k]/(main|shared|tmp)|/roo[t]/" -- 2>/dev/null | head -n 20
+    git ls-files -z 2>/dev/null | xargs -0 grep -nIE "(^|[^A-Za-z0-9_.$}])/wor[k]/|/roo[t]/" -- 2>/dev/null | head -n 20
 }
 
 header() {      # header COMPILER ARGUMENTS...
