@@ -63,7 +63,7 @@ static nm_err open_pass(nm_pass *p)
     NM_TRY(nm_walk_open(&p->walk, &p->plan, p->model->weight));
     NM_TRY(allocate(p));
     p->walk.exec.loss_arg = p;
-    if (p->model->kept.data) {
+    if (p->model->kept.data && !p->options.beside) {
         p->walk.map = &p->model->kept;
         p->walk.settled = nm_map_settle(&p->model->kept);
     }
