@@ -318,7 +318,7 @@ static void files_not_ours(void **state)
     remove(file);
     c = opened();
     nm_chats_close(&c);
-    run_sql("PRAGMA user_version = 2");
+    run_sql("PRAGMA user_version = 3");
     assert_int_equal(nm_chats_open(&c, file, NULL, NULL), NM_REFUSED);
     assert_non_null(strstr(nm_error_text(), "newer"));
     assert_int_equal(nm_chats_open(&c, root, NULL, NULL), NM_FAILED);
