@@ -40,6 +40,7 @@ typedef struct nm_ask {
     json_t *template_kwargs;        /* an object, or NULL */
     int think;                      /* -1 not said, 0 off, 1 on */
     const char *effort;             /* reasoning_effort for the template; NULL */
+    int32_t think_most;             /* tokens of reasoning, behind which its end mark is put; NM_ASK_INT: no bound */
     bool continue_last;             /* the last message is the assistant's, and is continued */
     /* What may come out. One of grammar, schema, json at most. */
     const char *grammar;            /* GBNF */

@@ -75,6 +75,8 @@ typedef struct nm_lane {            /* one answer under way */
     int32_t *ids;                   /* prompt and answer; what the session lacks of it is to be computed */
     size_t n_ids, capacity;
     int32_t tokens, reasoning_tokens;
+    int32_t *mark;                  /* the reasoning's end mark, where its bound was met: tokens that come instead of drawn ones */
+    size_t n_mark, mark_at;
     bool waits;                     /* for lane 0 of its job, which reads the prompt for all */
     bool ended, stopped, called, given;     /* given: a piece was handed out for the token at work */
     nm_finish finish;
@@ -145,6 +147,7 @@ struct nm_engine {
     uint64_t next_id;
     nm_base **base;
     size_t bases, base_capacity;
+    nm_base **given;                /* under options.models, each */
     nm_named_adapter *added;        /* names given while it runs */
     size_t n_added, added_capacity;
     uint64_t memory;                /* bytes for models, sessions and kept prefixes */
@@ -169,6 +172,8 @@ nm_err nm_names_take(nm_engine *e, const char *name, const nm_ask_lora *lora, si
 void nm_names_leave(nm_engine *e, nm_variant *variant, double keep_alive);     /* takes the lock */
 /* Closes models that nobody uses: those whose time has come and, where room is wanted, the longest unused. On the loop's thread, under the lock. */
 void nm_names_reap(nm_engine *e, double now);
+/* The base whose file this is, under whatever path; NULL. */
+nm_base *nm_names_at(const nm_engine *e, const char *path);
 uint64_t nm_names_bytes(const nm_engine *e);    /* of open models; under the lock */
 
 /* prompt.c */

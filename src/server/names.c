@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/stat.h>
 
 #include "os/clock.h"
+#include "os/file.h"
 #include "server/engine_impl.h"
 
 enum { NAME_LONGEST = 1024, VARIANTS_MOST = 64, STACK_MOST = 64, CONTEXT_UNKNOWN = 4096, CONTEXT_LEAST = 512 };
@@ -76,13 +76,10 @@ static nm_base *known_base(const nm_engine *e, const char *name, size_t n)
     return NULL;
 }
 
-/* The base whose file this is, under whatever path. */
-static nm_base *base_at(const nm_engine *e, const char *path)
+nm_base *nm_names_at(const nm_engine *e, const char *path)
 {
-    struct stat wanted, st;
-    if (stat(path, &wanted)) return NULL;
     for (size_t i = 0; i < e->bases; i++)
-        if (!stat(e->base[i]->found.path, &st) && st.st_dev == wanted.st_dev && st.st_ino == wanted.st_ino) return e->base[i];
+        if (nm_file_same(e->base[i]->found.path, path)) return e->base[i];
     return NULL;
 }
 
@@ -261,7 +258,7 @@ static nm_err stand_on(nm_engine *e, nm_found_stack *found, nm_base **base, part
     p->own = p->count;
     p->persona = found->persona;
     found->persona = NULL;
-    *base = base_at(e, found->model.path);
+    *base = nm_names_at(e, found->model.path);
     if (err != NM_OK || *base) return err;
     bool hidden = found->model.place == NM_PLACE_PATH || known_base(e, found->model.name, strlen(found->model.name));
     return add_base(e, &found->model, (nm_base){.hidden = hidden}, base);
@@ -352,10 +349,21 @@ static nm_err make_room(nm_engine *e, const nm_base *b)
     return fits_in ? NM_OK : nm_fail(NM_NO_MEMORY, "there is no memory for %s beside the models at work: try again later, or serve with a larger --memory", b->name);
 }
 
+/* Each time that it is opened: positions that a model has never seen cost answers their sense, and nothing else tells why. */
+static void note_beyond(const nm_engine *e, const nm_model *m, int32_t context)
+{
+    char line[200];
+    if (!e->options.note) return;
+    snprintf(line, sizeof line, "--context %d is more than the %d tokens that %.80s was trained for: expect worse answers beyond them", context, nm_model_describe(m)->n_context,
+        nm_model_describe(m)->name);
+    e->options.note(e->options.note_arg, line);
+}
+
 static int32_t choose_context(const nm_engine *e, const nm_model *m)
 {
     int32_t trained = nm_model_describe(m)->n_context;
     nm_session_options o = {.context = e->options.context > 0 ? e->options.context : trained > 0 ? trained : CONTEXT_UNKNOWN, .kv = e->options.kv, .compute = e->options.compute};
+    if (trained > 0 && o.context > trained) note_beyond(e, m, o.context);
     if (!nm_session_bytes(m, &o) && trained > 0) o.context = trained;       /* positions that were learned end there */
     while (o.context > CONTEXT_LEAST && nm_session_bytes(m, &o) > e->memory / 2) o.context /= 2;
     return o.context;
@@ -606,7 +614,7 @@ static nm_err give_base(nm_engine *e, const char *text, nm_found *found, nm_base
     nm_err err = NM_OK;
     *base = known_base(e, own, strlen(own));
     if (*base && strcmp((*base)->found.path, found->path)) err = nm_fail(NM_USAGE, "%s: two models are called %s: rename one", text, own);
-    nm_base *same_file = *base ? NULL : base_at(e, found->path);
+    nm_base *same_file = *base ? NULL : nm_names_at(e, found->path);
     if (same_file && same_file->hidden && !strcmp(same_file->name, own)) *base = same_file;
     if (err == NM_OK && !*base) err = add_base(e, found, (nm_base){.given = true}, base);
     if (err == NM_OK) (*base)->hidden = false;
@@ -624,7 +632,7 @@ static nm_err give_adapter(nm_engine *e, parts *p, const nm_found_adapter *f)
 }
 
 /* What stands on the command line may be paths; its adapters get names, too, but for those of a persona. options.models[i] becomes the name. */
-static nm_err add_given(nm_engine *e, const char *text, char **name)
+static nm_err add_given(nm_engine *e, const char *text, char **name, nm_base **given)
 {
     nm_found_stack found = {0};
     parts p = {.count = 0};
@@ -633,6 +641,7 @@ static nm_err add_given(nm_engine *e, const char *text, char **name)
     nm_err err = found.persona ? stand_on(e, &found, &base, &p) : give_base(e, text, &found.model, &base);
     for (size_t i = found.persona_adapters; err == NM_OK && i < found.count; i++) err = give_adapter(e, &p, &found.adapter[i]);
     if (err == NM_OK) err = variant_name(name, base, &p);
+    *given = base;
     free_parts(&p);
     nm_found_stack_free(&found);
     return err;
@@ -643,9 +652,13 @@ nm_err nm_names_open(nm_engine *e)
     const char *const *given = e->options.models;
     char **names = nm_calloc(e->options.n_models + 1, sizeof *names);
     e->options.models = NULL;       /* what there is from now on is ours to free */
-    if (!names) return nm_fail_memory(sizeof *names);
+    e->given = nm_calloc(e->options.n_models + 1, sizeof *e->given);
+    if (!names || !e->given) {
+        nm_free(names);
+        return nm_fail_memory(sizeof *names);
+    }
     e->options.models = (const char *const *)names;
-    for (size_t i = 0; i < e->options.n_models; i++) NM_TRY(add_given(e, given[i], &names[i]));
+    for (size_t i = 0; i < e->options.n_models; i++) NM_TRY(add_given(e, given[i], &names[i], &e->given[i]));
     return NM_OK;
 }
 
@@ -661,6 +674,7 @@ void nm_names_close(nm_engine *e)
         nm_free(b);
     }
     nm_free(e->base);
+    nm_free(e->given);
     for (size_t i = 0; i < e->n_added; i++) nm_free(e->added[i].name), nm_free(e->added[i].path);
     nm_free(e->added);
     for (size_t i = 0; e->options.models && i < e->options.n_models; i++) nm_free((char *)e->options.models[i]);
