@@ -328,6 +328,8 @@ NM_API void nm_session_close(nm_session **session);
 NM_API nm_err nm_session_fork(nm_session **out, nm_session *source);
 /* Forgets all tokens from n on. Returns the length reached, which is below n where a sliding window has already dropped what n would need. */
 NM_API int32_t nm_session_truncate(nm_session *session, int32_t n);
+/* What that would return; changes nothing. */
+NM_API int32_t nm_session_reach(const nm_session *session, int32_t n);
 NM_API int32_t nm_session_length(const nm_session *session);
 NM_API int32_t nm_session_context(const nm_session *session);
 NM_API const int32_t *nm_session_tokens(const nm_session *session);     /* nm_session_length of them; until the next change */

@@ -174,7 +174,8 @@ nm_err nm_served_prompt(const nm_served *served, const nm_ask *ask, char **text,
 
 /* Embeddings: the mean over a text's tokens of the last norm's output ("mean"), or of its last token ("last"), of length 1. vectors: n x n_embd, valid during the call. */
 typedef void (*nm_embed_fn)(void *arg, const float *vectors, size_t n, int32_t n_embd, int32_t tokens, const nm_ended *ended);
-nm_err nm_engine_embed(nm_engine *engine, const char *model, const char *const *texts, const size_t *lengths, size_t n, nm_embed_fn fn, void *arg);
+/* job as with nm_engine_ask. */
+nm_err nm_engine_embed(nm_engine *engine, const char *model, const char *const *texts, const size_t *lengths, size_t n, nm_embed_fn fn, void *arg, nm_job **job);
 
 /* The name of the first model, with its stack. */
 const char *nm_engine_first(const nm_engine *engine);
@@ -189,7 +190,7 @@ typedef struct nm_engine_counts {
     uint64_t cache_bytes, cache_entries, models_loaded;
 } nm_engine_counts;
 void nm_engine_count(nm_engine *engine, nm_engine_counts *out);
-/* vLLM's dynamic adapters: a further name for an adapter at a path inside the store. NM_NOT_FOUND, NM_REFUSED (a path outside). */
+/* vLLM's dynamic adapters: a further name for an adapter at a path inside the store. NM_USAGE (a number, or a name that is taken), NM_NOT_FOUND, NM_REFUSED (a path outside). */
 nm_err nm_engine_add_adapter(nm_engine *engine, const char *name, const char *path);
 nm_err nm_engine_remove_adapter(nm_engine *engine, const char *name);
 

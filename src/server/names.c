@@ -143,12 +143,25 @@ static nm_err find_adapter(nm_engine *e, const char *name, size_t n, nm_named_ad
     return err;
 }
 
+/* What clients may call an adapter: a number would hide the adapter of that place, and a name means one thing. */
+static nm_err check_new_name(nm_engine *e, const char *name)
+{
+    if (!*name || strpbrk(name, "+=:/")) return nm_fail(NM_USAGE, "\"%s\" cannot be an adapter's name: leave + = : / away", name);
+    if (!name[strspn(name, "0123456789")]) return nm_fail(NM_USAGE, "\"%s\" cannot be an adapter's name: numbers are the places of those that are loaded", name);
+    bool taken = false;
+    pthread_mutex_lock(&e->lock);
+    for (size_t i = 0; i < e->n_added; i++) taken |= same(e->added[i].name, name, strlen(name));
+    taken |= known_base(e, name, strlen(name)) != NULL;
+    pthread_mutex_unlock(&e->lock);
+    return taken ? nm_fail(NM_USAGE, "The lora adapter '%s' has already been loaded.", name) : NM_OK;
+}
+
 nm_err nm_engine_add_adapter(nm_engine *e, const char *name, const char *path)
 {
     nm_found_adapter *list;
     size_t count;
     bool known = false;
-    if (!*name || strpbrk(name, "+=:/")) return nm_fail(NM_USAGE, "\"%s\" cannot be an adapter's name: leave + = : / away", name);
+    NM_TRY(check_new_name(e, name));
     NM_TRY(nm_adapter_list(&list, &count));
     nm_err err = NM_OK;
     for (size_t i = 0; !known && i < count; i++)
@@ -335,6 +348,13 @@ uint64_t nm_names_bytes(const nm_engine *e)
     return bytes;
 }
 
+/* Pages of a window are counted as far as they are kept: a short session takes more a token than a long one. */
+uint64_t nm_session_need(const nm_engine *e, const nm_base *b, size_t tokens)
+{
+    nm_session_options o = {.context = tokens < (size_t)b->context ? (int32_t)tokens : b->context, .kv = e->options.kv, .compute = e->options.compute};
+    return tokens ? nm_session_bytes(b->model, &o) : 0;
+}
+
 /* Asks the loop to make room, and waits until it tried. */
 static nm_err make_room(nm_engine *e, const nm_base *b)
 {
@@ -344,7 +364,7 @@ static nm_err make_room(nm_engine *e, const nm_base *b)
     while (e->want_room && !e->closes && e->loop_runs) pthread_cond_wait(&e->work, &e->lock);
     uint64_t used = nm_names_bytes(e);
     bool first = used == 0;     /* the bound is a guess: one model is always tried */
-    bool fits_in = first || used + b->found.bytes <= e->memory;
+    bool fits_in = first || used + e->at_work + b->found.bytes <= e->memory;
     pthread_mutex_unlock(&e->lock);
     return fits_in ? NM_OK : nm_fail(NM_NO_MEMORY, "there is no memory for %s beside the models at work: try again later, or serve with a larger --memory", b->name);
 }
@@ -387,7 +407,6 @@ static nm_err open_base(nm_engine *e, nm_base *b)
         b->model = model;
         b->runner = runner;
         b->context = so.context;
-        b->token_bytes = nm_session_bytes(model, &so) / (uint64_t)so.context + 1;
         b->last_used = nm_clock_seconds();
         pthread_mutex_unlock(&e->lock);
     } else {
@@ -595,13 +614,13 @@ void nm_names_reap(nm_engine *e, double now)
         reap_variants(b);
         if (b->model && !b->users && b->keep_alive > 0 && now - b->last_used > b->keep_alive) let_go(e, b);
     }
-    while (e->want_room && !nm_shelf_busy(e) && nm_names_bytes(e) + nm_kept_bytes(e) + e->want_room > e->memory) {
+    while (e->want_room && !nm_shelf_busy(e) && nm_names_bytes(e) + nm_kept_bytes(e) + e->at_work + e->want_room > e->memory) {
         nm_base *b = longest_unused(e);
         if (!b) break;
         let_go(e, b);
     }
-    uint64_t models = nm_names_bytes(e) + e->want_room;
-    if (e->want_room && !nm_shelf_busy(e)) nm_kept_trim(e, models < e->memory ? e->memory - models : 0, NULL);
+    uint64_t others = nm_names_bytes(e) + e->at_work + e->want_room;
+    if (e->want_room && !nm_shelf_busy(e)) nm_kept_trim(e, others < e->memory ? e->memory - others : 0, NULL);
 }
 
 /* ---- Beginning and end ---------------------------------------------------------------------------------------------------------- */

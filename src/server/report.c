@@ -10,11 +10,20 @@ static int64_t modified(const char *path)
     return path && !stat(path, &st) ? (int64_t)st.st_mtime : 0;
 }
 
+/* Files are asked for their time here, by their paths, and not under the lock: a disk may sleep. */
+static void add_times(json_t *list)
+{
+    size_t i;
+    json_t *item;
+    json_array_foreach(list, i, item)
+        json_object_set_new(item, "modified", json_integer((json_int_t)modified(json_string_value(json_object_get(item, "path")))));
+}
+
 /* Takes `name` as it is. NULL values where memory lacks: jansson then packs nothing. */
 static void add_model(json_t *list, const char *name, const char *base, const char *kind, const char *path, uint64_t bytes, bool loaded, bool first)
 {
-    json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s, s:I, s:b, s:I, s:b}", "name", name, "base", base, "kind", kind, "path", path, "bytes", (json_int_t)bytes,
-        "loaded", loaded, "modified", (json_int_t)modified(path), "default", first));
+    json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s, s:I, s:b, s:b}", "name", name, "base", base, "kind", kind, "path", path, "bytes", (json_int_t)bytes,
+        "loaded", loaded, "default", first));
 }
 
 /* What an open model tells of itself goes to the entry that was added last. */
@@ -129,6 +138,7 @@ json_t *nm_engine_models(nm_engine *e)
     pthread_mutex_unlock(&e->lock);
     add_stored(list);       /* a store that cannot be read has nothing to list */
     add_personas(e, list);
+    add_times(list);
     return list;
 }
 

@@ -749,7 +749,7 @@ static void test_random(void **state)
     tally t = {0};
     (void)state;
     if (getenv("NM_SEED")) seed = strtoull(getenv("NM_SEED"), NULL, 10);
-    for (; t.schemas < 1500; t.schemas++) {
+    for (; t.schemas < 10000; t.schemas++) {
         nm_str schema = {0};
         nm_json root;
         nm_str_puts(&schema, "{\"$defs\":{\"x\":");
