@@ -453,10 +453,11 @@ typedef struct nm_speech_options {
     bool reasoning_open;        /* the prompt ends inside a block of reasoning */
     uint64_t seed;              /* of calls' ids */
     bool marks;                 /* also give what is no part of reasoning or content, for those who show an answer as it was written */
+    bool must_call;             /* a grammar of nm_speech_grammar binds the answer: what it was cut within before it was a call is nothing, not content */
 } nm_speech_options;
 NM_API nm_err nm_speech_open(nm_speech **out, const nm_speech_options *options);
 NM_API void nm_speech_close(nm_speech **speech);
-/* text NULL: the end. What is no call after all comes as content; nothing is lost. */
+/* text NULL: the end. What is no call after all comes as content; nothing is lost, but with must_call. */
 NM_API nm_err nm_speech_push(nm_speech *speech, const char *text, size_t length, nm_speech_fn give, void *arg);
 /* Whether what comes next, as far as it is known, is reasoning. */
 NM_API bool nm_speech_reasons(const nm_speech *speech);

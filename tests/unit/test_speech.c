@@ -352,6 +352,25 @@ static void test_bad_tools(void **state)
     expect(&(nm_speech_options){.template_text = "<tool_call>", .tools = "[]"}, "<tool_call> ", "c(<tool_call> )");
 }
 
+/* An answer that is bound to calls, cut anywhere: calls as far as they came, and never content. */
+static void test_cut(void **state)
+{
+    (void)state;
+    static const struct { const char *template_text, *text, *expected; } all[] = {
+        {"<tool_call>", "<tool_c", ""}, {"<tool_call>", "<tool_call>\n{\"name\": \"now\", \"argu", ""}, {"<tool_call> <think>", "<thi", ""},
+        {"<tool_call>", "<tool_call>\n{\"name\": \"now\", \"arguments\": {\"a", "0:now{\"a"}, {"<tool_call>", "<think>hm</think>\n\n<tool_", "r(hm)"},
+        {"<tool_call>", "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>\n<tool_call>\n{\"na", "0:now{}"},
+        {"<tool_call>", "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</too", "0:now{}"},
+        {"<tool_call> <function=", "<tool_call>\n<function=get_w", ""}, {"<tool_call> <function=", "<tool_call>\n<function=get_weather>\n<parameter=city>\nPar", "0:get_weather{\"city\": \"Par"},
+        {"[TOOL_CALLS]", "[TOOL_CA", ""}, {"[TOOL_CALLS]", "[TOOL_CALLS][{\"name\": \"now\", \"arguments\": {}}, {\"name", "0:now{}"},
+        {"ipython \"parameters\"", "{\"name\": \"no", ""}, {"Action: ```json", "Action:```js", ""},
+        {"<|channel|><|message|>", "<|channel|>commentary to=functions.now <|constr", ""}, {"<|channel|><|message|>", "<|chan", ""},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        expect(&(nm_speech_options){.template_text = all[i].template_text, .tools = tools, .must_call = true}, all[i].text, all[i].expected);
+    family("<tool_call>", "<tool_c", "c(<tool_c)");
+}
+
 /* ---- Grammars of calls ------------------------------------------------------------------------------------------------ */
 
 static const char asked[] =
@@ -589,7 +608,7 @@ int main(void)
         cmocka_unit_test(test_grammar_hermes),
         cmocka_unit_test(test_grammar_parameters),
         cmocka_unit_test(test_grammar_families),
-        cmocka_unit_test(test_grammar_faults),
+        cmocka_unit_test(test_cut), cmocka_unit_test(test_grammar_faults),
         cmocka_unit_test(test_templates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
