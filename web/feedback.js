@@ -12,7 +12,7 @@ const KINDS = [
 
 export function feedbackView() {
     const list = h('ul', {class: 'exports'});
-    const box = h('div', {class: 'page'}, h('p', {class: 'lead'}, 'Thumbs, corrections and votes are data: write them to files, and teach an adapter with ', h('code', {}, 'nomoat tune'), '.'), list);
+    const box = h('div', {class: 'page'}, h('p', {class: 'lead'}, 'Thumbs, corrections and votes are data: write them to files, and teach an adapter with ', h('code', {}, 'nomoat tune'), ', or at once: ', h('a', {href: '#/teach'}, 'Teach'), '.'), list);
     draw(list);
     return box;
 }
