@@ -41,6 +41,12 @@ export function icon(name) {
     return svg;
 }
 
+// What can be opened below its title; `more` stands faint beside it.
+export function fold(title, more, attributes, ...content) {
+    const name = typeof title === 'string' ? title : title.textContent;
+    return h('details', {...attributes, class: `fold ${attributes?.class ?? ''}`.trim(), 'aria-label': name}, h('summary', {}, title, more ? h('span', {class: 'faint'}, ` ${more}`) : null), content);
+}
+
 // A button that shows an icon alone: the label is its name and its hint.
 export function iconButton(name, label, onclick, attributes) {
     return h('button', {type: 'button', class: 'icon-button', 'aria-label': label, title: label, onclick, ...attributes}, icon(name));

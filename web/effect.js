@@ -5,7 +5,7 @@ import {fitting, models, parse, print, short} from '/stack.js';
 import {alternatives, tokenRow, visible} from '/tokens.js';
 import {percent, several} from '/words.js';
 
-const STEPS = [0.1, 0.7, 1.6, 3];     // nats, between the shades: 1.1, 2, 5 and 20 times
+const STEPS = [0.4, 0.69, 1.6, 3];    // nats, between the shades: 1.5, 2, 5 and 20 times
 
 // Stacks of a model that can be looked through: with each adapter that fits, as the answer had it, and the base alone.
 function stacksOf(model) {
@@ -13,6 +13,12 @@ function stacksOf(model) {
     const single = fitting(base).map(({name, scale}) => print({base, adapters: [{name, scale}]}));
     const named = models.stacks.map((m) => m.id).filter((id) => parse(id).base === base);
     return [...new Set([model, ...single, ...named, base])];
+}
+
+// All are of one base, which need not be read each time.
+function shortest(model) {
+    const {base, adapters} = parse(model);
+    return adapters.length ? print({base: '', adapters}).slice(1).replaceAll('=', ' ').replaceAll('+', ' + ') : model === base ? 'the model alone' : short(model);
 }
 
 // Whether there is anything to look through.
@@ -32,12 +38,12 @@ export function effectView(model, messages, choice) {
         shown.setAttribute('aria-busy', 'true');
         if (!shown.firstChild) shown.append(h('p', {class: 'faint'}, 'The answer is read twice…'));
         const [a, b] = [choice.a, choice.b];
-        const nodes = await call('POST', '/nm/explain', {a, b, messages}).then((data) => explained(data, short(a), short(b)), (e) => [h('p', {class: 'failed', role: 'alert'}, e.message)]);
+        const nodes = await call('POST', '/nm/explain', {a, b, messages}).then((data) => explained(data, shortest(a), shortest(b)), (e) => [h('p', {class: 'failed', role: 'alert'}, e.message)]);
         if (mine !== asked) return null;
         shown.removeAttribute('aria-busy');
         return shown.replaceChildren(...nodes);
     };
-    const select = (side, label) => h('label', {class: 'field'}, label, h('select', {onchange: (e) => { choice[side] = e.target.value; draw(); }}, all.map((text) => h('option', {value: text, selected: text === choice[side]}, short(text)))));
+    const select = (side, label) => h('label', {class: 'field'}, label, h('select', {onchange: (e) => { choice[side] = e.target.value; draw(); }}, all.map((text) => h('option', {value: text, selected: text === choice[side]}, shortest(text)))));
     draw();
     return h('div', {class: 'token-view effect', role: 'group', 'aria-label': 'What the adapter changed'}, h('div', {class: 'stacks'}, select('a', 'Look through'), select('b', 'Beside')), shown);
 }

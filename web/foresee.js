@@ -1,5 +1,5 @@
 // What can be seen of a lesson before it begins: which pieces of the data are trained, and what it will take.
-import {h} from '/dom.js';
+import {fold, h} from '/dom.js';
 import {count, several, size, span} from '/words.js';
 
 const PARTS = {training: 'Steps', anchor: 'Anchor', update: 'Optimiser', validation: 'Validation', meter: 'Meter of forgetting', saving: 'Saving', begin: 'Opening'};
@@ -22,7 +22,7 @@ export function masksView(data) {
 function sampleView(sample, open) {
     const told = (text) => h('span', {class: 'hidden'}, text);
     const pieces = sample.pieces.map(({text, trained}) => (trained ? [told(' Trained: '), h('mark', {class: 'trained'}, text), told(' End of trained. ')] : text));
-    return h('details', {class: 'fold sample', open}, h('summary', {}, sample.where, h('span', {class: 'faint'}, ` ${several(sample.tokens, 'token')}, ${count(sample.trained)} trained`)),
+    return fold(sample.where, `${several(sample.tokens, 'token')}, ${count(sample.trained)} trained`, {class: 'sample', open},
         h('pre', {class: 'mask', tabindex: 0, 'aria-label': `Sequence of ${sample.where}`}, pieces));
 }
 
@@ -43,7 +43,7 @@ export function forecastView(data, apply) {
 function partsView({parts, seconds}) {
     const rows = Object.entries(parts ?? {}).filter(([, s]) => s > 0).sort(([, a], [, b]) => b - a);
     if (!rows.length) return null;
-    return h('details', {class: 'fold'}, h('summary', {}, 'Where the time goes'), h('table', {class: 'parts'}, h('tbody', {}, rows.map(([name, s]) => {
+    return fold('Where the time goes', '', {}, h('table', {class: 'parts'}, h('tbody', {}, rows.map(([name, s]) => {
         const bar = h('span', {class: 'bar'});
         bar.style.width = `${Math.max(100 * s / seconds, 0.5)}%`;
         return h('tr', {}, h('th', {scope: 'row'}, PARTS[name] ?? name), h('td', {class: 'right'}, span(s)), h('td', {class: 'bars'}, bar));

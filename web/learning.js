@@ -1,6 +1,6 @@
 // A run as it is shown: while it goes on, where it stands still, and what came of it.
 import {compareWith, sideBySide} from '/compare.js';
-import {confirmed, h, icon, note, speak} from '/dom.js';
+import {confirmed, fold, h, icon, note, speak} from '/dom.js';
 import {curveView, points} from '/curve.js';
 import {facts, lines} from '/foresee.js';
 import {render} from '/markdown.js';
@@ -70,13 +70,13 @@ function figures(state) {
 
 function looksView(state) {
     if (!state.looks?.length) return null;
-    return h('details', {class: 'fold'}, h('summary', {}, 'Validation in figures'), h('div', {class: 'table'}, h('table', {}, h('thead', {}, h('tr', {}, ['Step', 'Validation', 'Forgetting'].map((t) => h('th', {scope: 'col', class: 'right'}, t)))),
+    return fold('Validation in figures', '', {}, h('div', {class: 'table'}, h('table', {}, h('thead', {}, h('tr', {}, ['Step', 'Validation', 'Forgetting'].map((t) => h('th', {scope: 'col', class: 'right'}, t)))),
         h('tbody', {}, state.looks.map((l) => h('tr', {}, [count(l.step), figure(l.validation) ?? '–', figure(l.forgetting, 4) ?? '–'].map((t) => h('td', {class: 'right'}, t))))))));
 }
 
 function notesView(state) {
     if (!state.notes?.length) return null;
-    return h('details', {class: 'fold'}, h('summary', {}, 'Notes', h('span', {class: 'faint'}, ` ${state.notes.at(-1)}`)), lines(state.notes));
+    return fold('Notes', state.notes.at(-1), {}, lines(state.notes));
 }
 
 // ---- what can be done with it ----
@@ -136,7 +136,7 @@ export function resultView(state) {
 
 function samplesView(samples) {
     if (!samples?.length) return null;
-    return h('div', {class: 'samples'}, h('h4', {}, `Before and after: ${several(samples.length, 'question')} of the data`), samples.map((s, i) => h('details', {class: 'fold', open: i < 2}, h('summary', {}, h('span', {class: 'prompt'}, s.prompt), h('span', {class: 'faint'}, ` ${s.where}`)),
+    return h('div', {class: 'samples'}, h('h4', {}, `Before and after: ${several(samples.length, 'question')} of the data`), samples.map((s, i) => fold(h('span', {class: 'prompt'}, s.prompt), s.where, {open: i < 2},
         h('div', {class: 'triple'}, answerBox('Before', s.before), answerBox('After', s.after), s.reference ? answerBox('In the data', s.reference) : null))));
 }
 

@@ -1,6 +1,6 @@
 // A lesson as it is put together: who learns, from what, under which name and settings. It lives as long as the tab.
 import {call} from '/api.js';
-import {confirmed, h, icon, iconButton, note, speak} from '/dom.js';
+import {confirmed, fold, h, icon, iconButton, note, speak} from '/dom.js';
 import {counts} from '/store.js';
 import {chooser, firstModel, models} from '/stack.js';
 import {several, size} from '/words.js';
@@ -154,8 +154,9 @@ async function drawFeedback(box, touched) {
         }});
         return h('label', {class: 'switch', 'data-chats': what}, check, h('span', {}, `${label} `, h('span', {class: 'count'}, `(${n?.[what] ?? 0})`)));
     };
+    const before = lesson.chats.length;
     box.replaceChildren(row('corrections', 'Corrected answers'), row('liked', 'Liked answers'));
-    touched();
+    if (lesson.chats.length !== before) touched();
 }
 
 // ---- settings ----
@@ -165,7 +166,7 @@ function settingFields(touched, draw) {
     const fields = new Set(['epochs', 'minutes', ...FIELDS.map(([name]) => name)]);
     const more = Object.keys(settings).filter((name) => !fields.has(name));
     const set = Object.keys(settings).length;
-    return [h('details', {class: 'fold', open: settingFields.open, ontoggle: (e) => { settingFields.open = e.target.open; }}, h('summary', {}, 'Settings', h('span', {class: 'faint'}, set ? ` ${several(set, 'choice')} of yours` : ' as advised')),
+    return [fold('Settings', set ? `${several(set, 'choice')} of yours` : 'as advised', {open: settingFields.open, ontoggle: (e) => { settingFields.open = e.target.open; }},
         timeField(touched, draw), h('div', {class: 'numbers'}, FIELDS.map((row) => numberField(row, touched)))),
     more.length ? h('ul', {class: 'chips', 'aria-label': 'Other settings'}, more.map((name) => chip(name, touched, draw))) : null].filter(Boolean);
 }

@@ -18,13 +18,16 @@ export function tokenRow(label, tokens) {
     const text = h('div', {class: 'tokens', role: 'group', 'aria-label': `${label}: arrow keys go from one to the next`});
     const spans = tokens.map((token, i) => h('span', {class: `token ${token.class}`, tabindex: i ? -1 : 0, role: 'img', 'aria-label': token.said}, token.text));
     text.append(...spans);
+    let at = null;
     const show = (span) => {
         const i = spans.indexOf(span);
         if (i < 0) return;
+        at = span;
         tip.replaceChildren(...tokens[i].more());
         tip.hidden = false;
         place(tip, span, text);
     };
+    new ResizeObserver(() => { if (!tip.hidden) place(tip, at, text); }).observe(text);
     const hide = () => { tip.hidden = true; };
     text.addEventListener('pointerover', (e) => show(e.target));
     text.addEventListener('pointerleave', hide);
