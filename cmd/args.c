@@ -1,7 +1,6 @@
 /* The parser of command lines. Every subcommand's table goes through here, so that spelling, values and faults are alike everywhere. */
 #include "args.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +9,7 @@
 #include "base/mem.h"
 #include "format/json.h"
 
-enum { NAME_MAX_ = 64, WORDS_MAX = 256, OPTIONS_MOST = 256, COMMON_FROM = 224 };
+enum { WORDS_MAX = 256, OPTIONS_MOST = 256, COMMON_FROM = 224 };
 
 struct nm_beneath {
     const nm_command *command;
@@ -33,42 +32,10 @@ const nm_option nm_common_options[] = {
     {0}
 };
 
-const char *nm_option_name(const nm_option *option, int i, char *out, size_t out_size)
-{
-    const char *at = option->names;
-    for (; i > 0 && *at; i--) {
-        at += strcspn(at, " ");
-        at += strspn(at, " ");
-    }
-    size_t n = strcspn(at, " ");
-    if (!n || n >= out_size) return NULL;
-    memcpy(out, at, n);
-    out[n] = 0;
-    return out;
-}
-
-/* Equal names, where '_' behind the leading dashes counts as '-'. */
-static bool same_name(const char *name, const char *given, size_t length)
-{
-    if (strlen(name) != length) return false;
-    for (size_t i = 0; i < length; i++)
-        if (name[i] != (given[i] == '_' ? '-' : given[i])) return false;
-    return true;
-}
-
-static const nm_option *find_in(const nm_option *table, const char *given, size_t length)
-{
-    char name[NAME_MAX_];
-    for (const nm_option *o = table; o && o->names; o++)
-        for (int i = 0; nm_option_name(o, i, name, sizeof name); i++)
-            if (same_name(name, given, length)) return o;
-    return NULL;
-}
-
 static const nm_option *find_option(const nm_command *command, const char *given, size_t length)
 {
-    const nm_option *o = find_in(command->options, given, length);
-    return o ? o : find_in(nm_common_options, given, length);
+    const nm_option *o = nm_option_find(command->options, given, length);
+    return o ? o : nm_option_find(nm_common_options, given, length);
 }
 
 /* Where an option stands in nm_beneath.given. */
@@ -85,8 +52,8 @@ static size_t slot_of(const nm_command *command, const nm_option *option)
 static int distance(const char *a, const char *b)
 {
     size_t n = strlen(a), m = strlen(b);
-    int d[NAME_MAX_ + 1][NAME_MAX_ + 1];
-    if (n > NAME_MAX_ || m > NAME_MAX_) return NAME_MAX_;
+    int d[NM_OPTION_NAME_MOST + 1][NM_OPTION_NAME_MOST + 1];
+    if (n > NM_OPTION_NAME_MOST || m > NM_OPTION_NAME_MOST) return NM_OPTION_NAME_MOST;
     for (size_t i = 0; i <= n; i++) d[i][0] = (int)i;
     for (size_t j = 0; j <= m; j++) d[0][j] = (int)j;
     for (size_t i = 1; i <= n; i++) {
@@ -104,7 +71,7 @@ static int distance(const char *a, const char *b)
 const char *nm_nearest(const char *word, const char *const *words, size_t count)
 {
     const char *best = NULL;
-    int least = NAME_MAX_;
+    int least = NM_OPTION_NAME_MOST;
     size_t length = strlen(word);
     for (size_t i = 0; i < count; i++) {
         int d = distance(word, words[i]);
@@ -117,17 +84,17 @@ const char *nm_nearest(const char *word, const char *const *words, size_t count)
     return least <= 1 + (int)length / 4 && least < (int)length ? best : NULL;
 }
 
-static size_t option_words(const nm_option *table, char names[][NAME_MAX_], const char **words, size_t n)
+static size_t option_words(const nm_option *table, char names[][NM_OPTION_NAME_MOST], const char **words, size_t n)
 {
     for (const nm_option *o = table; o && o->names; o++)
-        for (int i = 0; n < WORDS_MAX && nm_option_name(o, i, names[n], NAME_MAX_); i++, n++) words[n] = names[n];
+        for (int i = 0; n < WORDS_MAX && nm_option_name(o, i, names[n], NM_OPTION_NAME_MOST); i++, n++) words[n] = names[n];
     return n;
 }
 
 /* "-system" is no option here, where other programs have such: the long one is meant. */
 static const nm_option *find_doubled(const nm_command *command, const char *given, size_t length, char *doubled)
 {
-    if (length < 3 || length + 2 > NAME_MAX_ || given[1] == '-') return NULL;
+    if (length < 3 || length + 2 > NM_OPTION_NAME_MOST || given[1] == '-') return NULL;
     doubled[0] = '-';
     memcpy(doubled + 1, given, length);
     doubled[length + 1] = 0;
@@ -136,14 +103,14 @@ static const nm_option *find_doubled(const nm_command *command, const char *give
 
 static nm_err unknown_option(const nm_command *command, const char *given, size_t length)
 {
-    char names[WORDS_MAX][NAME_MAX_], typed[NAME_MAX_];
+    char names[WORDS_MAX][NM_OPTION_NAME_MOST], typed[NM_OPTION_NAME_MOST];
     const char *words[WORDS_MAX];
     size_t n = option_words(command->options, names, words, 0);
     n = option_words(nm_common_options, names, words, n);
     if (length >= sizeof typed) length = sizeof typed - 1;
     for (size_t i = 0; i < length; i++) typed[i] = given[i] == '_' ? '-' : given[i];
     typed[length] = 0;
-    char doubled[NAME_MAX_ + 1];
+    char doubled[NM_OPTION_NAME_MOST + 1];
     const char *near = nm_nearest(typed, words, n);
     bool word = given[1] != '-';        /* a single dash: another program's option, or a text */
     if (word && (strchr(given, ' ') || (given[1] >= '0' && given[1] <= '9')))
@@ -154,93 +121,6 @@ static nm_err unknown_option(const nm_command *command, const char *given, size_
     return nm_fail(NM_USAGE, "%s: unknown option %.*s: 'nomoat help %s' lists them", command->name, (int)length, given, command->name);
 }
 
-/* ---- Values -------------------------------------------------------------------------------------------------------------------- */
-
-static nm_err set_int(const nm_option *o, const char *shown, const char *text, int32_t *out)
-{
-    char *end;
-    errno = 0;
-    long long v = strtoll(text, &end, 10);
-    if (end == text || *end) return nm_fail(NM_USAGE, "%s: '%s' is no whole number", shown, text);
-    if (errno || (double)v < o->least || (double)v > o->most)
-        return nm_fail(NM_USAGE, "%s: %s is out of range: give %.0f to %.0f", shown, text, o->least, o->most);
-    *out = (int32_t)v;
-    return NM_OK;
-}
-
-static nm_err set_real(const nm_option *o, const char *shown, const char *text, double *out)
-{
-    char *end;
-    double v = strtod(text, &end);
-    if (end == text || *end || isnan(v)) return nm_fail(NM_USAGE, "%s: '%s' is no number", shown, text);
-    if (v < o->least || v > o->most) return nm_fail(NM_USAGE, "%s: %s is out of range: give %g to %g", shown, text, o->least, o->most);
-    *out = v;
-    return NM_OK;
-}
-
-static nm_err set_seed(const char *shown, const char *text, nm_seed *out)
-{
-    char *end;
-    errno = 0;
-    if (!strcmp(text, "-1")) {
-        *out = (nm_seed){0};
-        return NM_OK;
-    }
-    unsigned long long v = strtoull(text, &end, 0);
-    if (end == text || *end || errno || text[strspn(text, " \t")] == '-')
-        return nm_fail(NM_USAGE, "%s: '%s' is no seed: give a number from 0 to 18446744073709551615, or -1 for a random one", shown, text);
-    *out = (nm_seed){.given = true, .value = v};
-    return NM_OK;
-}
-
-static nm_err set_choice(const nm_option *o, const char *shown, const char *text, int32_t *out)
-{
-    size_t length = strlen(text);
-    const char *word = o->value;
-    for (int32_t i = 0; *word; i++) {
-        size_t n = strcspn(word, "|");
-        if (n == length && !strncmp(word, text, n)) {
-            *out = i;
-            return NM_OK;
-        }
-        word += n + (word[n] == '|');
-    }
-    return nm_fail(NM_USAGE, "%s: '%s' is none of %s", shown, text, o->value);
-}
-
-static nm_err set_list(const char *text, nm_list *out)
-{
-    NM_TRY(NM_GROW(out->items, out->capacity, out->count + 1));
-    out->items[out->count++] = text;
-    return NM_OK;
-}
-
-static nm_err set_value(const nm_option *o, const char *shown, const char *text, void *settings)
-{
-    void *at = (char *)settings + o->offset;
-    switch (o->kind) {
-    case NM_OPTION_FLAG: *(bool *)at = true; return NM_OK;
-    case NM_OPTION_TEXT: *(const char **)at = text; return NM_OK;
-    case NM_OPTION_LIST: return set_list(text, at);
-    case NM_OPTION_INT: return set_int(o, shown, text, at);
-    case NM_OPTION_REAL: return set_real(o, shown, text, at);
-    case NM_OPTION_SEED: return set_seed(shown, text, at);
-    case NM_OPTION_CHOICE: return set_choice(o, shown, text, at);
-    }
-    return nm_fail(NM_USAGE, "%s: no such kind of option", shown);
-}
-
-nm_err nm_args_set(const nm_option *table, const char *name, const char *value, void *settings)
-{
-    char dashed[NAME_MAX_];
-    size_t n = strlen(name);
-    if (n + 3 > sizeof dashed) return nm_fail(NM_USAGE, "no setting is called '%s'", name);
-    memcpy(dashed, "--", 2);
-    memcpy(dashed + 2, name, n + 1);
-    const nm_option *o = find_in(table, dashed, n + 2);
-    return o ? set_value(o, name, value, settings) : nm_fail(NM_USAGE, "no setting is called '%s'", name);
-}
-
 /* ---- The line ------------------------------------------------------------------------------------------------------------------ */
 
 /* "-n5": a one-letter option with its value attached. */
@@ -248,7 +128,7 @@ static const nm_option *find_attached(const nm_command *command, const char *arg
 {
     if (arg[1] == '-' || !arg[2]) return NULL;
     const nm_option *o = find_option(command, arg, 2);
-    char doubled[NAME_MAX_ + 1];
+    char doubled[NM_OPTION_NAME_MOST + 1];
     bool number = o && (o->kind == NM_OPTION_INT || o->kind == NM_OPTION_REAL || o->kind == NM_OPTION_SEED);
     if (number && !strchr("+-.0123456789", arg[2])) return NULL;      /* "-ngl" is not -n with "gl" */
     if (find_doubled(command, arg, strcspn(arg, "="), doubled)) return NULL;
@@ -268,7 +148,7 @@ static nm_err take_option(nm_beneath *b, int argc, char **argv, int *i)
         value = arg + 2;
     }
     if (!o) return unknown_option(command, arg, length);
-    char shown[NAME_MAX_], fallback[16];
+    char shown[NM_OPTION_NAME_MOST], fallback[16];
     if (length >= sizeof shown) length = sizeof shown - 1;
     memcpy(shown, arg, length);
     shown[length] = 0;
@@ -283,7 +163,7 @@ static nm_err take_option(nm_beneath *b, int argc, char **argv, int *i)
         value = argv[++*i];
     }
     b->given[slot_of(command, o)] = true;
-    return set_value(o, shown, value, b->settings);
+    return nm_option_set_value(o, shown, value, b->settings);
 }
 
 nm_err nm_args_parse(const nm_command *command, int argc, char **argv, void *settings, char **operands, int *count)
@@ -333,7 +213,7 @@ nm_err nm_beneath_keep(nm_beneath *b, char *text)
 
 static const nm_option *find_named(const nm_command *command, const char *name)
 {
-    char dashed[NAME_MAX_];
+    char dashed[NM_OPTION_NAME_MOST];
     size_t n = strlen(name);
     if (n + 3 > sizeof dashed || name[0] == '-') return NULL;
     memcpy(dashed, "--", 2);
@@ -344,7 +224,7 @@ static const nm_option *find_named(const nm_command *command, const char *name)
 /* "--no-anchor" for "--anchor" and the other way round; NULL if there is none. */
 static const nm_option *opposite(const nm_command *command, const nm_option *o)
 {
-    char name[NAME_MAX_], other[NAME_MAX_ + 3];
+    char name[NM_OPTION_NAME_MOST], other[NM_OPTION_NAME_MOST + 3];
     for (int i = 0; nm_option_name(o, i, name, sizeof name); i++) {
         if (strncmp(name, "--", 2)) continue;
         if (!strncmp(name, "--no-", 5)) memcpy(other, name + 5, strlen(name + 5) + 1);
@@ -366,7 +246,7 @@ static bool is_given(const nm_beneath *b, const nm_option *o)
 
 static nm_err unknown_key(const nm_command *command, const char *name, const char *from)
 {
-    char names[WORDS_MAX][NAME_MAX_], typed[NAME_MAX_];
+    char names[WORDS_MAX][NM_OPTION_NAME_MOST], typed[NM_OPTION_NAME_MOST];
     const char *words[WORDS_MAX];
     size_t n = option_words(command->options, names, words, 0), length = 0;
     n = option_words(nm_common_options, names, words, n);
@@ -384,12 +264,12 @@ static nm_err set_copy(nm_beneath *b, const nm_option *o, const char *shown, con
     char *copy = nm_strndup(value, strlen(value));
     if (!copy) return nm_fail_memory(strlen(value));
     NM_TRY(nm_beneath_keep(b, copy));
-    return set_value(o, shown, copy, b->settings);
+    return nm_option_set_value(o, shown, copy, b->settings);
 }
 
 nm_err nm_beneath_set(nm_beneath *b, const char *name, const char *value, const char *from, bool *taken)
 {
-    char shown[NAME_MAX_ + 40];
+    char shown[NM_OPTION_NAME_MOST + 40];
     const nm_option *o = find_named(b->command, name);
     if (!o) return unknown_key(b->command, name, from);
     if (taken) *taken = !is_given(b, o);
@@ -397,25 +277,6 @@ nm_err nm_beneath_set(nm_beneath *b, const char *name, const char *value, const 
     b->given[slot_of(b->command, o)] = true;
     snprintf(shown, sizeof shown, "%.60s: %.30s", from, name);
     return set_copy(b, o, shown, value);
-}
-
-/* What the option's own parser reads: numbers in the fewest digits that give them back. */
-static nm_err value_text(const nm_json *v, nm_str *s)
-{
-    switch (v->kind) {
-    case NM_JSON_INT: return nm_str_printf(s, "%lld", (long long)v->integer);
-    case NM_JSON_WIDE: return nm_str_printf(s, "%llu", (unsigned long long)v->wide);
-    case NM_JSON_STRING: return nm_str_append(s, v->string.bytes, v->string.length);
-    case NM_JSON_REAL: {
-        char text[32];
-        for (int digits = 15; digits <= 17; digits++) {
-            snprintf(text, sizeof text, "%.*g", digits, v->real);
-            if (strtod(text, NULL) == v->real) break;
-        }
-        return nm_str_puts(s, text);
-    }
-    default: return NM_USAGE;
-    }
 }
 
 /* An array: one value after the other of a list, a text with commas for others ("target_modules"). */
@@ -427,7 +288,7 @@ static nm_err json_array(nm_beneath *b, const nm_option *o, const char *shown, c
     for (size_t i = 0; err == NM_OK && !bad && i < v->array.count; i++) {
         if (o->kind == NM_OPTION_LIST) s.length = 0;
         else if (i) err = nm_str_putc(&s, ',');
-        if (err == NM_OK) err = value_text(&v->array.items[i], &s);
+        if (err == NM_OK) err = nm_option_json_text(&v->array.items[i], &s);
         bad = err == NM_USAGE;
         if (err == NM_OK && o->kind == NM_OPTION_LIST) err = set_copy(b, o, shown, s.data);
     }
@@ -441,9 +302,9 @@ static nm_err json_value(nm_beneath *b, const nm_option *o, const char *shown, c
     if (v->kind == NM_JSON_ARRAY) return json_array(b, o, shown, v);
     if ((v->kind == NM_JSON_BOOL) != (o->kind == NM_OPTION_FLAG) || v->kind == NM_JSON_OBJECT)
         return nm_fail(NM_USAGE, o->kind == NM_OPTION_FLAG ? "%s: give true or false" : "%s: give a number or a text", shown);
-    if (v->kind == NM_JSON_BOOL) return set_value(o, shown, NULL, b->settings);
+    if (v->kind == NM_JSON_BOOL) return nm_option_set_value(o, shown, NULL, b->settings);
     nm_str s = {0};
-    nm_err err = value_text(v, &s);
+    nm_err err = nm_option_json_text(v, &s);
     if (err == NM_OK) err = set_copy(b, o, shown, s.data ? s.data : "");
     nm_str_free(&s);
     return err;
@@ -451,7 +312,7 @@ static nm_err json_value(nm_beneath *b, const nm_option *o, const char *shown, c
 
 nm_err nm_beneath_json(nm_beneath *b, const nm_json *object, const char *from)
 {
-    char shown[NAME_MAX_ + 200];
+    char shown[NM_OPTION_NAME_MOST + 200];
     if (object->kind != NM_JSON_OBJECT) return nm_fail(NM_USAGE, "%s: not a JSON object: begin it with {", from);
     for (size_t i = 0; i < object->object.count; i++) {
         const char *key = object->object.keys[i];
@@ -464,85 +325,4 @@ nm_err nm_beneath_json(nm_beneath *b, const nm_json *object, const char *from)
         b->given[slot_of(b->command, o)] = true;
     }
     return NM_OK;
-}
-
-/* ---- Settings as JSON ---------------------------------------------------------------------------------------------------------------------- */
-
-static bool is_unset(const nm_option *o, const void *at)
-{
-    switch (o->kind) {
-    case NM_OPTION_FLAG: return !*(const bool *)at;
-    case NM_OPTION_TEXT: return !*(const char *const *)at;
-    case NM_OPTION_LIST: return !((const nm_list *)at)->count;
-    case NM_OPTION_INT: return *(const int32_t *)at < o->least || *(const int32_t *)at > o->most;
-    case NM_OPTION_REAL: return !(*(const double *)at >= o->least && *(const double *)at <= o->most);
-    case NM_OPTION_SEED: return false;
-    case NM_OPTION_CHOICE: return *(const int32_t *)at < 0;
-    }
-    return true;
-}
-
-static nm_err put_choice(nm_str *s, const char *words, int32_t index)
-{
-    for (; index > 0; index--) words += strcspn(words, "|") + 1;
-    return nm_str_json(s, words, strcspn(words, "|"));
-}
-
-static nm_err put_list(nm_str *s, const nm_list *list)
-{
-    NM_TRY(nm_str_putc(s, '['));
-    for (size_t i = 0; i < list->count; i++) {
-        if (i) NM_TRY(nm_str_puts(s, ", "));
-        NM_TRY(nm_str_json(s, list->items[i], strlen(list->items[i])));
-    }
-    return nm_str_putc(s, ']');
-}
-
-static nm_err put_real(nm_str *s, double v)
-{
-    nm_json number = {.kind = NM_JSON_REAL, .real = v};
-    return value_text(&number, s);
-}
-
-static nm_err put_value(nm_str *s, const nm_option *o, const void *at)
-{
-    const char *text;
-    switch (o->kind) {
-    case NM_OPTION_FLAG: return nm_str_puts(s, "true");
-    case NM_OPTION_TEXT: text = *(const char *const *)at; return nm_str_json(s, text, strlen(text));
-    case NM_OPTION_LIST: return put_list(s, at);
-    case NM_OPTION_INT: return nm_str_printf(s, "%d", *(const int32_t *)at);
-    case NM_OPTION_REAL: return put_real(s, *(const double *)at);
-    case NM_OPTION_SEED: return nm_str_printf(s, "%llu", (unsigned long long)((const nm_seed *)at)->value);
-    case NM_OPTION_CHOICE: return put_choice(s, o->value, *(const int32_t *)at);
-    }
-    return NM_OK;
-}
-
-/* The first long spelling, without dashes. */
-static bool long_name(const nm_option *o, char out[NAME_MAX_])
-{
-    for (int i = 0; nm_option_name(o, i, out, NAME_MAX_); i++)
-        if (!strncmp(out, "--", 2)) {
-            memmove(out, out + 2, strlen(out) - 1);
-            return true;
-        }
-    return false;
-}
-
-nm_err nm_args_json(nm_str *s, const nm_command *command, const void *settings, const char *skip)
-{
-    bool any = false;
-    NM_TRY(nm_str_putc(s, '{'));
-    for (const nm_option *o = command->options; o && o->names; o++) {
-        const void *at = (const char *)settings + o->offset;
-        char name[NAME_MAX_], word[NAME_MAX_ + 2];
-        if (!long_name(o, name) || is_unset(o, at)) continue;
-        snprintf(word, sizeof word, " %s ", name);
-        if (strstr(skip, word)) continue;
-        NM_TRY(nm_str_printf(s, "%s\"%s\": ", any ? ", " : "", name));
-        NM_TRY(put_value(s, o, at));
-        any = true;
-    }
-    return nm_str_putc(s, '}');
 }

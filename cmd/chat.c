@@ -338,7 +338,7 @@ static nm_err cmd_set(chat *c, const char *argument)
                                  "frequency-penalty, repeat-last-n, seed, max-tokens, stop");
     NM_TRY(keep(c, rest, &value));
     if (!strcmp(name, "stop")) c->set->stop.count = 0;      /* one takes the place of the others */
-    NM_TRY(nm_args_set(nm_run_options, name, value, c->set));
+    NM_TRY(nm_option_set(nm_run_options, name, value, c->set));
     if (!strcmp(name, "seed") && c->set->seed.given) {
         c->talk->seed = c->set->seed.value;
         c->talk->answers = 0;

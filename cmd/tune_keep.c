@@ -22,7 +22,7 @@ nm_err nm_tune_settings_json(const nm_tune *t, nm_str *s)
     set.ease = t->ease;
     set.epochs = t->epochs;
     if (t->every <= INT32_MAX) set.save_every = (int32_t)t->every;
-    return nm_args_json(s, &nm_command_tune, &set, NOT_SETTINGS);
+    return nm_option_json(s, nm_command_tune.options, &set, NOT_SETTINGS);
 }
 
 static nm_err put_double(nm_str *s, const char *key, double v)

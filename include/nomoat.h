@@ -59,6 +59,10 @@ NM_API const char *nm_version(void);    /* NM_VERSION of the library that was lo
  * while a runner runs. The results of every function are the same bits for every number of threads. */
 NM_API nm_err nm_set_threads(int threads);
 NM_API int nm_threads(void);
+/* What the calling thread computes from now on runs on threads of its own at idle priority (SCHED_IDLE): behind everything else of the process and the machine, which goes
+ * ahead of it at any moment, to the same bits. For training beside answers. For the rest of the thread's life; threads that it starts inherit the priority, not the place.
+ * NM_FAILED: the system refuses the priority; the threads are then common ones. */
+NM_API nm_err nm_thread_background(void);
 
 /* Restrict the kernels: a comma-separated list of tiers to allow ("c", "avx2", "avxvnni", "avx512", "vnni", "bf16",
  * "amx", ...; see nm_kernels_describe), or "all". Must not be called while a runner runs. NM_USAGE for an unknown name. */

@@ -1,5 +1,5 @@
 /* The compute pool: workers that sleep between runs, spin briefly at barriers, and then sleep there too (a futex), so that an
- * oversubscribed machine loses little. */
+ * oversubscribed machine loses little. Two crews of them: of common work, and of what is done in the background. */
 #include "base/pool.h"
 
 #include <limits.h>
@@ -22,12 +22,15 @@ enum {
     SPIN_MOST = 1024    /* pauses before the core is offered to others */
 };
 
-static struct {
+static atomic_int wanted;       /* threads; 0: not decided yet */
+
+typedef struct worker { pthread_t id; struct crew *crew; int thread; } worker;
+
+typedef struct crew {
     pthread_mutex_t caller;                 /* one run at a time */
-    atomic_int threads;                     /* wanted; 0: not decided yet */
     int running;                            /* workers alive */
     int64_t spin;                           /* nanoseconds before sleeping */
-    pthread_t worker[POOL_MAX];
+    worker worker[POOL_MAX];
     nm_pool_fn fn;
     void *arg;
     bool stop;
@@ -35,7 +38,12 @@ static struct {
     _Alignas(64) atomic_uint phase;         /* counts barriers */
     _Alignas(64) atomic_int arrived;
     atomic_int sleepers;
-} pool = {.caller = PTHREAD_MUTEX_INITIALIZER};
+} crew;
+
+/* The threads of common work, and those behind it. What runs on one never waits for what runs on the other: the system's scheduler lets the first go ahead at
+ * any instruction, which no check between two tickets could. */
+static crew common = {.caller = PTHREAD_MUTEX_INITIALIZER}, behind = {.caller = PTHREAD_MUTEX_INITIALIZER};
+static _Thread_local crew *mine = &common;
 
 static void pause_cpu(void)
 {
@@ -55,7 +63,7 @@ static int64_t clock_ns(void)
 
 static void futex(atomic_uint *word, int op, unsigned value) { syscall(SYS_futex, word, op, value, NULL, NULL, 0); }
 
-static void wait_change(atomic_uint *word, unsigned old)
+static void wait_change(crew *c, atomic_uint *word, unsigned old)
 {
     int64_t until = 0;
     for (;;) {
@@ -64,29 +72,30 @@ static void wait_change(atomic_uint *word, unsigned old)
             pause_cpu();
         }
         int64_t now = clock_ns();
-        if (!until) until = now + pool.spin;
+        if (!until) until = now + c->spin;
         if (now >= until) break;
     }
-    atomic_fetch_add(&pool.sleepers, 1);
+    atomic_fetch_add(&c->sleepers, 1);
     while (atomic_load(word) == old) futex(word, FUTEX_WAIT_PRIVATE, old);
-    atomic_fetch_sub(&pool.sleepers, 1);
+    atomic_fetch_sub(&c->sleepers, 1);
 }
 
-static void advance(atomic_uint *word)
+static void advance(crew *c, atomic_uint *word)
 {
     atomic_fetch_add(word, 1);
-    if (atomic_load(&pool.sleepers) > 0) futex(word, FUTEX_WAKE_PRIVATE, INT_MAX);
+    if (atomic_load(&c->sleepers) > 0) futex(word, FUTEX_WAKE_PRIVATE, INT_MAX);
 }
 
 void nm_pool_barrier(void)
 {
-    if (pool.running == 0) return;
-    unsigned phase = atomic_load_explicit(&pool.phase, memory_order_relaxed);
-    if (atomic_fetch_add(&pool.arrived, 1) == pool.running) {
-        atomic_store_explicit(&pool.arrived, 0, memory_order_relaxed);
-        advance(&pool.phase);
+    crew *c = mine;
+    if (c->running == 0) return;
+    unsigned phase = atomic_load_explicit(&c->phase, memory_order_relaxed);
+    if (atomic_fetch_add(&c->arrived, 1) == c->running) {
+        atomic_store_explicit(&c->arrived, 0, memory_order_relaxed);
+        advance(c, &c->phase);
     } else {
-        wait_change(&pool.phase, phase);
+        wait_change(c, &c->phase, phase);
     }
 }
 
@@ -102,22 +111,23 @@ bool nm_pool_wait(atomic_int *count, int n, atomic_int *leave)
 
 static void *work(void *arg)
 {
-    int thread = (int)(intptr_t)arg;
+    const worker *w = arg;
+    crew *c = mine = w->crew;
     for (unsigned seen = 0;; seen++) {      /* workers start when no run is under way, with the counter at zero */
-        wait_change(&pool.run, seen);
-        if (pool.stop) return NULL;
-        pool.fn(pool.arg, thread, pool.running + 1);
+        wait_change(c, &c->run, seen);
+        if (c->stop) return NULL;
+        c->fn(c->arg, w->thread, c->running + 1);
         nm_pool_barrier();
     }
 }
 
-static void stop_workers(void)
+static void stop_workers(crew *c)
 {
-    pool.stop = true;
-    advance(&pool.run);
-    for (int i = 0; i < pool.running; i++) pthread_join(pool.worker[i], NULL);
-    pool.running = 0;
-    pool.stop = false;
+    c->stop = true;
+    advance(c, &c->run);
+    for (int i = 0; i < c->running; i++) pthread_join(c->worker[i].id, NULL);
+    c->running = 0;
+    c->stop = false;
 }
 
 /* Signals from outside are the caller's: one that a worker takes would not wake a caller who waits for input, or for a lock. What a
@@ -131,23 +141,26 @@ static void block_signals(sigset_t *before)
     pthread_sigmask(SIG_BLOCK, &outside, before);
 }
 
-static nm_err start_workers(void)
+static nm_err start_workers(crew *c)
 {
     int want = nm_threads() - 1;
     sigset_t before;
-    if (want == pool.running) return NM_OK;
-    if (pool.running) stop_workers();
-    pool.spin = want < nm_machine_cores() ? SPIN_NS : 0;     /* more threads than cores: who spins keeps another from arriving */
-    atomic_store(&pool.run, 0);
-    block_signals(&before);     /* the workers inherit it */
+    if (want == c->running) return NM_OK;
+    if (c->running) stop_workers(c);
+    c->spin = want < nm_machine_cores() ? SPIN_NS : 0;      /* more threads than cores: who spins keeps another from arriving */
+    atomic_store(&c->run, 0);
+    block_signals(&before);     /* the workers inherit it, and the caller's priority */
     /* The workers read `running` only after a run begins, so it may grow while they start. */
     for (int i = 0; i < want; i++) {
-        if (pthread_create(&pool.worker[i], NULL, work, (void *)(intptr_t)(i + 1)) != 0) {
-            stop_workers();
+        worker *w = &c->worker[i];
+        w->crew = c;
+        w->thread = i + 1;
+        if (pthread_create(&w->id, NULL, work, w) != 0) {
+            stop_workers(c);
             pthread_sigmask(SIG_SETMASK, &before, NULL);
             return nm_fail(NM_FAILED, "cannot start %d compute threads: use --threads with a smaller number", want + 1);
         }
-        pool.running++;
+        c->running++;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return NM_OK;
@@ -155,41 +168,54 @@ static nm_err start_workers(void)
 
 nm_err nm_pool_run(nm_pool_fn fn, void *arg)
 {
-    pthread_mutex_lock(&pool.caller);
-    nm_err err = start_workers();
+    crew *c = mine;
+    pthread_mutex_lock(&c->caller);
+    nm_err err = start_workers(c);
     if (err == NM_OK) {
-        pool.fn = fn;
-        pool.arg = arg;
-        if (pool.running) advance(&pool.run);
-        fn(arg, 0, pool.running + 1);
+        c->fn = fn;
+        c->arg = arg;
+        if (c->running) advance(c, &c->run);
+        fn(arg, 0, c->running + 1);
         nm_pool_barrier();
     }
-    pthread_mutex_unlock(&pool.caller);
+    pthread_mutex_unlock(&c->caller);
     return err;
+}
+
+static void stop(crew *c)
+{
+    pthread_mutex_lock(&c->caller);
+    if (c->running) stop_workers(c);
+    pthread_mutex_unlock(&c->caller);
 }
 
 void nm_pool_stop(void)
 {
-    pthread_mutex_lock(&pool.caller);
-    if (pool.running) stop_workers();
-    pthread_mutex_unlock(&pool.caller);
+    stop(&common);
+    stop(&behind);
+}
+
+nm_err nm_thread_background(void)
+{
+    struct sched_param none = {0};
+    mine = &behind;
+    if (!pthread_setschedparam(pthread_self(), SCHED_IDLE, &none)) return NM_OK;
+    return nm_fail(NM_FAILED, "the system does not let a thread work at idle priority: it shares the cores with what should go before");
 }
 
 nm_err nm_set_threads(int threads)
 {
     if (threads < 0 || threads > POOL_MAX) return nm_fail(NM_USAGE, "threads must be 1 to %d, or 0 for the machine's cores", POOL_MAX);
-    pthread_mutex_lock(&pool.caller);
-    atomic_store(&pool.threads, threads);
-    pthread_mutex_unlock(&pool.caller);
+    atomic_store(&wanted, threads);
     return NM_OK;
 }
 
 /* Asks the machine once: the answer sizes the scratch of runners, so it must not change behind their backs when a quota does. */
 int nm_threads(void)
 {
-    int threads = atomic_load(&pool.threads);
+    int threads = atomic_load(&wanted);
     if (threads) return threads;
     int cores = nm_machine_cores(), asked = 0;
     cores = cores < 1 ? 1 : cores > POOL_MAX ? POOL_MAX : cores;
-    return atomic_compare_exchange_strong(&pool.threads, &asked, cores) ? cores : asked;
+    return atomic_compare_exchange_strong(&wanted, &asked, cores) ? cores : asked;
 }

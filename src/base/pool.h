@@ -1,5 +1,6 @@
-/* Owns the process's one compute pool: worker threads that run a function together and meet at barriers. Refuses to queue: one
- * caller at a time (a second waits). Waiting spins for a few microseconds, then sleeps; no thread spins between runs. */
+/* Owns the process's compute threads: workers that run a function together and meet at barriers. Refuses to queue: one
+ * caller at a time (a second waits), but for a thread of nm_thread_background, whose runs have workers of their own, at idle priority.
+ * Waiting spins for a few microseconds, then sleeps; no thread spins between runs. */
 #ifndef NM_BASE_POOL_H
 #define NM_BASE_POOL_H
 

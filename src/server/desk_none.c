@@ -13,6 +13,12 @@ nm_err nm_desk_open(nm_desk **out, const char *path)
 
 void nm_desk_close(nm_desk **desk) { *desk = NULL; }
 
+nm_err nm_desk_export(nm_desk *desk, const char *what, nm_str *lines)
+{
+    (void)desk, (void)what, (void)lines;
+    return nm_fail(NM_REFUSED, "no conversations are kept: %s", why);
+}
+
 static void refuse(nm_exchange *x, void *context)
 {
     (void)context;

@@ -9,12 +9,14 @@
 #include "os/clock.h"
 
 /* The first that fits a path wins. */
-static const nm_route *const tables[] = {nm_routes_openai, nm_routes_anthropic, nm_routes_ollama, nm_routes_llamacpp, nm_routes_page, nm_routes_chats, NULL};
+static const nm_route *const tables[] = {nm_routes_openai, nm_routes_anthropic, nm_routes_ollama, nm_routes_llamacpp, nm_routes_page, nm_routes_teach,
+    nm_routes_chats, NULL};
 
 /* What the page keeps is no reason not to serve: the user is told, and the page. */
 static void open_desk(nm_server *s)
 {
     if (nm_desk_open(&s->desk, NULL) != NM_OK && s->options->note) s->options->note(s->options->note_arg, nm_error_text());
+    if (nm_teach_open(&s->teach, s) != NM_OK && s->options->note) s->options->note(s->options->note_arg, nm_error_text());
 }
 
 /* Closing ends what the engine has begun with errors of its own: the one that is the reason stays the one that is told. */
@@ -34,8 +36,8 @@ nm_err nm_server_open(nm_server **out, const nm_engine_options *engine, nm_http_
     *s = (nm_server){.started = (int64_t)time(NULL), .options = engine, .host = http.host, .keyed = http.key != NULL};
     http.routes = tables;
     http.context = s;
-    open_desk(s);
     nm_err err = nm_engine_open(&s->engine, engine);
+    if (err == NM_OK) open_desk(s);
     if (err == NM_OK) err = nm_http_open(&s->http, &http);
     if (err != NM_OK) return give_up(&s, err);
     *out = s;
@@ -56,8 +58,10 @@ void nm_server_close(nm_server **server, double seconds)
     *server = NULL;
     if (!s) return;
     if (s->http) nm_http_quiesce(s->http);
+    nm_teach_end(s->teach);
     if (s->http && seconds > 0) drain(s, seconds);
     nm_http_close(&s->http);
+    nm_teach_close(&s->teach);
     nm_engine_close(&s->engine);
     nm_desk_close(&s->desk);
     nm_free(s);

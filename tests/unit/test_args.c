@@ -131,10 +131,10 @@ static void test_set_by_name(void **state)
     SETUP;
     (void)operands, (void)count;
     s = defaults;
-    assert_int_equal(nm_args_set(options, "temperature", "1.5", &s), NM_OK);
+    assert_int_equal(nm_option_set(options, "temperature", "1.5", &s), NM_OK);
     assert_true(s.real == 1.5);
-    assert_int_equal(nm_args_set(options, "temperature", "9", &s), NM_USAGE);
-    assert_int_equal(nm_args_set(options, "nothing", "9", &s), NM_USAGE);
+    assert_int_equal(nm_option_set(options, "temperature", "9", &s), NM_USAGE);
+    assert_int_equal(nm_option_set(options, "nothing", "9", &s), NM_USAGE);
 }
 
 static void test_nearest(void **state)
@@ -154,7 +154,7 @@ static void test_nearest(void **state)
 static void test_common_table(void **state)
 {
     (void)state;
-    char name[NAME_MAX_], other[NAME_MAX_];
+    char name[NM_OPTION_NAME_MOST], other[NM_OPTION_NAME_MOST];
     for (const nm_option *a = nm_common_options; a->names; a++)
         for (int i = 0; nm_option_name(a, i, name, sizeof name); i++)
             for (const nm_option *b = a + 1; b->names; b++)
@@ -218,7 +218,7 @@ static void test_beneath(void **state)
     assert_string_equal(s.text, "a,b");
     assert_string_equal(s.list.items[1], "y");
     /* What is written sets the same again. */
-    assert_int_equal(nm_args_json(&text, &over, &s, " kv "), NM_OK);
+    assert_int_equal(nm_option_json(&text, over.options, &s, " kv "), NM_OK);
     assert_string_equal(text.data, "{\"max-tokens\": 5, \"temperature\": 0.1, \"system\": \"a,b\", \"stop\": [\"x\", \"y\"], \"seed\": 18446744073709551615, \"raw\": true, \"no-raw\": true}");
     nm_str_free(&text);
     nm_args_free(&over, &s);

@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 #include <pthread.h>
+#include <sched.h>
 #include <time.h>
 
 #include "base/pool.h"
@@ -100,6 +101,41 @@ static void test_callers(void **state)
     assert_int_equal(atomic_load(&n), CALLERS * 300 * 2);
 }
 
+/* A thread in the background has workers of its own, all of them at idle priority, while another's runs go on. */
+static void note_policy(void *arg, int thread, int threads)
+{
+    if (sched_getscheduler(0) == SCHED_IDLE) atomic_fetch_add((atomic_int *)arg, 1);
+    nm_pool_barrier();
+}
+
+typedef struct behind { board board; atomic_int idle; nm_err err; } behind;
+
+static void *run_behind(void *arg)
+{
+    behind *b = arg;
+    b->err = nm_thread_background();
+    for (int i = 0; i < 3; i++) if (nm_pool_run(add_up, &b->board) != NM_OK) return arg;
+    return nm_pool_run(note_policy, &b->idle) == NM_OK ? NULL : arg;
+}
+
+static void test_background(void **state)
+{
+    pthread_t thread;
+    behind b;
+    void *failed;
+    atomic_int here = 0;
+    memset(&b, 0, sizeof b);
+    assert_int_equal(nm_set_threads(3), NM_OK);
+    assert_int_equal(pthread_create(&thread, NULL, run_behind, &b), 0);
+    for (int i = 0; i < 3; i++) run_board(3);
+    assert_int_equal(nm_pool_run(note_policy, &here), NM_OK);
+    pthread_join(thread, &failed);
+    assert_null(failed);
+    assert_false(b.board.wrong);
+    assert_int_equal(atomic_load(&here), 0);
+    if (b.err == NM_OK) assert_int_equal(atomic_load(&b.idle), 3);
+}
+
 /* Uneven work and sleeping waits: one thread comes late to every barrier. */
 static void come_late(void *arg, int thread, int threads)
 {
@@ -157,7 +193,7 @@ static void test_signals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_counts), cmocka_unit_test(test_stop_and_start), cmocka_unit_test(test_many_short_runs), cmocka_unit_test(test_callers),
+        cmocka_unit_test(test_counts), cmocka_unit_test(test_stop_and_start), cmocka_unit_test(test_many_short_runs), cmocka_unit_test(test_callers), cmocka_unit_test(test_background),
         cmocka_unit_test(test_late), cmocka_unit_test(test_bad_counts), cmocka_unit_test(test_signals),
     };
     return cmocka_run_group_tests_name("pool", tests, NULL, NULL);
