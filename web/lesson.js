@@ -34,7 +34,7 @@ export const lessonName = () => lesson.name.trim();
 export function lacking(named) {
     if (!models.bases.length) return 'No model is served that could learn.';
     if (!lesson.files.length && !lesson.chats.length) return 'Choose what is taught: drop a file, or tick some of your feedback.';
-    return named && !/^[\p{L}\p{N}._-]+$/u.test(lessonName()) ? 'Give the adapter a name of letters, digits, dots, dashes and underscores.' : '';
+    return named && !/^[A-Za-z0-9][\w.-]*$/.test(lessonName()) ? 'Give the adapter a name: letters, digits and . _ -, the first a letter or digit.' : '';
 }
 
 // The form's parts. changed() after each change; {element, apply(setting)}.
@@ -64,7 +64,7 @@ function part(title, ...content) { return h('section', {}, h('h3', {}, title), c
 // After the first file, or the feedback; never a name that is taken.
 function suggestion() {
     const file = files.find((f) => f.file === lesson.files[0]);
-    const base = (file ? file.name.replace(/\.(gz|jsonl|json|csv|txt)(?=\.|$)/gi, '') : lesson.chats.length ? 'mine' : '').toLowerCase().replace(/[^\p{L}\p{N}._-]+/gu, '-').replace(/^[-.]+|[-.]+$/g, '').slice(0, 40);
+    const base = (file ? file.name.replace(/\.(gz|jsonl|json|csv|txt)(?=\.|$)/gi, '') : lesson.chats.length ? 'mine' : '').toLowerCase().replace(/[^\w.-]+/g, '-').replace(/^[-._]+|[-.]+$/g, '').slice(0, 40);
     const taken = (name) => models.adapters.some((a) => a.name === name);
     if (!base || !taken(base)) return base;
     for (let i = 2; ; i++) if (!taken(`${base}-${i}`)) return `${base}-${i}`;
