@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/cancel.h"
 #include "base/err.h"
 #include "base/mem.h"
 #include "os/clock.h"
@@ -225,7 +226,7 @@ void nm_meter_clear(nm_meter *m)
 }
 
 volatile sig_atomic_t nm_interrupted;
-static void on_interrupt(int signal_number) { (void)signal_number; nm_interrupted = 1; }
+static void on_interrupt(int signal_number) { (void)signal_number; nm_cancel(&nm_interrupted, true); }
 
 void nm_interrupts_catch(void)
 {

@@ -592,6 +592,7 @@ typedef struct nm_trainer_options {
     int32_t batch;              /* sequences of a step; how many go into a pass at once is planned */
     bool no_packing;            /* each sequence in a pass of its own: slower, the same bits */
     uint64_t memory;            /* bytes for values of passes and the adapter's numbers; 0 = no limit. Less memory, more recomputation: the same bits */
+    bool beside;                /* others answer from the model meanwhile: its kept weights stay resident, where passes otherwise let go of each after its use */
 } nm_trainer_options;
 
 typedef struct nm_trainer_info {

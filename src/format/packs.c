@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/cancel.h"
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/str.h"
@@ -441,7 +442,7 @@ void nm_packs_end(nm_packs_writer **writer, const volatile sig_atomic_t *cancel)
     if (!w) return;
     for (bool ended = false; !ended;) {
         struct timespec until;
-        if (cancel && *cancel) atomic_store(&w->stop, true);
+        if (nm_cancelled(cancel)) atomic_store(&w->stop, true);
         clock_gettime(CLOCK_REALTIME, &until);
         until.tv_nsec += 50000000;
         if (until.tv_nsec >= 1000000000) {

@@ -2,6 +2,7 @@
  * opens, and anew before a run whose sessions' stacks have a larger rank than any before; a pass allocates nothing but pages. */
 #include <string.h>
 
+#include "base/cancel.h"
 #include "base/err.h"
 #include "base/mem.h"
 #include "model/model.h"
@@ -175,7 +176,7 @@ static nm_err add_part(nm_runner *r, nm_item *item, int32_t from, int64_t *rows,
 static bool cancelled(void *arg)
 {
     const nm_runner *r = arg;
-    return *r->cancel != 0;
+    return nm_cancelled(r->cancel);
 }
 
 static nm_err walk(nm_runner *r, int32_t from, int32_t to)

@@ -82,7 +82,7 @@ static nm_job *take_ready(nm_engine *e)
     int32_t fewest = INT32_MAX, room = e->options.parallel - lanes_running(e);
     for (nm_job **at = &e->ready; *at; at = &(*at)->next) {
         int32_t n = running_of(e, (*at)->ask.client);
-        bool cancelled = atomic_load(&(*at)->cancelled);
+        bool cancelled = nm_cancelled(&(*at)->cancelled);
         if (!cancelled && should_wait(e, *at)) continue;
         if (cancelled || n < fewest) best = at, fewest = cancelled ? -1 : n;
     }
@@ -107,7 +107,7 @@ static nm_err open_lanes(nm_engine *e, nm_job *j)
 /* Without the lock. */
 static void begin(nm_engine *e, nm_job *j)
 {
-    nm_err err = atomic_load(&j->cancelled) ? nm_fail(NM_INTERRUPTED, "cancelled") : NM_OK;
+    nm_err err = nm_cancelled(&j->cancelled) ? nm_fail(NM_INTERRUPTED, "cancelled") : NM_OK;
     if (err == NM_OK && j->kind == NM_JOB_ANSWER) err = open_lanes(e, j);
     j->begun = nm_clock_seconds();
     if (err == NM_OK) {
@@ -154,7 +154,7 @@ static void sweep(nm_engine *e)
 {
     for (size_t i = e->n_running; i-- > 0;) {
         nm_job *j = e->running[i];
-        if (atomic_load(&j->cancelled)) end_job(e, i, nm_fail(NM_INTERRUPTED, "cancelled"), NULL);
+        if (nm_cancelled(&j->cancelled)) end_job(e, i, nm_fail(NM_INTERRUPTED, "cancelled"), NULL);
         else if (j->failed != NM_OK) end_job(e, i, nm_fail(j->failed, "%s", j->failure ? j->failure : "the answer failed"), NULL);
         else if (all_ended(j)) end_job(e, i, NM_OK, NULL);
     }
@@ -302,13 +302,13 @@ static nm_err make_items(pass *p)
 static void mark(nm_engine *e, const pass *p, bool in)
 {
     pthread_mutex_lock(&e->lock);
-    if (in && !e->closes) e->interrupt = 0;
+    if (in && !e->closes) nm_cancel(&e->interrupt, false);
     atomic_store(&e->may_interrupt, in && p->prompt_rows > ROWS_LEAST && !e->broken);
     for (size_t i = 0; i < p->count; i++) p->share[i].lane->job->in_pass = false;
     for (size_t i = 0; in && i < p->count; i++) {
         nm_job *j = p->share[i].lane->job;
         j->in_pass |= p->share[i].count > 1;
-        if (j->in_pass && !e->broken && atomic_load(&j->cancelled)) e->interrupt = 1;
+        if (j->in_pass && !e->broken && nm_cancelled(&j->cancelled)) nm_cancel(&e->interrupt, true);
     }
     pthread_mutex_unlock(&e->lock);
 }
@@ -443,7 +443,7 @@ static void end_cancelled(nm_engine *e)
 {
     for (nm_job **at = &e->fresh; *at;) {
         nm_job *j = *at;
-        if (!atomic_load(&j->cancelled)) {
+        if (!nm_cancelled(&j->cancelled)) {
             at = &j->next;
             continue;
         }

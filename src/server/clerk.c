@@ -181,7 +181,7 @@ static void handle(nm_engine *e, nm_job *j)
 {
     const char *code = NULL;
     double from = nm_clock_seconds();
-    nm_err err = atomic_load(&j->cancelled) ? nm_fail(NM_INTERRUPTED, "cancelled") : NM_OK;
+    nm_err err = nm_cancelled(&j->cancelled) ? nm_fail(NM_INTERRUPTED, "cancelled") : NM_OK;
     if (err == NM_OK) err = nm_names_take(e, j->ask.model, j->ask.lora, j->ask.n_lora, &j->variant, &code);
     j->load_seconds = nm_clock_seconds() - from;
     if (j->kind == NM_JOB_CALL) do_call(j, err);

@@ -40,9 +40,9 @@ void nm_job_release(nm_job **job)
 void nm_job_cancel(nm_job *j)
 {
     nm_engine *e = j->engine;
-    atomic_store(&j->cancelled, true);
+    nm_cancel(&j->cancelled, true);
     pthread_mutex_lock(&e->lock);
-    if (j->in_pass && atomic_load(&e->may_interrupt)) e->interrupt = 1;
+    if (j->in_pass && atomic_load(&e->may_interrupt)) nm_cancel(&e->interrupt, true);
     pthread_cond_broadcast(&e->work);
     pthread_mutex_unlock(&e->lock);
 }
@@ -288,7 +288,7 @@ void nm_engine_close(nm_engine **engine)
     if (!e) return;
     pthread_mutex_lock(&e->lock);
     e->drains = e->closes = true;
-    e->interrupt = 1;
+    nm_cancel(&e->interrupt, true);
     pthread_cond_broadcast(&e->work);
     pthread_mutex_unlock(&e->lock);
     if (e->clerk_runs) pthread_join(e->clerk, NULL);

@@ -7,9 +7,9 @@
 #define NM_SERVER_ENGINE_IMPL_H
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 
+#include "base/cancel.h"
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/str.h"
@@ -100,7 +100,7 @@ struct nm_job {
     nm_job *next;                   /* in a list */
     nm_job_kind kind;
     uint64_t id;
-    atomic_bool cancelled;
+    volatile sig_atomic_t cancelled;        /* nm_cancelled */
     nm_ask ask;                     /* its own copy */
     nm_listener listener;
     nm_call_fn call;                /* NM_JOB_CALL; arg is the listener's */

@@ -12,29 +12,51 @@
 
 /* ---- The watcher ---- */
 
-/* Under http.lock: those whose client is watched, with a hold on each. Ends connections whose request is overdue. */
-static int gather(nm_http *http)
+/* Under http.lock: asks the system what became of the first n. */
+static void look_at(nm_http *http, int n)
 {
-    uint64_t now = nm_clock_ns();
+    if (n && poll(http->polls, (nfds_t)n, 0) <= 0)
+        for (int i = 0; i < n; i++) http->polls[i].revents = 0;
+}
+
+/* Under http.lock: those whose client is watched, with a hold on each. Ends connections whose request is overdue. */
+static int gather(nm_http *http, uint64_t now)
+{
     int n = 0;
     for (nm_connection *c = http->connections; c; c = c->next) {
-        if (c->deadline && now > c->deadline) shutdown(c->fd, SHUT_RDWR);
-        if (!c->waiting || n == http->most_connections) continue;
+        if (c->deadline && now > c->deadline) nm_http_shut(http, c);
+        if (!c->waiting || n == http->most_connections + NM_HTTP_SPARE) continue;
         http->polls[n] = (struct pollfd){.fd = c->fd, .events = POLLRDHUP};
         http->polled[n++] = nm_exchange_hold(c->x);
     }
     /* Now, as these are open while the lock is held. */
-    if (n && poll(http->polls, (nfds_t)n, 0) <= 0)
-        for (int i = 0; i < n; i++) http->polls[i].revents = 0;
+    look_at(http, n);
     return n;
+}
+
+/* Under http.lock: probes those who closed their side; who has left altogether, and is near, shows as gone at once, others at the next look. */
+static void probe(nm_http *http, int n, uint64_t now)
+{
+    bool any = false;
+    for (int i = 0; i < n; i++) {
+        nm_connection *c = http->polled[i]->on;
+        bool half = (http->polls[i].revents & (POLLRDHUP | POLLHUP | POLLERR)) == POLLRDHUP;
+        if (!half || (c->probed && now - c->probed < (uint64_t)NM_HTTP_PROBE_MS * 1000000)) continue;
+        nm_exchange_probe(http->polled[i]);
+        c->probed = now;
+        any = true;
+    }
+    if (any) look_at(http, n);
 }
 
 static void look(nm_http *http)
 {
-    int n = gather(http);
+    uint64_t now = nm_clock_ns();
+    int n = gather(http, now);
+    probe(http, n, now);
     pthread_mutex_unlock(&http->lock);
     for (int i = 0; i < n; i++) {
-        if (http->polls[i].revents & (POLLRDHUP | POLLHUP | POLLERR)) nm_exchange_leave(http->polled[i]);
+        if (http->polls[i].revents & (POLLHUP | POLLERR)) nm_exchange_leave(http->polled[i]);
         nm_exchange_release(&http->polled[i]);
     }
     pthread_mutex_lock(&http->lock);
@@ -95,9 +117,10 @@ static nm_err copy_options(nm_http *http, const nm_http_options *o)
     http->most_connections = o->most_connections > 0 ? o->most_connections : 256;
     http->idle_seconds = o->idle_seconds > 0 ? o->idle_seconds : 60;
     http->idle_ns = (uint64_t)http->idle_seconds * 1000000000u;
+    http->most_of_one = http->most_connections - http->most_connections / 8;
     http->routes = nm_calloc(n + 1, sizeof *http->routes);
-    http->polls = nm_calloc((size_t)http->most_connections, sizeof *http->polls);
-    http->polled = nm_calloc((size_t)http->most_connections, sizeof(nm_exchange *));
+    http->polls = nm_calloc((size_t)http->most_connections + NM_HTTP_SPARE, sizeof *http->polls);
+    http->polled = nm_calloc((size_t)http->most_connections + NM_HTTP_SPARE, sizeof(nm_exchange *));
     if (!http->routes || !http->polls || !http->polled) return nm_fail_memory((size_t)http->most_connections * sizeof *http->polls);
     memcpy(http->routes, o->routes, n * sizeof *http->routes);
     return copy_guard(&http->guard, o);
@@ -119,7 +142,7 @@ static nm_err start_daemon(nm_http *http)
     http->daemon = MHD_start_daemon(MHD_USE_POLL | MHD_USE_INTERNAL_POLLING_THREAD | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, &nm_http_on_call, http,
         MHD_OPTION_LISTEN_SOCKET, http->listen_fd,
         MHD_OPTION_STRICT_FOR_CLIENT, http->lenient ? 0 : 1,
-        MHD_OPTION_CONNECTION_LIMIT, (unsigned)http->most_connections,
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)http->most_connections + NM_HTTP_SPARE,
         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)http->idle_seconds,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)NM_HTTP_POOL,
         MHD_OPTION_UNESCAPE_CALLBACK, &as_it_is, NULL,
@@ -205,7 +228,7 @@ static void wake_all(nm_http *http)
 {
     int n = 0;
     pthread_mutex_lock(&http->lock);
-    for (nm_connection *c = http->connections; c && n < http->most_connections; c = c->next)
+    for (nm_connection *c = http->connections; c && n < http->most_connections + NM_HTTP_SPARE; c = c->next)
         if (c->x) http->polled[n++] = nm_exchange_hold(c->x);
     pthread_mutex_unlock(&http->lock);
     for (int i = 0; i < n; i++) {

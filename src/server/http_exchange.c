@@ -115,6 +115,20 @@ void nm_exchange_leave(nm_exchange *x)
     pthread_mutex_unlock(&x->lock);
 }
 
+/* A zero in front of the next chunk's length makes no other number of it, and a stream that sleeps has sent all there was before. Where it does not sleep libmicrohttpd is sending,
+ * which probes as well. Before an answer begins nothing helps: libmicrohttpd 0.9.75, when woken, reads the end of what the client sends first, and closes. */
+void nm_exchange_probe(nm_exchange *x)
+{
+    pthread_mutex_lock(&x->lock);
+    if (x->suspended && !(x->stream && x->chunked)) drop(x);
+    else if (x->suspended && !x->probed) {
+        const union MHD_ConnectionInfo *info = MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+        x->probed = true;
+        if (!info || send(info->connect_fd, "0", 1, MSG_NOSIGNAL | MSG_DONTWAIT) != 1) drop(x);
+    }
+    pthread_mutex_unlock(&x->lock);
+}
+
 void nm_exchange_detach(nm_exchange *x)
 {
     pthread_mutex_lock(&x->lock);
@@ -272,6 +286,7 @@ static ssize_t read_stream(void *exchange, uint64_t position, char *to, size_t r
         got = (ssize_t)(left < room ? left : room);
         memcpy(to, x->out.data + x->taken, (size_t)got);
         x->taken += (size_t)got;
+        x->probed = false;
         if ((size_t)got == left) x->taken = x->out.length = 0;
     } else if (x->ended) got = MHD_CONTENT_READER_END_OF_STREAM;
     else if (atomic_load(&x->http->closing)) got = MHD_CONTENT_READER_END_WITH_ERROR;

@@ -20,7 +20,9 @@ enum {
     NM_HTTP_HEADERS_MOST = 100,
     NM_HTTP_POOL = 64 << 10,            /* of libmicrohttpd a connection: the head, and what is read and written at a time */
     NM_HTTP_WATCH_MS = 20,              /* between two looks at clients that wait */
-    NM_HTTP_IDLE_MS = 200               /* the same where none waits: for what is slow to come */
+    NM_HTTP_IDLE_MS = 200,              /* the same where none waits: for what is slow to come */
+    NM_HTTP_PROBE_MS = 1000,            /* between two probes of a client that has closed its side */
+    NM_HTTP_SPARE = 16                  /* connections beyond the bound, while those that make place for them close */
 };
 
 /* A connection of TCP. Under http.lock, in which it also leaves the list before its socket is closed. */
@@ -30,6 +32,10 @@ typedef struct nm_connection {
     uint64_t deadline;                  /* in nm_clock_ns: when the request under way must have come; 0: it has */
     nm_exchange *x;                     /* the request under way; lives as long as it stands here */
     bool waiting;                       /* x's answer is to come: the client is watched */
+    bool shut;                          /* by us: libmicrohttpd is about to close it */
+    unsigned char address[16];          /* its client's: IPv4's, or the network part of IPv6's */
+    uint64_t moved;                     /* in nm_clock_ns: when a request last came forward or ended; the HTTP thread's */
+    uint64_t probed;                    /* the same: when the client was last probed; 0: it was not */
 } nm_connection;
 
 struct nm_http {
@@ -38,6 +44,7 @@ struct nm_http {
     void *context;
     size_t most_body, most_pending;
     int most_connections, idle_seconds;
+    int most_of_one;                    /* requests that one address may have under way */
     uint64_t idle_ns;
     int listen_fd, port;
     bool quiesced, watched;
@@ -49,8 +56,8 @@ struct nm_http {
     pthread_t watcher;
     bool stop;
     nm_connection *connections;
-    int waiting;
-    struct pollfd *polls;               /* the watcher's own, most_connections of each */
+    int waiting, open;                  /* connections whose client is watched; that are not shut */
+    struct pollfd *polls;               /* the watcher's own, most_connections and NM_HTTP_SPARE of each */
     nm_exchange **polled;
 };
 
@@ -70,6 +77,7 @@ struct nm_exchange {
     nm_str method, path, query, headers, body;      /* query, headers: name, zero, value, zero, ... */
     const char *tail;
     nm_phase phase;
+    bool chunked;                       /* HTTP/1.1: streams come in chunks */
     bool fatal;                         /* what follows on this connection cannot be told from the body */
     size_t most_body, swallowed;
     nm_connection *on;
@@ -78,6 +86,7 @@ struct nm_exchange {
     /* The answer, under lock. */
     struct MHD_Connection *connection;  /* NULL once libmicrohttpd is done with it */
     bool suspended, answered, stream, ended;
+    bool probed;                        /* by a zero before the length of the next chunk */
     int status;
     char *type;
     nm_str added;                       /* headers: name, zero, value, zero, ... */
@@ -96,6 +105,8 @@ nm_exchange *nm_exchange_new(nm_http *http);
 enum MHD_Result nm_exchange_deliver(nm_exchange *x);
 /* The client has left: what waits is woken and ends. Nothing if the answer has ended. */
 void nm_exchange_leave(nm_exchange *x);
+/* The client has closed its side, or all of the connection, which it does not tell: what is sent to it now has no meaning, and draws a reset in the second case. */
+void nm_exchange_probe(nm_exchange *x);
 /* libmicrohttpd is done with the exchange, of which it took everything or not: calls on_gone where the answer had not ended. */
 void nm_exchange_detach(nm_exchange *x);
 
@@ -105,6 +116,9 @@ enum MHD_Result nm_http_on_call(void *http, struct MHD_Connection *connection, c
     void **x);
 void nm_http_on_completed(void *http, struct MHD_Connection *connection, void **x, enum MHD_RequestTerminationCode how);
 void nm_http_on_connection(void *http, struct MHD_Connection *connection, void **context, enum MHD_ConnectionNotificationCode what);
+
+/* Under http.lock: ends a connection; libmicrohttpd finds its socket shut, and closes it. */
+void nm_http_shut(nm_http *http, nm_connection *c);
 
 /* ---- http_listen.c ---- */
 /* A listening socket and the port that it has. NM_REFUSED: not loopback, and no key. */

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 
 #include "base/err.h"
 #include "base/hash.h"
@@ -31,6 +32,53 @@ static nm_connection *connection_of(struct MHD_Connection *connection)
     return info ? info->socket_context : NULL;
 }
 
+/* Those of a network in IPv6 are one host's, as each has millions. */
+static void read_address(nm_connection *c, struct MHD_Connection *connection)
+{
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    const struct sockaddr *a = info ? info->client_addr : NULL;
+    if (a && a->sa_family == AF_INET) memcpy(c->address, &((const struct sockaddr_in *)(const void *)a)->sin_addr, sizeof(struct in_addr));
+    if (!a || a->sa_family != AF_INET6) return;
+    const struct in6_addr *six = &((const struct sockaddr_in6 *)(const void *)a)->sin6_addr;
+    bool mapped = IN6_IS_ADDR_V4MAPPED(six);
+    memcpy(c->address, six->s6_addr + (mapped ? 12 : 0), mapped ? 4 : 8);
+}
+
+static bool same_client(const nm_connection *a, const nm_connection *b) { return memcmp(a->address, b->address, sizeof a->address) == 0; }
+
+void nm_http_shut(nm_http *http, nm_connection *c)
+{
+    if (c->shut) return;
+    c->shut = true;
+    http->open--;
+    shutdown(c->fd, SHUT_RDWR);
+}
+
+/* 0: nobody's work is lost with it; 1: only what of a request has come; 2: it has all come. */
+static int worth(const nm_connection *c) { return !c->deadline ? 2 : c->x && c->x->phase != NM_PHASE_HEAD ? 1 : 0; }
+
+/* Under http.lock: how many connections of c's client are worth no more than c. */
+static int crowd(const nm_http *http, const nm_connection *c)
+{
+    int n = 0;
+    for (const nm_connection *o = http->connections; o; o = o->next) n += !o->shut && same_client(o, c) && worth(o) <= worth(c);
+    return n;
+}
+
+/* Under http.lock: ends what is worth least, of the client that has most of that, where nothing has moved for longest; `but` stays. The requests that have come whole stay, too. */
+static void make_place(nm_http *http, const nm_connection *but)
+{
+    nm_connection *least = NULL;
+    int most = 0;
+    for (nm_connection *c = http->connections; c; c = c->next) {
+        if (c->shut || c == but || worth(c) > 1 || (least && worth(c) > worth(least))) continue;
+        int n = least && same_client(c, least) && worth(c) == worth(least) ? most : crowd(http, c);
+        bool better = !least || worth(c) < worth(least) || n > most || (n == most && c->moved < least->moved);
+        if (better) least = c, most = n;
+    }
+    if (least) nm_http_shut(http, least);
+}
+
 static void connect_it(nm_http *http, struct MHD_Connection *connection, void **context)
 {
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
@@ -38,8 +86,11 @@ static void connect_it(nm_http *http, struct MHD_Connection *connection, void **
     if (!c) return;     /* its requests are closed unheard */
     c->fd = info->connect_fd;
     probe(c->fd);
-    c->deadline = nm_clock_ns() + http->idle_ns;
+    read_address(c, connection);
+    c->moved = nm_clock_ns();
+    c->deadline = c->moved + http->idle_ns;
     pthread_mutex_lock(&http->lock);
+    if (++http->open > http->most_connections) make_place(http, c);
     c->next = http->connections;
     c->link = &http->connections;
     if (c->next) c->next->link = &c->next;
@@ -57,6 +108,7 @@ static void disconnect(nm_http *http, void **context)
     pthread_mutex_lock(&http->lock);
     *c->link = c->next;
     if (c->next) c->next->link = c->link;
+    http->open -= !c->shut;
     pthread_mutex_unlock(&http->lock);
     nm_free(c);
 }
@@ -74,7 +126,10 @@ static void set_request(nm_http *http, nm_connection *c, nm_exchange *x)
     if (c->waiting) http->waiting--;
     c->waiting = false;
     c->x = x;
-    c->deadline = nm_clock_ns() + http->idle_ns;
+    c->moved = nm_clock_ns();
+    c->deadline = c->moved + http->idle_ns;
+    c->probed = 0;
+    if (!x && http->open > http->most_connections) make_place(http, NULL);
     pthread_mutex_unlock(&http->lock);
 }
 
@@ -291,11 +346,23 @@ static void no_route(nm_exchange *x, const nm_str *allow)
     }
 }
 
+/* Some of the table is for others. */
+static bool check_share(nm_exchange *x)
+{
+    nm_http *http = x->http;
+    int n = 0;
+    pthread_mutex_lock(&http->lock);
+    for (const nm_connection *c = http->connections; c; c = c->next) n += !c->shut && c->x && same_client(c, x->on);
+    pthread_mutex_unlock(&http->lock);
+    if (n > http->most_of_one) refuse(x, 503, "as many requests as one address may have are under way: try again later");
+    return !x->answered;
+}
+
 /* All that can be decided before the body. Whatever refuses has answered. */
 static void admit(nm_exchange *x, struct MHD_Connection *connection, nm_str *allow)
 {
     x->dialect = guess_dialect(x->http, x->target.data);
-    if (!check_host(x)) return;
+    if (!check_share(x) || !check_host(x)) return;
     nm_err err = nm_guard_target(x->target.data, header(x, "Host", 0), &x->path, &x->query);
     if (err == NM_OK) err = find_route(x, allow);
     if (err != NM_OK) {
@@ -336,6 +403,7 @@ static enum MHD_Result on_head(nm_exchange *x, struct MHD_Connection *connection
     x->phase = NM_PHASE_BODY;
     pthread_mutex_lock(&x->lock);
     x->connection = connection;
+    x->chunked = strcmp(version, "HTTP/1.1") == 0;
     pthread_mutex_unlock(&x->lock);
     if (read_head(x, connection, method, version) && check_framing(x, version)) admit(x, connection, &allow);
     nm_str_free(&allow);
@@ -349,6 +417,7 @@ static enum MHD_Result on_head(nm_exchange *x, struct MHD_Connection *connection
 static enum MHD_Result on_body(nm_exchange *x, const char *upload, size_t size)
 {
     size_t most = x->http->most_body;
+    x->on->moved = nm_clock_ns();
     x->swallowed = x->swallowed > SIZE_MAX - size ? SIZE_MAX : x->swallowed + size;
     if (!x->answered && x->swallowed > x->most_body) too_large(x);
     if (!x->answered && nm_str_append(&x->body, upload, size) != NM_OK) nm_exchange_fail(x, 503, NULL, NULL, "there is no memory for the request");

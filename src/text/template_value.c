@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/cancel.h"
 #include "base/mem.h"
 #include "text/template.h"
 #include "text/template_chars.h"
@@ -48,7 +49,7 @@ nm_err nm_rt_steps(nm_render *r, size_t n)
     r->steps += n;
     if (r->cancel && r->steps >= r->look_at) {
         r->look_at = r->steps + LOOK_EVERY;
-        if (*r->cancel) return r->err = nm_fail(NM_INTERRUPTED, "interrupted while rendering the template");
+        if (nm_cancelled(r->cancel)) return r->err = nm_fail(NM_INTERRUPTED, "interrupted while rendering the template");
     }
     return NM_OK;
 }

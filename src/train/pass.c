@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/cancel.h"
 #include "base/err.h"
 #include "base/mem.h"
 #include "train/prefix.h"
@@ -63,7 +64,7 @@ static nm_err open_pass(nm_pass *p)
     NM_TRY(nm_walk_open(&p->walk, &p->plan, p->model->weight));
     NM_TRY(allocate(p));
     p->walk.exec.loss_arg = p;
-    if (p->model->kept.data) {
+    if (p->model->kept.data && !p->options.beside) {
         p->walk.map = &p->model->kept;
         p->walk.settled = nm_map_settle(&p->model->kept);
     }
@@ -177,7 +178,7 @@ static nm_err add_sequence(nm_pass *p, int32_t at, const nm_sequence *s)
 static bool cancelled(void *arg)
 {
     const nm_pass *p = arg;
-    return p->cancel && *p->cancel != 0;
+    return nm_cancelled(p->cancel);
 }
 
 static nm_err walk(nm_pass *p, int32_t from, int32_t to)

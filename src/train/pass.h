@@ -16,6 +16,7 @@ typedef struct nm_train_options {
     int32_t max_length;         /* of a sequence; 0 = max_rows */
     int32_t max_sequences;
     int32_t max_out;            /* supervised rows whose logits exist at a time */
+    bool beside;                /* nm_trainer_options */
     int32_t max_anchor;         /* rows that nm_pass_anchor takes; 0 = it is not used */
 } nm_train_options;
 

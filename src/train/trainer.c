@@ -203,7 +203,7 @@ static nm_err open_pass(nm_trainer *t)
     uint64_t own = nm_trainer_bytes(t), need = 0;
     for (size_t i = 0; i < sizeof way / sizeof *way; i++) {
         nm_train_options p = {.trained = t->lora.trained, .rank = t->lora.max_rank, .bf16 = t->bf16, .remake = way[i].remake, .stack = pissa ? &t->pissa.stack : o->below,
-            .before = o->below, .max_rows = way[i].rows, .max_length = o->max_length, .max_anchor = o->anchor, .max_sequences = (int32_t)way[i].sequences,
+            .before = o->below, .beside = o->beside, .max_rows = way[i].rows, .max_length = o->max_length, .max_anchor = o->anchor, .max_sequences = (int32_t)way[i].sequences,
             .max_out = (int32_t)(out < 8 ? 8 : out > most_out ? most_out : out)};
         NM_TRY(nm_pass_open(&t->pass, t->model, &p));
         need = own + nm_pass_bytes(t->pass);
