@@ -35,14 +35,12 @@ export function points(state) {
     return losses.map((loss, i) => [(i + 1) * per, loss]).filter(([, loss]) => Number.isFinite(loss));
 }
 
-// An exponential mean, corrected for its beginning; it looks over a tenth of what is there.
+// The mean of a tenth of what is there round each point, as far as there are neighbours.
 function smoothed(list) {
-    const keep = 1 - 1 / Math.max(list.length / 10, 1);
-    let sum = 0, weight = 0;
-    return list.map(([x, y]) => {
-        sum = keep * sum + y;
-        weight = keep * weight + 1;
-        return [x, sum / weight];
+    const reach = Math.floor(list.length / 20);
+    return list.map(([x], i) => {
+        const near = list.slice(Math.max(i - reach, 0), i + reach + 1);
+        return [x, near.reduce((sum, [, y]) => sum + y, 0) / near.length];
     });
 }
 
@@ -60,7 +58,7 @@ function fill(svg, state, width) {
     const last = Math.max(state.steps || 0, list.at(-1)?.[0] ?? 1, 1);
     const x = (step) => LEFT + (width - LEFT - RIGHT) * step / last;
     const y = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (ticks.at(-1) - value) / (ticks.at(-1) - ticks[0]);
-    const line = (kind, pairs) => (pairs.length > 1 ? [shape('path', {class: kind, d: `M${pairs.map(([a, b]) => `${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join('L')}`})] : []);
+    const line = (kind, pairs) => (pairs.length ? [shape('path', {class: kind, d: `M${pairs.map(([a, b]) => `${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join('L')}${pairs.length > 1 ? '' : 'h0'}`})] : []);
     svg.replaceChildren(...grid(ticks, y, width), ...steps(last, x), ...line('loss', list), ...line('mean', smoothed(list)), ...line('look', looks), ...looks.map(([a, b]) => mark(x(a), y(b))));
 }
 

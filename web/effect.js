@@ -66,12 +66,14 @@ function times(ratio) {
     return `${n >= 1000 ? 'over 1000' : n >= 10 ? n.toFixed(0) : n.toFixed(1)} times ${ratio > 0 ? 'likelier' : 'less likely'}`;
 }
 
+const signed = (x) => x.toFixed(3).replace('-', '−');
+
 // Both averages tell how well each stack would have said this itself.
 function mean({mean_a, mean_b, tokens}, a, b) {
     const ratio = mean_a - mean_b;
     const part = tokens.filter((t) => Math.abs(t.a - t.b) >= STEPS[1]).length;
     return h('p', {class: 'mean'}, `On average a token is ${percent(mean_a)} likely with `, h('strong', {}, a), `, ${percent(mean_b)} with `, h('strong', {}, b), `: ${times(ratio)}. `,
-        h('span', {class: 'faint'}, `${part} of ${several(tokens.length, 'token')} changed by a factor of two or more; log-probability ${mean_a.toFixed(3)} and ${mean_b.toFixed(3)}.`));
+        h('span', {class: 'faint'}, `${part} of ${several(tokens.length, 'token')} changed by a factor of two or more; log-probability ${signed(mean_a)} and ${signed(mean_b)}.`));
 }
 
 function legend(a) {

@@ -6,7 +6,7 @@ import {facts, lines} from '/foresee.js';
 import {render} from '/markdown.js';
 import {loadModels, parse, print, short} from '/stack.js';
 import {command, training} from '/training.js';
-import {count, several, span} from '/words.js';
+import {count, several, span, times} from '/words.js';
 
 const SAID = {preparing: 'is being prepared', training: 'is learning', stopping: 'stops after this step', stopped: 'stands still', failed: 'could not be taught', done: 'has been taught'};
 const figure = (n, digits = 3) => (Number.isFinite(n) ? n.toFixed(digits) : null);
@@ -58,7 +58,7 @@ function progress(bar, where, state) {
     if (known) { bar.max = state.steps; bar.value = state.step; } else bar.removeAttribute('value');
     bar.hidden = state.state === 'failed' && !known;
     const left = state.state === 'training' && state.seconds_left > 0 ? `, ${span(state.seconds_left)} left` : '';
-    const epochs = state.epochs ? ` · ${Number(state.epochs.toPrecision(3))} times over the data` : '';
+    const epochs = state.epochs ? ` · ${times(state.epochs)} over the data` : '';
     where.textContent = known ? `Step ${count(state.step)} of ${count(state.steps)}${left}${epochs}` : state.state === 'preparing' ? 'The data is read, and what the model must not forget is noted. This takes a while.' : '';
 }
 
@@ -110,10 +110,8 @@ async function discard(button, state) {
     if (sure && await act(button, 'discard', 'Discarded')) await loadModels().catch(() => {});
 }
 
-async function keep(button, state) {
-    if (!await act(button, 'keep', 'Kept')) return;
-    await loadModels().catch(() => {});
-    note(`${state.result?.adapter ?? state.name} is kept: choose it in the settings of a conversation.`);
+async function keep(button) {
+    if (await act(button, 'keep', 'Kept')) await loadModels().catch(() => {});
 }
 
 // ---- what came of it ----
@@ -121,7 +119,7 @@ async function keep(button, state) {
 export function resultView(state) {
     const {result} = state;
     const name = taught(state);
-    const good = h('button', {type: 'button', class: 'primary', onclick: () => keep(good, state)}, icon('check'), 'Keep');
+    const good = h('button', {type: 'button', class: 'primary', onclick: () => keep(good)}, icon('check'), 'Keep');
     const away = h('button', {type: 'button', onclick: () => discard(away, state)}, icon('trash'), 'Discard');
     const curve = curveView();
     const element = h('section', {class: 'run', 'aria-label': `What came of ${state.name}`}, title(state),

@@ -64,7 +64,11 @@ function formView(last) {
     const failed = h('div', {class: 'failed', role: 'alert', hidden: true});
     const foreseen = h('div', {class: 'foreseen-box', 'aria-live': 'off'});
     const ways = {};
-    const tell = (text) => { failed.hidden = !text; failed.textContent = text; };
+    const tell = (text) => {
+        failed.hidden = !text;
+        failed.textContent = text;
+        if (text) failed.scrollIntoView({block: 'nearest'});
+    };
     const lesson = lessonForm(() => { foreseen.replaceChildren(); foreseen.asked = null; tell(''); });     // what was foreseen was of another lesson
     const show = async (button, path, build) => {
         const mine = foreseen.asked = {};

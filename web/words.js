@@ -20,5 +20,7 @@ export function size(bytes) {
 export const count = (n) => Math.round(n).toLocaleString('en').replaceAll(',', '\u202f');
 export const several = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;
 
+export const times = (n) => (n === 1 ? 'once' : n === 2 ? 'twice' : `${Number(n.toPrecision(3))} times`);
+
 // A probability from its logarithm.
 export const percent = (logprob) => { const p = 100 * Math.exp(logprob); return `${p >= 99.95 ? '100' : p >= 10 ? p.toFixed(0) : p >= 0.1 ? p.toFixed(1) : '<0.1'} %`; };
