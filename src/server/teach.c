@@ -353,8 +353,9 @@ static void run_errand(nm_teach *t, nm_teach_errand *e)
     json_t *answer = NULL;
     int status = 200;
     nm_err err = e->work(t, e->x, &status, &answer);
-    if (err != NM_OK) nm_teach_fail(e->x, err);
-    else if (status) nm_teach_reply(e->x, status, answer);      /* 0: it has answered */
+    if (err == NM_OK && status) nm_teach_reply(e->x, status, json_incref(answer));      /* 0: it has answered */
+    else if (err != NM_OK) nm_teach_fail(e->x, err);
+    json_decref(answer);
     nm_exchange_release(&e->x);
     nm_free(e);
 }

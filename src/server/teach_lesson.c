@@ -52,7 +52,7 @@ static nm_err keep_text(nm_lesson *l, const char *text, const char **kept)
 
 nm_err nm_lesson_set(nm_lesson *l, const char *option, const char *value)
 {
-    const char *kept;
+    const char *kept = NULL;
     NM_TRY(keep_text(l, value, &kept));
     return nm_option_set(nm_tune_options, option, kept, &l->set);
 }

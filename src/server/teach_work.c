@@ -193,11 +193,13 @@ nm_err nm_teach_do_look(nm_teach *t, const nm_teach_look *l, json_t **answer)
     nm_err err = w.notes ? open_all(&w, "look", false) : nm_fail_memory(0);
     if (err == NM_OK) err = open_tune(&w);
     if (err == NM_OK) err = l->forecast ? forecast(&w, answer) : preview(&w, answer);
-    char why[1024];
-    snprintf(why, sizeof why, "%s", err == NM_OK ? "" : nm_error_text());
+    char *why = NULL;
+    if (err != NM_OK && nm_teach_files_told(&t->files, nm_error_text(), &why) != NM_OK) why = NULL;
     close_all(&w);
     nm_lesson_forget(&t->files, "look");
-    return err == NM_OK ? NM_OK : nm_fail(err, "%s", why);
+    if (err != NM_OK) err = nm_fail(err, "%s", why ? why : "there is no memory");
+    nm_free(why);
+    return err;
 }
 
 /* ---- A run ------------------------------------------------------------------------------------------------------------------------------------------ */
