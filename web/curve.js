@@ -58,13 +58,16 @@ function fill(svg, state, width) {
     const last = Math.max(state.steps || 0, list.at(-1)?.[0] ?? 1, 1);
     const x = (step) => LEFT + (width - LEFT - RIGHT) * step / last;
     const y = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (ticks.at(-1) - value) / (ticks.at(-1) - ticks[0]);
-    const line = (kind, pairs) => (pairs.length ? [shape('path', {class: kind, d: `M${pairs.map(([a, b]) => `${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join('L')}${pairs.length > 1 ? '' : 'h0'}`})] : []);
-    svg.replaceChildren(...grid(ticks, y, width), ...steps(last, x), ...line('loss', list), ...line('mean', smoothed(list)), ...line('look', looks), ...looks.map(([a, b]) => mark(x(a), y(b))));
+    const through = (pairs) => pairs.map(([a, b]) => `${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join('L');
+    const line = (kind, pairs) => (pairs.length ? [shape('path', {class: kind, d: `M${through(pairs)}${pairs.length > 1 ? '' : 'h0'}`})] : []);     // one is a dot
+    svg.replaceChildren(...grid(ticks, y, width), ...steps(last, x), ...line('loss', list), ...line('mean', smoothed(list)), ...line('look', looks),
+        ...looks.map(([a, b]) => mark(x(a), y(b))));
 }
 
 function grid(ticks, y, width) {
     const digits = ticks[1] - ticks[0] < 0.1 ? 2 : ticks[1] - ticks[0] < 1 ? 1 : 0;
-    return ticks.flatMap((value) => [shape('path', {class: 'grid', d: `M${LEFT} ${y(value)}H${width - RIGHT}`}), shape('text', {x: LEFT - 6, y: y(value) + 4, class: 'end'}, value.toFixed(digits))]);
+    return ticks.flatMap((value) => [shape('path', {class: 'grid', d: `M${LEFT} ${y(value)}H${width - RIGHT}`}),
+        shape('text', {x: LEFT - 6, y: y(value) + 4, class: 'end'}, value.toFixed(digits))]);
 }
 
 function steps(last, x) {
@@ -85,6 +88,7 @@ function nice(least, most, wanted) {
 
 function described(list, looks) {
     if (!list.length) return 'Loss: the first step is not done yet';
-    const said = looks.length ? `; validation ${looks[0][1].toFixed(3)} at step ${looks[0][0]}${looks.length > 1 ? `, ${looks.at(-1)[1].toFixed(3)} at step ${looks.at(-1)[0]}` : ''}` : '';
-    return `Loss: ${list[0][1].toFixed(3)} at first, ${smoothed(list).at(-1)[1].toFixed(3)} at step ${list.at(-1)[0]}${said}`;
+    const said = ([step, value]) => `${value.toFixed(3)} at step ${step}`;
+    const seen = looks.length ? `; validation ${[looks[0], ...looks.slice(1).slice(-1)].map(said).join(', ')}` : '';
+    return `Loss: ${list[0][1].toFixed(3)} at first, ${said(smoothed(list).at(-1))}${seen}`;
 }

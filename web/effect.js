@@ -38,14 +38,17 @@ export function effectView(model, messages, choice) {
         shown.setAttribute('aria-busy', 'true');
         if (!shown.firstChild) shown.append(h('p', {class: 'faint'}, 'The answer is read twice…'));
         const [a, b] = [choice.a, choice.b];
-        const nodes = await call('POST', '/nm/explain', {a, b, messages}).then((data) => explained(data, shortest(a), shortest(b)), (e) => [h('p', {class: 'failed', role: 'alert'}, e.message)]);
+        const nodes = await call('POST', '/nm/explain', {a, b, messages}).then((data) => explained(data, shortest(a), shortest(b)),
+            (e) => [h('p', {class: 'failed', role: 'alert'}, e.message)]);
         if (mine !== asked) return null;
         shown.removeAttribute('aria-busy');
         return shown.replaceChildren(...nodes);
     };
-    const select = (side, label) => h('label', {class: 'field'}, label, h('select', {onchange: (e) => { choice[side] = e.target.value; draw(); }}, all.map((text) => h('option', {value: text, selected: text === choice[side]}, shortest(text)))));
+    const select = (side, label) => h('label', {class: 'field'}, label, h('select', {onchange: (e) => { choice[side] = e.target.value; draw(); }},
+        all.map((text) => h('option', {value: text, selected: text === choice[side]}, shortest(text)))));
     draw();
-    return h('div', {class: 'token-view effect', role: 'group', 'aria-label': 'What the adapter changed'}, h('div', {class: 'stacks'}, select('a', 'Look through'), select('b', 'Beside')), shown);
+    return h('div', {class: 'token-view effect', role: 'group', 'aria-label': 'What the adapter changed'},
+        h('div', {class: 'stacks'}, select('a', 'Look through'), select('b', 'Beside')), shown);
 }
 
 function explained(data, a, b) {
@@ -72,13 +75,15 @@ const signed = (x) => x.toFixed(3).replace('-', '−');
 function mean({mean_a, mean_b, tokens}, a, b) {
     const ratio = mean_a - mean_b;
     const part = tokens.filter((t) => Math.abs(t.a - t.b) >= STEPS[1]).length;
-    return h('p', {class: 'mean'}, `On average a token is ${percent(mean_a)} likely with `, h('strong', {}, a), `, ${percent(mean_b)} with `, h('strong', {}, b), `: ${times(ratio)}. `,
+    return h('p', {class: 'mean'}, `On average a token is ${percent(mean_a)} likely with `, h('strong', {}, a),
+        `, ${percent(mean_b)} with `, h('strong', {}, b), `: ${times(ratio)}. `,
         h('span', {class: 'faint'}, `${part} of ${several(tokens.length, 'token')} changed by a factor of two or more; log-probability ${signed(mean_a)} and ${signed(mean_b)}.`));
 }
 
 function legend(a) {
     const key = (label, kind) => h('span', {class: `token ${kind}`}, label);
-    return h('p', {class: 'legend'}, `With ${a}, `, 'less likely ', key('20 times', 'd4'), key('5', 'd3'), key('2', 'd2'), ' likelier ', key('2', 'u2'), key('5', 'u3'), key('20 times', 'u4'));
+    return h('p', {class: 'legend'}, `With ${a}, less likely `, key('20 times', 'd4'), key('5', 'd3'), key('2', 'd2'), ' likelier ',
+        key('2', 'u2'), key('5', 'u3'), key('20 times', 'u4'));
 }
 
 const pairs = (list) => (list ?? []).map(({text, logprob}) => [text, logprob]);
@@ -92,5 +97,6 @@ function described(t, a, b) {
 }
 
 function more(t, a, b) {
-    return [h('p', {class: 'ratio'}, h('code', {}, visible(t.text)), ` ${times(t.a - t.b)}`), h('div', {class: 'both'}, alternatives([t.text, t.a, pairs(t.top_a)], a), alternatives([t.text, t.b, pairs(t.top_b)], b))];
+    return [h('p', {class: 'ratio'}, h('code', {}, visible(t.text)), ` ${times(t.a - t.b)}`),
+        h('div', {class: 'both'}, alternatives([t.text, t.a, pairs(t.top_a)], a), alternatives([t.text, t.b, pairs(t.top_b)], b))];
 }

@@ -12,7 +12,8 @@ export const lines = (list) => (list?.length ? h('ul', {class: 'lines'}, list.ma
 export function masksView(data) {
     const share = data.tokens ? ` (${Math.round(100 * data.trained / data.tokens)} %)` : '';
     return h('section', {class: 'foreseen masks', 'aria-label': 'What is trained'}, h('h3', {tabindex: -1}, 'What is trained'),
-        facts([['Rows', count(data.rows)], ['Sequences', count(data.sequences)], ['Held back for validation', count(data.validation)], ['Tokens', count(data.tokens)], ['Trained', count(data.trained) + share],
+        facts([['Rows', count(data.rows)], ['Sequences', count(data.sequences)], ['Held back for validation', count(data.validation)],
+            ['Tokens', count(data.tokens)], ['Trained', count(data.trained) + share],
             ['Cut', data.cut ? count(data.cut) : null], ['Left out as bad', data.bad ? count(data.bad) : null]]),
         lines(data.notes), h('p', {class: 'legend'}, 'What is ', h('mark', {class: 'trained'}, 'underlined'), ' is what the model learns to say; the rest it only reads.'),
         data.samples.map((sample, i) => sampleView(sample, i < 2)));
@@ -33,10 +34,11 @@ export function forecastView(data, apply) {
     const end = new Date(Date.now() + data.seconds * 1000).toLocaleTimeString([], {hour: '2-digit', minute: '2-digit'});
     const later = data.seconds < 12 * 3600 ? `, until about ${end}` : '';
     return h('section', {class: 'foreseen forecast', 'aria-label': 'Forecast'}, h('h3', {tabindex: -1}, 'Forecast'),
-        data.fits === false ? h('p', {class: 'failed', role: 'alert'}, `This machine has too little memory for it: ${size(data.peak_bytes)} are needed at most. Choose less below.`) : null,
+        data.fits ? null : h('p', {class: 'failed', role: 'alert'}, `There is too little memory for it: ${size(data.bytes)} are needed beside the model. Choose less below.`),
         h('p', {class: 'headline'}, h('strong', {}, `About ${span(data.seconds)}`), `${later}, and ${size(data.bytes)} of memory beside the model.`),
         h('p', {class: 'faint'}, 'With the machine to itself. Requests go first, so that it takes longer where there are many.'),
-        facts([['Steps', count(data.steps)], ['Times over the data', Number(data.epochs.toPrecision(3))], ['Tokens', count(data.tokens)], ['Memory in all', size(data.peak_bytes)], ['Arithmetic', data.arithmetic || null]]),
+        facts([['Steps', count(data.steps)], ['Times over the data', Number(data.epochs.toPrecision(3))], ['Tokens', count(data.tokens)],
+            ['Memory in all', size(data.peak_bytes)], ['Arithmetic', data.arithmetic || null]]),
         partsView(data), choicesView(data, apply));
 }
 
@@ -53,7 +55,8 @@ function partsView({parts, seconds}) {
 function choicesView({choices, seconds}, apply) {
     if (!choices?.length) return null;
     return h('div', {class: 'choices'}, h('h4', {}, 'Other choices'), h('ul', {}, choices.map((c) => h('li', {}, h('button', {type: 'button', onclick: () => apply(c.setting)},
-        h('strong', {}, plainly(c.name)), h('span', {}, span(c.seconds), c.seconds < seconds * 0.98 ? ' ↓' : c.seconds > seconds * 1.02 ? ' ↑' : ''), h('span', {}, size(c.bytes)))))));
+        h('strong', {}, plainly(c.name)), h('span', {}, span(c.seconds), c.seconds < seconds * 0.98 ? ' ↓' : c.seconds > seconds * 1.02 ? ' ↑' : ''),
+        h('span', {}, size(c.bytes)))))));
 }
 
 // "--max-length 256" as it is read.

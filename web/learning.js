@@ -8,7 +8,9 @@ import {loadModels, parse, print, short} from '/stack.js';
 import {command, training} from '/training.js';
 import {count, several, span, times} from '/words.js';
 
-const SAID = {preparing: 'is being prepared', training: 'is learning', stopping: 'stops after this step', stopped: 'stands still', failed: 'could not be taught', done: 'has been taught'};
+const SAID = {preparing: 'is being prepared', training: 'is learning', stopping: 'is about to stop', stopped: 'stands still', failed: 'could not be taught',
+    done: 'has been taught'};
+const PREPARED = 'The data is read, and what the model must not forget is noted. This takes a while.';
 const figure = (n, digits = 3) => (Number.isFinite(n) ? n.toFixed(digits) : null);
 
 export function taught(state) {
@@ -27,7 +29,8 @@ export function runView(state) {
     const lost = h('p', {class: 'failed', role: 'alert', hidden: true});
     const head = title(state);
     const element = h('section', {class: 'run', 'aria-label': `Teaching ${state.name}`}, head,
-        state.state === 'failed' ? h('p', {class: 'failed', role: 'alert'}, state.error || 'The server does not say why.') : null, lost, bar, where, numbers, curve.element, looks, told, buttons(state));
+        state.state === 'failed' ? h('p', {class: 'failed', role: 'alert'}, state.error || 'The server does not say why.') : null,
+        lost, bar, where, numbers, curve.element, looks, told, buttons(state));
     const update = (next) => {
         head.replaceChildren(...title(next).childNodes);
         progress(bar, where, next);
@@ -43,7 +46,9 @@ export function runView(state) {
     return {element, update};
 }
 
-function title(state) { return h('h3', {tabindex: -1}, h('strong', {}, state.name), ` ${SAID[state.state] ?? state.state}`, h('span', {class: 'faint'}, ` on ${short(state.model)}`)); }
+function title(state) {
+    return h('h3', {tabindex: -1}, h('strong', {}, state.name), ` ${SAID[state.state] ?? state.state}`, h('span', {class: 'faint'}, ` on ${short(state.model)}`));
+}
 
 // What is drawn anew stays as open as it was.
 function keepOpen(box, fold) {
@@ -59,7 +64,7 @@ function progress(bar, where, state) {
     bar.hidden = state.state === 'failed' && !known;
     const left = state.state === 'training' && state.seconds_left > 0 ? `, ${span(state.seconds_left)} left` : '';
     const epochs = state.epochs ? ` · ${times(state.epochs)} over the data` : '';
-    where.textContent = known ? `Step ${count(state.step)} of ${count(state.steps)}${left}${epochs}` : state.state === 'preparing' ? 'The data is read, and what the model must not forget is noted. This takes a while.' : '';
+    where.textContent = known ? `Step ${count(state.step)} of ${count(state.steps)}${left}${epochs}` : state.state === 'preparing' ? PREPARED : '';
 }
 
 function figures(state) {
@@ -70,8 +75,9 @@ function figures(state) {
 
 function looksView(state) {
     if (!state.looks?.length) return null;
-    return fold('Validation in figures', '', {}, h('div', {class: 'table'}, h('table', {}, h('thead', {}, h('tr', {}, ['Step', 'Validation', 'Forgetting'].map((t) => h('th', {scope: 'col', class: 'right'}, t)))),
-        h('tbody', {}, state.looks.map((l) => h('tr', {}, [count(l.step), figure(l.validation) ?? '–', figure(l.forgetting, 4) ?? '–'].map((t) => h('td', {class: 'right'}, t))))))));
+    const row = (cell, list) => h('tr', {}, list.map((text) => h(cell, {scope: cell === 'th' ? 'col' : null, class: 'right'}, text)));
+    const rows = state.looks.map((l) => row('td', [count(l.step), figure(l.validation) ?? '–', figure(l.forgetting, 4) ?? '–']));
+    return fold('Validation in figures', '', {}, h('div', {class: 'table'}, h('table', {}, h('thead', {}, row('th', ['Step', 'Validation', 'Forgetting'])), h('tbody', {}, rows))));
 }
 
 function notesView(state) {
@@ -99,14 +105,15 @@ function buttons(state) {
     const stop = h('button', {type: 'button', onclick: () => act(stop, 'stop', 'It stops')}, icon('stop'), 'Stop');
     const on = h('button', {type: 'button', class: 'primary', onclick: () => act(on, 'resume', 'It goes on')}, icon('right'), 'Go on');
     const away = h('button', {type: 'button', onclick: () => discard(away, state)}, icon('trash'), 'Discard');
-    const list = {preparing: [stop], training: [stop], stopping: [h('button', {type: 'button', disabled: true}, icon('stop'), 'Stopping')], stopped: [state.resumable ? on : null, away],
-        failed: [state.resumable ? on : null, state.resumable ? away : null]}[state.state] ?? [];
+    const list = {preparing: [stop], training: [stop], stopping: [h('button', {type: 'button', disabled: true}, icon('stop'), 'Stopping')],
+        stopped: [state.resumable ? on : null, away], failed: [state.resumable ? on : null, state.resumable ? away : null]}[state.state] ?? [];
     return h('div', {class: 'row'}, list.filter(Boolean));
 }
 
 async function discard(button, state) {
-    const half = state.state !== 'done';
-    const sure = await confirmed(half ? 'Discard this run?' : 'Discard this adapter?', half ? `What “${state.name}” has learnt so far goes away.` : `“${state.result?.adapter ?? state.name}” goes away from the store, and cannot be brought back.`, 'Discard');
+    const [title, text] = state.state === 'done' ? ['Discard this adapter?', `“${state.result?.adapter ?? state.name}” goes away from the store, and cannot be brought back.`] :
+        ['Discard this run?', `What “${state.name}” has learnt so far goes away.`];
+    const sure = await confirmed(title, text, 'Discard');
     if (sure && await act(button, 'discard', 'Discarded')) await loadModels().catch(() => {});
 }
 
@@ -124,8 +131,10 @@ export function resultView(state) {
     const curve = curveView();
     const element = h('section', {class: 'run', 'aria-label': `What came of ${state.name}`}, title(state),
         h('p', {class: 'faint'}, [result.ended, result.seconds ? `after ${span(result.seconds)}` : ''].filter(Boolean).join(', ')),
-        facts([['Loss', result.last_loss != null ? `${figure(result.first_loss) ?? '?'} → ${figure(result.last_loss)}` : null], ['Validation', figure(result.val_loss)], ['Forgetting', figure(result.forgetting, 4)], ['Kept step', result.step ? count(result.step) : null]]),
-        h('div', {class: 'row decide', role: 'group', 'aria-label': 'What becomes of it'}, good, away, h('span', {class: 'faint'}, 'It can be used already, and stays until you discard it.')),
+        facts([['Loss', result.last_loss != null ? `${figure(result.first_loss) ?? '?'} → ${figure(result.last_loss)}` : null], ['Validation', figure(result.val_loss)],
+            ['Forgetting', figure(result.forgetting, 4)], ['Kept step', result.step ? count(result.step) : null]]),
+        h('div', {class: 'row decide', role: 'group', 'aria-label': 'What becomes of it'}, good, away,
+            h('span', {class: 'faint'}, 'It can be used already, and stays until you discard it.')),
         samplesView(result.samples), asking(state.model, name), curve.element, notesView(state));
     curve.element.hidden = !points(state).length;
     curve.draw(state);
@@ -134,8 +143,9 @@ export function resultView(state) {
 
 function samplesView(samples) {
     if (!samples?.length) return null;
-    return h('div', {class: 'samples'}, h('h4', {}, `Before and after: ${several(samples.length, 'question')} of the data`), samples.map((s, i) => fold(h('span', {class: 'prompt'}, s.prompt), s.where, {open: i < 2},
-        h('div', {class: 'triple'}, answerBox('Before', s.before), answerBox('After', s.after), s.reference ? answerBox('In the data', s.reference) : null))));
+    const triple = (s) => h('div', {class: 'triple'}, answerBox('Before', s.before), answerBox('After', s.after), s.reference ? answerBox('In the data', s.reference) : null);
+    return h('div', {class: 'samples'}, h('h4', {}, `Before and after: ${several(samples.length, 'question')} of the data`),
+        samples.map((s, i) => fold(h('span', {class: 'prompt'}, s.prompt), s.where, {open: i < 2}, triple(s))));
 }
 
 function answerBox(label, text) {

@@ -14,7 +14,8 @@ const FIELDS = [
     ['batch', 'Sequences of a step', 1, 65536, 1, '8', 'More are steadier and fewer steps.'],
     ['max_length', 'Longest sequence', 8, 1048576, 1, '512', 'In tokens; longer ones are cut, and counted.'],
 ];
-const TIMES = [['advised', 'As advised', 'three times over the data, and more where there is little'], ['epochs', 'Times over the data', ''], ['minutes', 'At most so many minutes', '']];
+const TIMES = [['advised', 'As advised', 'three times over the data, and more where there is little'],
+    ['epochs', 'Times over the data', ''], ['minutes', 'At most so many minutes', '']];
 
 const lesson = {model: '', files: [], chats: [], settings: {}, name: '', named: false, ...remembered()};
 let files = [];         // what the server has
@@ -40,14 +41,19 @@ export function lacking(named) {
 // The form's parts. changed() after each change; {element, apply(setting)}.
 export function lessonForm(changed) {
     const touched = () => { remember(); suggest(); changed(); };
-    const name = h('input', {id: 'lesson-name', maxlength: 64, autocomplete: 'off', spellcheck: 'false', oninput: () => { lesson.name = name.value; lesson.named = name.value !== ''; remember(); changed(); }});
+    const name = h('input', {id: 'lesson-name', maxlength: 64, autocomplete: 'off', spellcheck: 'false', oninput: () => {
+        Object.assign(lesson, {name: name.value, named: name.value !== ''});
+        remember();
+        changed();
+    }});
     const suggest = () => {
         if (!lesson.named) lesson.name = suggestion();
         if (name.value !== lesson.name) name.value = lesson.name;
     };
     const settings = h('div', {class: 'lesson-settings'});
     const drawSettings = () => settings.replaceChildren(...settingFields(touched, drawSettings));
-    const element = h('div', {class: 'lesson'}, part('Who learns', chooser('Who learns', lesson.model, (text) => { lesson.model = text; touched(); })), part('From what', sources(touched)),
+    const who = chooser('Who learns', lesson.model, (text) => { lesson.model = text; touched(); });
+    const element = h('div', {class: 'lesson'}, part('Who learns', who), part('From what', sources(touched)),
         part('What it is called', h('label', {class: 'field', htmlFor: 'lesson-name'}, 'Name of the adapter', name)), settings);
     drawSettings();
     suggest();
@@ -64,7 +70,8 @@ function part(title, ...content) { return h('section', {}, h('h3', {}, title), c
 // After the first file, or the feedback; never a name that is taken.
 function suggestion() {
     const file = files.find((f) => f.file === lesson.files[0]);
-    const base = (file ? file.name.replace(/\.(gz|jsonl|json|csv|txt)(?=\.|$)/gi, '') : lesson.chats.length ? 'mine' : '').toLowerCase().replace(/[^\w.-]+/g, '-').replace(/^[-._]+|[-.]+$/g, '').slice(0, 40);
+    const whence = file ? file.name.replace(/\.(gz|jsonl|json|csv|txt)(?=\.|$)/gi, '') : lesson.chats.length ? 'mine' : '';
+    const base = whence.toLowerCase().replace(/[^\w.-]+/g, '-').replace(/^[-._]+|[-.]+$/g, '').slice(0, 40);
     const taken = (name) => models.adapters.some((a) => a.name === name);
     if (!base || !taken(base)) return base;
     for (let i = 2; ; i++) if (!taken(`${base}-${i}`)) return `${base}-${i}`;
@@ -95,7 +102,10 @@ async function load(draw, touched) {
 }
 
 function dropZone(take) {
-    const input = h('input', {type: 'file', class: 'hidden', id: 'lesson-files', multiple: true, accept: KINDS.join(','), 'aria-describedby': 'lesson-kinds', onchange: () => { take([...input.files]); input.value = ''; }});
+    const input = h('input', {type: 'file', class: 'hidden', id: 'lesson-files', multiple: true, accept: KINDS.join(','), 'aria-describedby': 'lesson-kinds', onchange: () => {
+        take([...input.files]);
+        input.value = '';
+    }});
     const zone = h('div', {class: 'drop'}, input, h('label', {htmlFor: 'lesson-files'}, icon('tray'), h('span', {}, 'Drop files here, or ', h('u', {}, 'choose some'))),
         h('p', {class: 'faint', id: 'lesson-kinds'}, 'Conversations, questions with answers, or plain text: .jsonl, .json, .csv, .txt, and these packed by gzip.'));
     const over = (e, is) => { e.preventDefault(); zone.classList.toggle('over', is); };
@@ -200,7 +210,8 @@ function timeField(touched, draw) {
         document.querySelector(`[name=lesson-time][value=${kind}]`)?.focus();
     };
     return h('fieldset', {class: 'times'}, h('legend', {}, 'How long'), TIMES.map(([kind, label, help]) => h('div', {class: 'row'},
-        h('label', {class: 'switch'}, h('input', {type: 'radio', name: 'lesson-time', value: kind, checked: chosen === kind, onchange: () => choose(kind)}), h('span', {}, label, help ? h('span', {class: 'faint'}, ` ${help}`) : null)),
+        h('label', {class: 'switch'}, h('input', {type: 'radio', name: 'lesson-time', value: kind, checked: chosen === kind, onchange: () => choose(kind)}),
+            h('span', {}, label, help ? h('span', {class: 'faint'}, ` ${help}`) : null)),
         kind !== 'advised' && chosen === kind ? number(kind, kind === 'epochs' ? [0.01, 1e6, 'any'] : [1, 1e5, 'any'], touched, {'aria-label': label}) : null)));
 }
 

@@ -32,7 +32,8 @@ function drawFoot() {
 // How far the run is, or that it waits for somebody.
 function drawBadge() {
     const {state} = training;
-    const told = busy() ? (state.steps > 0 && state.state === 'training' ? `${Math.floor(100 * state.step / state.steps)} %` : '…') : undecided() ? 'done' : state?.state === 'stopped' && state.resumable ? 'stopped' : '';
+    const share = () => (state.steps > 0 && state.state === 'training' ? `${Math.floor(100 * state.step / state.steps)} %` : '…');
+    const told = busy() ? share() : undecided() ? 'done' : state?.state === 'stopped' && state.resumable ? 'stopped' : '';
     badge.hidden = !told;
     badge.textContent = told;
     badge.classList.toggle('busy', busy());

@@ -85,7 +85,8 @@ function formView(last) {
     ways.go = h('button', {class: 'primary'}, icon('right'), 'Go');
     const form = h('form', {onsubmit: (e) => { e.preventDefault(); ask(ways.go, tell, () => begin({...lessonBody(), name: lessonName()})); }}, lesson.element,
         h('div', {class: 'row ways'}, ways.masks, ways.forecast, ways.go), failed, foreseen);
-    return h('div', {class: 'put-together'}, before(last), h('p', {class: 'lead'}, 'A model learns from examples, on this machine and behind its other work. What it learns becomes an adapter; the model itself stays as it is.'), form);
+    const lead = 'A model learns from examples, on this machine and behind its other work. What it learns becomes an adapter; the model itself stays as it is.';
+    return h('div', {class: 'put-together'}, before(last), h('p', {class: 'lead'}, lead), form);
 }
 
 // What lacks is told; what is asked shows on its button until it is answered.
@@ -102,5 +103,6 @@ function before(last) {
     const name = last.result?.adapter ?? last.name;
     if (last.state === 'failed') return h('p', {class: 'failed', role: 'alert'}, `${name ?? 'The last lesson'} could not be taught. ${last.error ?? ''}`);
     if (!last.decided || !name) return null;
-    return h('p', {class: 'last'}, last.decided === 'kept' ? [h('strong', {}, name), ` is kept, on ${short(last.model)}: choose it in the settings of a conversation.`] : [h('strong', {}, name), ' was discarded.']);
+    const kept = ` is kept, on ${short(last.model)}: choose it in the settings of a conversation.`;
+    return h('p', {class: 'last'}, h('strong', {}, name), last.decided === 'kept' ? kept : ' was discarded.');
 }
