@@ -9,6 +9,7 @@
 #include "bench_tune.h"
 #include "commands.h"
 #include "common.h"
+#include "tune/count.h"
 #include "os/clock.h"
 #include "os/machine.h"
 #include "probe.h"
@@ -44,8 +45,6 @@ typedef struct test {
     int count;
 } test;
 
-/* What one pass through the weights costs. head: the rows that make logits. */
-typedef struct costs { double body_bytes, head_bytes, body_quantised, head_quantised, body_floats, head_floats; } costs;
 
 typedef struct bench {
     const settings *set;
@@ -53,7 +52,7 @@ typedef struct bench {
     const nm_stack *stack;
     nm_runner *runner;
     nm_probe probe;
-    costs costs;
+    nm_costs costs;
     int32_t depths[MOST_LIST], batches[MOST_LIST], counts[MOST_LIST + 1];   /* counts: of adapters; the first is 0 */
     int n_depths, n_batches, n_counts;
     nm_kv_type kv;
@@ -93,52 +92,6 @@ static int32_t most_of(const int32_t *list, int count)
 
 /* ---- What a pass costs ------------------------------------------------------------------------------------------------------------ */
 
-static bool is_float_type(const char *type) { return !strcmp(type, "F32") || !strcmp(type, "F16") || !strcmp(type, "BF16"); }
-
-/* What is multiplied by the rows that want logits alone: the head (a tied embedding serves as one), and the last layer behind its attention. */
-static bool is_of_head(const nm_model *model, const char *name, bool untied)
-{
-    char last[32];
-    int n = snprintf(last, sizeof last, "blk.%d.", (int)nm_model_describe(model)->n_layer - 1);
-    if (!strncmp(name, last, (size_t)n)) return !strncmp(name + n, "attn_output", 11) || !strncmp(name + n, "ffn_", 4);
-    return !strcmp(name, "output.weight") || (!untied && !strcmp(name, "token_embd.weight"));
-}
-
-/* Other matrices are multiplied by every row; an embedding that is not the head, too, is only looked up. */
-static costs count_costs(const nm_model *model, nm_compute compute)
-{
-    costs c = {0};
-    bool untied = false;
-    double all = 0;
-    size_t n = nm_model_tensor_count(model);
-    for (size_t i = 0; i < n; i++) untied |= !strcmp(nm_model_tensor(model, i).name, "output.weight");
-    for (size_t i = 0; i < n; i++) {
-        nm_tensor_info t = nm_model_tensor(model, i);
-        bool embedding = !strcmp(t.name, "token_embd.weight"), looked_up = (embedding && untied) || strstr(t.name, "position_embd");
-        bool head = is_of_head(model, t.name, untied);
-        all += (double)t.bytes;
-        if (t.rank < 2 || looked_up) continue;
-        double operations = 2;
-        for (int d = 0; d < t.rank; d++) operations *= (double)t.dim[d];
-        bool floats = compute == NM_COMPUTE_F32 || is_float_type(t.type);
-        *(head ? &c.head_bytes : &c.body_bytes) += (double)t.bytes;
-        *(head ? (floats ? &c.head_floats : &c.head_quantised) : (floats ? &c.body_floats : &c.body_quantised)) += operations;
-    }
-    double packed = (double)nm_model_describe(model)->weight_bytes;
-    if (all > 0 && packed > 0) {        /* resident weights differ a little from the file's */
-        c.body_bytes *= packed / all;
-        c.head_bytes *= packed / all;
-    }
-    return c;
-}
-
-void nm_count_maps(const nm_model *model, double *maps, double *head)
-{
-    costs c = count_costs(model, NM_COMPUTE_F32);
-    *maps = c.body_floats / 2;
-    *head = c.head_floats / 2;
-}
-
 static double kv_bytes(const bench *b, int32_t length)
 {
     nm_session_options o = {.context = length, .kv = b->kv, .compute = (nm_compute)b->set->common.compute};
@@ -155,7 +108,7 @@ static double attention_operations(const bench *b, int32_t length)
 
 static void set_costs(const bench *b, test *t)
 {
-    const costs *c = &b->costs;
+    const nm_costs *c = &b->costs;
     int32_t length = t->depth + t->rows * t->passes / 2;
     double slots = 0;
     for (int i = 0; i < t->adapters; i++) slots += (double)nm_adapter_describe(b->adapter[i])->n_parameters;
@@ -532,7 +485,7 @@ static nm_err bench_model(bench *b, const char *name)
         return err;
     }
     if (err == NM_OK) {
-        b->costs = count_costs(b->model, (nm_compute)b->set->common.compute);
+        b->costs = nm_count_costs(b->model, (nm_compute)b->set->common.compute);
         nm_interrupts_catch();
         err = check_memory(b);
         if (err == NM_OK) err = measure(b);

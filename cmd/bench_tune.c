@@ -7,6 +7,7 @@
 
 #include "base/rng.h"
 #include "common.h"
+#include "tune/count.h"
 #include "os/clock.h"
 #include "os/machine.h"
 #include "probe.h"

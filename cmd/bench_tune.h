@@ -10,7 +10,4 @@ typedef struct nm_bench_tune { int32_t rank, batch, length, repeat; nm_compute c
  * or bf16 by vectors or by AMX) that is probed in the same run, and peak memory. stack: below what is trained, or NULL. NM_INTERRUPTED soon after Ctrl-C. */
 nm_err nm_bench_tune_run(const nm_model *model, const nm_stack *stack, const nm_bench_tune *set, bool json);
 
-/* Parameters of the matrices that every token is multiplied by, and of those that rows with logits are: the head, and the last layer behind attention. */
-void nm_count_maps(const nm_model *model, double *maps, double *head);
-
 #endif

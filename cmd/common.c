@@ -108,15 +108,6 @@ bool nm_store_busy(void)
     return nm_interrupted;
 }
 
-nm_err nm_choose_kv(nm_kv_type *out, nm_compute compute, int32_t kv)
-{
-    *out = compute == NM_COMPUTE_F32 ? NM_KV_F32 : NM_KV_F16;
-    if (kv < 0) return NM_OK;
-    if (compute == NM_COMPUTE_F32 && kv != NM_KV_F32) return nm_fail(NM_USAGE, "--compute f32 keeps K and V in f32, too: leave --kv away");
-    *out = (nm_kv_type)kv;
-    return NM_OK;
-}
-
 nm_err nm_need_tokenizer(const nm_tokenizer **out, const nm_model *model)
 {
     *out = nm_model_tokenizer(model);
@@ -133,41 +124,6 @@ nm_err nm_read_stdin(char **text, size_t *length, const char *expected)
 }
 
 /* ---- JSON -------------------------------------------------------------------------------------------------------- */
-
-static nm_err number(nm_str *s, double value, int digits)
-{
-    return isfinite(value) ? nm_str_printf(s, "%.*g", digits, value) : nm_str_puts(s, "null");
-}
-
-nm_err nm_json_single(nm_str *s, double value) { return number(s, value, 9); }
-nm_err nm_json_double(nm_str *s, double value) { return number(s, value, 17); }
-
-nm_err nm_json_ids(nm_str *s, const int32_t *ids, size_t count)
-{
-    NM_TRY(nm_str_putc(s, '['));
-    for (size_t i = 0; i < count; i++) NM_TRY(nm_str_printf(s, "%s%d", i ? ", " : "", ids[i]));
-    return nm_str_putc(s, ']');
-}
-
-nm_err nm_json_key(nm_str *s, const char *key)
-{
-    char last = s->length ? s->data[s->length - 1] : '{';
-    if (last != '{') NM_TRY(nm_str_puts(s, ", "));
-    NM_TRY(nm_str_json(s, key, strlen(key)));
-    return nm_str_puts(s, ": ");
-}
-
-nm_err nm_json_string(nm_str *s, const char *key, const char *value)
-{
-    NM_TRY(nm_json_key(s, key));
-    return nm_str_json(s, value, strlen(value));
-}
-
-nm_err nm_json_whole(nm_str *s, const char *key, uint64_t value)
-{
-    NM_TRY(nm_json_key(s, key));
-    return nm_str_printf(s, "%llu", (unsigned long long)value);
-}
 
 nm_err nm_json_print(nm_str *s, nm_err err)
 {

@@ -4,12 +4,15 @@
 #define NM_CMD_COMMON_H
 
 #include "args.h"
+#include "base/duration.h"
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "format/json_text.h"
 #include "hub/store.h"
 #include "nomoat.h"
 #include "term.h"
+#include "tune/measure.h"
 
 enum { NM_INPUT_MOST = 1 << 30 };       /* the most that is read from standard input or a text file */
 
@@ -24,22 +27,12 @@ nm_err nm_open_found(nm_model **out, const nm_found *found, const nm_common *com
 nm_err nm_open_model(nm_model **out, nm_found *found, const char *model, const nm_common *common, bool metadata_only);
 /* An nm_wait_fn: says once that another nomoat is at work; true once Ctrl-C was pressed. */
 bool nm_store_busy(void);
-/* The cache's type for an arithmetic; kv: an nm_kv_type, or -1 where none was asked for. NM_USAGE for another than f32 with fp32. */
-nm_err nm_choose_kv(nm_kv_type *out, nm_compute compute, int32_t kv);
 /* NM_REFUSED with the model's name if it has no tokenizer. */
 nm_err nm_need_tokenizer(const nm_tokenizer **out, const nm_model *model);
 
 /* Standard input to its end; NM_USAGE, naming what was expected, when it is a terminal. *text: nm_free. */
 nm_err nm_read_stdin(char **text, size_t *length, const char *expected);
 
-/* A number as JSON: shortest of 9 (floats) or 17 digits; null for NaN and infinities. */
-nm_err nm_json_single(nm_str *s, double value);
-nm_err nm_json_double(nm_str *s, double value);
-nm_err nm_json_ids(nm_str *s, const int32_t *ids, size_t count);
-/* "key": "value" with a comma and a space before it where the object has members already. */
-nm_err nm_json_key(nm_str *s, const char *key);
-nm_err nm_json_string(nm_str *s, const char *key, const char *value);
-nm_err nm_json_whole(nm_str *s, const char *key, uint64_t value);
 /* Prints the object and a newline, and frees it. err: what its making came to; passed on. */
 nm_err nm_json_print(nm_str *s, nm_err err);
 

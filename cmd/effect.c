@@ -6,7 +6,6 @@
 
 #include "commands.h"
 #include "common.h"
-#include "measure.h"
 #include "os/file.h"
 #include "os/machine.h"
 

@@ -4,7 +4,6 @@
 
 #include "commands.h"
 #include "common.h"
-#include "measure.h"
 #include "os/file.h"
 #include "stack.h"
 
@@ -113,7 +112,7 @@ static int run(void *arg, int n_operands, char **operands)
     if (trained > 0 && set->length > trained)
         nm_note("--length %d is more than the %d tokens that the model was trained for: expect worse figures", set->length, trained);
     nm_interrupts_catch();
-    NM_GOTO(nm_measure_open(&measure, model, stacked.stack, &set->common, set->kv, (size_t)set->length));
+    NM_GOTO(nm_measure_open(&measure, model, stacked.stack, (nm_compute)set->common.compute, set->kv, (size_t)set->length, &nm_interrupted));
     NM_GOTO(score_text(&measure, set, ids, windows, nm_token_bos(t), &sum));
     err = print(&sum, windows, set->common.json);
 out:

@@ -5,7 +5,6 @@
 #include "commands.h"
 #include "common.h"
 #include "json_in.h"
-#include "measure.h"
 #include "stack.h"
 
 typedef struct settings { nm_common common; int32_t kv; nm_stack_options stack; } settings;
@@ -108,7 +107,7 @@ static int run(void *arg, int n_operands, char **operands)
     nm_interrupts_catch();
     nll = nm_calloc(count, sizeof *nll);
     if (!nll) NM_GOTO(nm_fail_memory(count * sizeof *nll));
-    NM_GOTO(nm_measure_open(&measure, model, stacked.stack, &set->common, set->kv, count));
+    NM_GOTO(nm_measure_open(&measure, model, stacked.stack, (nm_compute)set->common.compute, set->kv, count, &nm_interrupted));
     NM_GOTO(nm_measure_run(&measure, ids, count, 0, nll, on_last, &last));
     for (size_t i = 0; i + 1 < count; i++) total += nll[i];
     double perplexity = count > 1 ? exp(total / (double)(count - 1)) : NAN;

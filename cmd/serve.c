@@ -8,7 +8,6 @@
 
 #include "commands.h"
 #include "common.h"
-#include "duration.h"
 #include "os/file.h"
 #include "server/server.h"
 

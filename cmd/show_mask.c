@@ -6,6 +6,7 @@
 
 #include "base/err.h"
 #include "term.h"
+#include "tune/tune.h"
 
 /* What opens and closes a trained run. */
 typedef struct marks { const char *on, *off; } marks;
@@ -18,32 +19,23 @@ static nm_err heading(nm_str *out, const nm_sample *sample)
     return nm_str_printf(out, "%s:%llu: %d tokens, %d of them trained\n", file, (unsigned long long)sample->line, (int)sample->count, (int)sample->trained);
 }
 
-/* A run of text; a mark never stands within a character, as the decoder gives whole ones. */
-static nm_err show_tokens(nm_str *out, nm_decoder *decoder, const nm_sample *sample, const marks *m)
+typedef struct shown { nm_str *out; nm_safe safe; const marks *marks; } shown;
+
+static nm_err show_piece(void *arg, const char *text, size_t length, bool trained)
 {
-    nm_safe safe = {{0}, 0};
-    bool on = false;
-    for (int32_t i = 0; i <= sample->count; i++) {
-        const char *text;
-        size_t length;
-        bool end = i == sample->count, trained = !end && sample->mask[i];
-        NM_TRY(nm_decoder_push(decoder, end ? -1 : sample->ids[i], &text, &length));
-        if (length && !end && trained != on) NM_TRY(nm_str_puts(out, trained ? m->on : m->off));
-        if (length && !end) on = trained;
-        NM_TRY(nm_safe_push(&safe, out, text, length));
-    }
-    NM_TRY(nm_safe_end(&safe, out));
-    return on ? nm_str_puts(out, m->off) : NM_OK;
+    shown *s = arg;
+    if (trained) NM_TRY(nm_str_puts(s->out, s->marks->on));
+    NM_TRY(nm_safe_push(&s->safe, s->out, text, length));
+    return trained ? nm_str_puts(s->out, s->marks->off) : NM_OK;
 }
 
 nm_err nm_show_mask_text(nm_str *out, const nm_tokenizer *tokenizer, const nm_sample *sample, bool colour)
 {
-    nm_decoder *decoder;
+    shown s = {.out = out, .marks = colour ? &coloured : &bracketed};
     NM_TRY(heading(out, sample));
-    NM_TRY(nm_decoder_open(&decoder, tokenizer, NM_TEXT_SPECIAL));
-    nm_err err = show_tokens(out, decoder, sample, colour ? &coloured : &bracketed);
-    nm_decoder_close(&decoder);
-    return err == NM_OK ? nm_str_putc(out, '\n') : err;
+    NM_TRY(nm_tune_pieces(tokenizer, sample, show_piece, &s));
+    NM_TRY(nm_safe_end(&s.safe, out));
+    return nm_str_putc(out, '\n');
 }
 
 nm_err nm_show_mask(const nm_dataset *dataset, const nm_tokenizer *tokenizer, size_t n)

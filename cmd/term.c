@@ -246,13 +246,3 @@ void nm_endings_catch(void)
         sigaction(endings[i], &action, NULL);
     }
 }
-
-const char *nm_bytes_text(uint64_t bytes, char out[32])
-{
-    static const char *const units[] = {"B", "kB", "MB", "GB", "TB", "PB", "EB"};
-    double v = (double)bytes;
-    size_t u = 0;
-    for (; v >= 999.5 && u + 1 < sizeof units / sizeof *units; u++) v /= 1000;
-    snprintf(out, 32, u && v < 99.95 ? "%.1f %s" : "%.0f %s", v, units[u]);
-    return out;
-}

@@ -54,7 +54,5 @@ void nm_interrupts_catch(void);
 /* The same for SIGTERM and, where it is not ignored, SIGHUP: for work that is kept when it is stopped. */
 void nm_endings_catch(void);
 
-/* "12.3 MB"; decimal units. */
-const char *nm_bytes_text(uint64_t bytes, char out[32]);
 
 #endif

@@ -1,274 +1,14 @@
-/* The run of `nomoat tune`: the loop with validation and checkpoints, and the adapter at the end. */
-#include <errno.h>
-#include <fcntl.h>
+/* The run of `nomoat tune`: what is said and printed around it. */
 #include <math.h>
 #include <stdio.h>
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include <string.h>
 
 #include "common.h"
-#include "duration.h"
 #include "os/clock.h"
-#include "os/machine.h"
 #include "show_mask.h"
 #include "tune.h"
 
-/* ---- A step ------------------------------------------------------------------------------------------------------------------------------ */
-
-nm_err nm_tune_step_samples(nm_tune *t, int64_t step, size_t *count)
-{
-    nm_order_step s;
-    NM_TRY(nm_order_step_at(t->order, step, &s));
-    for (size_t i = 0; i < s.count; i++) t->sample[i] = nm_dataset_sample(t->data, NM_SPLIT_TRAIN, s.samples[i]);
-    *count = s.count;
-    NM_TRY(nm_tune_add_replay(t, step, count));
-    t->kept_tokens = 0;
-    for (size_t i = s.count; i < *count; i++) t->kept_tokens += t->sample[i].trained;
-    return NM_OK;
-}
-
-nm_err nm_tune_take_step(nm_tune *t, int64_t step, nm_train_report *report)
-{
-    size_t count;
-    nm_sample anchor[NM_ANCHORS];
-    size_t anchors = 0;
-    double answering = 0;
-    NM_TRY(nm_tune_step_samples(t, step, &count));
-    if (t->anchor) NM_TRY(nm_tune_anchor_at(t, step, anchor, &anchors, &answering));
-    NM_TRY(nm_trainer_step(t->trainer, t->sample, count, anchor, anchors, (float)t->set->anchor, report, &nm_interrupted));
-    report->seconds += answering;
-    return NM_OK;
-}
-
-/* ---- The loop ------------------------------------------------------------------------------------------------------------------------------ */
-
-static bool is_limited(const nm_tune *t) { return !isnan(t->set->max_forget); }
-
-/* Whether the adapter as it stands is what the folder should hold: the best so far, or where nothing tells good from bad the latest (that --max-forget allows):
- * a run that comes to nothing later has then left something. */
-static bool is_to_be_kept(nm_tune *t, double validation)
-{
-    t->over = is_limited(t) && !(t->forgetting <= t->set->max_forget);
-    if (validation < 0) return !t->over;
-    bool better = validation < t->best && !t->over;
-    t->worse = better ? 0 : t->worse + 1;
-    if (better) t->best = validation;
-    return better;
-}
-
-/* Validates, keeps the adapter if it is the best so far, and writes the checkpoint. The step's line is in the log before the checkpoint holds the step. */
-static nm_err look(nm_tune *t)
-{
-    char loss[48] = "", forgotten[48] = "";
-    double validation, forgetting;
-    NM_TRY(nm_tune_validate(t, &validation, &forgetting));
-    nm_tune_clear_progress(t);
-    if (validation >= 0) snprintf(loss, sizeof loss, ", validation %.4f", validation);
-    if (forgetting >= 0) snprintf(forgotten, sizeof forgotten, ", forgetting %.4f nats", forgetting);
-    nm_note("step %lld: loss %.4f%s%s", (long long)nm_trainer_steps(t->trainer), t->last_loss, loss, forgotten);
-    nm_tune_history_look(&t->history, nm_trainer_steps(t->trainer), validation, forgetting);
-    if (t->pending.step) NM_TRY(nm_tune_log_step(t, &t->pending, validation, forgetting));
-    t->pending = (nm_train_report){0};
-    t->forgetting = forgetting;
-    if (is_to_be_kept(t, validation)) NM_TRY(nm_tune_keep_adapter(t));
-    t->looked = nm_trainer_steps(t->trainer);
-    return nm_tune_checkpoint(t);
-}
-
-static bool is_due(const nm_tune *t)
-{
-    int64_t step = nm_trainer_steps(t->trainer);
-    return step > t->looked && (step == t->steps || step % t->every == 0);
-}
-
-static void take_note(nm_tune *t, const nm_train_report *r)
-{
-    if (r->step == 1) t->first_loss = r->loss;
-    nm_tune_history_step(&t->history, r->loss);
-    t->last_loss = r->step > 1 ? 0.9 * t->last_loss + 0.1 * r->loss : r->loss;
-    t->tokens += (double)r->tokens;
-    t->seconds += r->seconds;
-}
-
-/* Ctrl-C: what was done is kept, and how to go on is said. */
-static nm_err interrupted(nm_tune *t)
-{
-    nm_interrupted = 0;
-    nm_tune_clear_progress(t);
-    NM_TRY(nm_tune_checkpoint(t));
-    t->ended = "interrupted";
-    if (t->set->report) NM_TRY(nm_tune_report(t, false));
-    if (t->set->fit)
-        nm_note("stopped after step %lld of %lld; the same command with --max-steps %lld --save-every %lld --resume in place of --fit goes on",
-            (long long)nm_trainer_steps(t->trainer), (long long)t->steps, (long long)t->steps, (long long)t->every);
-    else nm_note("stopped after step %lld of %lld; the same command with --resume goes on", (long long)nm_trainer_steps(t->trainer), (long long)t->steps);
-    return nm_fail(NM_INTERRUPTED, "interrupted");
-}
-
-static nm_err one_step(nm_tune *t)
-{
-    nm_train_report r;
-    NM_TRY(nm_tune_take_step(t, nm_trainer_steps(t->trainer), &r));
-    take_note(t, &r);
-    if (is_due(t)) {
-        t->pending = r;
-        NM_TRY(look(t));
-    } else {
-        NM_TRY(nm_tune_log_step(t, &r, -1, -1));
-    }
-    nm_tune_show_progress(t, &r);
-    return NM_OK;
-}
-
-/* True, with a note, where the run ends before its last step. */
-static bool is_over(nm_tune *t)
-{
-    long long step = (long long)nm_trainer_steps(t->trainer);
-    if (t->over) {
-        nm_note("forgetting %.4f nats at step %lld is above --max-forget %g: stopping", t->forgetting, step, t->set->max_forget);
-        t->ended = "forgetting passed --max-forget";
-    } else if (t->set->patience && t->worse >= t->set->patience && step < t->steps) {
-        nm_note("validation has not improved %d times: stopping at step %lld", t->worse, step);
-        t->ended = "validation did not improve any more";
-    } else {
-        return false;
-    }
-    return true;
-}
-
-static nm_err loop(nm_tune *t)
-{
-    nm_err err = is_due(t) ? look(t) : NM_OK;       /* a run that was stopped before it had looked */
-    t->ended = "all steps were taken";
-    while (err == NM_OK && !is_over(t) && nm_trainer_steps(t->trainer) < t->steps) err = one_step(t);
-    nm_tune_clear_progress(t);
-    return err == NM_INTERRUPTED ? interrupted(t) : err;
-}
-
-/* ---- The end -------------------------------------------------------------------------------------------------------------------------------- */
-
-static nm_err print_json(const nm_tune *t, double seconds)
-{
-    bool validated = nm_dataset_count(t->data, NM_SPLIT_VALIDATION) > 0;
-    nm_str s = {0};
-    nm_err err = nm_str_putc(&s, '{');
-    if (err == NM_OK) err = nm_json_string(&s, "adapter", t->folder);
-    if (err == NM_OK) err = nm_json_whole(&s, "steps", (uint64_t)nm_trainer_steps(t->trainer));
-    if (err == NM_OK) err = nm_json_key(&s, "loss");
-    if (err == NM_OK) err = nm_json_double(&s, t->last_loss);
-    if (err == NM_OK) err = nm_json_key(&s, "val_loss");
-    if (err == NM_OK) err = nm_json_double(&s, validated ? t->best : NAN);
-    if (err == NM_OK) err = nm_json_key(&s, "forgetting");
-    if (err == NM_OK) err = nm_json_double(&s, t->kept_forgetting >= 0 ? t->kept_forgetting : NAN);
-    if (err == NM_OK) err = nm_json_key(&s, "seconds");
-    if (err == NM_OK) err = nm_json_double(&s, seconds);
-    if (err == NM_OK) err = nm_json_whole(&s, "peak_bytes", nm_machine_resident_peak());
-    if (err == NM_OK) err = nm_str_putc(&s, '}');
-    return nm_json_print(&s, err);
-}
-
-/* Nothing that was taught may be used: nothing is left. */
-static nm_err nothing_kept(nm_tune *t)
-{
-    nm_err err = t->set->report ? nm_tune_report(t, false) : NM_OK;
-    unlink(t->state);
-    if (err != NM_OK) return err;
-    return nm_fail(NM_REFUSED, "no adapter stayed below --max-forget %g: nothing is written. A lower --lr, a higher --anchor or --keep forget less, "
-        "and a lower --save-every looks earlier", t->set->max_forget);
-}
-
-static nm_err finish(nm_tune *t)
-{
-    char time[32], peak[32], what[64] = "";
-    if (t->over && !t->kept) return nothing_kept(t);
-    if (!t->kept) NM_TRY(nm_tune_keep_adapter(t));
-    if (t->set->report) NM_TRY(nm_tune_report(t, true));
-    unlink(t->state);           /* the run is over */
-    double seconds = (double)(nm_clock_ns() - t->begun_ns) * 1e-9;
-    nm_note("%lld steps in %s, %.0f tokens/s; loss %.3f -> %.3f; %s of memory at most", (long long)nm_trainer_steps(t->trainer), nm_duration_text(seconds, time),
-        t->seconds > 0 ? t->tokens / t->seconds : 0, t->first_loss, t->last_loss, nm_bytes_text(nm_machine_resident_peak(), peak));
-    if (t->kept < nm_trainer_steps(t->trainer)) snprintf(what, sizeof what, " of step %lld", (long long)t->kept);
-    nm_tune_tell_use(t, what);
-    return t->set->common.json ? print_json(t, seconds) : nm_out_printf("%s\n", t->folder);
-}
-
-/* ---- All of it -------------------------------------------------------------------------------------------------------------------------------- */
-
-/* Everything that can be refused before there is a folder. */
-static nm_err prepare(nm_tune *t)
-{
-    NM_TRY(nm_tune_open_data(t));
-    nm_tune_tell_data(t);
-    if (t->set->show_mask) return NM_OK;
-    NM_TRY(nm_tune_open_anchor(t));
-    NM_TRY(nm_tune_open_order(t));
-    NM_TRY(nm_tune_open_replay(t));
-    if (is_limited(t) && (!t->set->meter || !nm_model_tokenizer(t->stacked->model)))
-        return nm_fail(NM_USAGE, "--max-forget needs the meter: a model with a tokenizer, and no --meter 0");
-    NM_TRY(nm_tune_open_trainer(t));
-    nm_tune_tell_trainer(t);
-    if (t->set->memory) NM_TRY(nm_tune_tell_memory(t));
-    nm_interrupts_catch();      /* until here nothing would be lost, and data from a pipe may be long in coming: Ctrl-C ends at once */
-    nm_endings_catch();
-    if (t->set->fit) {
-        NM_TRY(nm_tune_fit(t));
-        NM_TRY(nm_tune_open_trainer(t));
-    }
-    return NM_OK;
-}
-
-/* Two runs into one folder would write each other's files over. Where nothing can be locked nothing is. */
-static nm_err lock_folder(nm_tune *t)
-{
-    t->lock = open(t->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (t->lock < 0 || !flock(t->lock, LOCK_EX | LOCK_NB) || errno != EWOULDBLOCK) return NM_OK;
-    return nm_fail(NM_REFUSED, "%s: another tune writes there at this moment: wait for it, or give another -o", t->folder);
-}
-
-/* ---- What is read here is not written over ---- */
-
-static bool is_file(const char *path, const struct stat *st)
-{
-    struct stat other;
-    return path && stat(path, &other) == 0 && other.st_dev == st->st_dev && other.st_ino == st->st_ino;
-}
-
-static bool has_file(const nm_dataset *data, const struct stat *st)
-{
-    const char *last = NULL;
-    for (int split = 0; data && split < 2; split++)
-        for (size_t i = 0; i < nm_dataset_count(data, (nm_split)split); i++) {
-            const char *file = nm_dataset_sample(data, (nm_split)split, i).file;
-            if (file != last && is_file(file, st)) return true;
-            last = file;
-        }
-    return false;
-}
-
-static nm_err spare(const nm_tune *t, const char *option, const char *path)
-{
-    const nm_tune_settings *set = t->set;
-    const char *const read[] = {t->model_text, set->anchor_data, set->config, set->template_path, set->batches};
-    struct stat st;
-    if (!path || stat(path, &st)) return NM_OK;
-    bool taken = has_file(t->data, &st) || has_file(t->replay, &st);
-    for (size_t i = 0; i < sizeof read / sizeof *read; i++) taken = taken || is_file(read[i], &st);
-    return taken ? nm_fail(NM_REFUSED, "%s %s: is read in this run and would be written over: give another name", option, path) : NM_OK;
-}
-
-static nm_err begin(nm_tune *t)
-{
-    NM_TRY(spare(t, "--log", t->set->log));
-    NM_TRY(spare(t, "--report", t->set->report));
-    if (t->set->report) NM_TRY(nm_tune_check_report(t));
-    NM_TRY(nm_tune_find_folder(t));
-    NM_TRY(lock_folder(t));
-    if (t->set->resume) NM_TRY(nm_tune_resume(t));
-    else if (access(t->state, F_OK) == 0)
-        return nm_fail(NM_REFUSED, "%s holds a run that was interrupted: --resume goes on with it; remove the file to begin anew", t->state);
-    return nm_tune_open_log(t);
-}
+/* ---- Sequences with their masks ---- */
 
 static nm_err json_sample(nm_str *s, const nm_tokenizer *tokenizer, const nm_sample *sample)
 {
@@ -304,48 +44,130 @@ static nm_err mask_json(nm_str *s, const nm_dataset *dataset, const nm_tokenizer
     return nm_str_puts(s, "]}");
 }
 
-static nm_err show_mask(const nm_tune *t)
+static nm_err show_mask(const nm_tune_command *c, const nm_dataset *data, const nm_tokenizer *tokenizer)
 {
-    const nm_tokenizer *tokenizer = nm_model_tokenizer(t->stacked->model);
-    size_t n = (size_t)t->set->show_mask;
+    size_t n = (size_t)c->show_mask;
     nm_str s = {0};
-    return t->set->common.json ? nm_json_print(&s, mask_json(&s, t->data, tokenizer, n)) : nm_show_mask(t->data, tokenizer, n);
+    return c->common.json ? nm_json_print(&s, mask_json(&s, data, tokenizer, n)) : nm_show_mask(data, tokenizer, n);
 }
 
-static nm_err run_all(nm_tune *t)
+/* ---- While it works ---- */
+
+static void note(void *arg, const char *line)
 {
-    NM_TRY(prepare(t));
-    if (t->set->show_mask) return show_mask(t);
-    if (t->set->plan) return nm_tune_plan(t);
-    NM_TRY(begin(t));
-    t->begun_ns = nm_clock_ns();
-    NM_TRY(loop(t));
-    return finish(t);
+    const nm_tune_command *c = arg;
+    if (!c->common.quiet) nm_tune_clear_progress();
+    nm_note("%s", line);
 }
 
-/* A run that came to nothing leaves no empty folder behind. */
-static void drop_folder(const nm_tune *t)
+static void step(void *arg, const nm_tune *t, const nm_train_report *report)
 {
-    if (t->made_folder && !t->kept) rmdir(t->folder);       /* fails, as it should, where there is something in it */
+    const nm_tune_command *c = arg;
+    if (!c->common.quiet) nm_tune_show_progress(nm_tune_where(t), report);
 }
 
-nm_err nm_tune_run(const nm_tune_settings *set, nm_stacked *stacked, char **operands, size_t count)
+static void tell_how_to_go_on(const nm_tune_command *c, const nm_tune_state *at)
 {
-    nm_tune t = {.set = set, .stacked = stacked, .best = HUGE_VAL, .forgetting = -1, .kept_forgetting = -1, .lock = -1, .model_text = operands[0], .sources = operands + 1,
-        .n_sources = count - 1};
-    nm_err err = run_all(&t);
+    if (!c->common.quiet) nm_tune_clear_progress();
+    if (c->set.fit)
+        nm_note("stopped after step %lld of %lld; the same command with --max-steps %lld --save-every %lld --resume in place of --fit goes on",
+            (long long)at->step, (long long)at->steps, (long long)at->steps, (long long)at->every);
+    else nm_note("stopped after step %lld of %lld; the same command with --resume goes on", (long long)at->step, (long long)at->steps);
+}
+
+/* ---- The end ---- */
+
+static nm_err put_real(nm_str *s, const char *key, double value)
+{
+    NM_TRY(nm_json_key(s, key));
+    return nm_json_double(s, value);
+}
+
+static nm_err json_result(nm_str *s, const nm_tune_result *r)
+{
+    NM_TRY(nm_str_putc(s, '{'));
+    NM_TRY(nm_json_string(s, "adapter", r->folder));
+    NM_TRY(nm_json_whole(s, "steps", (uint64_t)r->steps));
+    NM_TRY(put_real(s, "loss", r->last_loss));
+    NM_TRY(put_real(s, "val_loss", r->validation));
+    NM_TRY(put_real(s, "forgetting", r->forgetting));
+    NM_TRY(put_real(s, "seconds", r->seconds));
+    NM_TRY(nm_json_whole(s, "peak_bytes", r->peak_bytes));
+    return nm_str_putc(s, '}');
+}
+
+static nm_err tell_result(const nm_tune_command *c, const char *model, const nm_tune_result *r)
+{
+    char time[32], peak[32], what[64] = "";
+    nm_str s = {0};
+    if (!c->common.quiet) nm_tune_clear_progress();
+    nm_note("%lld steps in %s, %.0f tokens/s; loss %.3f -> %.3f; %s of memory at most", (long long)r->steps, nm_duration_text(r->seconds, time), r->tokens_per_second,
+        r->first_loss, r->last_loss, nm_bytes_text(r->peak_bytes, peak));
+    if (r->kept < r->steps) snprintf(what, sizeof what, " of step %lld", (long long)r->kept);
+    nm_tune_tell_use(model, c->set.output, r->folder, what);
+    return c->common.json ? nm_json_print(&s, json_result(&s, r)) : nm_out_printf("%s\n", r->folder);
+}
+
+/* ---- All of it ---- */
+
+static nm_err plan(const nm_tune_command *c, nm_tune *t)
+{
+    nm_tune_plan_report report;
+    NM_TRY(nm_tune_plan(t, &report));
+    return nm_tune_print_plan(&report, c->common.json);
+}
+
+static nm_err work(const nm_tune_command *c, nm_tune *t, const nm_tune_base *base)
+{
+    nm_tune_result result;
+    if (c->show_mask) return show_mask(c, nm_tune_data(t), nm_model_tokenizer(base->model));
+    NM_TRY(nm_tune_prepare(t));
+    nm_interrupts_catch();      /* until here nothing would be lost, and data from a pipe may be long in coming: Ctrl-C ends at once */
+    nm_endings_catch();
+    if (c->set.fit) NM_TRY(nm_tune_fit(t));
+    if (c->plan) return plan(c, t);
+    nm_err err = nm_tune_run(t, &result);
+    if (err == NM_INTERRUPTED && nm_tune_where(t)->resumable) {
+        tell_how_to_go_on(c, nm_tune_where(t));
+        return nm_fail(NM_INTERRUPTED, "interrupted");
+    }
+    if (err != NM_OK && !c->common.quiet) nm_tune_clear_progress();
+    return err == NM_OK ? tell_result(c, base->name, &result) : err;
+}
+
+/* The stack as it was asked for by options, which nomoat.json tells behind the run's settings: members of an object without its braces. */
+static nm_err stack_settings(const nm_tune_command *c, nm_str *s)
+{
+    static const nm_option options[] = {NM_STACK_OPTIONS(nm_tune_command, stack), {0}};
+    NM_TRY(nm_option_json(s, options, c, ""));
+    s->data[--s->length] = 0;
+    return NM_OK;
+}
+
+static nm_err open_and_work(const nm_tune_command *c, const nm_tune_base *base, char **sources, size_t count)
+{
+    nm_tune *t;
+    nm_tune_listener listener = {.note = note, .step = step, .cancel = &nm_interrupted, .arg = (void *)c};
+    nm_err err = nm_tune_open(&t, &c->set, base, (const char *const *)sources, count, &listener);
+    if (err == NM_OK) err = work(c, t, base);
     if (err != NM_OK && nm_interrupted) err = nm_fail(NM_INTERRUPTED, "interrupted");      /* Ctrl-C ended a wait: for data, for a pipe's reader */
-    if (t.log && fclose(t.log) && err == NM_OK) err = nm_fail(NM_FAILED, "%s: cannot be written", set->log);
-    if (err != NM_OK) drop_folder(&t);
-    if (t.lock >= 0) close(t.lock);
-    nm_trainer_close(&t.trainer);
-    nm_order_close(&t.replay_order);
-    nm_dataset_close(&t.replay);
-    nm_order_close(&t.order);
-    nm_dataset_close(&t.data);
-    nm_free(t.sample);
-    nm_tune_close_anchor(&t);
-    nm_free(t.folder);
-    nm_free(t.state);
+    nm_tune_close(&t);
+    return err;
+}
+
+nm_err nm_tune_do(const nm_tune_command *c, nm_stacked *stacked, char **operands, size_t count)
+{
+    size_t n = stacked->found.count;
+    const nm_adapter **adapters = nm_calloc(n, sizeof(*adapters));
+    float *scales = nm_calloc(n, sizeof *scales);
+    nm_str settings = {0};
+    nm_err err = adapters && scales ? nm_stacked_adapters(stacked, adapters, scales) : nm_fail_memory(n * sizeof *adapters);
+    if (err == NM_OK) err = stack_settings(c, &settings);
+    nm_tune_base base = {.model = stacked->model, .stack = stacked->stack, .adapters = adapters, .scales = scales, .count = n, .name = operands[0],
+        .settings = settings.data ? settings.data + 1 : NULL};
+    if (err == NM_OK) err = open_and_work(c, &base, operands + 1, count - 1);
+    nm_str_free(&settings);
+    nm_free(scales);
+    nm_free(adapters);
     return err;
 }

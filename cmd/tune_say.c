@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include "common.h"
-#include "duration.h"
 #include "tune.h"
 
 /* ---- Progress: one line in place -------------------------------------------------------------------------------------------------------- */
@@ -55,10 +54,10 @@ static size_t draw_curve(const nm_tune_history *h, int width, char *out)
     return used;
 }
 
-void nm_tune_show_progress(nm_tune *t, const nm_train_report *r)
+void nm_tune_show_progress(const nm_tune_state *t, const nm_train_report *r)
 {
     char left[32], before[LINE_MOST], after[LINE_MOST], validation[40] = "", curve[3 * CURVE_MOST + 1] = "";
-    if (t->set->common.quiet || !nm_term_draws(STDERR_FILENO)) return;
+    if (!nm_term_draws(STDERR_FILENO)) return;
     double speed = t->tokens / t->seconds, rest = (double)(t->steps - r->step) * t->seconds / (double)(r->step - t->from);
     const nm_tune_look *look = t->history.looks ? &t->history.look[t->history.looks - 1] : NULL;
     if (look && look->validation >= 0) snprintf(validation, sizeof validation, "  val %.3f", look->validation);
@@ -73,9 +72,9 @@ void nm_tune_show_progress(nm_tune *t, const nm_train_report *r)
     fflush(stderr);
 }
 
-void nm_tune_clear_progress(const nm_tune *t)
+void nm_tune_clear_progress(void)
 {
-    if (!t->set->common.quiet && nm_term_draws(STDERR_FILENO)) fputs("\r\x1b[K", stderr);
+    if (nm_term_draws(STDERR_FILENO)) fputs("\r\x1b[K", stderr);
 }
 
 /* ---- The end ------------------------------------------------------------------------------------------------------------------------------- */
@@ -89,12 +88,12 @@ static nm_err put_word(nm_str *s, const char *word)
     return nm_str_putc(s, '\'');
 }
 
-void nm_tune_tell_use(const nm_tune *t, const char *what)
+void nm_tune_tell_use(const char *model, const char *output, const char *folder, const char *what)
 {
     nm_str word = {0}, command = {0};
-    nm_err err = nm_str_printf(&word, "%s+%s", t->model_text, t->set->output);
+    nm_err err = nm_str_printf(&word, "%s+%s", model, output);
     if (err == NM_OK) err = put_word(&command, word.data);
-    if (err == NM_OK) nm_note("the adapter%s is in %s; to use it: nomoat run %s", what, t->folder, command.data);
+    if (err == NM_OK) nm_note("the adapter%s is in %s; to use it: nomoat run %s", what, folder, command.data);
     nm_str_free(&word);
     nm_str_free(&command);
 }

@@ -27,19 +27,26 @@ nm_err nm_str_append(nm_str *s, const char *bytes, size_t length)
 nm_err nm_str_puts(nm_str *s, const char *text) { return nm_str_append(s, text, strlen(text)); }
 nm_err nm_str_putc(nm_str *s, char c) { return nm_str_append(s, &c, 1); }
 
-nm_err nm_str_printf(nm_str *s, const char *format, ...)
+nm_err nm_str_vprintf(nm_str *s, const char *format, va_list ap)
 {
-    va_list ap, again;
-    va_start(ap, format);
+    va_list again;
     va_copy(again, ap);
     int n = vsnprintf(NULL, 0, format, ap);
-    va_end(ap);
     nm_err err = n < 0 ? nm_fail(NM_FAILED, "cannot format text") : reserve(s, (size_t)n);
     if (err == NM_OK) {
         vsnprintf(s->data + s->length, (size_t)n + 1, format, again);
         s->length += (size_t)n;
     }
     va_end(again);
+    return err;
+}
+
+nm_err nm_str_printf(nm_str *s, const char *format, ...)
+{
+    va_list ap;
+    va_start(ap, format);
+    nm_err err = nm_str_vprintf(s, format, ap);
+    va_end(ap);
     return err;
 }
 

@@ -2,6 +2,7 @@
 #ifndef NM_BASE_STR_H
 #define NM_BASE_STR_H
 
+#include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -12,6 +13,7 @@ typedef struct nm_str { char *data; size_t length, capacity; } nm_str;   /* all 
 nm_err nm_str_append(nm_str *s, const char *bytes, size_t length);
 nm_err nm_str_puts(nm_str *s, const char *text);
 nm_err nm_str_putc(nm_str *s, char c);
+nm_err nm_str_vprintf(nm_str *s, const char *format, va_list args) __attribute__((format(printf, 2, 0)));
 nm_err nm_str_printf(nm_str *s, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void nm_str_free(nm_str *s);
 /* Hands the buffer to the caller (nm_free) and empties s. Never NULL after a successful append of anything, even of "". */

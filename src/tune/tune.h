@@ -41,6 +41,7 @@ typedef struct nm_tune_settings {
     const char *anchor_data;
     double max_forget;          /* NAN: no limit */
     bool no_packing, resume;
+    bool beside;                /* others answer from the model meanwhile: nm_trainer_options */
     const char *fit;            /* a time, as "3h": nm_tune_fit */
     uint64_t begun_ns;          /* when the caller began, for the forecast; 0: with nm_tune_open */
     /* what is left behind */
@@ -49,6 +50,9 @@ typedef struct nm_tune_settings {
     /* where the settings came from: for the provenance and the report */
     const char *recipe, *recipe_said, *config;
 } nm_tune_settings;
+/* What is so unless it is said otherwise. */
+#define NM_TUNE_DEFAULTS {.max_length = 512, .rank = 16, .lr = NM_UNSET_REAL, .lr_ratio = 1, .warmup = 0.05, .weight_decay = -1, .clip = 1, .epochs = NM_UNSET_REAL, \
+    .batch = 8, .patience = 3, .meter = 8192, .anchor = 2, .ease = NM_UNSET_REAL, .max_forget = NM_UNSET_REAL}
 extern const nm_tune_settings nm_tune_defaults;
 
 /* The settings that have a name ("rank", "max-length"), for nm_option_set and nm_option_json; those of the run in work (output, log, report, resume, memory,

@@ -1,11 +1,14 @@
-/* Spans of time as people write them. Takes in duration.c, which is part of the program and not of the library. */
+/* Spans of time and sizes as people write and read them. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
 #include <cmocka.h>
 
-#include "../../cmd/duration.c"
+#include "base/duration.h"
 
 static void reads(void **state)
 {

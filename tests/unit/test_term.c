@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "../../cmd/term.c"
+#include "base/duration.h"
 #include "base/mem.h"
 #include "base/rng.h"
 

@@ -6,23 +6,24 @@
 #include <unistd.h>
 
 #include "base/hash.h"
-#include "commands.h"
-#include "common.h"
-#include "tune.h"
+#include "tune/tune_impl.h"
 
 /* ---- The adapter --------------------------------------------------------------------------------------------------------------------------- */
 
 /* What does not decide the adapter, or was resolved into what does. */
-static const char NOT_SETTINGS[] = " output log report config recipe resume plan show-mask memory fit ";
+static const char NOT_SETTINGS[] = " output log report config resume memory fit ";
 
 nm_err nm_tune_settings_json(const nm_tune *t, nm_str *s)
 {
     nm_tune_settings set = *t->set;
-    set.lr = t->lr;
+    set.lr = t->at.rate;
     set.ease = t->ease;
-    set.epochs = t->epochs;
-    if (t->every <= INT32_MAX) set.save_every = (int32_t)t->every;
-    return nm_option_json(s, nm_command_tune.options, &set, NOT_SETTINGS);
+    set.epochs = t->at.epochs;
+    if (t->at.every <= INT32_MAX) set.save_every = (int32_t)t->at.every;
+    NM_TRY(nm_option_json(s, nm_tune_options, &set, NOT_SETTINGS));
+    if (!t->base.settings || !*t->base.settings) return NM_OK;
+    s->length--;                /* the brace */
+    return nm_str_printf(s, "%s%s}", s->data[s->length - 1] == '{' ? "" : ", ", t->base.settings);
 }
 
 static nm_err put_double(nm_str *s, const char *key, double v)
@@ -49,7 +50,7 @@ static nm_err provenance(const nm_tune *t, nm_str *s)
     NM_TRY(nm_str_putc(s, '{'));
     NM_TRY(nm_json_string(s, "program", "nomoat"));
     NM_TRY(nm_json_string(s, "version", nm_version()));
-    NM_TRY(nm_json_string(s, "base", nm_model_describe(t->stacked->model)->name));
+    NM_TRY(nm_json_string(s, "base", nm_model_describe(t->base.model)->name));
     if (set->format) NM_TRY(nm_json_string(s, "format", set->format));
     NM_TRY(put_data(t, s));
     NM_TRY(nm_json_whole(s, "steps", (uint64_t)nm_trainer_steps(t->trainer)));
@@ -58,10 +59,10 @@ static nm_err provenance(const nm_tune *t, nm_str *s)
     NM_TRY(nm_json_key(s, "scale"));
     NM_TRY(nm_json_single(s, (double)i->scale));
     NM_TRY(nm_json_string(s, "arithmetic", i->arithmetic));
-    NM_TRY(put_double(s, "learning_rate", t->lr));
-    NM_TRY(put_double(s, "validation_loss", isfinite(t->best) ? t->best : NAN));
-    NM_TRY(put_double(s, "forgetting", t->forgetting >= 0 ? t->forgetting : NAN));
-    if (set->recipe) NM_TRY(nm_json_string(s, "recipe", nm_tune_recipe_name(set->recipe)));
+    NM_TRY(put_double(s, "learning_rate", t->at.rate));
+    NM_TRY(put_double(s, "validation_loss", isfinite(t->at.best) ? t->at.best : NAN));
+    NM_TRY(put_double(s, "forgetting", t->at.forgetting >= 0 ? t->at.forgetting : NAN));
+    if (set->recipe) NM_TRY(nm_json_string(s, "recipe", set->recipe));
     NM_TRY(nm_json_key(s, "settings"));
     NM_TRY(nm_tune_settings_json(t, s));
     return nm_str_putc(s, '}');
@@ -71,7 +72,7 @@ static nm_err keep_gguf(const nm_tune *t, const nm_adapter_card *card)
 {
     nm_str path = {0};
     nm_err err = nm_str_printf(&path, "%s/adapter.gguf", t->folder);
-    if (err == NM_OK && t->set->gguf) err = nm_adapter_export(t->folder, t->stacked->model, path.data, true, card);
+    if (err == NM_OK && t->set->gguf) err = nm_adapter_export(t->folder, t->base.model, path.data, true, card);
     else if (err == NM_OK) unlink(path.data);       /* of an earlier run into this folder: it would be another adapter */
     nm_str_free(&path);
     return err;
@@ -81,13 +82,13 @@ nm_err nm_tune_keep_adapter(nm_tune *t)
 {
     nm_str s = {0};
     nm_err err = provenance(t, &s);
-    const char *base = t->set->base_id ? t->set->base_id : nm_model_describe(t->stacked->model)->name;
+    const char *base = t->set->base_id ? t->set->base_id : nm_model_describe(t->base.model)->name;
     nm_adapter_card card = {.base = base, .provenance = s.data, .prompt_format = t->set->format};
     if (err == NM_OK) err = nm_trainer_save(t->trainer, t->folder, &card);
     if (err == NM_OK) err = keep_gguf(t, &card);
     if (err == NM_OK) {
-        t->kept = nm_trainer_steps(t->trainer);
-        t->kept_forgetting = t->forgetting;
+        t->at.kept = nm_trainer_steps(t->trainer);
+        t->at.kept_forgetting = t->at.forgetting;
     }
     nm_str_free(&s);
     return err;
@@ -122,10 +123,10 @@ static const struct { const char *key, *what; } identity_of[IDENTITIES] = {{"dat
 static nm_err identities(nm_tune *t, uint64_t h[IDENTITIES])
 {
     h[0] = hash_samples(t->data, NM_SPLIT_TRAIN);
-    NM_TRY(hash_order(t->order, t->steps, &h[0]));
+    NM_TRY(hash_order(t->order, t->at.steps, &h[0]));
     h[1] = hash_samples(t->data, NM_SPLIT_VALIDATION);
     h[2] = hash_samples(t->replay, NM_SPLIT_TRAIN);
-    NM_TRY(hash_order(t->replay_order, t->replay_order ? t->steps : 0, &h[2]));
+    NM_TRY(hash_order(t->replay_order, t->replay_order ? t->at.steps : 0, &h[2]));
     h[3] = nm_tune_anchor_hash(t);
     return NM_OK;
 }
@@ -153,17 +154,17 @@ static nm_err put_note(nm_tune *t, nm_str *s)
         snprintf(hex, sizeof hex, "%016llx", (unsigned long long)h[i]);
         NM_TRY(nm_json_string(s, identity_of[i].key, hex));
     }
-    NM_TRY(put_double(s, "best", t->best));
-    NM_TRY(put_double(s, "first_loss", t->first_loss));
-    NM_TRY(put_double(s, "last_loss", t->last_loss));
-    NM_TRY(put_double(s, "forgetting", t->forgetting));
-    NM_TRY(put_double(s, "kept_forgetting", t->kept_forgetting));
+    NM_TRY(put_double(s, "best", t->at.best));
+    NM_TRY(put_double(s, "first_loss", t->at.first_loss));
+    NM_TRY(put_double(s, "last_loss", t->at.last_loss));
+    NM_TRY(put_double(s, "forgetting", t->at.forgetting));
+    NM_TRY(put_double(s, "kept_forgetting", t->at.kept_forgetting));
     NM_TRY(nm_json_whole(s, "worse", (uint64_t)t->worse));
     NM_TRY(nm_json_whole(s, "looked", (uint64_t)t->looked));
-    NM_TRY(nm_json_whole(s, "kept", (uint64_t)t->kept));
+    NM_TRY(nm_json_whole(s, "kept", (uint64_t)t->at.kept));
     NM_TRY(nm_json_whole(s, "over", t->over));
     NM_TRY(put_pending(s, &t->pending));
-    NM_TRY(nm_tune_history_write(&t->history, s));
+    NM_TRY(nm_tune_history_write(&t->at.history, s));
     return nm_str_putc(s, '}');
 }
 
@@ -211,17 +212,17 @@ static void read_pending(nm_tune *t, const nm_json *v)
 static nm_err read_note(nm_tune *t, const nm_json *note)
 {
     NM_TRY(check_identities(t, note));
-    t->best = number_of(note, "best", HUGE_VAL);
-    t->first_loss = number_of(note, "first_loss", 0);
-    t->last_loss = number_of(note, "last_loss", 0);
-    t->forgetting = number_of(note, "forgetting", -1);
-    t->kept_forgetting = number_of(note, "kept_forgetting", -1);
+    t->at.best = number_of(note, "best", HUGE_VAL);
+    t->at.first_loss = number_of(note, "first_loss", 0);
+    t->at.last_loss = number_of(note, "last_loss", 0);
+    t->at.forgetting = number_of(note, "forgetting", -1);
+    t->at.kept_forgetting = number_of(note, "kept_forgetting", -1);
     t->worse = (int32_t)number_of(note, "worse", 0);
     t->looked = (int64_t)number_of(note, "looked", 0);
-    t->kept = (int64_t)number_of(note, "kept", 0);
+    t->at.kept = (int64_t)number_of(note, "kept", 0);
     t->over = number_of(note, "over", 0) != 0;
     read_pending(t, nm_json_get(note, "pending"));
-    nm_tune_history_read(&t->history, note);
+    nm_tune_history_read(&t->at.history, note);
     return NM_OK;
 }
 
@@ -238,7 +239,7 @@ nm_err nm_tune_resume(nm_tune *t)
     nm_json_free(&note);
     nm_free(text);
     NM_TRY(err);
-    t->from = nm_trainer_steps(t->trainer);
-    nm_note("going on after step %lld of %lld", (long long)t->from, (long long)t->steps);
+    t->at.from = nm_trainer_steps(t->trainer);
+    nm_tune_note(t, "going on after step %lld of %lld", (long long)t->at.from, (long long)t->at.steps);
     return NM_OK;
 }

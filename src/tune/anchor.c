@@ -6,11 +6,10 @@
 #include <string.h>
 
 #include "base/hash.h"
-#include "common.h"
-#include "measure.h"
+#include "tune/measure.h"
 #include "os/clock.h"
 #include "os/file.h"
-#include "tune.h"
+#include "tune/tune_impl.h"
 
 enum { TEXT_MOST = 64 << 20, AT_ONCE = 24, PASS_ROWS = 512, TEXT_EVERY = 3, ANSWER_TOKENS = 18 };
 
@@ -38,7 +37,7 @@ static nm_err open_text(nm_tune_anchor *a, const nm_tune *t)
     size_t length;
     if (file) NM_TRY(nm_file_read(file, TEXT_MOST, &own, &length));
     text = own ? own : nm_general_text(NM_GENERAL_ANCHOR, &length);
-    nm_err err = nm_tokenize(nm_model_tokenizer(t->stacked->model), text, length, 0, &a->text, &a->texts);
+    nm_err err = nm_tokenize(nm_model_tokenizer(t->base.model), text, length, 0, &a->text, &a->texts);
     nm_free(own);
     if (err == NM_OK && a->texts < NM_ANCHOR_HELD) err = nm_fail(NM_USAGE, "%s: too short: %d tokens of general text at least", file, NM_ANCHOR_HELD);
     return err;
@@ -96,7 +95,7 @@ nm_err nm_tune_open_anchor(nm_tune *t)
 {
     const nm_tune_settings *set = t->set;
     if (set->no_anchor || set->batches || set->anchor == 0) return NM_OK;
-    if (!nm_model_tokenizer(t->stacked->model)) return nm_fail(NM_REFUSED, "the model has no tokenizer, which the anchor needs: give --no-anchor");
+    if (!nm_model_tokenizer(t->base.model)) return nm_fail(NM_REFUSED, "the model has no tokenizer, which the anchor needs: give --no-anchor");
     if (!(t->anchor = nm_calloc(1, sizeof *t->anchor))) return nm_fail_memory(sizeof *t->anchor);
     NM_TRY(open_text(t->anchor, t));
     return set->format && !strcmp(set->format, "raw") ? NM_OK : open_talks(t->anchor, t);
@@ -116,7 +115,7 @@ uint64_t nm_tune_anchor_hash(const nm_tune *t)
     const nm_tune_anchor *a = t->anchor;
     if (!a) return 0;
     uint64_t h = nm_hash(0, &t->set->anchor, sizeof t->set->anchor);
-    h = nm_hash(h, &t->set->common.compute, sizeof t->set->common.compute);      /* which the answers are made in */
+    h = nm_hash(h, &t->set->compute, sizeof t->set->compute);      /* which the answers are made in */
     h = nm_hash(h, (int32_t[]){NM_ANCHOR_HELD, TEXT_EVERY, ANSWER_TOKENS, (int32_t)a->together}, 4 * sizeof(int32_t));
     h = nm_hash(h, a->text, a->texts * sizeof *a->text);
     for (size_t i = 0; i < a->talks; i++) h = nm_hash(h, a->talk[i].ids, (size_t)a->talk[i].prompt * sizeof *a->talk[i].ids);
@@ -160,12 +159,11 @@ static int32_t common_beginning(const speaker *speakers, size_t count)
 /* What all prompts begin with is read once. */
 static nm_err open_sessions(nm_runner *runner, const nm_tune *t, speaker *speakers, size_t count)
 {
-    const nm_common *common = &t->set->common;
-    nm_session_options o = {.context = NM_ANCHOR_TOKENS, .compute = (nm_compute)common->compute, .stack = t->stacked->stack};
+    nm_session_options o = {.context = NM_ANCHOR_TOKENS, .compute = t->set->compute, .stack = t->base.stack};
     NM_TRY(nm_choose_kv(&o.kv, o.compute, -1));
-    NM_TRY(nm_session_open(&speakers[0].session, t->stacked->model, &o));
+    NM_TRY(nm_session_open(&speakers[0].session, t->base.model, &o));
     nm_item item = {.session = speakers[0].session, .tokens = speakers[0].talk->ids, .count = common_beginning(speakers, count), .want = NM_WANT_NONE};
-    NM_TRY(nm_run(runner, &item, 1, &nm_interrupted));
+    NM_TRY(nm_run(runner, &item, 1, t->listener.cancel));
     for (size_t i = 1; i < count; i++) NM_TRY(nm_session_fork(&speakers[i].session, speakers[0].session));
     return NM_OK;
 }
@@ -184,8 +182,8 @@ static nm_err answer_together(nm_runner *runner, const nm_tune *t, speaker *spea
                 .on_logits = on_logits, .arg = &speakers[i]};
         }
         if (!items) return NM_OK;
-        NM_TRY(nm_run(runner, item, items, &nm_interrupted));
-        for (size_t i = 0; i < count; i++) if (!speakers[i].done) take_token(&speakers[i], nm_model_tokenizer(t->stacked->model));
+        NM_TRY(nm_run(runner, item, items, t->listener.cancel));
+        for (size_t i = 0; i < count; i++) if (!speakers[i].done) take_token(&speakers[i], nm_model_tokenizer(t->base.model));
     }
 }
 
@@ -201,8 +199,8 @@ static nm_err make_answers(nm_tune *t, size_t from)
         a->talk[from + i].count = a->talk[from + i].prompt;
     }
     if (t->trainer) nm_trainer_rest(t->trainer);        /* so that the peak of memory is a step's */
-    nm_runner_options o = {.compute = (nm_compute)t->set->common.compute, .max_rows = PASS_ROWS, .max_logits = AT_ONCE};
-    nm_err err = nm_runner_open(&runner, t->stacked->model, &o);
+    nm_runner_options o = {.compute = t->set->compute, .max_rows = PASS_ROWS, .max_logits = AT_ONCE};
+    nm_err err = nm_runner_open(&runner, t->base.model, &o);
     if (err == NM_OK) err = answer_together(runner, t, speakers, count);
     for (size_t i = 0; i < count; i++) {
         nm_session_close(&speakers[i].session);

@@ -2,8 +2,7 @@
  * step); which one follows from the seed and the step's number alone. */
 #include <math.h>
 
-#include "common.h"
-#include "tune.h"
+#include "tune/tune_impl.h"
 
 enum { TRAINED_TO_KEPT = 8 };
 static const uint64_t KEEP_STREAM = 0x9e3779b97f4a7c15u;      /* their order is not that of the trained rows */
@@ -18,7 +17,7 @@ nm_err nm_tune_open_replay(nm_tune *t)
     t->replays = (set->batch + TRAINED_TO_KEPT - 1) / TRAINED_TO_KEPT;
     nm_order_options o = {.batch = t->replays, .epochs = ceil(steps / ceil(count / t->replays)), .seed = set->seed.value ^ KEEP_STREAM};
     NM_TRY(nm_order_open(&t->replay_order, t->replay, &o));
-    nm_note("%.0f sequences of %s are kept in mind: %d of them in every step", count, set->keep, (int)t->replays);
+    nm_tune_note(t, "%.0f sequences of %s are kept in mind: %d of them in every step", count, set->keep, (int)t->replays);
     return NM_OK;
 }
 

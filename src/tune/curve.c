@@ -2,7 +2,7 @@
 #include <math.h>
 
 #include "base/err.h"
-#include "tune_curve.h"
+#include "tune/curve.h"
 
 enum { WIDTH = 720, HEIGHT = 250, LEFT = 62, RIGHT = 16, TOP = 14, BOTTOM = 40, TICKS = 5 };
 

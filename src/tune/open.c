@@ -1,13 +1,13 @@
-/* What a run of `nomoat tune` needs before its first step: data, the order, the trainer, the folder. */
+/* What a run needs before its first step: data, the order, the trainer, the folder. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "common.h"
-#include "duration.h"
+#include "base/duration.h"
 #include "os/file.h"
-#include "tune.h"
+#include "hub/store.h"
+#include "tune/tune_impl.h"
 
 enum { TEMPLATE_MOST = 1 << 20, EPOCHS = 3, MOST_EPOCHS = 10, ENOUGH_STEPS = 80, LEAST_VALIDATION = 20, MOST_VALIDATION = 128 };
 static const char SHARE[] = "0.05";       /* of the rows, for validation */
@@ -35,7 +35,7 @@ nm_err nm_tune_open_rows(const nm_tune *t, nm_dataset **out, const nm_dataset_op
         o.train_on = (nm_train_on)set->train_on;
         o.skip_bad = set->skip_bad;
     }
-    nm_err err = nm_dataset_open(out, t->stacked->model, &o);
+    nm_err err = nm_dataset_open(out, t->base.model, &o);
     nm_free(text);
     return err;
 }
@@ -43,11 +43,10 @@ nm_err nm_tune_open_rows(const nm_tune *t, nm_dataset **out, const nm_dataset_op
 nm_err nm_tune_open_data(nm_tune *t)
 {
     const nm_tune_settings *set = t->set;
-    const char *const *sources = (const char *const *)t->sources;
-    if (set->batches) return nm_dataset_open_batches(&t->data, set->batches, nm_model_describe(t->stacked->model)->n_vocab);
+    if (set->batches) return nm_dataset_open_batches(&t->data, set->batches, nm_model_describe(t->base.model)->n_vocab);
     const char *validation = !set->validation ? SHARE : strcmp(set->validation, "0") ? set->validation : NULL;
     /* Without being asked: a handful of rows would say nothing, and be missed where there are few; and more than some would cost time, not tell more. */
-    return nm_tune_open_rows(t, &t->data, &(nm_dataset_options){.sources = sources, .n_sources = t->n_sources, .validation = validation,
+    return nm_tune_open_rows(t, &t->data, &(nm_dataset_options){.sources = t->sources, .n_sources = t->n_sources, .validation = validation,
         .least_validation = set->validation ? 0 : LEAST_VALIDATION, .most_validation = set->validation ? 0 : MOST_VALIDATION});
 }
 
@@ -55,13 +54,13 @@ nm_err nm_tune_open_data(nm_tune *t)
 void nm_tune_tell_data(const nm_tune *t)
 {
     const nm_dataset_stats *s = nm_dataset_describe(t->data);
-    nm_note("%llu rows: %llu sequences, %llu tokens, %llu of them trained; %zu sequences for validation", (unsigned long long)s->rows,
+    nm_tune_note(t, "%llu rows: %llu sequences, %llu tokens, %llu of them trained; %zu sequences for validation", (unsigned long long)s->rows,
         (unsigned long long)s->samples, (unsigned long long)s->tokens, (unsigned long long)s->trained, nm_dataset_count(t->data, NM_SPLIT_VALIDATION));
-    if (s->bad_rows) nm_note("%llu bad rows were left out; the first: %s", (unsigned long long)s->bad_rows, s->first_bad ? s->first_bad : "");
-    if (s->long_rows) nm_note("%llu sequences are longer than %d tokens and were cut; %llu of them lost part of an answer: --max-length %d keeps all",
+    if (s->bad_rows) nm_tune_note(t, "%llu bad rows were left out; the first: %s", (unsigned long long)s->bad_rows, s->first_bad ? s->first_bad : "");
+    if (s->long_rows) nm_tune_note(t, "%llu sequences are longer than %d tokens and were cut; %llu of them lost part of an answer: --max-length %d keeps all",
         (unsigned long long)s->long_rows, t->set->max_length, (unsigned long long)s->cut_answers, s->longest);
-    if (s->split_rows) nm_note("%llu rows became a sequence for each answer: the template rewrites earlier turns", (unsigned long long)s->split_rows);
-    if (s->duplicates) nm_note("%llu validation sequences are also trained: %s", (unsigned long long)s->duplicates, s->first_duplicate ? s->first_duplicate : "");
+    if (s->split_rows) nm_tune_note(t, "%llu rows became a sequence for each answer: the template rewrites earlier turns", (unsigned long long)s->split_rows);
+    if (s->duplicates) nm_tune_note(t, "%llu validation sequences are also trained: %s", (unsigned long long)s->duplicates, s->first_duplicate ? s->first_duplicate : "");
 }
 
 /* Three epochs, or on little data as many as make enough steps. */
@@ -81,14 +80,14 @@ int32_t nm_tune_looks(const nm_tune *t)
 nm_err nm_tune_open_order(nm_tune *t)
 {
     const nm_tune_settings *set = t->set;
-    t->epochs = isnan(set->epochs) ? default_epochs(t) : set->epochs;
-    nm_order_options o = {.batch = set->batch, .epochs = t->epochs, .max_steps = set->max_steps, .seed = set->seed.value};
+    t->at.epochs = isnan(set->epochs) ? default_epochs(t) : set->epochs;
+    nm_order_options o = {.batch = set->batch, .epochs = t->at.epochs, .max_steps = set->max_steps, .seed = set->seed.value};
     NM_TRY(nm_order_open(&t->order, t->data, &o));
-    t->steps = nm_order_steps(t->order);
-    if (set->batches && set->max_steps && t->steps > set->max_steps) t->steps = set->max_steps;
+    t->at.steps = nm_order_steps(t->order);
+    if (set->batches && set->max_steps && t->at.steps > set->max_steps) t->at.steps = set->max_steps;
     int32_t looks = set->looks ? set->looks : nm_tune_looks(t);
-    t->every = set->save_every ? set->save_every : (t->steps + looks - 1) / looks;
-    return t->steps > 0 ? NM_OK : nm_fail(NM_USAGE, "no steps to train");
+    t->at.every = set->save_every ? set->save_every : (t->at.steps + looks - 1) / looks;
+    return t->at.steps > 0 ? NM_OK : nm_fail(NM_USAGE, "no steps to train");
 }
 
 static void find_longest(const nm_dataset *d, int32_t *length)
@@ -104,9 +103,9 @@ static nm_err find_largest(nm_tune *t, size_t *batch, int32_t *length)
 {
     *batch = 1;
     *length = t->anchor ? NM_ANCHOR_TOKENS : 2;
-    for (int64_t i = 0; i < t->steps; i++) {
+    for (int64_t i = 0; i < t->at.steps; i++) {
         nm_order_step step;
-        if (nm_interrupted) return nm_fail(NM_INTERRUPTED, "interrupted");
+        if (nm_cancelled(t->listener.cancel)) return nm_fail(NM_INTERRUPTED, "interrupted");
         NM_TRY(nm_order_step_at(t->order, i, &step));
         if (step.count > *batch) *batch = step.count;
     }
@@ -122,21 +121,22 @@ nm_err nm_tune_trainer_options(nm_tune *t, nm_trainer_options *o)
     size_t batch;
     float rate;
     NM_TRY(nm_optimizer_rate(set->optimizer, &rate));
-    t->lr = isnan(set->lr) ? (double)rate * RATE_TIMES_WIDTH / nm_model_describe(t->stacked->model)->n_embd : set->lr;
+    t->at.rate = isnan(set->lr) ? (double)rate * RATE_TIMES_WIDTH / nm_model_describe(t->base.model)->n_embd : set->lr;
     t->ease = !isnan(set->ease) ? set->ease : isnan(set->lr) ? EASE : 0;
-    *o = (nm_trainer_options){.compute = (nm_compute)set->common.compute, .rank = set->rank, .alpha = (float)set->alpha, .rslora = set->rslora, .dora = set->dora,
+    *o = (nm_trainer_options){.compute = set->compute, .rank = set->rank, .alpha = (float)set->alpha, .rslora = set->rslora, .dora = set->dora,
         .targets = set->targets,
-        .init = set->init, .force = set->stack.force,
-        .below = t->stacked->stack, .start = (nm_start)set->start, .dropout = (float)set->dropout, .optimizer = set->optimizer,
-        .lr = (float)t->lr, .lr_ratio = (float)set->lr_ratio, .weight_decay = (float)set->weight_decay,
-        .clip = (float)set->clip, .schedule = (nm_schedule)set->schedule, .steps = t->steps, .seed = set->seed.value};
+        .init = set->init, .force = set->force,
+        .below = t->base.stack, .start = (nm_start)set->start, .dropout = (float)set->dropout, .optimizer = set->optimizer,
+        .lr = (float)t->at.rate, .lr_ratio = (float)set->lr_ratio, .weight_decay = (float)set->weight_decay,
+        .clip = (float)set->clip, .schedule = (nm_schedule)set->schedule, .steps = t->at.steps, .seed = set->seed.value};
     NM_TRY(find_largest(t, &batch, &o->max_length));
     NM_TRY(nm_read_bytes(set->memory, "--memory", &o->memory));
     o->anchor = t->anchor ? NM_ANCHOR_HELD : 0;
     o->ease = t->anchor ? (float)t->ease : 0;
     o->batch = (int32_t)batch;
     o->no_packing = set->no_packing;
-    o->warmup = set->warmup < 1 ? (int64_t)ceil(set->warmup * (double)t->steps) : (int64_t)set->warmup;
+    o->beside = set->beside;
+    o->warmup = set->warmup < 1 ? (int64_t)ceil(set->warmup * (double)t->at.steps) : (int64_t)set->warmup;
     return NM_OK;
 }
 
@@ -144,20 +144,30 @@ nm_err nm_tune_open_trainer(nm_tune *t)
 {
     nm_trainer_options o;
     NM_TRY(nm_tune_trainer_options(t, &o));
-    NM_TRY(nm_trainer_open(&t->trainer, t->stacked->model, &o));
+    NM_TRY(nm_trainer_open(&t->trainer, t->base.model, &o));
     t->sample = nm_calloc((size_t)o.batch, sizeof *t->sample);
     return t->sample ? NM_OK : nm_fail_memory((size_t)o.batch * sizeof *t->sample);
+}
+
+void nm_tune_unprepare(nm_tune *t)
+{
+    nm_trainer_close(&t->trainer);
+    nm_free(t->sample);
+    t->sample = NULL;
+    nm_order_close(&t->replay_order);
+    nm_dataset_close(&t->replay);
+    nm_order_close(&t->order);
 }
 
 void nm_tune_tell_trainer(const nm_tune *t)
 {
     char bytes[32];
     const nm_trainer_info *i = nm_trainer_describe(t->trainer);
-    nm_note("%srank %d on %d maps, %.1f million numbers, scale %g; %lld steps, rate %.2g; %s beside the model, %d tokens a pass, in %s, computed again: %s",
-        i->dora ? "DoRA of " : "", i->rank, i->maps, (double)i->parameters * 1e-6, (double)i->scale, (long long)t->steps, t->lr,
+    nm_tune_note(t, "%srank %d on %d maps, %.1f million numbers, scale %g; %lld steps, rate %.2g; %s beside the model, %d tokens a pass, in %s, computed again: %s",
+        i->dora ? "DoRA of " : "", i->rank, i->maps, (double)i->parameters * 1e-6, (double)i->scale, (long long)t->at.steps, t->at.rate,
         nm_bytes_text(i->bytes, bytes), i->pass_rows, i->arithmetic, i->recomputed);
-    if (t->set->warmup >= (double)t->steps && t->steps > 1)
-        nm_note("the warm-up of %g steps is not over before the run is: the rate stays low. --warmup 0.05 suits any length", t->set->warmup);
+    if (t->set->warmup >= (double)t->at.steps && t->at.steps > 1)
+        nm_tune_note(t, "the warm-up of %g steps is not over before the run is: the rate stays low. --warmup 0.05 suits any length", t->set->warmup);
 }
 
 /* NAME goes to the store of adapters; what has a slash is a folder. */
@@ -166,7 +176,7 @@ nm_err nm_tune_find_folder(nm_tune *t)
     const char *name = t->set->output;
     char *store = NULL;
     size_t n;
-    if (!name) return NM_OK;
+    if (t->folder) return NM_OK;
     if (!strchr(name, '/')) NM_TRY(nm_adapter_folder(&store));
     n = strlen(name) + (store ? strlen(store) : 0) + 2;
     t->folder = nm_malloc(n);
@@ -177,6 +187,7 @@ nm_err nm_tune_find_folder(nm_tune *t)
     }
     nm_free(store);
     if (!t->folder || !t->state) return nm_fail_memory(n);
+    t->at.folder = t->folder;
     t->made_folder = access(t->folder, F_OK) != 0;
     return nm_folder_make(t->folder, 0777);
 }

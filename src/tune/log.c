@@ -7,10 +7,9 @@
 #include <unistd.h>
 
 #include "base/err.h"
-#include "common.h"
-#include "tune.h"
+#include "tune/tune_impl.h"
 
-enum { LINE_MOST = 1 << 16 };
+enum { LINE_MOST = 1 << 12 };
 
 /* A pipe or a device has no past to go on behind, and reading it could wait for ever. */
 static bool is_file(const char *path)
@@ -33,7 +32,7 @@ static long long step_of(const char *line)
 /* Where the lines of steps up to `last` end: what a resumed run goes on behind. */
 static long end_of(FILE *log, int64_t last)
 {
-    static char line[LINE_MOST];
+    char line[LINE_MOST];
     long end = 0;
     while (fgets(line, sizeof line, log)) {
         long long step = step_of(line);
@@ -47,7 +46,7 @@ nm_err nm_tune_open_log(nm_tune *t)
 {
     if (!t->set->log) return NM_OK;
     if (t->set->resume && is_file(t->set->log) && (t->log = fopen(t->set->log, "r+"))) {
-        long end = end_of(t->log, t->from - (t->pending.step > 0));
+        long end = end_of(t->log, t->at.from - (t->pending.step > 0));
         if (fseek(t->log, end, SEEK_SET) || ftruncate(fileno(t->log), end)) return failed(t);
         return NM_OK;
     }

@@ -1,6 +1,6 @@
 /* Owns curves as inline SVG. Refuses foreign text: titles and names are ours. */
-#ifndef NM_CMD_TUNE_CURVE_H
-#define NM_CMD_TUNE_CURVE_H
+#ifndef NM_TUNE_CURVE_H
+#define NM_TUNE_CURVE_H
 
 #include "base/str.h"
 

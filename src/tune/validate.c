@@ -1,12 +1,11 @@
-/* Validation in a run of `nomoat tune`, in the arithmetic that will serve. */
+/* Validation in a run, in the arithmetic that will serve. */
 #include <math.h>
 #include <stdlib.h>
 
-#include "common.h"
-#include "forget.h"
-#include "measure.h"
+#include "tune/forget.h"
+#include "tune/measure.h"
 #include "os/clock.h"
-#include "tune.h"
+#include "tune/tune_impl.h"
 
 /* The longest sample of the validation data; *index: where it stands. 2 at least. */
 static size_t longest_sample(const nm_tune *t, size_t *index)
@@ -28,7 +27,7 @@ static nm_err open_score(score *c, const nm_tune *t, const nm_stack *stack)
 {
     size_t index, longest = longest_sample(t, &index);
     if (!(c->nll = nm_calloc(longest, sizeof *c->nll))) return nm_fail_memory(longest * sizeof *c->nll);
-    return nm_measure_open(&c->measure, t->stacked->model, stack, &t->set->common, -1, longest);
+    return nm_measure_open(&c->measure, t->base.model, stack, t->set->compute, -1, longest, t->listener.cancel);
 }
 
 static nm_err score_sample(score *c, nm_sample s)
@@ -60,22 +59,26 @@ static nm_err score_samples(nm_tune *t, const nm_stack *stack, double *loss)
 /* The adapter as it stands, on the stack below. */
 typedef struct present { nm_adapter *made; nm_stack *stack; } present;
 
-static nm_err open_present(nm_tune *t, present *p)
+nm_err nm_tune_stack_with(const nm_tune *t, const nm_adapter *adapter, nm_stack **out)
 {
-    const nm_found_stack *found = &t->stacked->found;
-    size_t n = found->count + 1;
+    size_t n = t->base.count + 1;
     const nm_adapter **adapters = nm_calloc(n, sizeof(*adapters));
     float *scales = nm_calloc(n, sizeof *scales);
-    nm_err err = adapters && scales ? nm_trainer_adapter(t->trainer, &p->made) : nm_fail_memory(n * sizeof *scales);
-    if (err == NM_OK) err = nm_stacked_adapters(t->stacked, adapters, scales);
-    if (err == NM_OK) {
-        adapters[n - 1] = p->made;
-        scales[n - 1] = 1;
-        err = nm_stack_open(&p->stack, t->stacked->model, adapters, scales, n);
+    nm_err err = adapters && scales ? NM_OK : nm_fail_memory(n * sizeof *scales);
+    for (size_t i = 0; err == NM_OK && i < n; i++) {
+        adapters[i] = i < n - 1 ? t->base.adapters[i] : adapter;
+        scales[i] = i < n - 1 ? t->base.scales[i] : 1;
     }
+    if (err == NM_OK) err = nm_stack_open(out, t->base.model, adapters, scales, n);
     nm_free(adapters);
     nm_free(scales);
     return err;
+}
+
+static nm_err open_present(nm_tune *t, present *p)
+{
+    NM_TRY(nm_trainer_adapter(t->trainer, &p->made));
+    return nm_tune_stack_with(t, p->made, &p->stack);
 }
 
 static void close_present(present *p)
@@ -90,19 +93,19 @@ static size_t meter_tokens(const nm_tune *t, bool last)
 {
     bool limited = !isnan(t->set->max_forget);      /* then each look decides, on the whole of the meter's text */
     size_t tokens = (size_t)t->set->meter / (last || limited ? 1 : EARLY_PART);
-    return nm_model_tokenizer(t->stacked->model) && (!t->set->batches || limited) ? tokens : 0;
+    return nm_model_tokenizer(t->base.model) && (!t->set->batches || limited) ? tokens : 0;
 }
 
 static nm_err forgetting_of(const nm_tune *t, const present *p, size_t tokens, double *forgetting)
 {
-    return nm_forgetting(t->stacked->model, t->stacked->stack, p->stack, &t->set->common, tokens, forgetting);
+    return nm_forgetting(t->base.model, t->base.stack, p->stack, t->set->compute, tokens, t->listener.cancel, forgetting);
 }
 
 /* Loss on the validation data, and what was forgotten; -1 where there is none to measure. */
 nm_err nm_tune_validate(nm_tune *t, double *loss, double *forgetting)
 {
     present p = {0};
-    size_t tokens = meter_tokens(t, nm_trainer_steps(t->trainer) == t->steps);
+    size_t tokens = meter_tokens(t, nm_trainer_steps(t->trainer) == t->at.steps);
     *loss = *forgetting = -1;
     nm_trainer_rest(t->trainer);
     nm_err err = open_present(t, &p);
@@ -150,7 +153,7 @@ static nm_err probe_score(nm_tune *t, const present *p, nm_look_cost *c)
 /* One pass of the meter, and three: the difference is the tokens'. */
 static nm_err probe_meter(nm_tune *t, const present *p, nm_look_cost *c)
 {
-    size_t part = nm_forgetting_part(t->stacked->model);
+    size_t part = nm_forgetting_part(t->base.model);
     double nats, from = nm_clock_seconds();
     NM_TRY(forgetting_of(t, p, part, &nats));
     c->meter_open = seconds_since(&from);

@@ -1,5 +1,5 @@
-/* The forecast of a run of `nomoat tune`: counting and measuring. */
-#include "tune_cost.h"
+/* The forecast of a run: counting and measuring. */
+#include "tune/cost.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -7,8 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "bench_tune.h"
-#include "common.h"
+#include "tune/count.h"
 #include "os/clock.h"
 #include "os/machine.h"
 
@@ -117,7 +116,7 @@ static nm_err choose_samples(probe *p, int64_t step, int64_t most, size_t *count
     double trained = 0, squares = 0, own = 0;
     *count = 0;
     *rows = 0;
-    NM_TRY(nm_order_step_at(t->order, step % t->steps, &s));
+    NM_TRY(nm_order_step_at(t->order, step % t->at.steps, &s));
     for (size_t i = 0; i < s.count && *rows < most; i++) {
         nm_sample sample = nm_dataset_sample(t->data, NM_SPLIT_TRAIN, s.samples[i]);
         int64_t left = most - *rows;
@@ -150,7 +149,7 @@ static nm_err probe_pass(probe *p, int64_t step, int64_t most, bool counts, doub
     size_t anchors = 0;
     double answering;
     if (t->anchor && counts) NM_TRY(nm_tune_anchor_at(t, p->steps, anchor, &anchors, &answering));
-    NM_TRY(nm_trainer_step(t->trainer, t->sample, count, anchor, anchors, (float)t->set->anchor, &r, &nm_interrupted));
+    NM_TRY(nm_trainer_step(t->trainer, t->sample, count, anchor, anchors, (float)t->set->anchor, &r, t->listener.cancel));
     *seconds = (r.seconds - r.anchor_seconds - r.update_seconds) / operations;
     if (rows > p->rows) p->rows = rows;
     if (!counts) return NM_OK;
@@ -242,7 +241,7 @@ static nm_err measure(probe *p)
 nm_err nm_tune_measure(nm_tune *t, nm_tune_rates *rates)
 {
     *rates = (nm_tune_rates){.begin = (double)(nm_clock_ns() - t->set->begun_ns) * 1e-9, .info = *nm_trainer_describe(t->trainer)};
-    probe p = {.t = t, .rates = rates, .work = work_of(t->stacked->model, &rates->info)};
+    probe p = {.t = t, .rates = rates, .work = work_of(t->base.model, &rates->info)};
     size_t longest = (size_t)rates->info.pass_rows + 2;
     p.ones = nm_malloc(longest);
     if (!p.ones) return nm_fail_memory(longest);
@@ -336,21 +335,21 @@ static nm_err forecast(nm_tune *v, const nm_tune *t, const nm_tune_rates *r, nm_
     NM_TRY(nm_tune_trainer_options(v, &o));
     int32_t least = v->anchor ? NM_ANCHOR_TOKENS : 2, most = v->set->max_length > least ? v->set->max_length : least;
     if (!v->set->batches && o.max_length > most) o.max_length = most;
-    NM_TRY(nm_trainer_plan(&info, v->stacked->model, &o));
-    work w = work_of(v->stacked->model, &info);
-    for (int64_t i = 0; i < v->steps; i++) {
-        if (nm_interrupted) return nm_fail(NM_INTERRUPTED, "interrupted");
+    NM_TRY(nm_trainer_plan(&info, v->base.model, &o));
+    work w = work_of(v->base.model, &info);
+    for (int64_t i = 0; i < v->at.steps; i++) {
+        if (nm_cancelled(v->listener.cancel)) return nm_fail(NM_INTERRUPTED, "interrupted");
         NM_TRY(add_step(v, i, info.pass_rows, &s));
     }
-    add_kept(t, v->steps, &s);
-    *f = (nm_tune_forecast){.steps = v->steps, .every = v->every, .tokens = s.rows, .trained = s.trained, .pass_rows = info.pass_rows, .arithmetic = info.arithmetic,
+    add_kept(t, v->at.steps, &s);
+    *f = (nm_tune_forecast){.steps = v->at.steps, .every = v->at.every, .tokens = s.rows, .trained = s.trained, .pass_rows = info.pass_rows, .arithmetic = info.arithmetic,
         .recomputed = info.recomputed,
-        .epochs = (double)v->steps / (double)nm_order_steps_per_epoch(v->order), .begin = r->begin};
+        .epochs = (double)v->at.steps / (double)nm_order_steps_per_epoch(v->order), .begin = r->begin};
     f->cut = count_cut(v, v->data == t->data ? t->set->max_length : v->set->max_length);
     f->training = r->pass * pass_work(&w, s.rows, s.own, s.trained, s.squares);
     NM_TRY(mean_anchor_work(v, &w, &anchored));
-    f->anchor = v->anchor ? r->anchor * anchored * (double)v->steps + r->answers * nm_tune_anchor_stops(v, v->steps) : 0;
-    f->update = r->update * w.adapter * (double)v->steps;
+    f->anchor = v->anchor ? r->anchor * anchored * (double)v->at.steps + r->answers * nm_tune_anchor_stops(v, v->at.steps) : 0;
+    f->update = r->update * w.adapter * (double)v->at.steps;
     cost_looks(v, r, &w, f);
     cost_memory(r, &info, v->anchor && s.largest < NM_ANCHOR_TOKENS ? NM_ANCHOR_TOKENS : s.largest, f);
     f->seconds = f->begin + f->training + f->anchor + f->update + f->validation + f->meter + f->saving;
@@ -360,7 +359,7 @@ static nm_err forecast(nm_tune *v, const nm_tune *t, const nm_tune_rates *r, nm_
 nm_err nm_tune_forecast_of(const nm_tune *t, const nm_tune_rates *rates, const nm_tune_settings *set, nm_dataset *data, nm_tune_forecast *out)
 {
     bool anchored = t->anchor && !set->no_anchor;
-    nm_tune v = {.set = set, .stacked = t->stacked, .data = data, .anchor = anchored ? t->anchor : NULL};
+    nm_tune v = {.set = set, .base = t->base, .listener = t->listener, .data = data, .anchor = anchored ? t->anchor : NULL};
     nm_err err = forecast(&v, t, rates, out);
     nm_order_close(&v.order);
     return err;

@@ -1,11 +1,11 @@
 /* Likelihoods of given tokens. */
-#include "measure.h"
+#include "tune/measure.h"
 
 #include <math.h>
 
-#include "common.h"
+#include "base/duration.h"
+#include "base/err.h"
 #include "os/machine.h"
-#include "term.h"
 
 int32_t nm_rows_of_logits(const nm_model *model)
 {
@@ -14,11 +14,12 @@ int32_t nm_rows_of_logits(const nm_model *model)
     return fit < LEAST ? LEAST : fit > MOST ? MOST : fit;
 }
 
-nm_err nm_measure_open(nm_measure *m, const nm_model *model, const nm_stack *stack, const nm_common *common, int32_t kv, size_t tokens)
+nm_err nm_measure_open(nm_measure *m, const nm_model *model, const nm_stack *stack, nm_compute compute, int32_t kv, size_t tokens,
+    const volatile sig_atomic_t *cancel)
 {
-    nm_session_options so = {.compute = (nm_compute)common->compute, .stack = stack};
-    nm_runner_options ro = {.compute = (nm_compute)common->compute, .max_logits = nm_rows_of_logits(model)};
-    *m = (nm_measure){.model = model};
+    nm_session_options so = {.compute = compute, .stack = stack};
+    nm_runner_options ro = {.compute = compute, .max_logits = nm_rows_of_logits(model)};
+    *m = (nm_measure){.model = model, .cancel = cancel};
     if (tokens > INT32_MAX) return nm_fail(NM_USAGE, "%zu tokens are more than one context can hold", tokens);
     NM_TRY(nm_choose_kv(&so.kv, so.compute, kv));
     so.context = tokens ? (int32_t)tokens : 1;
@@ -82,10 +83,19 @@ nm_err nm_measure_run(nm_measure *m, const int32_t *ids, size_t count, size_t fi
     if (first) {        /* tokens whose logits nobody wants */
         size_t quiet = first < count ? first : count - 1;
         nm_item before = {.session = m->session, .tokens = ids, .count = (int32_t)quiet, .want = NM_WANT_NONE};
-        NM_TRY(nm_run(m->runner, &before, 1, &nm_interrupted));
+        NM_TRY(nm_run(m->runner, &before, 1, m->cancel));
         w.from = quiet;
         item.tokens += quiet;
         item.count -= (int32_t)quiet;
     }
-    return nm_run(m->runner, &item, 1, &nm_interrupted);
+    return nm_run(m->runner, &item, 1, m->cancel);
+}
+
+nm_err nm_choose_kv(nm_kv_type *out, nm_compute compute, int32_t kv)
+{
+    *out = compute == NM_COMPUTE_F32 ? NM_KV_F32 : NM_KV_F16;
+    if (kv < 0) return NM_OK;
+    if (compute == NM_COMPUTE_F32 && kv != NM_KV_F32) return nm_fail(NM_USAGE, "--compute f32 keeps K and V in f32, too: leave --kv away");
+    *out = (nm_kv_type)kv;
+    return NM_OK;
 }

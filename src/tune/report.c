@@ -4,13 +4,12 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "common.h"
-#include "duration.h"
+#include "base/duration.h"
 #include "os/clock.h"
 #include "os/file.h"
 #include "os/machine.h"
-#include "tune.h"
-#include "tune_curve.h"
+#include "tune/tune_impl.h"
+#include "tune/curve.h"
 
 enum { ANSWERS = 5, TEXT_SHOWN = 4000 };
 
@@ -124,20 +123,20 @@ static nm_err put_run(nm_str *s, const nm_tune *t)
     const nm_dataset_stats *d = nm_dataset_describe(t->data);
     char a[32], b[32];
     NM_TRY(nm_str_puts(s, "<h2>The run</h2>\n<table>\n"));
-    NM_TRY(put_row(s, "model", t->model_text));
-    NM_TRY(put_format(s, "adapter", "%s%s", t->folder, t->kept ? "" : " (nothing kept yet)"));
-    if (t->kept) NM_TRY(put_format(s, "kept", "the adapter of step %lld", (long long)t->kept));
-    NM_TRY(put_format(s, "steps", "%lld of %lld: %s", (long long)nm_trainer_steps(t->trainer), (long long)t->steps, t->ended ? t->ended : ""));
-    NM_TRY(put_format(s, "loss", "%.4f at first, %.4f at last (of the last ten steps or so)", t->first_loss, t->last_loss));
-    if (isfinite(t->best)) NM_TRY(put_format(s, "best validation", "%.4f", t->best));
-    if (t->forgetting >= 0) NM_TRY(put_format(s, "forgetting", "%.4f nats a token, at last", t->forgetting));
+    NM_TRY(put_row(s, "model", t->base.name));
+    NM_TRY(put_format(s, "adapter", "%s%s", t->folder, t->at.kept ? "" : " (nothing kept yet)"));
+    if (t->at.kept) NM_TRY(put_format(s, "kept", "the adapter of step %lld", (long long)t->at.kept));
+    NM_TRY(put_format(s, "steps", "%lld of %lld: %s", (long long)nm_trainer_steps(t->trainer), (long long)t->at.steps, t->at.ended ? t->at.ended : ""));
+    NM_TRY(put_format(s, "loss", "%.4f at first, %.4f at last (of the last ten steps or so)", t->at.first_loss, t->at.last_loss));
+    if (isfinite(t->at.best)) NM_TRY(put_format(s, "best validation", "%.4f", t->at.best));
+    if (t->at.forgetting >= 0) NM_TRY(put_format(s, "forgetting", "%.4f nats a token, at last", t->at.forgetting));
     for (size_t k = 0; k < t->n_sources; k++) NM_TRY(put_row(s, "data", t->sources[k]));
     NM_TRY(put_format(s, "of it", "%llu rows, %llu sequences (%zu for validation), %llu tokens, %llu of them trained", (unsigned long long)d->rows,
         (unsigned long long)d->samples, nm_dataset_count(t->data, NM_SPLIT_VALIDATION), (unsigned long long)d->tokens, (unsigned long long)d->trained));
     if (t->replay) NM_TRY(put_format(s, "kept in mind", "%zu sequences, %d in each step", nm_dataset_count(t->replay, NM_SPLIT_TRAIN), (int)t->replays));
     NM_TRY(put_format(s, "trained", "rank %d on %d maps, %.2f million numbers, scale %g, in %s", i->rank, i->maps, (double)i->parameters * 1e-6,
         (double)i->scale, i->arithmetic));
-    if (t->seconds > 0) NM_TRY(put_format(s, "speed", "%.0f tokens/s; %s since it was begun or resumed", t->tokens / t->seconds,
+    if (t->at.seconds > 0) NM_TRY(put_format(s, "speed", "%.0f tokens/s; %s since it was begun or resumed", t->at.tokens / t->at.seconds,
         nm_duration_text((double)(nm_clock_ns() - t->begun_ns) * 1e-9, a)));
     NM_TRY(put_format(s, "memory", "%s beside the model, %s resident at most in all; %d tokens a pass, computed again: %s", nm_bytes_text(i->bytes, a),
         nm_bytes_text(nm_machine_resident_peak(), b), i->pass_rows, i->recomputed));
@@ -199,7 +198,7 @@ static nm_err put_answers(nm_str *s, const nm_tune *t, const nm_tune_answer *a, 
     NM_TRY(nm_str_puts(s, "<h2>Before and after</h2>\n"));
     if (!count) return nm_str_puts(s, "<p class=\"note\">No answers: the run was stopped, or nothing was kept.</p>\n");
     NM_TRY(nm_str_printf(s, "<p class=\"note\">%s, answered greedily by the model as it was and with the adapter of step %lld.</p>\n",
-        held_out ? "Rows that were not trained" : "Rows of the training data, as there is no validation data", (long long)t->kept));
+        held_out ? "Rows that were not trained" : "Rows of the training data, as there is no validation data", (long long)t->at.kept));
     for (size_t i = 0; i < count; i++) {
         NM_TRY(nm_str_puts(s, "<h3>"));
         NM_TRY(put_escaped(s, a[i].where, strlen(a[i].where)));
@@ -221,8 +220,8 @@ static nm_err put_page(nm_str *s, const nm_tune *t, const nm_tune_answer *answer
     NM_TRY(nm_str_puts(s, "<h1>"));
     NM_TRY(put_escaped(s, t->set->output, strlen(t->set->output)));
     NM_TRY(nm_str_puts(s, "</h1>\n"));
-    NM_TRY(put_curves(s, &t->history));
-    NM_TRY(put_looks(s, &t->history));
+    NM_TRY(put_curves(s, &t->at.history));
+    NM_TRY(put_looks(s, &t->at.history));
     NM_TRY(put_answers(s, t, answers, count));
     NM_TRY(put_run(s, t));
     NM_TRY(put_settings(s, t));
@@ -236,12 +235,12 @@ nm_err nm_tune_report(nm_tune *t, bool samples)
     nm_str s = {0};
     nm_err err = samples ? nm_tune_answers(t, answers, ANSWERS, &count) : NM_OK;
     if (err == NM_INTERRUPTED) {        /* the page with the answers so far */
-        nm_interrupted = 0;
+        nm_cancel(t->listener.cancel, false);
         err = NM_OK;
     }
     if (err == NM_OK) err = put_page(&s, t, answers, count);
     if (err == NM_OK) err = nm_file_write(t->set->report, s.data, s.length);
-    if (err == NM_OK) nm_note("the report is %s", t->set->report);
+    if (err == NM_OK) nm_tune_note(t, "the report is %s", t->set->report);
     nm_tune_answers_free(answers, count);
     nm_str_free(&s);
     return err;

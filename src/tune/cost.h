@@ -1,9 +1,9 @@
-/* Owns the forecast of a run of `nomoat tune`: products are counted, what this machine makes of them is measured on a few passes over the real data, and
+/* Owns the forecast of a run: products are counted, what this machine makes of them is measured on a few passes over the real data, and
  * everything else that a run does (anchor, optimiser, validation, meter, saving) is measured on a piece of it. Refuses to know how it is told. */
-#ifndef NM_CMD_TUNE_COST_H
-#define NM_CMD_TUNE_COST_H
+#ifndef NM_TUNE_COST_H
+#define NM_TUNE_COST_H
 
-#include "tune.h"
+#include "tune/tune_impl.h"
 
 typedef struct nm_tune_rates {
     double begin;               /* seconds before the first step */
@@ -17,17 +17,6 @@ typedef struct nm_tune_rates {
     uint64_t beside;            /* bytes resident in training without the trainer */
     uint64_t looked;            /* the most in validating and saving, without the adapter's numbers */
 } nm_tune_rates;
-
-typedef struct nm_tune_forecast {
-    int64_t steps, every;
-    double tokens, trained;     /* over all steps, without the anchor's; trained: those whose loss counts */
-    double epochs;
-    uint64_t cut;               /* sequences that are cut */
-    double begin, training, anchor, update, validation, meter, saving, seconds;
-    uint64_t bytes, peak;       /* beside the model; of the whole process */
-    int32_t pass_rows;
-    const char *arithmetic, *recomputed;       /* nm_trainer_info */
-} nm_tune_forecast;
 
 /* A few seconds of work with t's trainer, which is of no use afterwards. */
 nm_err nm_tune_measure(nm_tune *t, nm_tune_rates *rates);

@@ -1,14 +1,16 @@
 /* Owns likelihoods of given tokens, and the likeliest one: what score, perplexity, effect and tune have in common. */
-#ifndef NM_CMD_MEASURE_H
-#define NM_CMD_MEASURE_H
+#ifndef NM_TUNE_MEASURE_H
+#define NM_TUNE_MEASURE_H
 
-#include "args.h"
+#include <signal.h>
+
 #include "nomoat.h"
 
-typedef struct nm_measure { const nm_model *model; nm_session *session; nm_runner *runner; } nm_measure;
+typedef struct nm_measure { const nm_model *model; nm_session *session; nm_runner *runner; const volatile sig_atomic_t *cancel; } nm_measure;
 
 /* stack may be NULL. kv: an nm_kv_type, or -1 for the one that suits the arithmetic. NM_NO_MEMORY, with numbers, if `tokens` do not fit. */
-nm_err nm_measure_open(nm_measure *measure, const nm_model *model, const nm_stack *stack, const nm_common *common, int32_t kv, size_t tokens);
+nm_err nm_measure_open(nm_measure *measure, const nm_model *model, const nm_stack *stack, nm_compute compute, int32_t kv, size_t tokens,
+    const volatile sig_atomic_t *cancel);
 void nm_measure_close(nm_measure *measure);
 
 /* Forgets what was, runs the tokens, and writes nll[i] = -log p(ids[i + 1] | ids[0..i]) for first <= i < count - 1, in nats.
@@ -22,5 +24,7 @@ int32_t nm_rows_of_logits(const nm_model *model);
 int32_t nm_best_token(const float *logits, int32_t n);
 /* log of the sum of e^logit, in double; NAN if a logit is. */
 double nm_log_sum(const float *logits, int32_t n);
+/* The cache's type for an arithmetic; kv: an nm_kv_type, or -1 where none was asked for. NM_USAGE for another than f32 with fp32. */
+nm_err nm_choose_kv(nm_kv_type *out, nm_compute compute, int32_t kv);
 
 #endif

@@ -2,8 +2,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "common.h"
-#include "tune.h"
+#include "tune/tune_impl.h"
 
 static void halve_losses(nm_tune_history *h)
 {

@@ -1,10 +1,9 @@
-/* What a run of `nomoat tune` shows of its effect: some rows answered by what was and by the adapter in the folder, greedily. */
+/* What a run shows of its effect: some rows answered by what was and by the adapter in the folder, greedily. */
 #include <stdio.h>
 #include <string.h>
 
-#include "common.h"
-#include "measure.h"
-#include "tune.h"
+#include "tune/measure.h"
+#include "tune/tune_impl.h"
 
 enum { ANSWER_MOST = 96, TEXT_PROMPT = 32 };     /* tokens of an answer; of a text, where every token is trained, that are taken for a prompt */
 
@@ -30,18 +29,18 @@ static nm_err text_of(const player *p, const int32_t *ids, size_t count, unsigne
 
 static nm_err play(player *p, const nm_tune *t, const nm_stack *stack, const int32_t *prompt, int32_t n, char **out)
 {
-    nm_session_options o = {.context = n + ANSWER_MOST + 1, .compute = (nm_compute)t->set->common.compute, .stack = stack};
+    nm_session_options o = {.context = n + ANSWER_MOST + 1, .compute = t->set->compute, .stack = stack};
     int32_t ids[ANSWER_MOST], count = 0;
     nm_session *session = NULL;
     NM_TRY(nm_choose_kv(&o.kv, o.compute, -1));
-    NM_TRY(nm_session_open(&session, t->stacked->model, &o));
+    NM_TRY(nm_session_open(&session, t->base.model, &o));
     nm_item item = {.session = session, .tokens = prompt, .count = n, .want = NM_WANT_LAST, .on_logits = on_logits, .arg = p};
-    nm_err err = nm_run(p->runner, &item, 1, &nm_interrupted);
+    nm_err err = nm_run(p->runner, &item, 1, t->listener.cancel);
     while (err == NM_OK && count < ANSWER_MOST && !nm_token_ends(p->tokenizer, p->best)) {
         ids[count++] = p->best;
         item.tokens = &ids[count - 1];
         item.count = 1;
-        err = nm_run(p->runner, &item, 1, &nm_interrupted);
+        err = nm_run(p->runner, &item, 1, t->listener.cancel);
     }
     nm_session_close(&session);
     return err == NM_OK ? text_of(p, ids, (size_t)count, 0, out) : err;
@@ -66,26 +65,8 @@ static nm_err answer(player *p, const nm_tune *t, const nm_stack *after, const n
     bool ends = nm_token_ends(p->tokenizer, s->ids[to - 1]);
     NM_TRY(text_of(p, s->ids, (size_t)from, NM_TEXT_SPECIAL, &a->prompt));
     NM_TRY(text_of(p, s->ids + from, (size_t)(to - from - ends), 0, &a->reference));
-    NM_TRY(play(p, t, t->stacked->stack, s->ids, from, &a->before));
+    NM_TRY(play(p, t, t->base.stack, s->ids, from, &a->before));
     return play(p, t, after, s->ids, from, &a->after);
-}
-
-/* The stack below with the adapter of the folder on it. */
-static nm_err open_after(const nm_tune *t, nm_adapter **adapter, nm_stack **stack)
-{
-    size_t n = t->stacked->found.count + 1;
-    const nm_adapter **adapters = nm_calloc(n, sizeof(*adapters));
-    float *scales = nm_calloc(n, sizeof *scales);
-    nm_err err = adapters && scales ? nm_adapter_open(adapter, t->stacked->model, t->folder, false) : nm_fail_memory(n * sizeof *scales);
-    if (err == NM_OK) err = nm_stacked_adapters(t->stacked, adapters, scales);
-    if (err == NM_OK) {
-        adapters[n - 1] = *adapter;
-        scales[n - 1] = 1;
-        err = nm_stack_open(stack, t->stacked->model, adapters, scales, n);
-    }
-    nm_free(adapters);
-    nm_free(scales);
-    return err;
 }
 
 /* Rows spread over the validation data, or over the training data where there is none. */
@@ -98,14 +79,15 @@ static nm_sample pick(const nm_tune *t, size_t i, size_t most)
 
 nm_err nm_tune_answers(nm_tune *t, nm_tune_answer *answers, size_t most, size_t *count)
 {
-    player p = {.tokenizer = nm_model_tokenizer(t->stacked->model)};
-    nm_runner_options o = {.compute = (nm_compute)t->set->common.compute};
+    player p = {.tokenizer = nm_model_tokenizer(t->base.model)};
+    nm_runner_options o = {.compute = t->set->compute};
     nm_adapter *adapter = NULL;
     nm_stack *after = NULL;
     *count = 0;
     if (!p.tokenizer) return NM_OK;
-    nm_err err = nm_runner_open(&p.runner, t->stacked->model, &o);
-    if (err == NM_OK) err = open_after(t, &adapter, &after);
+    nm_err err = nm_runner_open(&p.runner, t->base.model, &o);
+    if (err == NM_OK) err = nm_adapter_open(&adapter, t->base.model, t->folder, false);
+    if (err == NM_OK) err = nm_tune_stack_with(t, adapter, &after);
     for (size_t i = 0; err == NM_OK && i < most; i++) {
         nm_sample s = pick(t, i, most);
         if (s.count < 2) continue;

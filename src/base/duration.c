@@ -1,5 +1,5 @@
 /* Spans of time in words. */
-#include "duration.h"
+#include "base/duration.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -81,4 +81,14 @@ nm_err nm_read_bytes(const char *text, const char *option, uint64_t *bytes)
     if (!(v > 0) || v > 1e15 || *end) return nm_fail(NM_USAGE, "%s %s: give a size such as 2G or 800M", option, text);
     *bytes = (uint64_t)v;
     return NM_OK;
+}
+
+const char *nm_bytes_text(uint64_t bytes, char out[32])
+{
+    static const char *const sizes[] = {"B", "kB", "MB", "GB", "TB", "PB", "EB"};
+    double v = (double)bytes;
+    size_t u = 0;
+    for (; v >= 999.5 && u + 1 < sizeof sizes / sizeof *sizes; u++) v /= 1000;
+    snprintf(out, 32, u && v < 99.95 ? "%.1f %s" : "%.0f %s", v, sizes[u]);
+    return out;
 }
