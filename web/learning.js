@@ -69,7 +69,7 @@ function progress(bar, where, state) {
 
 function figures(state) {
     const look = state.looks?.at(-1);
-    return facts([['Loss', figure(state.loss)], ['At first', figure(state.first_loss)], ['Validation', figure(look?.validation)], ['Forgetting', figure(look?.forgetting, 4)],
+    return facts([['Loss, mean of late', figure(state.loss)], ['At first', figure(state.first_loss)], ['Validation', figure(look?.validation)], ['Forgetting', figure(look?.forgetting, 4)],
         ['Speed', state.tokens_per_second > 0 ? `${count(state.tokens_per_second)} tokens/s` : null], ['So far', state.seconds > 0 ? span(state.seconds) : null]]);
 }
 
@@ -77,7 +77,7 @@ function looksView(state) {
     if (!state.looks?.length) return null;
     const row = (cell, list) => h('tr', {}, list.map((text) => h(cell, {scope: cell === 'th' ? 'col' : null, class: 'right'}, text)));
     const rows = state.looks.map((l) => row('td', [count(l.step), figure(l.validation) ?? '–', figure(l.forgetting, 4) ?? '–']));
-    return fold('Validation in figures', '', {}, h('div', {class: 'table'}, h('table', {}, h('thead', {}, row('th', ['Step', 'Validation', 'Forgetting'])), h('tbody', {}, rows))));
+    return fold('Validation and forgetting', '', {}, h('div', {class: 'table'}, h('table', {}, h('thead', {}, row('th', ['Step', 'Validation', 'Forgetting'])), h('tbody', {}, rows))));
 }
 
 function notesView(state) {
@@ -145,7 +145,16 @@ function samplesView(samples) {
     if (!samples?.length) return null;
     const triple = (s) => h('div', {class: 'triple'}, answerBox('Before', s.before), answerBox('After', s.after), s.reference ? answerBox('In the data', s.reference) : null);
     return h('div', {class: 'samples'}, h('h4', {}, `Before and after: ${several(samples.length, 'question')} of the data`),
-        samples.map((s, i) => fold(h('span', {class: 'prompt'}, s.prompt), s.where, {open: i < 2}, triple(s))));
+        questions(samples).map((question, i) => fold(h('span', {class: 'prompt', title: samples[i].prompt}, question), samples[i].where, {open: i < 2}, triple(samples[i]))));
+}
+
+// Prompts without what the template puts round them: marks, and the lines with which all of them begin and end.
+function questions(samples) {
+    const all = samples.map((s) => s.prompt.split(/<\|[^|<>]*\|>|<\/?\w+>|\[\/?INST\]|\n/).map((line) => line.trim()).filter(Boolean));
+    const shared = (at) => all.every((list) => list.length > 1 && list.at(at) === all[0].at(at));
+    while (all.length > 1 && shared(0)) for (const list of all) list.shift();
+    while (shared(-1)) for (const list of all) list.pop();
+    return all.map((list, i) => (all.length > 1 ? list.join(' ') : list.at(-1)) || samples[i].prompt);
 }
 
 function answerBox(label, text) {
