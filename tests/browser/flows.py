@@ -174,8 +174,8 @@ class Flows:
         await self.page.until('location.hash === "#/" && ![...document.querySelectorAll(".chat")].some(c => c.textContent === "Another name")')
 
     async def half_an_answer_is_kept(self):
-        await self.fresh({'max_tokens': 4000, 'temperature': 1.5})
-        await self.say('Write a very long and slow story about ten thousand', wait=False)
+        await self.fresh({'max_tokens': 4000, 'temperature': 0})
+        await self.say('Count from one to ten thousand, one number a line', wait=False)
         await asyncio.sleep(3)
         if not await self.page.js('!!document.querySelector(".running")'):
             return 'the model says too little'
@@ -466,6 +466,7 @@ class Flows:
         await self.page.until('document.querySelector(".forecast .headline")', 'the forecast without the anchor', 90)
         await self.page.js('[...document.querySelectorAll(".choices button")].find(b => b.textContent.startsWith("rank 8")).click()')
         assert await self.page.js('document.querySelector(".numbers input").value') == '8'
+        await self.page.until('document.querySelector(".choices strong")?.textContent === "rank 4"', 'the forecast of rank 8', 90)
 
     async def run_is_seen_and_stopped(self):
         """Live loss, a badge, another view meanwhile, a reload; then it stops and its checkpoint is there."""
