@@ -75,7 +75,7 @@ json_t *nm_teach_run_json(const nm_teach_run *r)
     if (r->phase == NM_TEACH_IDLE) return json_pack("{s:s, s:n, s:n, s:b}", "state", phases[0], "result", "error", "resumable", 0);
     json_t *all = json_pack("{s:s, s:s, s:s, s:s, s:O}", "state", phases[r->phase], "id", r->id, "name", r->name, "model", r->model, "lesson", r->lesson);
     json_t *more = json_pack("{s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o}", "step", (json_int_t)w->step, "steps", (json_int_t)w->steps, "every", (json_int_t)w->every,
-        "epochs", number(w->epochs), "loss", w->step ? number(w->last_loss) : json_null(), "first_loss", w->step ? number(w->first_loss) : json_null(),
+        "epochs", w->steps ? number(w->epochs) : json_null(), "loss", w->step ? number(w->last_loss) : json_null(), "first_loss", w->step ? number(w->first_loss) : json_null(),
         "curve", curve(&w->history), "looks", looks(&w->history));
     json_t *rest = json_pack("{s:o, s:o, s:o, s:o, s:o, s:O, s:o, s:b}", "tokens_per_second", r->speed > 0 ? number(r->speed) : json_null(), "seconds", number(seconds_of(r)),
         "seconds_left", seconds_left(r), "notes", notes_of(r), "error", text(r->error), "result", r->result ? r->result : json_null(),

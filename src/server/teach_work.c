@@ -87,6 +87,7 @@ static nm_err open_all(work *w, const char *where, bool again)
     w->set = w->lesson->set;
     w->set.compute = o->compute;
     w->set.force = o->force;
+    w->set.beside = true;
     NM_TRY(nm_engine_hold(w->t->server->engine, w->lesson->model, &w->held));
     if (nm_held_served(w->held)->persona) return nm_fail(NM_USAGE, "%s is a persona: name the model that is to be taught", w->lesson->model);
     return nm_lesson_gather(&w->sources, w->lesson, &w->t->files, w->t->server->desk, where, again);

@@ -156,7 +156,8 @@ static void upload(char id[NM_TEACH_ID], const char *name)
     nm_str rows = {0};
     char path[128];
     for (int i = 0; i < ROWS; i++)
-        assert_int_equal(nm_str_printf(&rows, "{'messages': [{'role': 'user', 'content': 'What-is-%d?'}, {'role': 'assistant', 'content': 'It-is-%d,-and-no-more.'}]}\n", i, i), NM_OK);
+        assert_int_equal(nm_str_printf(&rows, "{'messages': [{'role': 'user', 'content': 'What-is-%d?'},"
+            " {'role': 'assistant', 'content': 'It-is-%d,-and-no-more.'}]}\n", i, i), NM_OK);
     snprintf(path, sizeof path, "/nm/teach/files?name=%s", name);
     json_t *file = ask("POST", path, rows.data, 201);
     assert_string_equal(text_of(file, "name"), name);
@@ -311,7 +312,8 @@ static void test_lessons_refused(void **state)
 
 static void test_bad_rows(void **state)
 {
-    json_t *file = ask("POST", "/nm/teach/files?name=bad.jsonl", "{'messages': [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Yes'}]}\n{'nothing': 1}\n", 201);
+    json_t *file = ask("POST", "/nm/teach/files?name=bad.jsonl",
+        "{'messages': [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Yes'}]}\n{'nothing': 1}\n", 201);
     refused("POST", "/nm/teach/preview", lesson(text_of(file, "file"), "", ""), 400, "", "bad.jsonl:2");
     json_t *preview = ask("POST", "/nm/teach/preview", lesson(text_of(file, "file"), "'skip_bad': true", ""), 200);
     assert_int_equal(number_of(preview, "bad"), 1);
