@@ -180,8 +180,9 @@ class Flows:
         if not await self.page.js('!!document.querySelector(".running")'):
             return 'the model says too little'
         await self.page.send('Page.reload')
-        await self.page.until(f'{LAST}?.querySelector(".body").textContent.length > 0', 'what had come is there after a reload')
-        assert 'stopped' in await self.page.js(f'{LAST}.querySelector(".actions").textContent')
+        await self.page.until(f'!document.querySelector(".running") && {LAST}?.querySelector(".actions button") && {LAST}.querySelector(".body").textContent.length > 0', 'what had come is there after a reload')
+        told = await self.page.js(f'{LAST}.textContent.slice(-300)')
+        assert 'stopped' in told, told
 
     async def deleted_while_it_answers(self):
         await self.fresh({'max_tokens': 4000})
