@@ -207,6 +207,7 @@ static void put_beneath(nm_run_settings *set, const nm_modelfile *file)
     fill_int(&set->context, file->context);
     fill_int(&set->max_tokens, file->predict);
     if (!set->seed.given && file->seeded) set->seed = (nm_seed){true, file->seed};
+    if (set->think == NM_THINK_AUTO && file->think >= 0) set->think = file->think ? NM_THINK_ON : NM_THINK_OFF;
 }
 
 /* Faults of the command line and a wrong name come before any reading or loading; what a persona says is put beneath the line. */

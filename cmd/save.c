@@ -31,6 +31,7 @@ static const nm_option options[] = {
     {"--frequency-penalty", "X", "take X off for each time it has occurred; 0 = off", AT(given.frequency_penalty), NM_OPTION_REAL, -100, 100},
     {"--repeat-last-n", "N", "tokens that penalties look at; -1 = all", AT(given.repeat_last), NM_OPTION_INT, -1, INT32_MAX},
     {"-s --seed", "N", "seed of the draws: the same answers each time", AT(seed), NM_OPTION_SEED, 0, 0},
+    {"--think", "off|on", "ask models that can think aloud to do so or not", AT(given.think), NM_OPTION_CHOICE, 0, 0},
     {"--stop -r --reverse-prompt", "TEXT", "end the answer before this text; \\n and \\t are understood; may be repeated", AT(stop), NM_OPTION_LIST, 0, 0},
     {"-n --max-tokens --predict --n-predict", "N", "most tokens of an answer; -1 = no limit but the context", AT(given.predict), NM_OPTION_INT, -2, INT32_MAX},
     {"-c --context --ctx-size", "N", "tokens that the context holds", AT(given.context), NM_OPTION_INT, 0, INT32_MAX},
@@ -43,34 +44,18 @@ static const nm_option options[] = {
 static const settings defaults = {.given = {
     .temperature = NM_UNSET_REAL, .top_p = NM_UNSET_REAL, .min_p = NM_UNSET_REAL, .typical = NM_UNSET_REAL, .repeat_penalty = NM_UNSET_REAL,
     .presence_penalty = NM_UNSET_REAL, .frequency_penalty = NM_UNSET_REAL, .top_k = NM_UNSET_INT, .repeat_last = NM_UNSET_INT, .context = NM_UNSET_INT,
-    .predict = NM_UNSET_INT,
+    .predict = NM_UNSET_INT, .think = -1,
 }};
 
 /* ---- Models and adapters, as they are found from any folder ------------------------------------------------------------------------- */
 
-/* A name stays one; a path becomes an absolute one. */
-static nm_err put_place(nm_str *s, nm_place place, const char *name, const char *path)
-{
-    if (place != NM_PLACE_PATH) return nm_str_puts(s, name);
-    char *real = realpath(path, NULL);
-    nm_err err = real ? nm_str_puts(s, real) : nm_fail(NM_NOT_FOUND, "%s: it is gone", path);
-    free(real);
-    return err;
-}
-
-static nm_err put_adapter(nm_str *s, const nm_found_adapter *a)
-{
-    NM_TRY(put_place(s, a->place, a->name, a->path));
-    return a->scale == 1 ? NM_OK : nm_str_printf(s, "=%.9g", (double)a->scale);
-}
-
 /* FROM's value: the model with what stands on it. */
 static nm_err put_stack(nm_str *s, const nm_found_stack *f)
 {
-    NM_TRY(put_place(s, f->model.place, f->model.name, f->model.path));
+    NM_TRY(nm_place_write(s, f->model.place, f->model.name, f->model.path));
     for (size_t i = 0; i < f->count; i++) {
         NM_TRY(nm_str_putc(s, '+'));
-        NM_TRY(put_adapter(s, &f->adapter[i]));
+        NM_TRY(nm_adapter_write(s, &f->adapter[i]));
     }
     return NM_OK;
 }
@@ -103,11 +88,11 @@ static nm_err take_stack(nm_modelfile *m, const char *stack)
     nm_str s = {0};
     NM_TRY(nm_find_stack(&found, stack, false));
     NM_TRY(no_persona(&found));
-    nm_err err = put_place(&s, found.model.place, found.model.name, found.model.path);
+    nm_err err = nm_place_write(&s, found.model.place, found.model.name, found.model.path);
     m->from.text = err == NM_OK ? nm_str_take(&s, NULL) : NULL;
     for (size_t i = 0; err == NM_OK && i < found.count; i++) {
         err = NM_GROW(m->adapter, m->adapter_capacity, m->adapters + 1);
-        if (err == NM_OK) err = put_adapter(&s, &found.adapter[i]);
+        if (err == NM_OK) err = nm_adapter_write(&s, &found.adapter[i]);
         if (err == NM_OK) m->adapter[m->adapters++] = (nm_modelfile_value){.text = nm_str_take(&s, NULL)};
     }
     nm_str_free(&s);
@@ -177,7 +162,7 @@ static nm_err put_value(nm_str *s, const char *modelfile, const char *value, boo
     nm_free(here);
     NM_TRY(err);
     NM_TRY(no_persona(&found));
-    err = adapter ? put_adapter(&text, &found.adapter[0]) : put_stack(&text, &found);
+    err = adapter ? nm_adapter_write(&text, &found.adapter[0]) : put_stack(&text, &found);
     if (err == NM_OK) err = nm_modelfile_quote(s, text.data);
     nm_str_free(&text);
     nm_found_stack_free(&found);

@@ -6,6 +6,7 @@
 #include "commands.h"
 #include "common.h"
 #include "json_in.h"
+#include "hub/personas.h"
 #include "os/file.h"
 #include "stack.h"
 #include "talk.h"
@@ -124,8 +125,11 @@ static nm_err open_template(nm_template **tmpl, nm_model **model, const settings
     NM_TRY(nm_find_stack(&found, operand, false));
     nm_err opened = set->name ? NM_OK : nm_found_format(&found, format);
     if (opened == NM_OK) opened = nm_open_found(model, &found.model, &set->common, true);
+    const char *own = found.persona && !set->name ? found.persona->file.tmpl : NULL;
+    bool done = opened == NM_OK && own;
+    if (done) opened = nm_template_open(tmpl, own, strlen(own), "the persona's TEMPLATE");
     nm_found_stack_free(&found);
-    NM_TRY(opened);
+    if (opened != NM_OK || done) return opened;
     const char *text = *format ? nm_format_template(format) : nm_model_template(*model, set->name);
     if (text) return nm_template_open(tmpl, text, strlen(text), operand);
     if (set->name) return nm_fail(NM_NOT_FOUND, "%s: the model has no template called '%s'", operand, set->name);
@@ -180,7 +184,7 @@ const nm_command nm_command_template = {
     .details = "Reads one JSON object with the template's variables and writes the text, exactly as transformers would: tools and "
                "documents are none and "
                "add_generation_prompt is false unless given; for a MODEL its special tokens are defined, and an ADAPTER that was taught "
-               "in a format of its own (tune --format) brings that. A template that itself refuses "
+               "in a format of its own (tune --format) brings that; a persona's TEMPLATE comes before both. A template that itself refuses "
                "(raise_exception) ends with exit code 6.",
     .examples = (const nm_example[]){
         {"echo '{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"add_generation_prompt\": true}' | nomoat template tiny",

@@ -328,6 +328,8 @@ NM_API void nm_session_close(nm_session **session);
 NM_API nm_err nm_session_fork(nm_session **out, nm_session *source);
 /* Forgets all tokens from n on. Returns the length reached, which is below n where a sliding window has already dropped what n would need. */
 NM_API int32_t nm_session_truncate(nm_session *session, int32_t n);
+/* What that would return; changes nothing. */
+NM_API int32_t nm_session_reach(const nm_session *session, int32_t n);
 NM_API int32_t nm_session_length(const nm_session *session);
 NM_API int32_t nm_session_context(const nm_session *session);
 NM_API const int32_t *nm_session_tokens(const nm_session *session);     /* nm_session_length of them; until the next change */
@@ -411,6 +413,9 @@ NM_API nm_err nm_grammar_matches(const nm_grammar *grammar, const char *text, si
 /* GBNF of the JSON documents that a JSON schema (2020-12) admits. NM_USAGE names a keyword that is not known, never ignores it. schema NULL: any JSON object. *gbnf: nm_free. */
 NM_API nm_err nm_schema_grammar(char **gbnf, size_t *gbnf_length, const char *schema, size_t length);
 
+/* GBNF of the texts that a regular expression (ECMA-262's) fits as a whole. NM_USAGE for a fault of it. *gbnf: nm_free. */
+NM_API nm_err nm_pattern_grammar(char **gbnf, size_t *gbnf_length, const char *pattern, size_t length);
+
 /* One text under way within a grammar. Belongs to one thread at a time; the grammar and the tokenizer must outlive it. The text is what nm_detokenize makes of the tokens
  * without flags, so decode it without NM_TEXT_CONTINUES. NM_REFUSED for a vocabulary of words (WordPiece). */
 typedef struct nm_constraint nm_constraint;
@@ -455,6 +460,8 @@ NM_API void nm_speech_close(nm_speech **speech);
 NM_API nm_err nm_speech_push(nm_speech *speech, const char *text, size_t length, nm_speech_fn give, void *arg);
 /* Whether what comes next, as far as it is known, is reasoning. */
 NM_API bool nm_speech_reasons(const nm_speech *speech);
+/* What would end the reasoning that is under way, by the mark of its family; where the prompt has opened it, its text tells which. NULL: none is under way. */
+NM_API const char *nm_speech_closing(const nm_speech *speech, const char *prompt, size_t length);
 /* A token's text that is such a mark, though the token is control: it must be fed to nm_speech_push as text. */
 NM_API bool nm_speech_is_mark(const char *token_text);
 /* Whether a rendered prompt ends (white space apart) inside a block of reasoning. */

@@ -2,7 +2,7 @@
 import {app, drawHeader} from '/app.js';
 import {asked, confirmed, grow, h, icon, iconButton, note} from '/dom.js';
 import {deletePersona, loadPersonas, saveChat, savePersona, store} from '/store.js';
-import {chooser, firstModel} from '/stack.js';
+import {chooser, firstModel, loadModels} from '/stack.js';
 
 const NUMBERS = [
     ['temperature', 'Temperature', 0, 5, 0.05, 'Higher is more varied, 0 is always the likeliest token.'],
@@ -77,7 +77,7 @@ function personas(chat) {
     const select = h('select', {id: 'persona', onchange: () => {
         const persona = store.personas.find((p) => p.name === select.value);
         if (!persona) return;
-        Object.assign(chat, {model: persona.model, system: persona.system, settings: {...persona.settings}, persona: persona.name});
+        Object.assign(chat, {model: persona.model, system: persona.system, settings: {...persona.settings, probabilities: chat.settings.probabilities}, persona: persona.name});
         changed();
         drawHeader();
         drawPanel();
@@ -89,11 +89,12 @@ function personas(chat) {
 }
 
 async function keepPersona(chat) {
-    const name = await asked('Keep as a persona', 'Name', chat.persona ?? '', 'Keep');
+    const name = await asked('Keep as a persona', 'Name: letters, digits and . _ -', chat.persona ?? '', 'Keep');
     if (!name) return;
     try {
         await savePersona({name, model: chat.model || firstModel(), system: chat.system, settings: chat.settings});
         chat.persona = name;
+        await loadModels();
         drawPanel();
     } catch (e) { note(e.message, 'bad'); }
 }
@@ -103,6 +104,7 @@ async function removePersona(chat, name) {
     try {
         await deletePersona(name);
         await loadPersonas();
+        await loadModels();
         delete chat.persona;
         drawPanel();
     } catch (e) { note(e.message, 'bad'); }

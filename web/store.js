@@ -2,7 +2,7 @@
 import {call, request} from '/api.js';
 import {newId, note} from '/dom.js';
 
-export const store = {kept: true, why: '', memory: new Map(), personas: []};
+export const store = {kept: true, why: '', memory: new Map(), personas: [], personasKept: false};
 
 // A conversation here: {id, title, model, system, settings, leaf, created, updated, messages: Map, dirty: Set}. What is dirty is not stored yet.
 export function newChat(basis) {
@@ -103,20 +103,26 @@ export async function deleteChat(chat) {
     if (store.kept) await call('DELETE', `/nm/chats/${chat.id}`);
 }
 
+// Personas are the store's, the same as `nomoat save` keeps: also where no conversations are kept. In memory with a server that has no such route.
 export async function loadPersonas() {
-    const kept = await ifKept('/nm/personas');
-    if (kept) store.personas = kept.personas;
+    try {
+        store.personas = (await call('GET', '/nm/personas')).personas;
+        store.personasKept = true;
+    } catch (e) {
+        if (e.status !== 503 && e.status !== 404) throw e;
+        store.personasKept = false;
+    }
     return store.personas;
 }
 
 export async function savePersona(persona) {
-    if (store.kept) await call('PUT', `/nm/personas/${encodeURIComponent(persona.name)}`, persona);
+    if (store.personasKept) await call('PUT', `/nm/personas/${encodeURIComponent(persona.name)}`, persona);
     else store.personas = [...store.personas.filter((p) => p.name !== persona.name), persona];
     await loadPersonas();
 }
 
 export async function deletePersona(name) {
-    if (store.kept) await call('DELETE', `/nm/personas/${encodeURIComponent(name)}`);
+    if (store.personasKept) await call('DELETE', `/nm/personas/${encodeURIComponent(name)}`);
     store.personas = store.personas.filter((p) => p.name !== name);
 }
 

@@ -261,11 +261,17 @@ static nm_err flush(writer *w, bool space)
     return space && w->begun ? nm_str_putc(w->out, ' ') : NM_OK;
 }
 
+static nm_err put_plain(nm_str *out, uint32_t code)
+{
+    char bytes[4];
+    return nm_str_append(out, bytes, (size_t)nm_utf8_encode(code, bytes));
+}
+
 static nm_err put_one(writer *w, const nm_spans *set)
 {
     bool single = set->count == 1 && set->items[0].low == set->items[0].high;
     if (w->times && (single || !same_set(set, w->last))) NM_TRY(flush(w, true));
-    if (single) return w->quoted ? put_character(&w->s->literal, set->items[0].low) : nm_str_putc(&w->s->literal, (char)set->items[0].low);
+    if (single) return w->quoted ? put_character(&w->s->literal, set->items[0].low) : put_plain(&w->s->literal, set->items[0].low);
     w->last = set;
     w->times++;
     return NM_OK;

@@ -509,6 +509,19 @@ nm_err nm_schema_write(nm_schema *s)
     return nm_write_shared_rules(s, &s->rules);
 }
 
+/* The grammar, where err is NM_OK; and the end of what made it. */
+static nm_err hand_out(nm_schema *s, nm_err err, char **gbnf, size_t *length)
+{
+    if (err == NM_OK && !(*gbnf = nm_str_take(&s->rules, length))) err = nm_fail_memory(1);
+    nm_str_free(&s->rules);
+    nm_str_free(&s->parts);
+    nm_str_free(&s->classes);
+    nm_str_free(&s->literal);
+    nm_str_free(&s->key);
+    nm_schema_release(s);
+    return err;
+}
+
 nm_err nm_schema_grammar(char **gbnf, size_t *gbnf_length, const char *schema, size_t length)
 {
     static const char any_object[] = "{\"type\":\"object\"}";
@@ -518,13 +531,37 @@ nm_err nm_schema_grammar(char **gbnf, size_t *gbnf_length, const char *schema, s
     *gbnf_length = 0;
     NM_TRY(nm_json_parse(&root, schema ? schema : any_object, schema ? length : sizeof any_object - 1));
     nm_err err = root.kind == NM_JSON_OBJECT || root.kind == NM_JSON_BOOL ? nm_schema_write(&s) : nm_fail(NM_USAGE, "schema: must be an object or a boolean");
-    if (err == NM_OK && !(*gbnf = nm_str_take(&s.rules, gbnf_length))) err = nm_fail_memory(1);
-    nm_str_free(&s.rules);
-    nm_str_free(&s.parts);
-    nm_str_free(&s.classes);
-    nm_str_free(&s.literal);
-    nm_str_free(&s.key);
-    nm_schema_release(&s);
+    err = hand_out(&s, err, gbnf, gbnf_length);
     nm_json_free(&root);
     return err;
+}
+
+/* Rules of the pattern alone: its anchors are put about it, as the whole text must fit. */
+static nm_err write_pattern(nm_schema *s, const char *pattern, size_t length)
+{
+    nm_dfa *dfa;
+    NM_TRY(NM_TAKE(s, dfa, 2));     /* the pattern by itself first: what is put about it hides a bracket too many */
+    NM_TRY(nm_pattern_dfa(s, &dfa[0], pattern, length));
+    NM_TRY(nm_str_append(&s->key, "^(?:", 4));
+    NM_TRY(nm_str_append(&s->key, pattern, length));
+    NM_TRY(nm_str_append(&s->key, ")$", 2));
+    char *whole = nm_strndup(s->key.data, s->key.length);
+    size_t whole_length = s->key.length;
+    if (!whole) return nm_fail_memory(whole_length);
+    nm_err err = nm_pattern_dfa(s, &dfa[1], whole, whole_length);
+    if (err == NM_OK && !dfa[1].n_states) err = nm_fail(NM_USAGE, "no text fits the pattern");
+    if (err == NM_OK) err = nm_write_dfa(s, &dfa[1], 't', false, 0);
+    nm_free(whole);
+    NM_TRY(err);
+    NM_TRY(nm_str_puts(&s->rules, "root ::= t0\n"));
+    NM_TRY(nm_str_append(&s->rules, s->parts.data, s->parts.length));
+    return nm_str_append(&s->rules, s->classes.data ? s->classes.data : "", s->classes.length);
+}
+
+nm_err nm_pattern_grammar(char **gbnf, size_t *gbnf_length, const char *pattern, size_t length)
+{
+    nm_schema s = {0};
+    *gbnf = NULL;
+    *gbnf_length = 0;
+    return hand_out(&s, write_pattern(&s, pattern, length), gbnf, gbnf_length);
 }

@@ -80,14 +80,25 @@ static nm_fit begins(const char *text, size_t length, const char *mark, size_t m
 
 /* ---- Reasoning ------------------------------------------------------------------------------------------------------ */
 
-bool nm_speech_reasoning_open(const char *prompt, size_t length)
+/* The reasoning in which a prompt ends; NULL. */
+static const nm_reasoning *opened_by(const char *prompt, size_t length)
 {
     while (length && nm_speech_space(prompt[length - 1])) length--;
     for (const nm_reasoning *r = nm_reasonings; r->open; r++) {
         size_t n = strlen(r->open);
-        if (length >= n && !memcmp(prompt + length - n, r->open, n)) return true;
+        if (length >= n && !memcmp(prompt + length - n, r->open, n)) return r;
     }
-    return false;
+    return NULL;
+}
+
+bool nm_speech_reasoning_open(const char *prompt, size_t length) { return opened_by(prompt, length) != NULL; }
+
+const char *nm_speech_closing(const nm_speech *s, const char *prompt, size_t length)
+{
+    if (!nm_speech_reasons(s)) return NULL;
+    if (s->harmony) return "<|end|><|start|>assistant<|channel|>final<|message|>";
+    const nm_reasoning *r = s->tag >= 0 ? &nm_reasonings[s->tag] : prompt ? opened_by(prompt, length) : NULL;
+    return r ? r->close : NULL;
 }
 
 static bool before_step(nm_speech *s, bool end)

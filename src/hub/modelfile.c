@@ -35,7 +35,7 @@ static const char *const roles[] = {"system", "user", "assistant"};
 
 void nm_modelfile_init(nm_modelfile *m)
 {
-    *m = (nm_modelfile){0};
+    *m = (nm_modelfile){.think = -1};
     for (const number *n = numbers; n < numbers + NUMBERS; n++) {
         if (n->whole) *(int32_t *)((char *)m + n->offset) = NM_MODELFILE_INT;
         else *(double *)((char *)m + n->offset) = NM_MODELFILE_REAL;
@@ -152,6 +152,14 @@ static nm_err set_seed(reader *r, const char *text)
     return NM_OK;
 }
 
+static nm_err set_think(reader *r, const char *text)
+{
+    bool on = !strcasecmp(text, "true");
+    if (!on && strcasecmp(text, "false")) return nm_fail(NM_BAD_FILE, "%s:%d: PARAMETER think is '%.60s': give true or false", r->name, r->line, text);
+    r->out->think = on;
+    return NM_OK;
+}
+
 /* Takes the text over. */
 static nm_err add_stop(reader *r, char **text)
 {
@@ -161,14 +169,21 @@ static nm_err add_stop(reader *r, char **text)
     return NM_OK;
 }
 
+static bool is_machine(const char *word, size_t n)
+{
+    for (size_t i = 0; i < sizeof machine / sizeof *machine; i++)
+        if (is(word, n, machine[i])) return true;
+    return false;
+}
+
 static nm_err set_parameter(reader *r, const char *word, size_t n, char **text)
 {
     if (is(word, n, "stop")) return add_stop(r, text);
     if (is(word, n, "seed")) return set_seed(r, *text);
+    if (is(word, n, "think")) return set_think(r, *text);
     for (const number *p = numbers; p < numbers + NUMBERS; p++)
         if (is(word, n, p->name)) return set_number(r, p, *text);
-    for (size_t i = 0; i < sizeof machine / sizeof *machine; i++)
-        if (is(word, n, machine[i])) return NM_OK;
+    if (is_machine(word, n)) return NM_OK;
     return nm_fail(NM_BAD_FILE, "%s:%d: there is no PARAMETER %.*s here: take the line out", r->name, r->line, (int)(n < 60 ? n : 60), word);
 }
 
@@ -355,14 +370,21 @@ static nm_err write_parameters(nm_str *s, const nm_modelfile *m)
         if (!n->whole && !isnan(*(const double *)from)) NM_TRY(write_real(s, n->name, *(const double *)from));
     }
     if (m->seeded) NM_TRY(nm_str_printf(s, "PARAMETER seed %llu\n", (unsigned long long)m->seed));
+    if (m->think >= 0) NM_TRY(nm_str_printf(s, "PARAMETER think %s\n", m->think ? "true" : "false"));
     for (size_t i = 0; i < m->stops; i++) NM_TRY(write_line(s, "PARAMETER stop", m->stop[i]));
+    return NM_OK;
+}
+
+static nm_err write_stack(nm_str *s, const nm_modelfile *m)
+{
+    NM_TRY(write_line(s, "FROM", m->from.text));
+    for (size_t i = 0; i < m->adapters; i++) NM_TRY(write_line(s, "ADAPTER", m->adapter[i].text));
     return NM_OK;
 }
 
 nm_err nm_modelfile_write(nm_str *s, const nm_modelfile *m)
 {
-    NM_TRY(write_line(s, "FROM", m->from.text));
-    for (size_t i = 0; i < m->adapters; i++) NM_TRY(write_line(s, "ADAPTER", m->adapter[i].text));
+    NM_TRY(write_stack(s, m));
     NM_TRY(write_parameters(s, m));
     NM_TRY(write_line(s, "TEMPLATE", m->tmpl));
     NM_TRY(write_line(s, "SYSTEM", m->system));
@@ -372,4 +394,56 @@ nm_err nm_modelfile_write(nm_str *s, const nm_modelfile *m)
         NM_TRY(nm_str_putc(s, '\n'));
     }
     return NM_OK;
+}
+
+/* ---- Revising ----------------------------------------------------------------------------------------------------------------------------- */
+
+/* Whether the instruction that begins here is one that a revision writes anew; *from: it is FROM. */
+static bool is_revised(const reader *r, bool *from)
+{
+    reader ahead = *r;
+    const char *word;
+    size_t n = read_word(&ahead, &word);
+    *from = is(word, n, "FROM");
+    if (*from || is(word, n, "ADAPTER") || is(word, n, "SYSTEM")) return true;
+    if (!is(word, n, "PARAMETER")) return false;
+    n = read_word(&ahead, &word);
+    return !is_machine(word, n);
+}
+
+static nm_err write_revised(nm_str *s, const nm_modelfile *m)
+{
+    NM_TRY(write_stack(s, m));
+    NM_TRY(write_parameters(s, m));
+    return write_line(s, "SYSTEM", m->system);
+}
+
+/* Instruction by instruction: each is read, that its end is known. */
+static nm_err revise(nm_str *s, reader *r, const nm_modelfile *file)
+{
+    size_t done = 0;
+    bool from;
+    while (next_instruction(r)) {
+        size_t begin = r->at;
+        bool goes = is_revised(r, &from);
+        NM_TRY(read_instruction(r));
+        if (!goes) continue;
+        NM_TRY(nm_str_append(s, r->text + done, begin - done));
+        if (from) NM_TRY(write_revised(s, file));
+        done = r->at + (r->at < r->length);     /* with its line's end */
+        r->line += r->at < r->length;
+        r->at = done;
+    }
+    return nm_str_append(s, r->text + done, r->length - done);
+}
+
+nm_err nm_modelfile_revise(nm_str *s, const char *text, size_t length, const nm_modelfile *file)
+{
+    nm_modelfile read;
+    reader r = {.text = text, .name = "the Modelfile", .length = length, .line = 1, .out = &read};
+    nm_modelfile_init(&read);
+    if (length >= 3 && !memcmp(text, "\xef\xbb\xbf", 3)) r.at = 3;
+    nm_err err = revise(s, &r, file);
+    nm_modelfile_free(&read);
+    return err;
 }

@@ -31,6 +31,7 @@ typedef struct nm_modelfile {
     int32_t top_k, repeat_last, context, predict;
     bool seeded;
     uint64_t seed;
+    int think;                              /* PARAMETER think, nomoat's own: 0 off, 1 on; -1 not given */
 } nm_modelfile;
 
 /* Nothing given. */
@@ -39,6 +40,9 @@ void nm_modelfile_init(nm_modelfile *file);
 nm_err nm_modelfile_parse(nm_modelfile *out, const char *text, size_t length, const char *name);
 /* Appends a text that parses to the same. NM_USAGE for a value that no quotes can hold. */
 nm_err nm_modelfile_write(nm_str *s, const nm_modelfile *file);
+/* Appends the text, which must parse, with what `file` has in place of its FROM, ADAPTER, SYSTEM and PARAMETER lines, where FROM stood; all else (MESSAGE, TEMPLATE,
+ * LICENSE, parameters of Ollama's machine, comments) stays to the letter. */
+nm_err nm_modelfile_revise(nm_str *s, const char *text, size_t length, const nm_modelfile *file);
 /* A value as it may stand behind an instruction, quoted where it needs that. */
 nm_err nm_modelfile_quote(nm_str *s, const char *value);
 void nm_modelfile_free(nm_modelfile *file);

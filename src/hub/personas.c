@@ -1,6 +1,7 @@
 /* The store of personas: a folder of Modelfiles. */
 #include "hub/personas.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
@@ -148,6 +149,21 @@ static nm_err put(const nm_change *w, const char *name, const char *text, size_t
     nm_free(path);
     nm_free(entry);
     return err;
+}
+
+nm_err nm_place_write(nm_str *s, nm_place place, const char *name, const char *path)
+{
+    if (place != NM_PLACE_PATH) return nm_str_puts(s, name);
+    char *real = realpath(path, NULL);
+    nm_err err = real ? nm_str_puts(s, real) : nm_fail(NM_NOT_FOUND, "%s: it is gone", path);
+    free(real);
+    return err;
+}
+
+nm_err nm_adapter_write(nm_str *s, const nm_found_adapter *a)
+{
+    NM_TRY(nm_place_write(s, a->place, a->name, a->path));
+    return a->scale == 1 ? NM_OK : nm_str_printf(s, "=%.9g", (double)a->scale);
 }
 
 nm_err nm_persona_save(const char *name, const char *text, size_t length, bool replace, nm_wait_fn wait)

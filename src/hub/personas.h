@@ -21,6 +21,9 @@ nm_err nm_persona_list(nm_persona ***list, size_t *count, nm_skipped_fn skipped)
 void nm_persona_list_free(nm_persona **list, size_t count);
 /* Stores a Modelfile under a name. NM_USAGE: a bad name; NM_BAD_FILE: the text is no Modelfile; NM_REFUSED: the name is taken, by a persona unless `replace`. wait may be NULL. */
 nm_err nm_persona_save(const char *name, const char *text, size_t length, bool replace, nm_wait_fn wait);
+/* What FROM and ADAPTER say of what was found: a name stays one, a path becomes an absolute one. NM_NOT_FOUND: it is gone. */
+nm_err nm_place_write(nm_str *s, nm_place place, const char *name, const char *path);
+nm_err nm_adapter_write(nm_str *s, const nm_found_adapter *adapter);      /* with "=SCALE" */
 /* NM_NOT_FOUND. The name may differ in letter case. */
 nm_err nm_persona_remove(const char *name, nm_wait_fn wait);
 

@@ -168,11 +168,16 @@ bool nm_session_reachable(const nm_session *s, int32_t n)
     return true;
 }
 
+int32_t nm_session_reach(const nm_session *s, int32_t n)
+{
+    if (n >= s->length) return s->length;
+    return n > 0 && nm_session_reachable(s, n) ? n : 0;
+}
+
 int32_t nm_session_truncate(nm_session *s, int32_t n)
 {
-    if (n < 0) n = 0;
-    if (n >= s->length) return s->length;
-    if (!nm_session_reachable(s, n)) n = 0;
+    n = nm_session_reach(s, n);
+    if (n == s->length) return n;
     s->length = n;
     for (int32_t g = 0; g < s->layout.groups; g++) {
         size_t keep = ((size_t)n + NM_PAGE - 1) / NM_PAGE;

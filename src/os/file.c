@@ -193,6 +193,12 @@ nm_err nm_file_write(const char *path, const void *data, size_t size)
     return err;
 }
 
+bool nm_file_same(const char *a, const char *b)
+{
+    struct stat one, other;
+    return !stat(a, &one) && !stat(b, &other) && one.st_dev == other.st_dev && one.st_ino == other.st_ino;
+}
+
 /* ---- Folders ------------------------------------------------------------------------------------------------------------ */
 
 static nm_err make_one(const char *path, unsigned mode)

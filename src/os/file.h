@@ -31,6 +31,9 @@ void nm_new_file_abandon(nm_new_file *file);
 /* The three steps at once. */
 nm_err nm_file_write(const char *path, const void *data, size_t size);
 
+/* Whether both paths are there and are one file, or one folder. */
+bool nm_file_same(const char *a, const char *b);
+
 /* Makes the folder and those above it where they lack. mode as for mkdir(2). */
 nm_err nm_folder_make(const char *path, unsigned mode);
 /* Flushes a folder's entries (a rename, a removal) to the disk; what the file system cannot do is no error. */

@@ -236,11 +236,10 @@ static nm_err read_thinking(nm_anthropic *r)
 {
     json_t *given = NULL;
     const char *type = "disabled", *display = "";
-    int32_t budget = 0;
     NM_TRY(nm_field_object(r->body, "thinking", &given));
     NM_TRY(nm_field_text(given, "type", &type));
     NM_TRY(nm_field_text(given, "display", &display));
-    NM_TRY(nm_field_int32(given, "budget_tokens", 1, INT32_MAX, &budget));
+    NM_TRY(nm_field_int32(given, "budget_tokens", 1, INT32_MAX, &r->ask.think_most));
     bool off = !strcmp(type, "disabled"), on = !strcmp(type, "enabled");
     if (!off && !on && strcmp(type, "adaptive") && strcmp(type, "between_tools"))
         return nm_fail(NM_USAGE, "\"thinking\" is of type \"%.40s\": give enabled, disabled or adaptive", type);

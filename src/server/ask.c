@@ -5,7 +5,7 @@
 
 void nm_ask_init(nm_ask *ask)
 {
-    *ask = (nm_ask){.think = -1, .max_tokens = NM_ASK_INT, .temperature = NM_ASK_REAL, .top_p = NM_ASK_REAL, .min_p = NM_ASK_REAL, .typical = NM_ASK_REAL,
+    *ask = (nm_ask){.think = -1, .think_most = NM_ASK_INT, .max_tokens = NM_ASK_INT, .temperature = NM_ASK_REAL, .top_p = NM_ASK_REAL, .min_p = NM_ASK_REAL, .typical = NM_ASK_REAL,
         .repeat_penalty = NM_ASK_REAL,
         .presence_penalty = NM_ASK_REAL, .frequency_penalty = NM_ASK_REAL, .top_k = NM_ASK_INT, .penalty_last = NM_ASK_INT, .top_logprobs = -1, .context = NM_ASK_INT, .n = 1,
         .keep_alive = NM_ASK_REAL};
@@ -103,6 +103,7 @@ nm_err nm_ask_fill(nm_ask *a, const nm_persona *persona)
     fill_int(&a->max_tokens, f->predict >= 0 ? f->predict : NM_ASK_INT);
     fill_int(&a->context, f->context > 0 ? f->context : NM_ASK_INT);
     if (!a->seeded && f->seeded) a->seeded = true, a->seed = f->seed;
+    if (a->think < 0 && !a->effort) a->think = f->think;
     if (a->n_stop) return NM_OK;
     a->stop = (const char *const *)f->stop, a->n_stop = f->stops;
     return copy_texts(&a->stop, &a->n_stop);

@@ -11,12 +11,12 @@ enum {
     ROWS_LEAST = 32,            /* of prompts in a pass, however slow the machine */
     ROWS_FIRST = 128,           /* before the machine's speed is known */
     WORTH_WAITING = 64,         /* tokens of a prompt that another one is about to compute */
-    RESERVED = 1024             /* tokens of an answer that there is memory for when it begins: most say no bound, and end sooner */
+    RESERVED = 1024             /* tokens of an answer that memory is reserved for at a time: most say no bound, and end soon */
 };
 #define SECONDS_BESIDE 0.10     /* of a pass with prompts in it, where others wait for their next token */
 #define SECONDS_ALONE 0.25      /* where nobody does: what a newcomer may have to wait for */
 
-typedef struct share { nm_lane *lane; int32_t from, count; bool drawn; } share;     /* a lane's part in a pass */
+typedef struct share { nm_lane *lane; int32_t from, count; bool drawn; } share;     /* a lane's part in a pass; count 0: it has all it needs */
 typedef struct pass { nm_base *base; share *share; nm_item *item; size_t count, capacity, item_capacity; int32_t prompt_rows; } pass;
 
 static int32_t lacks(const nm_lane *l) { return (int32_t)l->n_ids - nm_session_length(l->session); }
@@ -54,54 +54,130 @@ static bool should_wait(const nm_engine *e, const nm_job *j)
     return false;
 }
 
-/* Bytes of a job's sessions: as far as they are, or as they may soon be. */
-static uint64_t session_bytes(const nm_job *j)
+/* ---- Memory ---------------------------------------------------------------------------------------------------------------------- */
+
+/* Tokens that each session of the job will have when it next asks for memory. */
+static size_t tokens_ahead(const nm_job *j)
 {
-    uint64_t most = 0, tokens = 0;
-    for (size_t i = 0; i < j->n_texts && j->lane; i++) most = j->lane[i].n_ids > most ? j->lane[i].n_ids : most;
-    if (j->kind == NM_JOB_EMBED) return most * j->variant->base->token_bytes;
-    for (int32_t i = 0; j->lane && i < j->n; i++) tokens = j->lane[i].n_ids > tokens ? j->lane[i].n_ids : tokens;
-    uint64_t soon = j->n_ids + (uint64_t)(j->most < RESERVED ? j->most : RESERVED);
-    return (tokens > soon ? tokens : soon) * (uint64_t)j->n * j->variant->base->token_bytes;
+    size_t now = j->n_ids, most = j->n_ids + (size_t)j->most;
+    if (j->kind == NM_JOB_EMBED) {
+        for (int32_t i = now = 0; i < j->n; i++) now = j->lane[i].n_ids > now ? j->lane[i].n_ids : now;
+        return now;
+    }
+    if (j->reserved > now) now = j->reserved;
+    most = most < (size_t)j->limit ? most : (size_t)j->limit;
+    return now + RESERVED < most ? now + RESERVED : most > now ? most : now;
 }
 
-/* Whether there is memory for one more, kept prefixes making room for it. */
-static bool fits_memory(nm_engine *e, const nm_job *j)
+/* Sessions that a job has or will have. */
+static uint64_t sessions_of(const nm_job *j)
 {
-    uint64_t used = nm_names_bytes(e) + session_bytes(j), kept = nm_kept_bytes(e);
-    for (size_t i = 0; i < e->n_running; i++) used += session_bytes(e->running[i]);
+    uint64_t n = 0;
+    for (int32_t i = 0; j->lane && i < j->n; i++) n += !j->lane[i].ended || j->lane[i].session;
+    return j->kind == NM_JOB_EMBED ? 1 : j->lane ? n : (uint64_t)j->n;
+}
+
+static uint64_t bytes_at_work(const nm_engine *e, const nm_job *but)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < e->n_running; i++)
+        if (e->running[i] != but) bytes += sessions_of(e->running[i]) * nm_session_need(e, e->running[i]->variant->base, e->running[i]->reserved);
+    return bytes;
+}
+
+/* Whether there is memory for a job's sessions of so many tokens beside the others', kept prefixes making room for them. */
+static bool fits_memory(nm_engine *e, const nm_job *j, size_t tokens)
+{
+    uint64_t used = nm_names_bytes(e) + bytes_at_work(e, j) + sessions_of(j) * nm_session_need(e, j->variant->base, tokens);
     if (used > e->memory) return false;
-    if (used + kept > e->memory) nm_kept_trim(e, e->memory - used, NULL);
+    if (used + nm_kept_bytes(e) > e->memory) nm_kept_trim(e, e->memory - used, NULL);
     return true;
+}
+
+static size_t longest_of(const nm_job *j)
+{
+    size_t n = 0;
+    for (int32_t i = 0; i < j->n; i++)
+        if (!j->lane[i].ended && j->lane[i].n_ids > n) n = j->lane[i].n_ids;
+    return n;
+}
+
+/* Answers that have used what was reserved for them get more, those that began first before the others, or stand still until there is room. */
+static void reserve_more(nm_engine *e)
+{
+    pthread_mutex_lock(&e->lock);
+    for (size_t i = 0; i < e->n_running; i++) {
+        nm_job *j = e->running[i];
+        j->starves = false;
+        if (j->kind == NM_JOB_EMBED || longest_of(j) <= j->reserved) continue;
+        size_t ahead = tokens_ahead(j);
+        j->starves = !fits_memory(e, j, ahead);
+        if (!j->starves) j->reserved = ahead;
+    }
+    e->at_work = bytes_at_work(e, NULL);
+    pthread_mutex_unlock(&e->lock);
+}
+
+static bool any_starves(const nm_engine *e)
+{
+    for (size_t i = 0; i < e->n_running; i++)
+        if (e->running[i]->starves) return true;
+    return false;
 }
 
 /* The next to begin, off the list: of the client with least at work, the one that came first. NULL if none may. */
 static nm_job *take_ready(nm_engine *e)
 {
     nm_job **best = NULL;
+    bool starves = any_starves(e);      /* what is under way comes first */
     int32_t fewest = INT32_MAX, room = e->options.parallel - lanes_running(e);
     for (nm_job **at = &e->ready; *at; at = &(*at)->next) {
         int32_t n = running_of(e, (*at)->ask.client);
         bool cancelled = nm_cancelled(&(*at)->cancelled);
-        if (!cancelled && should_wait(e, *at)) continue;
+        if (!cancelled && (starves || should_wait(e, *at))) continue;
         if (cancelled || n < fewest) best = at, fewest = cancelled ? -1 : n;
     }
     /* Whose turn it is waits until there is room, and others with it, or one that asks for many answers would never begin. */
-    nm_job *j = best && (fewest < 0 || !e->n_running || (lanes_of(*best) <= room && fits_memory(e, *best))) ? *best : NULL;
+    nm_job *j = best && (fewest < 0 || !e->n_running || (lanes_of(*best) <= room && fits_memory(e, *best, tokens_ahead(*best)))) ? *best : NULL;
     if (j) {
         *best = j->next;
         j->next = NULL;
+        j->reserved = tokens_ahead(j);
         e->waiting--;
     }
     return j;
 }
 
-static nm_err open_lanes(nm_engine *e, nm_job *j)
+static void close_lanes(nm_job *j)
+{
+    for (int32_t i = 0; j->lane && i < j->n; i++) nm_lane_close(&j->lane[i]);
+    nm_free(j->lane);
+    j->lane = NULL;
+}
+
+static nm_err try_lanes(nm_engine *e, nm_job *j)
 {
     j->lane = nm_calloc((size_t)j->n, sizeof *j->lane);
     if (!j->lane) return nm_fail_memory((size_t)j->n * sizeof *j->lane);
     for (int32_t i = 0; i < j->n; i++) NM_TRY(nm_lane_open(&j->lane[i], j, i));
     return nm_kept_session(e, j, &j->lane[0].session);
+}
+
+static bool forget_kept(nm_engine *e)
+{
+    pthread_mutex_lock(&e->lock);
+    bool some = e->n_kept > 0;
+    nm_kept_forget(e);
+    pthread_mutex_unlock(&e->lock);
+    return some;
+}
+
+static nm_err open_lanes(nm_engine *e, nm_job *j)
+{
+    nm_err err = try_lanes(e, j);
+    if (err != NM_NO_MEMORY || !forget_kept(e)) return err;
+    close_lanes(j);
+    return try_lanes(e, j);
 }
 
 /* Without the lock. */
@@ -134,7 +210,7 @@ static void end_job(nm_engine *e, size_t at, nm_err err, const char *code)
         nm_session *s = j->lane[i].session;
         j->lane[i].session = NULL;
         if (!s) continue;
-        if (j->ask.no_cache || j->kind == NM_JOB_EMBED) nm_session_close(&s);
+        if (j->ask.no_cache || j->kind == NM_JOB_EMBED || err == NM_NO_MEMORY) nm_session_close(&s);
         else nm_kept_put(e, j->variant, s);
     }
     memmove(&e->running[at], &e->running[at + 1], (--e->n_running - at) * sizeof *e->running);
@@ -176,6 +252,29 @@ static void fail_lane(nm_lane *l, nm_err failed)
     if (j->failed != NM_OK) return;
     j->failed = failed;
     j->failure = nm_strndup(nm_error_text(), strlen(nm_error_text()));
+}
+
+/* Where all stand still for want of memory, the youngest answer ends where it is, and its session is given back; one alone goes on, since its context fits. */
+static void end_starving(nm_engine *e)
+{
+    nm_lane *youngest = NULL;
+    uint64_t others = 0;
+    for (size_t i = 0; i < e->n_running; i++) {
+        nm_job *j = e->running[i];
+        if (!j->starves) return;
+        for (int32_t k = 0; k < j->n; k++)
+            if (!j->lane[k].ended) others += youngest != NULL, youngest = &j->lane[k];
+    }
+    if (!youngest) return;
+    nm_job *j = youngest->job;
+    if (!others) {
+        j->reserved = tokens_ahead(j);
+        j->starves = false;
+        return;
+    }
+    nm_err err = nm_lane_finish(youngest, NM_FINISH_LENGTH);
+    if (err != NM_OK) fail_lane(youngest, err);
+    nm_session_close(&youngest->session);
 }
 
 static void draw_for(nm_lane *l, const float *logits, int32_t n_vocab)
@@ -235,7 +334,7 @@ static nm_lane *next_prompt(nm_engine *e, const pass *p, bool oldest)
 {
     nm_lane *found = NULL;
     for (size_t i = 0; i < e->n_running; i++) {
-        nm_lane *l = e->running[i]->variant->base == p->base ? reader(e, e->running[i]) : NULL;
+        nm_lane *l = e->running[i]->variant->base == p->base && !e->running[i]->starves ? reader(e, e->running[i]) : NULL;
         if (!l) continue;
         bool in = false;
         for (size_t k = 0; k < p->count; k++) in |= p->share[k].lane == l;
@@ -245,17 +344,17 @@ static nm_lane *next_prompt(nm_engine *e, const pass *p, bool oldest)
     return found;
 }
 
-static int32_t rows_for_prompts(const nm_engine *e, int32_t beside)
+static int32_t rows_for_prompts(const nm_base *b, int32_t beside)
 {
-    double rows = e->rate * (beside ? SECONDS_BESIDE : SECONDS_ALONE);
-    int32_t n = e->rate == 0 ? ROWS_FIRST : rows < ROWS_LEAST ? ROWS_LEAST : rows > ROWS_MOST ? ROWS_MOST : (int32_t)rows;
+    double rows = b->rate * (beside ? SECONDS_BESIDE : SECONDS_ALONE);
+    int32_t n = b->rate == 0 ? ROWS_FIRST : rows < ROWS_LEAST ? ROWS_LEAST : rows > ROWS_MOST ? ROWS_MOST : (int32_t)rows;
     return n > ROWS_MOST - beside ? ROWS_MOST - beside : n;
 }
 
 /* A quarter goes to the prompt that has waited longest, the rest to those that are soonest done. */
 static nm_err add_prompts(nm_engine *e, pass *p)
 {
-    int32_t room = rows_for_prompts(e, (int32_t)p->count);
+    int32_t room = rows_for_prompts(p->base, (int32_t)p->count);
     nm_lane *oldest = next_prompt(e, p, true);
     if (!oldest) return NM_OK;
     int32_t part = room / 4 < lacks(oldest) ? room / 4 : lacks(oldest);
@@ -279,16 +378,16 @@ static nm_err add_answers(nm_engine *e, pass *p)
 {
     for (size_t i = 0; i < e->n_running; i++) {
         nm_job *j = e->running[i];
-        for (int32_t k = 0; j->kind == NM_JOB_ANSWER && j->variant->base == p->base && k < j->n; k++)
+        for (int32_t k = 0; j->kind == NM_JOB_ANSWER && !j->starves && j->variant->base == p->base && k < j->n; k++)
             if (!j->lane[k].ended && !j->lane[k].waits && lacks(&j->lane[k]) == 1 && p->count < ROWS_MOST) NM_TRY(add_share(p, &j->lane[k], 1));
     }
     return NM_OK;
 }
 
-static nm_err make_items(pass *p)
+static nm_err make_items(pass *p, size_t first, size_t count)
 {
     NM_TRY(NM_GROW(p->item, p->item_capacity, p->count));
-    for (size_t i = 0; i < p->count; i++) {
+    for (size_t i = first; i < first + count; i++) {
         share *s = &p->share[i];
         bool whole = s->count == lacks(s->lane), embeds = s->lane->job->kind == NM_JOB_EMBED;
         nm_want want = s->lane->job->echo || embeds ? NM_WANT_ALL : whole ? NM_WANT_LAST : NM_WANT_NONE;
@@ -326,10 +425,10 @@ static void fork_waiting(nm_job *j)
 }
 
 /* Rows that were computed, but whose logits were not handed out: they are computed again. */
-static void take_back(const pass *p)
+static void take_back(share *shares, size_t count)
 {
-    for (size_t i = 0; i < p->count; i++) {
-        const share *s = &p->share[i];
+    for (size_t i = 0; i < count; i++) {
+        const share *s = &shares[i];
         nm_session *session = s->lane->session;
         if (s->drawn) continue;
         if (s->lane->job->kind == NM_JOB_EMBED) nm_embed_again(s->lane, s->from);
@@ -338,40 +437,64 @@ static void take_back(const pass *p)
     }
 }
 
-/* Without memory for the pass kept prefixes go; if there are none, the longest answer. */
-static void after_failure(nm_engine *e, pass *p, nm_err err)
+/* Memory lacks: kept prefixes go; if there are none, the answer that began last. */
+static void make_room(nm_engine *e, const nm_base *base, nm_err err)
 {
-    take_back(p);
-    if (err == NM_INTERRUPTED) return;
-    if (err == NM_NO_MEMORY && e->n_kept) {
-        pthread_mutex_lock(&e->lock);
-        nm_kept_forget(e);
-        pthread_mutex_unlock(&e->lock);
+    char why[256];
+    snprintf(why, sizeof why, "%s", nm_error_text());
+    if (forget_kept(e)) return;
+    for (size_t i = e->n_running; i-- > 0;) {
+        nm_job *j = e->running[i];
+        if (j->variant->base != base || j->failed != NM_OK || all_ended(j)) continue;
+        nm_fail(err, "%s", why);
+        for (int32_t k = 0; k < j->n; k++) fail_lane(&j->lane[k], err);
         return;
     }
-    nm_lane *longest = p->share[0].lane;
-    for (size_t i = 0; i < p->count; i++) {
-        nm_lane *l = p->share[i].lane;
-        if (err != NM_NO_MEMORY) fail_lane(l, err);
-        else if (l->n_ids > longest->n_ids) longest = l;
+}
+
+/* What is still to be done of these shares, after a pass of them ended in between. */
+static void renew(share *shares, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        share *s = &shares[i];
+        int32_t left = s->drawn || s->lane->ended ? 0 : lacks(s->lane);
+        s->from = nm_session_length(s->lane->session);
+        if (s->count > left) s->count = left;
     }
-    if (err == NM_NO_MEMORY) fail_lane(longest, err);
+}
+
+/* One pass; where it fails, its halves by themselves, and so on: in the end only what cannot be computed fails. */
+static nm_err run_shares(nm_engine *e, pass *p, size_t first, size_t count)
+{
+    nm_err err = make_items(p, first, count);
+    if (err == NM_OK) err = nm_run(p->base->runner, p->item + first, count, &e->interrupt);
+    if (err == NM_OK) return NM_OK;
+    take_back(p->share + first, count);
+    if (err == NM_INTERRUPTED) return err;
+    if (err == NM_NO_MEMORY) make_room(e, p->base, err);
+    else if (count == 1) fail_lane(p->share[first].lane, err);
+    else {
+        renew(p->share + first, count);
+        if (run_shares(e, p, first, count / 2) == NM_INTERRUPTED) return NM_INTERRUPTED;
+        if (run_shares(e, p, first + count / 2, count - count / 2) == NM_INTERRUPTED) return NM_INTERRUPTED;
+    }
+    return err;
+}
+
+static void measure(nm_base *b, int32_t rows, double seconds)
+{
+    double rate = (double)rows / seconds;
+    b->rate = b->rate == 0 ? rate : 0.75 * b->rate + 0.25 * rate;
 }
 
 static void run(nm_engine *e, pass *p)
 {
     double from = nm_clock_seconds();
-    nm_err err = make_items(p);
     mark(e, p, true);
-    if (err == NM_OK) err = nm_run(p->base->runner, p->item, p->count, &e->interrupt);
+    nm_err err = run_shares(e, p, 0, p->count);
     mark(e, p, false);
     e->broken = err == NM_INTERRUPTED;
-    double seconds = nm_clock_seconds() - from;
-    if (err != NM_OK) after_failure(e, p, err);
-    else if (p->prompt_rows > ROWS_LEAST) {
-        double rate = (double)p->prompt_rows / seconds;
-        e->rate = e->rate == 0 ? rate : 0.75 * e->rate + 0.25 * rate;
-    }
+    if (err == NM_OK && p->prompt_rows > ROWS_LEAST) measure(p->base, p->prompt_rows, nm_clock_seconds() - from);
     for (size_t i = 0; i < p->count; i++) {
         nm_lane *l = p->share[i].lane;
         if (l->job->kind == NM_JOB_ANSWER) fork_waiting(l->job);
@@ -404,7 +527,8 @@ static void step(nm_engine *e, pass *p)
     if (!p->base) return;
     nm_err err = add_answers(e, p);
     if (err == NM_OK) err = add_prompts(e, p);
-    if (err == NM_OK && p->count) run(e, p);
+    if (err != NM_OK) make_room(e, p->base, err);
+    else if (p->count) run(e, p);
 }
 
 static void wait_for_work(nm_engine *e)
@@ -482,6 +606,8 @@ void *nm_loop_main(void *engine)
         }
         pthread_mutex_unlock(&e->lock);
         sweep(e);
+        reserve_more(e);
+        end_starving(e);
         step(e, &p);
         sweep(e);
         pthread_mutex_lock(&e->lock);

@@ -1,4 +1,4 @@
-/* Owns what the page keeps: conversations as trees of messages, with thumbs and corrections; personas; votes between two answers. One SQLite file in the user's
+/* Owns what the page keeps: conversations as trees of messages, with thumbs and corrections; votes between two answers. One SQLite file in the user's
  * data folder, in WAL mode: what a call has stored survives the process's sudden end. Refuses HTTP (desk.c) and anything else that is no plain JSON.
  *
  * One thread at a time. JSON that is taken is the caller's; *out is new, the caller's too (json_decref). NM_USAGE: what was given has another form; NM_NOT_FOUND;
@@ -13,8 +13,11 @@
 
 typedef struct nm_chats nm_chats;
 
+/* Takes what files of earlier versions kept here and this one keeps elsewhere: personas, {"model", "system", "settings"}. After an error the file stays as it was; what was taken
+ * before it may come again. */
+typedef nm_err (*nm_chats_move)(void *arg, const char *name, const json_t *persona);
 /* path NULL: chats.db in the user's data folder, which is made. NM_REFUSED: a newer nomoat has written it, or another program. */
-nm_err nm_chats_open(nm_chats **out, const char *path);
+nm_err nm_chats_open(nm_chats **out, const char *path, nm_chats_move move, void *arg);
 void nm_chats_close(nm_chats **chats);
 
 /* Conversations, the newest first: {"chats": [{"id", "title", "updated"}]}; search not NULL or "": those that have its words, in "snippet" between U+0001 and U+0002. */
@@ -25,11 +28,6 @@ nm_err nm_chats_get(nm_chats *c, const char *id, json_t **out);
 /* The same, without "id", makes or changes a conversation. Messages that are not given stay; of one that is there its place in the tree, role and time stay. */
 nm_err nm_chats_put(nm_chats *c, const char *id, const json_t *chat);
 nm_err nm_chats_delete(nm_chats *c, const char *id);
-
-/* {"personas": [{"name", "model", "system", "settings"}]}; put takes one without "name". */
-nm_err nm_chats_personas(nm_chats *c, json_t **out);
-nm_err nm_chats_put_persona(nm_chats *c, const char *name, const json_t *persona);
-nm_err nm_chats_delete_persona(nm_chats *c, const char *name);
 
 /* {"messages": [{"role", "content"}], "a": {"model", "content"}, "b": {...}, "choice": "a"|"b"|"both"|"neither"} */
 nm_err nm_chats_vote(nm_chats *c, const json_t *vote);

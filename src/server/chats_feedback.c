@@ -1,4 +1,4 @@
-/* Personas, votes, and what of all that is kept can be taught: exports as JSON lines. */
+/* Votes, and what of all that is kept can be taught: exports as JSON lines. */
 #include "server/chats.h"
 
 #include <string.h>
@@ -8,18 +8,9 @@
 #include "server/chats_sql.h"
 #include "server/fields.h"
 
-enum { NAME_LONGEST = 1000, PATH_LONGEST = 10000 };
+enum { PATH_LONGEST = 10000 };
 
-/* ---- personas ---- */
-
-static nm_err add_persona(json_t *list, sqlite3_stmt *st)
-{
-    static const char *const names[] = {"name", "model", "system"};
-    json_t *persona = json_object();
-    NM_TRY(nm_sql_put(list, NULL, persona));
-    for (int k = 0; k < 3; k++) NM_TRY(nm_sql_put(persona, names[k], nm_sql_json(st, k)));
-    return nm_sql_put(persona, "settings", nm_sql_parsed(st, 3));
-}
+/* ---- votes ---- */
 
 static nm_err add_vote_row(json_t *list, sqlite3_stmt *st)
 {
@@ -54,37 +45,6 @@ static nm_err rows_object(nm_chats *c, const char *sql, const char *name, nm_err
     else json_decref(object);
     return err;
 }
-
-nm_err nm_chats_personas(nm_chats *c, json_t **out)
-{
-    return rows_object(c, "SELECT name, model, system, settings FROM persona ORDER BY name COLLATE NOCASE, name", "personas", add_persona, out);
-}
-
-nm_err nm_chats_put_persona(nm_chats *c, const char *name, const json_t *persona)
-{
-    const char *model = "", *system = "";
-    json_t *settings = NULL;
-    nm_str text = {0};
-    if (!*name || strlen(name) > NAME_LONGEST) return nm_fail(NM_USAGE, "a persona's name must have 1 to %d bytes", NAME_LONGEST);
-    NM_TRY(nm_field_text(persona, "model", &model));
-    NM_TRY(nm_field_text(persona, "system", &system));
-    NM_TRY(nm_field_object(persona, "settings", &settings));
-    if (settings) NM_TRY(nm_chats_text(settings, &text));
-    sqlite3_stmt *st;
-    nm_err err = nm_sql(c, &st, "INSERT OR REPLACE INTO persona (name, model, system, settings) VALUES (?1, ?2, ?3, ?4)",
-        "ssss", name, model, system, text.data ? text.data : "{}");
-    if (err == NM_OK) err = nm_sql_run(c, st);
-    nm_str_free(&text);
-    return err;
-}
-
-nm_err nm_chats_delete_persona(nm_chats *c, const char *name)
-{
-    NM_SQL_RUN(c, "DELETE FROM persona WHERE name = ?1", "s", name);
-    return sqlite3_changes(c->db) ? NM_OK : nm_fail(NM_NOT_FOUND, "there is no such persona");
-}
-
-/* ---- votes ---- */
 
 static nm_err check_messages(const json_t *messages)
 {

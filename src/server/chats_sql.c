@@ -11,7 +11,7 @@
 #include "base/mem.h"
 #include "os/file.h"
 
-enum { VERSION = 1, APPLICATION = 0x6e6d6f61 };     /* "nmoa" in the file's head */
+enum { VERSION = 2, APPLICATION = 0x6e6d6f61 };     /* "nmoa" in the file's head */
 
 static const char schema[] =
     "CREATE TABLE chat (n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, title TEXT NOT NULL, model TEXT NOT NULL, system TEXT NOT NULL, settings TEXT NOT NULL, leaf TEXT,"
@@ -21,10 +21,9 @@ static const char schema[] =
     " role TEXT NOT NULL CHECK (role IN ('user', 'assistant')), content TEXT NOT NULL, reasoning TEXT, model TEXT, rating INTEGER NOT NULL CHECK (rating BETWEEN -1 AND 1),"
     " corrects TEXT, extra TEXT, created INTEGER NOT NULL, UNIQUE (chat, id)) STRICT;"
     "CREATE INDEX message_parent ON message (chat, parent);"
-    "CREATE TABLE persona (name TEXT PRIMARY KEY, model TEXT NOT NULL, system TEXT NOT NULL, settings TEXT NOT NULL) STRICT;"
     "CREATE TABLE vote (n INTEGER PRIMARY KEY, messages TEXT NOT NULL, a_model TEXT NOT NULL, a_content TEXT NOT NULL, b_model TEXT NOT NULL, b_content TEXT NOT NULL,"
     " choice TEXT NOT NULL CHECK (choice IN ('a', 'b', 'both', 'neither')), created INTEGER NOT NULL) STRICT;"
-    "PRAGMA application_id = 0x6e6d6f61; PRAGMA user_version = 1;";
+    "PRAGMA application_id = 0x6e6d6f61; PRAGMA user_version = 2;";
 
 /* Apart from the schema: SQLite may have been built without it, and a file made so gets it when it is opened by one that was not. */
 static const char text_index[] =
@@ -69,8 +68,35 @@ static nm_err make_index(nm_chats *c)
     return c->indexed && !there ? run_text(c, text_index) : NM_OK;
 }
 
+static nm_err move_one(sqlite3_stmt *st, nm_chats_move move, void *arg)
+{
+    json_t *persona = json_object();
+    nm_err err = nm_sql_put(persona, "model", nm_sql_json(st, 1));
+    if (err == NM_OK) err = nm_sql_put(persona, "system", nm_sql_json(st, 2));
+    if (err == NM_OK) err = nm_sql_put(persona, "settings", nm_sql_parsed(st, 3));
+    if (err == NM_OK) err = move(arg, nm_sql_text(st, 0), persona);
+    json_decref(persona);
+    return err;
+}
+
+/* Version 1 kept the page's personas, which are the store's now. */
+static nm_err move_personas(nm_chats *c, nm_chats_move move, void *arg)
+{
+    sqlite3_stmt *st;
+    NM_TRY(nm_sql(c, &st, "SELECT name, model, system, settings FROM persona ORDER BY name", ""));
+    for (bool row = true;;) {
+        NM_TRY(nm_sql_step(c, st, &row));
+        if (!row) break;
+        nm_err err = move_one(st, move, arg);
+        if (err == NM_OK) continue;
+        nm_sql_done(st);
+        return err;
+    }
+    return run_text(c, "DROP TABLE persona; PRAGMA user_version = 2;");
+}
+
 /* In one transaction: two servers may open a new file at the same time. */
-static nm_err make_schema(nm_chats *c)
+static nm_err make_schema(nm_chats *c, nm_chats_move move, void *arg)
 {
     int64_t version, tables, application;
     NM_TRY(number_of(c, "PRAGMA user_version", &version));
@@ -79,17 +105,18 @@ static nm_err make_schema(nm_chats *c)
     if (version > VERSION) return nm_fail(NM_REFUSED, "%s was written by a newer nomoat: use that, or move the file away", c->path);
     if (tables && application != APPLICATION) return nm_fail(NM_REFUSED, "%s is a database of another program: move it away", c->path);
     if (!version) NM_TRY(run_text(c, schema));
+    if (version == 1) NM_TRY(move_personas(c, move, arg));
     return make_index(c);
 }
 
-static nm_err prepare_file(nm_chats *c)
+static nm_err prepare_file(nm_chats *c, nm_chats_move move, void *arg)
 {
     sqlite3_busy_timeout(c->db, 2000);
     sqlite3_extended_result_codes(c->db, 0);
     sqlite3_db_config(c->db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
     NM_TRY(run_text(c, "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON; PRAGMA cell_size_check = ON;"));
     NM_TRY(run_text(c, "BEGIN IMMEDIATE"));
-    nm_err err = make_schema(c);
+    nm_err err = make_schema(c, move, arg);
     if (err == NM_OK) err = run_text(c, "COMMIT");
     if (err != NM_OK) sqlite3_exec(c->db, "ROLLBACK", NULL, NULL, NULL);     /* the error line is the first error's */
     return err;
@@ -116,7 +143,7 @@ static nm_err default_path(char **out)
     return err;
 }
 
-static nm_err open_file(nm_chats *c, const char *path)
+static nm_err open_file(nm_chats *c, const char *path, nm_chats_move move, void *arg)
 {
     if (path) {
         c->path = nm_strndup(path, strlen(path));
@@ -127,14 +154,14 @@ static nm_err open_file(nm_chats *c, const char *path)
     NM_TRY(make_file(c->path));
     int rc = sqlite3_open_v2(c->path, &c->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
     if (!c->db) return nm_fail_memory(0);
-    return rc == SQLITE_OK ? prepare_file(c) : nm_sql_fail(c);
+    return rc == SQLITE_OK ? prepare_file(c, move, arg) : nm_sql_fail(c);
 }
 
-nm_err nm_chats_open(nm_chats **out, const char *path)
+nm_err nm_chats_open(nm_chats **out, const char *path, nm_chats_move move, void *arg)
 {
     nm_chats *c = *out = nm_calloc(1, sizeof *c);
     if (!c) return nm_fail_memory(sizeof *c);
-    nm_err err = open_file(c, path);
+    nm_err err = open_file(c, path, move, arg);
     if (err != NM_OK) nm_chats_close(out);
     return err;
 }

@@ -1,25 +1,24 @@
-/* The routes of the page's own store (/nm/...), and the one thread that works on it: a disk may be slow, and HTTP's thread must not wait. Requests are worked off
- * in the order in which they came. Refuses SQL (chats*.c). */
+/* The thread that works on what the page keeps. */
+#include "server/desk.h"
+
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
 
 #include "base/err.h"
 #include "base/mem.h"
-#include "server/chats.h"
 #include "server/fields.h"
-#include "server/server.h"
+#include "server/json_write.h"
+#include "server/page_personas.h"
 
 enum { WAITING_MOST = 256 };        /* requests; each holds its body */
-#define BODY_MOST ((size_t)8 << 20)
 
-typedef struct answer { json_t *json; nm_str lines; } answer;   /* one of them; neither is {} */
-typedef nm_err (*work_fn)(nm_chats *c, nm_exchange *x, answer *a);
 /* Lines that another thread of the server waits for. */
 typedef struct wanted { const char *what; nm_str *lines; bool over; nm_err err; char why[512]; } wanted;
-typedef struct errand { nm_exchange *x; work_fn work; wanted *wanted; } errand;     /* wanted: instead of the others */
+typedef struct errand { nm_exchange *x; nm_desk_fn fn; wanted *wanted; } errand;        /* wanted: instead of the others */
 
 struct nm_desk {
+    nm_engine *engine;
     nm_chats *chats;                /* NULL: `why` not */
     char *why;
     pthread_t thread;
@@ -30,23 +29,24 @@ struct nm_desk {
     size_t first, count;
 };
 
-static void reply(nm_exchange *x, const answer *a)
+static void reply(nm_exchange *x, const nm_desk_answer *a)
 {
-    nm_str text = {0};
+    nm_json_out o = {0};
     if (a->lines.data) {
         nm_exchange_reply(x, 200, "application/jsonl; charset=utf-8", a->lines.data, a->lines.length);
         return;
     }
-    nm_err err = a->json ? nm_chats_text(a->json, &text) : nm_str_puts(&text, "{}");
-    if (err == NM_OK) nm_exchange_reply(x, 200, "application/json", text.data, text.length);
-    else nm_exchange_fail_err(x, err);
-    nm_str_free(&text);
+    nm_json_raw(&o, NULL, "{}", a->json ? 0 : 2);
+    if (a->json) nm_json_value(&o, NULL, a->json);
+    if (o.err == NM_OK) nm_exchange_reply(x, 200, "application/json", o.text.data, o.text.length);
+    else nm_exchange_fail_err(x, o.err);
+    nm_json_free_out(&o);
 }
 
-static void run(nm_chats *c, errand *e)
+static void run(const nm_desk *desk, errand *e)
 {
-    answer a = {0};
-    nm_err err = e->work(c, e->x, &a);
+    nm_desk_answer a = {0};
+    nm_err err = e->fn(&(nm_desk_work){e->x, desk->engine, desk->chats}, &a);
     if (err == NM_OK) reply(e->x, &a);
     else nm_exchange_fail_err(e->x, err);
     json_decref(a.json);
@@ -77,7 +77,7 @@ static void *work_off(void *arg)
         desk->count--;
         pthread_mutex_unlock(&desk->lock);
         if (e.wanted) fetch(desk, e.wanted);
-        else run(desk->chats, &e);
+        else run(desk, &e);
         pthread_mutex_lock(&desk->lock);
     }
     pthread_mutex_unlock(&desk->lock);
@@ -91,21 +91,20 @@ static nm_err start(nm_desk *desk)
     pthread_sigmask(SIG_BLOCK, &all, &before);      /* signals are the main thread's */
     desk->started = !pthread_create(&desk->thread, NULL, work_off, desk);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return desk->started ? NM_OK : nm_fail(NM_FAILED, "cannot start a thread for the conversations");
+    return desk->started ? NM_OK : nm_fail(NM_FAILED, "cannot start a thread for what the page keeps");
 }
 
-nm_err nm_desk_open(nm_desk **out, const char *path)
+nm_err nm_desk_open(nm_desk **out, const char *path, nm_engine *engine)
 {
     nm_desk *desk = *out = nm_calloc(1, sizeof *desk);
     if (!desk) return nm_fail_memory(sizeof *desk);
     pthread_mutex_init(&desk->lock, NULL);
     pthread_cond_init(&desk->more, NULL);
     pthread_cond_init(&desk->done, NULL);
-    nm_err err = nm_chats_open(&desk->chats, path);
-    if (err == NM_OK) err = start(desk);
-    if (err == NM_OK) return NM_OK;
-    nm_chats_close(&desk->chats);
-    desk->why = nm_strndup(nm_error_text(), strlen(nm_error_text()));
+    desk->engine = engine;
+    NM_TRY(start(desk));
+    nm_err err = nm_chats_open(&desk->chats, path, nm_page_persona_move, engine);
+    if (err != NM_OK) desk->why = nm_strndup(nm_error_text(), strlen(nm_error_text()));
     return err;
 }
 
@@ -136,21 +135,22 @@ static bool put_in(nm_desk *desk, errand e)
     return true;
 }
 
-static bool put_exchange(nm_desk *desk, nm_exchange *x, work_fn work)
+static bool put_exchange(nm_desk *desk, nm_exchange *x, nm_desk_fn fn)
 {
+    nm_exchange *held = nm_exchange_hold(x);
     pthread_mutex_lock(&desk->lock);
-    bool room = put_in(desk, (errand){.x = nm_exchange_hold(x), .work = work});
+    bool room = put_in(desk, (errand){.x = held, .fn = fn});
     pthread_mutex_unlock(&desk->lock);
-    if (!room) nm_exchange_release(&x);
+    if (!room) nm_exchange_release(&held);
     return room;
 }
 
-static nm_err not_kept(const nm_desk *desk) { return nm_fail(NM_REFUSED, "%s", desk && desk->why ? desk->why : "this server keeps no conversations"); }
+static const char *why_not(const nm_desk *desk) { return desk && desk->why ? desk->why : "this server keeps nothing for the page"; }
 
 nm_err nm_desk_export(nm_desk *desk, const char *what, nm_str *lines)
 {
     wanted w = {.what = what, .lines = lines};
-    if (!desk || !desk->chats) return not_kept(desk);
+    if (!desk || !desk->started || !desk->chats) return nm_fail(NM_REFUSED, "%s", why_not(desk));
     pthread_mutex_lock(&desk->lock);
     bool room = put_in(desk, (errand){.wanted = &w});
     while (room && !w.over) pthread_cond_wait(&desk->done, &desk->lock);
@@ -159,57 +159,17 @@ nm_err nm_desk_export(nm_desk *desk, const char *what, nm_str *lines)
     return w.err == NM_OK ? NM_OK : nm_fail(w.err, "%s", w.why);
 }
 
-static void take(nm_exchange *x, void *context, work_fn work)
+void nm_desk_take(nm_exchange *x, void *server, nm_desk_fn fn, bool chats)
 {
-    nm_desk *desk = ((nm_server *)context)->desk;
-    if (!desk || !desk->chats) {
-        not_kept(desk);
-        nm_exchange_fail(x, 503, NULL, "not_kept", nm_error_text());
-    } else if (!put_exchange(desk, x, work)) nm_exchange_fail(x, 503, NULL, "queue_full", "the disk does not keep up: try again");
+    nm_desk *desk = ((nm_server *)server)->desk;
+    bool kept = desk && desk->started && (desk->chats || !chats);
+    if (!kept) nm_exchange_fail(x, 503, NULL, "not_kept", why_not(desk));
+    else if (!put_exchange(desk, x, fn)) nm_exchange_fail(x, 503, NULL, "queue_full", "the disk does not keep up: try again");
 }
 
-/* ---- what each route does, on the desk's thread ---- */
-
-static nm_err with_body(nm_chats *c, nm_exchange *x, nm_err (*use)(nm_chats *c, const char *tail, const json_t *body))
+nm_err nm_desk_body(const nm_desk_work *work, json_t **body)
 {
     size_t length;
-    const char *text = nm_exchange_body(x, &length);
-    json_t *body;
-    NM_TRY(nm_body_object(&body, text, length));
-    nm_err err = use(c, nm_exchange_tail(x), body);
-    json_decref(body);
-    return err;
+    const char *text = nm_exchange_body(work->exchange, &length);
+    return nm_body_object(body, text, length);
 }
-
-static nm_err vote_untailed(nm_chats *c, const char *tail, const json_t *vote)
-{
-    (void)tail;
-    return nm_chats_vote(c, vote);
-}
-
-static nm_err list(nm_chats *c, nm_exchange *x, answer *a) { return nm_chats_list(c, nm_exchange_query(x, "search"), &a->json); }
-static nm_err get(nm_chats *c, nm_exchange *x, answer *a) { return nm_chats_get(c, nm_exchange_tail(x), &a->json); }
-static nm_err put(nm_chats *c, nm_exchange *x, answer *a) { (void)a; return with_body(c, x, nm_chats_put); }
-static nm_err erase(nm_chats *c, nm_exchange *x, answer *a) { (void)a; return nm_chats_delete(c, nm_exchange_tail(x)); }
-static nm_err personas(nm_chats *c, nm_exchange *x, answer *a) { (void)x; return nm_chats_personas(c, &a->json); }
-static nm_err put_persona(nm_chats *c, nm_exchange *x, answer *a) { (void)a; return with_body(c, x, nm_chats_put_persona); }
-static nm_err erase_persona(nm_chats *c, nm_exchange *x, answer *a) { (void)a; return nm_chats_delete_persona(c, nm_exchange_tail(x)); }
-static nm_err vote(nm_chats *c, nm_exchange *x, answer *a) { (void)a; return with_body(c, x, vote_untailed); }
-static nm_err tally(nm_chats *c, nm_exchange *x, answer *a) { (void)x; return nm_chats_tally(c, &a->json); }
-static nm_err counts(nm_chats *c, nm_exchange *x, answer *a) { (void)x; return nm_chats_counts(c, &a->json); }
-static nm_err export(nm_chats *c, nm_exchange *x, answer *a)
-{
-    const char *what = nm_exchange_query(x, "what");
-    return nm_chats_export(c, what ? what : "chats", nm_exchange_query(x, "chat"), &a->lines);
-}
-
-#define ROUTES(X) \
-    X("GET", "/nm/chats", list) X("GET", "/nm/chats/*", get) X("PUT", "/nm/chats/*", put) X("DELETE", "/nm/chats/*", erase) \
-    X("GET", "/nm/personas", personas) X("PUT", "/nm/personas/*", put_persona) X("DELETE", "/nm/personas/*", erase_persona) \
-    X("GET", "/nm/votes", tally) X("POST", "/nm/votes", vote) X("GET", "/nm/feedback", counts) X("GET", "/nm/export", export)
-
-#define HANDLER(method_, path_, work) static void handle_##work(nm_exchange *x, void *context) { take(x, context, work); }
-ROUTES(HANDLER)
-
-#define ROUTE(method_, path_, work) {.method = method_, .path = path_, .dialect = NM_DIALECT_OURS, .most_body = BODY_MOST, .handle = handle_##work},
-const nm_route nm_routes_chats[] = {ROUTES(ROUTE){.method = NULL}};

@@ -39,6 +39,7 @@ nm_err nm_embed_ready(nm_job *j, const char **code)
     if (!j->lane || !j->vectors) return nm_fail_memory(j->n_texts * width * sizeof *j->vectors);
     j->n = (int32_t)j->n_texts;
     for (size_t i = 0; i < j->n_texts; i++) {
+        if (nm_cancelled(&j->cancelled)) return nm_fail(NM_INTERRUPTED, "cancelled");
         j->lane[i] = (nm_lane){.job = j, .index = (int32_t)i};
         NM_TRY(read_text(j, &j->lane[i], i, code));
     }

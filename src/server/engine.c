@@ -196,8 +196,9 @@ static nm_err copy_texts(nm_job *j, const char *model, const char *const *texts,
     return NM_OK;
 }
 
-nm_err nm_engine_embed(nm_engine *e, const char *model, const char *const *texts, const size_t *lengths, size_t n, nm_embed_fn fn, void *arg)
+nm_err nm_engine_embed(nm_engine *e, const char *model, const char *const *texts, const size_t *lengths, size_t n, nm_embed_fn fn, void *arg, nm_job **job)
 {
+    if (job) *job = NULL;
     if (!n) return nm_fail(NM_USAGE, "there is no text to embed");
     nm_job *j = new_job(e, NM_JOB_EMBED);
     if (!j) return nm_fail_memory(sizeof *j);
@@ -208,7 +209,7 @@ nm_err nm_engine_embed(nm_engine *e, const char *model, const char *const *texts
     }
     j->embed = fn;
     j->listener.arg = arg;
-    return submit(e, j, NULL);
+    return submit(e, j, job);
 }
 
 /* ---- Opening and closing --------------------------------------------------------------------------------------------------- */

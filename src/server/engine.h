@@ -40,6 +40,7 @@ typedef struct nm_ask {
     json_t *template_kwargs;        /* an object, or NULL */
     int think;                      /* -1 not said, 0 off, 1 on */
     const char *effort;             /* reasoning_effort for the template; NULL */
+    int32_t think_most;             /* tokens of reasoning, behind which its end mark is put; NM_ASK_INT: no bound */
     bool continue_last;             /* the last message is the assistant's, and is continued */
     /* What may come out. One of grammar, schema, json at most. */
     const char *grammar;            /* GBNF */
@@ -188,7 +189,8 @@ void nm_held_release(nm_held **held);
 
 /* Embeddings: the mean over a text's tokens of the last norm's output ("mean"), or of its last token ("last"), of length 1. vectors: n x n_embd, valid during the call. */
 typedef void (*nm_embed_fn)(void *arg, const float *vectors, size_t n, int32_t n_embd, int32_t tokens, const nm_ended *ended);
-nm_err nm_engine_embed(nm_engine *engine, const char *model, const char *const *texts, const size_t *lengths, size_t n, nm_embed_fn fn, void *arg);
+/* job as with nm_engine_ask. */
+nm_err nm_engine_embed(nm_engine *engine, const char *model, const char *const *texts, const size_t *lengths, size_t n, nm_embed_fn fn, void *arg, nm_job **job);
 
 /* The name of the first model, with its stack. */
 const char *nm_engine_first(const nm_engine *engine);
@@ -203,7 +205,7 @@ typedef struct nm_engine_counts {
     uint64_t cache_bytes, cache_entries, models_loaded;
 } nm_engine_counts;
 void nm_engine_count(nm_engine *engine, nm_engine_counts *out);
-/* vLLM's dynamic adapters: a further name for an adapter at a path inside the store. NM_NOT_FOUND, NM_REFUSED (a path outside). */
+/* vLLM's dynamic adapters: a further name for an adapter at a path inside the store. NM_USAGE (a number, or a name that is taken), NM_NOT_FOUND, NM_REFUSED (a path outside). */
 nm_err nm_engine_add_adapter(nm_engine *engine, const char *name, const char *path);
 nm_err nm_engine_remove_adapter(nm_engine *engine, const char *name);
 /* What was at this path has been removed: nothing of it is used for what is asked from now on, though another adapter should come there. */

@@ -42,7 +42,7 @@ typedef struct nm_base {            /* a model that can be named; open or not */
     nm_model *model;                /* NULL: not open */
     nm_runner *runner;              /* the loop's */
     int32_t context;
-    uint64_t token_bytes;           /* of a session, a token */
+    double rate;                    /* rows of a prompt a second, as the loop measured; 0 = not yet */
     nm_open_adapter **adapter;      /* opened for it; the list changes under the lock */
     size_t adapters, adapter_capacity;
     nm_variant **variant;           /* stacks on it */
@@ -87,6 +87,8 @@ typedef struct nm_lane {            /* one answer under way */
     int32_t *ids;                   /* prompt and answer; what the session lacks of it is to be computed */
     size_t n_ids, capacity;
     int32_t tokens, reasoning_tokens;
+    int32_t *mark;                  /* the reasoning's end mark, where its bound was met: tokens that come instead of drawn ones */
+    size_t n_mark, mark_at;
     bool waits;                     /* for lane 0 of its job, which reads the prompt for all */
     bool ended, stopped, called, given;     /* given: a piece was handed out for the token at work */
     nm_finish finish;
@@ -129,6 +131,8 @@ struct nm_job {
     int32_t shown_tokens;           /* what slots tell; under the lock */
     bool shown_answering;
     bool in_pass;
+    size_t reserved;                /* tokens that each of its answers has memory for, once it runs */
+    bool starves;                   /* needs more of them, and there is no room */
     nm_session *shelved;            /* a kept prefix that came from a file */
     const char *refusal;            /* not taken at all: the word for programs */
     nm_err failed;                  /* an answer of it failed, and why */
@@ -139,7 +143,7 @@ struct nm_job {
 
 /* ---- Kept prefixes (kept.c): the loop's ------------------------------------------------------------------------------------ */
 
-typedef struct nm_kept { nm_variant *variant; nm_session *session; double last_used; } nm_kept;
+typedef struct nm_kept { nm_variant *variant; nm_session *session; uint64_t bytes; double last_used; } nm_kept;
 typedef struct nm_shelf nm_shelf;   /* shelf.c */
 
 struct nm_engine {
@@ -157,17 +161,18 @@ struct nm_engine {
     uint64_t next_id;
     nm_base **base;
     size_t bases, base_capacity;
+    nm_base **given;                /* under options.models, each */
     nm_named_adapter *added;        /* names given while it runs */
     size_t n_added, added_capacity;
     uint64_t memory;                /* bytes for models, sessions and kept prefixes */
-    uint64_t reserved;              /* of them, for work beside requests (held.c) */
+    uint64_t at_work;               /* bytes reserved for sessions of answers under way */
+    uint64_t reserved;              /* and for work beside requests (held.c) */
     uint64_t want_room;             /* bytes that somebody waits for; the loop makes them */
     nm_kept *kept;
     size_t n_kept, kept_capacity;
     uint64_t kept_most;             /* bytes */
     nm_shelf *shelf;                /* NULL: nothing goes into files */
     size_t turn;                    /* of bases */
-    double rate;                    /* rows of a prompt a second, as measured; 0 = not yet */
     volatile sig_atomic_t interrupt;        /* ends the pass at work */
     atomic_bool may_interrupt;
     bool broken;                    /* the last pass was broken off: the next one may not be, or those who leave would stop those who stay */
@@ -182,7 +187,10 @@ nm_err nm_names_take(nm_engine *e, const char *name, const nm_ask_lora *lora, si
 void nm_names_leave(nm_engine *e, nm_variant *variant, double keep_alive);     /* takes the lock */
 /* Closes models that nobody uses: those whose time has come and, where room is wanted, the longest unused. On the loop's thread, under the lock. */
 void nm_names_reap(nm_engine *e, double now);
-uint64_t nm_names_bytes(const nm_engine *e);    /* of open models, and what is reserved; under the lock */
+/* The base whose file this is, under whatever path; NULL. */
+nm_base *nm_names_at(const nm_engine *e, const char *path);
+uint64_t nm_names_bytes(const nm_engine *e);    /* of open models, and what is reserved beside requests; under the lock */
+uint64_t nm_session_need(const nm_engine *e, const nm_base *base, size_t tokens);       /* bytes of a session of so many */
 /* Asks the loop for so many bytes, and waits until it tried. Under the lock, not on the loop's thread. */
 void nm_names_make_room(nm_engine *e, uint64_t bytes);
 
@@ -237,6 +245,8 @@ void nm_kept_drop(nm_engine *e, const nm_variant *variant);
 /* All of them, at once and for good: memory lacks. Under the lock. */
 void nm_kept_forget(nm_engine *e);
 uint64_t nm_kept_bytes(const nm_engine *e);
+/* How many of the first n tokens can be taken over from a session: where a window has dropped pages, fewer than both begin with. */
+int32_t nm_kept_common(const nm_session *session, const int32_t *ids, size_t n);
 
 /* shelf.c */
 /* Where the options name a folder; what is wrong with it is told. */

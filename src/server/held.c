@@ -80,7 +80,7 @@ nm_err nm_held_reserve(nm_held *h, uint64_t bytes)
     pthread_mutex_lock(&e->lock);
     give_back(h);
     nm_names_make_room(e, bytes);
-    uint64_t used = nm_names_bytes(e), left = used < e->memory ? e->memory - used : 0;
+    uint64_t used = nm_names_bytes(e) + e->at_work, left = used < e->memory ? e->memory - used : 0;
     bool fits = bytes <= left;
     if (fits) e->reserved += h->bytes = bytes;
     pthread_mutex_unlock(&e->lock);

@@ -6,36 +6,30 @@
 #include "os/clock.h"
 #include "server/engine_impl.h"
 
-enum { PAGE = 64 };     /* positions */
-
-static size_t common(const nm_session *s, const int32_t *ids, size_t n)
+int32_t nm_kept_common(const nm_session *s, const int32_t *ids, size_t n)
 {
     const int32_t *have = nm_session_tokens(s);
     size_t held = (size_t)nm_session_length(s), same = 0;
     while (same < held && same < n && have[same] == ids[same]) same++;
-    return same;
+    return nm_session_reach(s, (int32_t)same);
 }
-
-/* Whole pages. */
-static uint64_t session_bytes(const nm_variant *v, const nm_session *s) { return ((uint64_t)nm_session_length(s) + PAGE - 1) / PAGE * PAGE * v->base->token_bytes; }
-static uint64_t bytes_of(const nm_kept *k) { return session_bytes(k->variant, k->session); }
 
 /* Pages that several share are counted for each. */
 uint64_t nm_kept_bytes(const nm_engine *e)
 {
     uint64_t bytes = 0;
-    for (size_t i = 0; i < e->n_kept; i++) bytes += bytes_of(&e->kept[i]);
+    for (size_t i = 0; i < e->n_kept; i++) bytes += e->kept[i].bytes;
     return bytes;
 }
 
-/* The session that has most in common with the tokens, kept or at work. */
-static nm_session *best(nm_engine *e, const nm_job *j, size_t n, size_t *same)
+/* The session that most of the tokens can be taken over from, kept or at work. */
+static nm_session *best(nm_engine *e, const nm_job *j, size_t n, int32_t *same)
 {
     nm_session *found = NULL;
     *same = 0;
     for (size_t i = 0; i < e->n_kept; i++) {
         if (e->kept[i].variant != j->variant) continue;
-        size_t k = common(e->kept[i].session, j->ids, n);
+        int32_t k = nm_kept_common(e->kept[i].session, j->ids, n);
         if (k <= *same) continue;
         *same = k;
         found = e->kept[i].session;
@@ -45,7 +39,7 @@ static nm_session *best(nm_engine *e, const nm_job *j, size_t n, size_t *same)
         const nm_job *other = e->running[r];
         if (other == j || other->variant != j->variant || other->ask.no_cache) continue;
         for (int32_t i = 0; other->lane && i < other->n; i++) {
-            size_t k = other->lane[i].session ? common(other->lane[i].session, j->ids, n) : 0;
+            int32_t k = other->lane[i].session ? nm_kept_common(other->lane[i].session, j->ids, n) : 0;
             if (k <= *same) continue;
             *same = k;
             found = other->lane[i].session;
@@ -67,12 +61,13 @@ static void take_shelved(nm_engine *e, nm_job *j)
 nm_err nm_kept_session(nm_engine *e, nm_job *j, nm_session **out)
 {
     take_shelved(e, j);
-    size_t same = 0, n = j->n_ids - 1;      /* the last token's logits are needed */
+    int32_t same = 0;
+    size_t n = j->n_ids - 1;                /* the last token's logits are needed */
     nm_session *from = j->ask.no_cache || j->ask.echo_logprobs ? NULL : best(e, j, n, &same);
     nm_session_options so = {.context = j->variant->base->context, .kv = e->options.kv, .compute = e->options.compute, .stack = j->variant->stack};
     if (!from) return nm_session_open(out, j->variant->base->model, &so);
     NM_TRY(nm_session_fork(out, from));
-    j->cached = nm_session_truncate(*out, (int32_t)same);
+    j->cached = nm_session_truncate(*out, same);
     return NM_OK;
 }
 
@@ -112,27 +107,27 @@ void nm_kept_trim(nm_engine *e, uint64_t bytes, const nm_base *base)
         size_t oldest = 0;
         for (size_t i = 1; i < e->n_kept; i++)
             if (e->kept[i].last_used < e->kept[oldest].last_used) oldest = i;
-        have -= bytes_of(&e->kept[oldest]);
+        have -= e->kept[oldest].bytes;
         if (e->want_room) drop(e, oldest);      /* the clerk waits for what is being saved */
         else put_away(e, oldest);
     }
 }
 
-/* A session that the new one begins with says nothing more; but where a window has dropped pages, the shorter one can still be gone on from. */
+/* A session that the new one begins with says nothing more; but where the new one's window has dropped pages, only the shorter one can be gone on from. */
 static void drop_fronts(nm_engine *e, const nm_variant *variant, const nm_session *session)
 {
     const int32_t *ids = nm_session_tokens(session);
     size_t n = (size_t)nm_session_length(session);
     for (size_t i = 0; i < e->n_kept;) {
-        size_t held = (size_t)nm_session_length(e->kept[i].session);
-        if (e->kept[i].variant == variant && held <= n && common(e->kept[i].session, ids, n) == held) drop(e, i);
+        int32_t held = nm_session_length(e->kept[i].session);
+        if (e->kept[i].variant == variant && nm_kept_common(e->kept[i].session, ids, n) == held && nm_session_reach(session, held) == held) drop(e, i);
         else i++;
     }
 }
 
 void nm_kept_put(nm_engine *e, nm_variant *variant, nm_session *session)
 {
-    uint64_t bytes = session_bytes(variant, session);
+    uint64_t bytes = nm_session_need(e, variant->base, (size_t)nm_session_length(session));
     if (!nm_session_length(session) || bytes > e->kept_most) {
         nm_session_close(&session);
         return;
@@ -144,5 +139,5 @@ void nm_kept_put(nm_engine *e, nm_variant *variant, nm_session *session)
         return;
     }
     variant->users++;
-    e->kept[e->n_kept++] = (nm_kept){variant, session, nm_clock_seconds()};
+    e->kept[e->n_kept++] = (nm_kept){variant, session, bytes, nm_clock_seconds()};
 }

@@ -52,6 +52,7 @@ void nm_lane_close(nm_lane *l)
     nm_speech_close(&l->speech);
     nm_constraint_close(&l->constraint);
     nm_free(l->ids);
+    nm_free(l->mark);
     *l = (nm_lane){0};
 }
 
@@ -167,6 +168,27 @@ nm_err nm_lane_finish(nm_lane *l, nm_finish finish)
 /* A grammar binds what is said, not what is thought before. */
 static bool is_bound(const nm_lane *l) { return l->constraint && (l->job->binds_reasoning || !l->speech || !nm_speech_reasons(l->speech)); }
 
+/* Where reasoning has had its tokens, the mark that ends it is what comes next. */
+static nm_err begin_mark(nm_lane *l)
+{
+    const nm_job *j = l->job;
+    if (l->mark_at < l->n_mark || j->ask.think_most == NM_ASK_INT || l->reasoning_tokens < j->ask.think_most || !l->speech || !nm_speech_reasons(l->speech)) return NM_OK;
+    const char *mark = nm_speech_closing(l->speech, j->prompt, j->prompt_length);
+    nm_free(l->mark);
+    l->mark = NULL;
+    l->mark_at = l->n_mark = 0;
+    return mark ? nm_tokenize(nm_model_tokenizer(j->variant->base->model), mark, strlen(mark), NM_TEXT_SPECIAL, &l->mark, &l->n_mark) : NM_OK;
+}
+
+/* The mark's next token; false where there is none, or where the grammar has no place for it. */
+static bool take_mark(nm_lane *l, int32_t *id)
+{
+    if (l->mark_at < l->n_mark && is_bound(l) && !nm_constraint_allows(l->constraint, l->mark[l->mark_at])) l->n_mark = 0;
+    if (l->mark_at >= l->n_mark) return false;
+    *id = l->mark[l->mark_at++];
+    return true;
+}
+
 static nm_err draw(nm_lane *l, const float *logits, int32_t *id)
 {
     if (is_bound(l)) return nm_sampler_draw_within(l->sampler, logits, l->constraint, id);
@@ -203,11 +225,13 @@ nm_err nm_lane_draw(nm_lane *l, const float *logits, int32_t n_vocab)
     const nm_job *j = l->job;
     int32_t id;
     bool bound = is_bound(l);
-    NM_TRY(draw(l, logits, &id));
+    NM_TRY(begin_mark(l));
+    bool marks = take_mark(l, &id);
+    if (!marks) NM_TRY(draw(l, logits, &id));
     l->token = (nm_token_out){.id = id, .logprob = (double)NAN};
     l->given = false;
     if (j->ask.top_logprobs >= 0) nm_logprobs(logits, n_vocab, id, j->ask.top_logprobs, &l->token, l->top);
-    if (!j->ask.ignore_eos && nm_token_ends(nm_model_tokenizer(j->variant->base->model), id)) return end(l);
+    if (!marks && !j->ask.ignore_eos && nm_token_ends(nm_model_tokenizer(j->variant->base->model), id)) return end(l);
     NM_TRY(take(l, id, bound));
     tell_token(l);
     if (l->stopped) return nm_lane_finish(l, NM_FINISH_STOP_STRING);

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "os/clock.h"
+#include "os/file.h"
 #include "server/engine_impl.h"
 
 enum { NAME_LONGEST = 1024, VARIANTS_MOST = 64, STACK_MOST = 64, CONTEXT_UNKNOWN = 4096, CONTEXT_LEAST = 512 };
@@ -76,13 +77,10 @@ static nm_base *known_base(const nm_engine *e, const char *name, size_t n)
     return NULL;
 }
 
-/* The base whose file this is, under whatever path. */
-static nm_base *base_at(const nm_engine *e, const char *path)
+nm_base *nm_names_at(const nm_engine *e, const char *path)
 {
-    struct stat wanted, st;
-    if (stat(path, &wanted)) return NULL;
     for (size_t i = 0; i < e->bases; i++)
-        if (!stat(e->base[i]->found.path, &st) && st.st_dev == wanted.st_dev && st.st_ino == wanted.st_ino) return e->base[i];
+        if (nm_file_same(e->base[i]->found.path, path)) return e->base[i];
     return NULL;
 }
 
@@ -146,12 +144,25 @@ static nm_err find_adapter(nm_engine *e, const char *name, size_t n, nm_named_ad
     return err;
 }
 
+/* What clients may call an adapter: a number would hide the adapter of that place, and a name means one thing. */
+static nm_err check_new_name(nm_engine *e, const char *name)
+{
+    if (!*name || strpbrk(name, "+=:/")) return nm_fail(NM_USAGE, "\"%s\" cannot be an adapter's name: leave + = : / away", name);
+    if (!name[strspn(name, "0123456789")]) return nm_fail(NM_USAGE, "\"%s\" cannot be an adapter's name: numbers are the places of those that are loaded", name);
+    bool taken = false;
+    pthread_mutex_lock(&e->lock);
+    for (size_t i = 0; i < e->n_added; i++) taken |= same(e->added[i].name, name, strlen(name));
+    taken |= known_base(e, name, strlen(name)) != NULL;
+    pthread_mutex_unlock(&e->lock);
+    return taken ? nm_fail(NM_USAGE, "The lora adapter '%s' has already been loaded.", name) : NM_OK;
+}
+
 nm_err nm_engine_add_adapter(nm_engine *e, const char *name, const char *path)
 {
     nm_found_adapter *list;
     size_t count;
     bool known = false;
-    if (!*name || strpbrk(name, "+=:/")) return nm_fail(NM_USAGE, "\"%s\" cannot be an adapter's name: leave + = : / away", name);
+    NM_TRY(check_new_name(e, name));
     NM_TRY(nm_adapter_list(&list, &count));
     nm_err err = NM_OK;
     for (size_t i = 0; !known && i < count; i++)
@@ -261,7 +272,7 @@ static nm_err stand_on(nm_engine *e, nm_found_stack *found, nm_base **base, part
     p->own = p->count;
     p->persona = found->persona;
     found->persona = NULL;
-    *base = base_at(e, found->model.path);
+    *base = nm_names_at(e, found->model.path);
     if (err != NM_OK || *base) return err;
     bool hidden = found->model.place == NM_PLACE_PATH || known_base(e, found->model.name, strlen(found->model.name));
     return add_base(e, &found->model, (nm_base){.hidden = hidden}, base);
@@ -338,6 +349,13 @@ uint64_t nm_names_bytes(const nm_engine *e)
     return bytes;
 }
 
+/* Pages of a window are counted as far as they are kept: a short session takes more a token than a long one. */
+uint64_t nm_session_need(const nm_engine *e, const nm_base *b, size_t tokens)
+{
+    nm_session_options o = {.context = tokens < (size_t)b->context ? (int32_t)tokens : b->context, .kv = e->options.kv, .compute = e->options.compute};
+    return tokens ? nm_session_bytes(b->model, &o) : 0;
+}
+
 static void wait_for_room(nm_engine *e)
 {
     while (e->want_room && !e->closes && e->loop_runs) pthread_cond_wait(&e->work, &e->lock);
@@ -358,15 +376,26 @@ static nm_err make_room(nm_engine *e, const nm_base *b)
     nm_names_make_room(e, b->found.bytes);
     uint64_t used = nm_names_bytes(e);
     bool first = used == 0;     /* the bound is a guess: one model is always tried */
-    bool fits_in = first || used + b->found.bytes <= e->memory;
+    bool fits_in = first || used + e->at_work + b->found.bytes <= e->memory;
     pthread_mutex_unlock(&e->lock);
     return fits_in ? NM_OK : nm_fail(NM_NO_MEMORY, "there is no memory for %s beside the models at work: try again later, or serve with a larger --memory", b->name);
+}
+
+/* Each time that it is opened: positions that a model has never seen cost answers their sense, and nothing else tells why. */
+static void note_beyond(const nm_engine *e, const nm_model *m, int32_t context)
+{
+    char line[200];
+    if (!e->options.note) return;
+    snprintf(line, sizeof line, "--context %d is more than the %d tokens that %.80s was trained for: expect worse answers beyond them", context, nm_model_describe(m)->n_context,
+        nm_model_describe(m)->name);
+    e->options.note(e->options.note_arg, line);
 }
 
 static int32_t choose_context(const nm_engine *e, const nm_model *m)
 {
     int32_t trained = nm_model_describe(m)->n_context;
     nm_session_options o = {.context = e->options.context > 0 ? e->options.context : trained > 0 ? trained : CONTEXT_UNKNOWN, .kv = e->options.kv, .compute = e->options.compute};
+    if (trained > 0 && o.context > trained) note_beyond(e, m, o.context);
     if (!nm_session_bytes(m, &o) && trained > 0) o.context = trained;       /* positions that were learned end there */
     while (o.context > CONTEXT_LEAST && nm_session_bytes(m, &o) > e->memory / 2) o.context /= 2;
     return o.context;
@@ -390,7 +419,6 @@ static nm_err open_base(nm_engine *e, nm_base *b)
         b->model = model;
         b->runner = runner;
         b->context = so.context;
-        b->token_bytes = nm_session_bytes(model, &so) / (uint64_t)so.context + 1;
         b->last_used = nm_clock_seconds();
         pthread_mutex_unlock(&e->lock);
     } else {
@@ -696,13 +724,13 @@ void nm_names_reap(nm_engine *e, double now)
         reap_variants(b);
         if (b->model && !b->users && b->keep_alive > 0 && now - b->last_used > b->keep_alive) let_go(e, b);
     }
-    while (e->want_room && !nm_shelf_busy(e) && nm_names_bytes(e) + nm_kept_bytes(e) + e->want_room > e->memory) {
+    while (e->want_room && !nm_shelf_busy(e) && nm_names_bytes(e) + nm_kept_bytes(e) + e->at_work + e->want_room > e->memory) {
         nm_base *b = longest_unused(e);
         if (!b) break;
         let_go(e, b);
     }
-    uint64_t models = nm_names_bytes(e) + e->want_room;
-    if (e->want_room && !nm_shelf_busy(e)) nm_kept_trim(e, models < e->memory ? e->memory - models : 0, NULL);
+    uint64_t others = nm_names_bytes(e) + e->at_work + e->want_room;
+    if (e->want_room && !nm_shelf_busy(e)) nm_kept_trim(e, others < e->memory ? e->memory - others : 0, NULL);
 }
 
 /* ---- Beginning and end ---------------------------------------------------------------------------------------------------------- */
@@ -715,7 +743,7 @@ static nm_err give_base(nm_engine *e, const char *text, nm_found *found, nm_base
     nm_err err = NM_OK;
     *base = known_base(e, own, strlen(own));
     if (*base && strcmp((*base)->found.path, found->path)) err = nm_fail(NM_USAGE, "%s: two models are called %s: rename one", text, own);
-    nm_base *same_file = *base ? NULL : base_at(e, found->path);
+    nm_base *same_file = *base ? NULL : nm_names_at(e, found->path);
     if (same_file && same_file->hidden && !strcmp(same_file->name, own)) *base = same_file;
     if (err == NM_OK && !*base) err = add_base(e, found, (nm_base){.given = true}, base);
     if (err == NM_OK) (*base)->hidden = false;
@@ -733,7 +761,7 @@ static nm_err give_adapter(nm_engine *e, parts *p, const nm_found_adapter *f)
 }
 
 /* What stands on the command line may be paths; its adapters get names, too, but for those of a persona. options.models[i] becomes the name. */
-static nm_err add_given(nm_engine *e, const char *text, char **name)
+static nm_err add_given(nm_engine *e, const char *text, char **name, nm_base **given)
 {
     nm_found_stack found = {0};
     parts p = {.count = 0};
@@ -742,6 +770,7 @@ static nm_err add_given(nm_engine *e, const char *text, char **name)
     nm_err err = found.persona ? stand_on(e, &found, &base, &p) : give_base(e, text, &found.model, &base);
     for (size_t i = found.persona_adapters; err == NM_OK && i < found.count; i++) err = give_adapter(e, &p, &found.adapter[i]);
     if (err == NM_OK) err = variant_name(name, base, &p);
+    *given = base;
     free_parts(&p);
     nm_found_stack_free(&found);
     return err;
@@ -752,9 +781,13 @@ nm_err nm_names_open(nm_engine *e)
     const char *const *given = e->options.models;
     char **names = nm_calloc(e->options.n_models + 1, sizeof *names);
     e->options.models = NULL;       /* what there is from now on is ours to free */
-    if (!names) return nm_fail_memory(sizeof *names);
+    e->given = nm_calloc(e->options.n_models + 1, sizeof *e->given);
+    if (!names || !e->given) {
+        nm_free(names);
+        return nm_fail_memory(sizeof *names);
+    }
     e->options.models = (const char *const *)names;
-    for (size_t i = 0; i < e->options.n_models; i++) NM_TRY(add_given(e, given[i], &names[i]));
+    for (size_t i = 0; i < e->options.n_models; i++) NM_TRY(add_given(e, given[i], &names[i], &e->given[i]));
     return NM_OK;
 }
 
@@ -770,6 +803,7 @@ void nm_names_close(nm_engine *e)
         nm_free(b);
     }
     nm_free(e->base);
+    nm_free(e->given);
     for (size_t i = 0; i < e->n_added; i++) nm_free(e->added[i].name), nm_free(e->added[i].path);
     nm_free(e->added);
     for (size_t i = 0; e->options.models && i < e->options.n_models; i++) nm_free((char *)e->options.models[i]);

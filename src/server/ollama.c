@@ -346,11 +346,8 @@ static bool nothing_to_embed(const embedding *e) { return !e->n || (e->old && !e
 
 static void embed_texts(embedding *e)
 {
-    atomic_fetch_add(&e->task.base.refs, 1);
-    nm_err err = nm_engine_embed(e->task.server->engine, e->model, e->texts, e->lengths, e->n, embedded, e);
-    if (err == NM_OK) return;
-    nm_task_fail(&e->task, err);
-    nm_task_release(e);
+    nm_err err = nm_request_embed(&e->task.base, e->task.server->engine, e->model, e->texts, e->lengths, e->n, embedded);
+    if (err != NM_OK) nm_task_fail(&e->task, err);
 }
 
 static void embed_any(nm_exchange *x, void *context, bool old)

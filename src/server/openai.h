@@ -39,12 +39,15 @@ typedef struct nm_openai_ask {
     nm_ask_lora *lora;
     int32_t *bias_id;
     float *bias;
-    json_t *messages, *tools, *tool_choice;         /* ours; everything else is the body's */
+    json_t *messages, *tools, *tool_choice, *schema;    /* ours; everything else is the body's */
+    char *gbnf;                                     /* ours: of choices and patterns */
     bool functions;                                 /* tools came in the old form, and calls are told in it */
 } nm_openai_ask;
 /* What chat, completions and responses name alike: model, lora, sampling, stop, grammar. out is to be freed also after a failure. */
 nm_err nm_openai_ask_read(nm_openai_ask *out, const json_t *body);
 void nm_openai_ask_free(nm_openai_ask *a);
+/* What chat, completions and responses say of what may come out beside a format: grammar, json_schema, guided_*, structured_outputs. */
+nm_err nm_openai_read_constraint(nm_openai_ask *a, const json_t *body);
 /* {"type": "text" | "json_object" | "json_schema", ...}; schema_in is where the latter's "schema" stands: "json_schema" for chat, NULL for the object itself. name: for errors. */
 nm_err nm_openai_read_format(nm_openai_ask *a, const json_t *format, const char *name, const char *schema_in);
 nm_err nm_openai_read_effort(nm_openai_ask *a, const json_t *object, const char *name);

@@ -19,6 +19,8 @@ void nm_openai_ask_free(nm_openai_ask *a)
     json_decref(a->messages);
     json_decref(a->tools);
     json_decref(a->tool_choice);
+    json_decref(a->schema);
+    nm_free(a->gbnf);
     *a = (nm_openai_ask){0};
 }
 
@@ -134,7 +136,7 @@ nm_err nm_openai_ask_read(nm_openai_ask *out, const json_t *body)
     NM_TRY(read_seed(&out->ask, body));
     NM_TRY(read_stop(out, body));
     NM_TRY(read_bias(out, body));
-    NM_TRY(nm_field_text(body, "grammar", &out->ask.grammar));
+    NM_TRY(nm_openai_read_constraint(out, body));
     NM_TRY(nm_field_bool(body, "ignore_eos", &out->ask.ignore_eos));
     NM_TRY(nm_field_bool(body, "cache_prompt", &cache));
     out->ask.no_cache = !cache;
@@ -157,7 +159,8 @@ nm_err nm_openai_read_format(nm_openai_ask *a, const json_t *format, const char 
     const char *type = json_string_value(json_object_get(format, "type"));
     if (!type) return nm_fail(NM_USAGE, "\"%s\" must be an object with \"type\": \"text\", \"json_object\" or \"json_schema\"", name);
     if (!strcmp(type, "text")) return NM_OK;
-    if (a->ask.grammar) return nm_fail(NM_USAGE, "\"%s\" and \"grammar\" both say what may come out: give one of them", name);
+    if (a->ask.grammar || a->ask.schema || a->ask.json)
+        return nm_fail(NM_USAGE, "\"%s\" and another member (\"grammar\", \"json_schema\", \"guided_...\") both say what may come out: give one of them", name);
     if (!strcmp(type, "json_schema")) return read_schema(a, format, name, schema_in);
     if (strcmp(type, "json_object")) return nm_fail(NM_USAGE, "\"%s.type\" is \"%s\": give \"text\", \"json_object\" or \"json_schema\"", name, type);
     a->ask.schema = json_object_get(format, "schema");      /* llama.cpp's way of giving one */

@@ -157,10 +157,7 @@ static nm_err ask_with(embeddings *e, const char **texts, size_t *lengths)
         texts[i] = e->inputs[i].text;
         lengths[i] = e->inputs[i].length;
     }
-    atomic_fetch_add(&e->base.refs, 1);
-    nm_err err = nm_engine_embed(e->engine, e->model, texts, lengths, e->n, on_vectors, e);
-    if (err != NM_OK) nm_request_release(&e->base);
-    return err;
+    return nm_request_embed(&e->base, e->engine, e->model, texts, lengths, e->n, on_vectors);
 }
 
 static nm_err ask_engine(embeddings *e)

@@ -10,11 +10,20 @@ static int64_t modified(const char *path)
     return path && !stat(path, &st) ? (int64_t)st.st_mtime : 0;
 }
 
+/* Files are asked for their time here, by their paths, and not under the lock: a disk may sleep. */
+static void add_times(json_t *list)
+{
+    size_t i;
+    json_t *item;
+    json_array_foreach(list, i, item)
+        json_object_set_new(item, "modified", json_integer((json_int_t)modified(json_string_value(json_object_get(item, "path")))));
+}
+
 /* Takes `name` as it is. NULL values where memory lacks: jansson then packs nothing. */
 static void add_model(json_t *list, const char *name, const char *base, const char *kind, const char *path, uint64_t bytes, bool loaded, bool first)
 {
-    json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s, s:I, s:b, s:I, s:b}", "name", name, "base", base, "kind", kind, "path", path, "bytes", (json_int_t)bytes,
-        "loaded", loaded, "modified", (json_int_t)modified(path), "default", first));
+    json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s, s:I, s:b, s:b}", "name", name, "base", base, "kind", kind, "path", path, "bytes", (json_int_t)bytes,
+        "loaded", loaded, "default", first));
 }
 
 /* What an open model tells of itself goes to the entry that was added last. */
@@ -35,6 +44,21 @@ static bool listed(const json_t *list, const char *name)
     return false;
 }
 
+/* A stack of the command line, on a model or on a persona, whose name is what comes before the first '+'. */
+static void add_given(const nm_engine *e, json_t *list, size_t i)
+{
+    const nm_base *b = e->given[i];
+    const char *name = e->options.models[i];
+    size_t n = strlen(b->name);
+    bool on_base = !strncmp(name, b->name, n) && name[n] == '+';
+    char *front = nm_strndup(name, on_base ? n : strcspn(name, "+"));
+    if (front && strlen(front) < strlen(name) && !listed(list, name)) {
+        add_model(list, name, front, "stack", b->found.path, b->found.bytes, b->model != NULL, i == 0);
+        add_facts(list, b);
+    }
+    nm_free(front);
+}
+
 /* Under the lock: what is open or was given, and the stacks of the command line. */
 static void add_known(const nm_engine *e, json_t *list)
 {
@@ -44,14 +68,7 @@ static void add_known(const nm_engine *e, json_t *list)
         add_model(list, b->name, b->name, "model", b->found.path, b->found.bytes, b->model != NULL, !strcmp(b->name, e->options.models[0]));
         add_facts(list, b);
     }
-    for (size_t i = 0; i < e->options.n_models; i++) {
-        const char *name = e->options.models[i], *plus = strchr(name, '+');
-        for (size_t k = 0; plus && k < e->bases; k++)
-            if (!strncmp(name, e->base[k]->name, strlen(e->base[k]->name)) && name[strlen(e->base[k]->name)] == '+' && !listed(list, name)) {
-                add_model(list, name, e->base[k]->name, "stack", e->base[k]->found.path, e->base[k]->found.bytes, e->base[k]->model != NULL, i == 0);
-                add_facts(list, e->base[k]);
-            }
-    }
+    for (size_t i = 0; i < e->options.n_models; i++) add_given(e, list, i);
     for (size_t i = 0; i < e->n_added; i++)
         if (!listed(list, e->added[i].name)) add_model(list, e->added[i].name, "", "adapter", e->added[i].path, 0, false, false);
 }
@@ -79,14 +96,34 @@ static const char *base_of(const nm_persona *p)
     return slash ? slash + 1 : from;
 }
 
-static nm_err add_personas(const nm_engine *e, json_t *list)
+/* The file of the model that it stands on; NULL where that is gone. nm_free. */
+static char *model_path(const nm_persona *p)
+{
+    nm_found_stack found;
+    if (nm_stack_find(&found, p->file.from.text, false) != NM_OK) return NULL;
+    char *path = nm_strndup(found.model.path, strlen(found.model.path));
+    nm_found_stack_free(&found);
+    return path;
+}
+
+static void add_persona(nm_engine *e, json_t *list, const nm_persona *p)
+{
+    char *path = model_path(p);
+    pthread_mutex_lock(&e->lock);
+    const nm_base *b = path ? nm_names_at(e, path) : NULL;
+    add_model(list, p->name, base_of(p), "persona", p->path, p->length, b && b->model, !strcmp(p->name, e->options.models[0]));
+    if (b) add_facts(list, b);
+    pthread_mutex_unlock(&e->lock);
+    nm_free(path);
+}
+
+static nm_err add_personas(nm_engine *e, json_t *list)
 {
     nm_persona **personas;
     size_t n;
     NM_TRY(nm_persona_list(&personas, &n, NULL));
     for (size_t i = 0; i < n; i++) {
-        const nm_persona *p = personas[i];
-        if (!listed(list, p->name)) add_model(list, p->name, base_of(p), "persona", p->path, p->length, false, !strcmp(p->name, e->options.models[0]));
+        if (!listed(list, personas[i]->name)) add_persona(e, list, personas[i]);
     }
     nm_persona_list_free(personas, n);
     return NM_OK;
@@ -101,6 +138,7 @@ json_t *nm_engine_models(nm_engine *e)
     pthread_mutex_unlock(&e->lock);
     add_stored(list);       /* a store that cannot be read has nothing to list */
     add_personas(e, list);
+    add_times(list);
     return list;
 }
 

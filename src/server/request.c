@@ -75,19 +75,32 @@ void nm_request_release(nm_request *r)
 
 void nm_request_done(nm_request *r) { nm_request_release(r); }
 
+/* What was asked may have ended by now, but the caller's own reference keeps r. */
+static nm_err keep_job(nm_request *r, size_t job, nm_job *made, nm_err err)
+{
+    if (err != NM_OK) {
+        nm_request_release(r);      /* never the last: the caller has one */
+        return err;
+    }
+    atomic_store(&r->jobs[job], made);
+    if (made && atomic_load(&r->cancelled)) nm_job_cancel(made);
+    return NM_OK;
+}
+
 nm_err nm_request_ask(nm_request *r, nm_engine *engine, size_t job, const nm_ask *ask, const nm_listener *listener)
 {
     nm_job *made = NULL;
     atomic_fetch_add(&r->refs, 1);
     nm_err err = nm_engine_ask(engine, ask, listener, &made);
-    if (err != NM_OK) {
-        nm_request_release(r);      /* never the last: the caller has one */
-        return err;
-    }
-    /* What was asked may have ended by now, but the caller's own reference keeps r. */
-    atomic_store(&r->jobs[job], made);
-    if (atomic_load(&r->cancelled)) nm_job_cancel(made);
-    return NM_OK;
+    return keep_job(r, job, made, err);
+}
+
+nm_err nm_request_embed(nm_request *r, nm_engine *engine, const char *model, const char *const *texts, const size_t *lengths, size_t n, nm_embed_fn fn)
+{
+    nm_job *made = NULL;
+    atomic_fetch_add(&r->refs, 1);
+    nm_err err = nm_engine_embed(engine, model, texts, lengths, n, fn, r, &made);
+    return keep_job(r, 0, made, err);
 }
 
 void nm_request_cancel(nm_request *r)

@@ -9,13 +9,13 @@
 #include "os/clock.h"
 
 /* The first that fits a path wins. */
-static const nm_route *const tables[] = {nm_routes_openai, nm_routes_anthropic, nm_routes_ollama, nm_routes_llamacpp, nm_routes_page, nm_routes_teach,
+static const nm_route *const tables[] = {nm_routes_openai, nm_routes_anthropic, nm_routes_ollama, nm_routes_llamacpp, nm_routes_page, nm_routes_personas, nm_routes_teach,
     nm_routes_chats, NULL};
 
 /* What the page keeps is no reason not to serve: the user is told, and the page. */
 static void open_desk(nm_server *s)
 {
-    if (nm_desk_open(&s->desk, NULL) != NM_OK && s->options->note) s->options->note(s->options->note_arg, nm_error_text());
+    if (nm_desk_open(&s->desk, NULL, s->engine) != NM_OK && s->options->note) s->options->note(s->options->note_arg, nm_error_text());
     if (nm_teach_open(&s->teach, s) != NM_OK && s->options->note) s->options->note(s->options->note_arg, nm_error_text());
 }
 
@@ -62,7 +62,7 @@ void nm_server_close(nm_server **server, double seconds)
     if (s->http && seconds > 0) drain(s, seconds);
     nm_http_close(&s->http);
     nm_teach_close(&s->teach);
-    nm_engine_close(&s->engine);
     nm_desk_close(&s->desk);
+    nm_engine_close(&s->engine);
     nm_free(s);
 }

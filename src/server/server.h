@@ -18,9 +18,9 @@ typedef struct nm_server {          /* the context of every handler */
 } nm_server;
 
 /* Opens what the page keeps (path NULL: chats.db in the user's data folder), and works on it on a thread of its own. After an error, which is to be told to the
- * user and no reason to end, *out is still to be closed: the page is told why nothing is kept. To be closed after HTTP. */
+ * user and no reason to end, *out is still to be closed: the page is told why no conversations are kept; personas are. To be closed after HTTP and before the engine. */
 typedef struct nm_desk nm_desk;
-nm_err nm_desk_open(nm_desk **out, const char *path);
+nm_err nm_desk_open(nm_desk **out, const char *path, nm_engine *engine);
 void nm_desk_close(nm_desk **desk);
 /* nm_chats_export of all conversations, for other threads of the server: waits for the desk's. desk may be NULL. */
 nm_err nm_desk_export(nm_desk *desk, const char *what, nm_str *lines);
@@ -33,7 +33,8 @@ void nm_teach_end(nm_teach *teach);
 /* To be closed after HTTP and before the engine. */
 void nm_teach_close(nm_teach **teach);
 
-extern const nm_route nm_routes_openai[], nm_routes_anthropic[], nm_routes_ollama[], nm_routes_llamacpp[], nm_routes_page[], nm_routes_chats[], nm_routes_teach[];
+extern const nm_route nm_routes_openai[], nm_routes_anthropic[], nm_routes_ollama[], nm_routes_llamacpp[], nm_routes_page[], nm_routes_personas[], nm_routes_chats[],
+    nm_routes_teach[];
 
 /* Answers GET / with the page where HTML is accepted: that route is dialect_ollama.c's. */
 void nm_page_index(nm_exchange *x, void *context);

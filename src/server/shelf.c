@@ -173,20 +173,21 @@ static nm_err trim(const nm_shelf *s, char **names, size_t n)
     return NM_OK;
 }
 
-/* Files that the new one begins with say nothing more. */
-static void remove_fronts(const nm_shelf *s, const label *of, const int32_t *ids, char **names, size_t n)
+/* Files that the new one begins with say nothing more, unless its window has dropped pages that they still have. */
+static void remove_fronts(const nm_shelf *s, const label *of, const nm_session *session, char **names, size_t n)
 {
+    const int32_t *ids = nm_session_tokens(session);
     label l;
     for (size_t i = 0; i < n; i++)
-        if (read_name(&l, names[i]) && l.length < of->length && known_by(&l, of, ids) == l.length) remove_file(s, names[i]);
+        if (read_name(&l, names[i]) && l.length < of->length && known_by(&l, of, ids) == l.length && nm_session_reach(session, l.length) == l.length) remove_file(s, names[i]);
 }
 
-static nm_err tidy(const nm_shelf *s, const label *of, const int32_t *ids)
+static nm_err tidy(const nm_shelf *s, const label *of, const nm_session *session)
 {
     char **names;
     size_t n;
     NM_TRY(nm_folder_names(&names, &n, s->folder, SUFFIX));
-    remove_fronts(s, of, ids, names, n);
+    remove_fronts(s, of, session, names, n);
     nm_err err = trim(s, names, n);
     nm_names_free(names, n);
     return err;
@@ -220,7 +221,7 @@ static nm_err save(nm_engine *e, const nm_kept *k)
     if (!path || !part) err = nm_fail_memory(NAME);
     else if (utimensat(AT_FDCWD, path, NULL, AT_SYMLINK_NOFOLLOW)) {       /* else it is there */
         err = save_as(k->session, path, part);
-        if (err == NM_OK) err = tidy(s, &l, ids);
+        if (err == NM_OK) err = tidy(s, &l, k->session);
     }
     nm_free(path);
     nm_free(part);
@@ -238,16 +239,15 @@ static void save_and_tell(nm_engine *e, const nm_kept *k)
 
 static bool worth_saving(const nm_shelf *s, const nm_kept *k)
 {
-    return nm_session_length(k->session) >= LENGTH_LEAST && (uint64_t)nm_session_length(k->session) * k->variant->base->token_bytes <= s->most;
+    return nm_session_length(k->session) >= LENGTH_LEAST && k->bytes <= s->most;
 }
 
 bool nm_shelf_put(nm_engine *e, const nm_kept *k)
 {
     nm_shelf *s = e->shelf;
-    uint64_t bytes = (uint64_t)nm_session_length(k->session) * k->variant->base->token_bytes;
-    if (!s || s->closes || !worth_saving(s, k) || s->count == WAITING_MOST || (s->count && s->bytes + bytes > e->kept_most / 4)) return false;
+    if (!s || s->closes || !worth_saving(s, k) || s->count == WAITING_MOST || (s->count && s->bytes + k->bytes > e->kept_most / 4)) return false;
     s->waiting[s->count++] = *k;
-    s->bytes += bytes;
+    s->bytes += k->bytes;
     k->variant->base->users++;      /* stays open until it is saved */
     pthread_cond_broadcast(&e->work);
     return true;
@@ -260,7 +260,7 @@ static void done(nm_engine *e)
 {
     nm_shelf *s = e->shelf;
     nm_kept k = s->waiting[0];
-    s->bytes -= (uint64_t)nm_session_length(k.session) * k.variant->base->token_bytes;
+    s->bytes -= k.bytes;
     nm_session_close(&k.session);
     k.variant->users--;
     k.variant->base->users--;
@@ -318,7 +318,7 @@ static int32_t known_in_memory(nm_engine *e, const nm_job *j)
     }
     for (size_t i = 0; i < e->n_kept; i++) {
         const nm_session *s = e->kept[i].session;
-        int32_t same = e->kept[i].variant == j->variant ? common(nm_session_tokens(s), (size_t)nm_session_length(s), j->ids, j->n_ids) : 0;
+        int32_t same = e->kept[i].variant == j->variant ? nm_kept_common(s, j->ids, j->n_ids) : 0;
         if (same > most) most = same;
     }
     pthread_mutex_unlock(&e->lock);
@@ -365,7 +365,8 @@ void nm_shelf_find(nm_engine *e, nm_job *j)
     char *path = NULL;
     if (!e->shelf || j->ask.no_cache || j->ask.echo_logprobs || n < LEVEL) return;
     label l = label_of(key_of(e, j->variant), j->ids, n);
-    uint64_t longest = e->kept_most / j->variant->base->token_bytes;        /* more would not be kept */
+    const nm_base *b = j->variant->base;
+    uint64_t longest = e->kept_most / (nm_session_need(e, b, (size_t)b->context) / (uint64_t)b->context + 1);      /* more would not be kept */
     nm_err err = find(e->shelf, &l, j->ids, known_in_memory(e, j), longest < INT32_MAX ? (int32_t)longest : INT32_MAX, &path);
     if (err == NM_OK && path) err = load(j, &j->shelved, path);
     if (err != NM_OK) nm_engine_note(e, nm_error_text());
@@ -405,7 +406,7 @@ static void save_kept(nm_engine *e)
     if (e->n_kept) qsort(e->kept, e->n_kept, sizeof *e->kept, newest_first);
     for (size_t i = 0; i < e->n_kept && nm_clock_seconds() < s->until; i++) {
         if (!worth_saving(s, &e->kept[i])) continue;
-        bytes += (uint64_t)nm_session_length(e->kept[i].session) * e->kept[i].variant->base->token_bytes;
+        bytes += e->kept[i].bytes;
         if (bytes > s->most) break;
         save_and_tell(e, &e->kept[i]);
     }

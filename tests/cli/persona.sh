@@ -56,6 +56,9 @@ check '--raw leaves the conversation out' same_answer brief --raw Hello -- tiny 
 check 'a persona has no own personas' ends_with 2 save more brief
 check 'is told what to name' says 'name the model, tiny'
 check 'other commands see its model' run tokenize brief --json
+printf '%s' '{"messages": [{"role": "user", "content": "Hi"}]}' >"$work/vars"
+own_template() { "$NOMOAT" template brief <"$work/vars" >"$work/out" && has '<user>Hi<assistant>'; }
+check 'template takes its own' own_template
 check 'a mistyped name' ends_with 3 run nobody Hello
 
 # ---- Modelfiles
@@ -122,7 +125,7 @@ trap '[ -z "$server" ] || kill -9 "$server" 2>/dev/null; rm -rf "$work"' EXIT
 unset NOMOAT_API_KEY http_proxy HTTP_PROXY all_proxy ALL_PROXY
 told() { grep -q 'serving at http' "$work/log"; }
 serve() {
-    "$NOMOAT" serve brief --port 0 >"$work/stdout" 2>"$work/log" </dev/null &
+    "$NOMOAT" serve brief -c 100000 --port 0 >"$work/stdout" 2>"$work/log" </dev/null &
     server=$!
     wait_for told && url=$(sed -n 's/.*serving at \(http[^ ,]*\).*/\1/p' "$work/log")
 }
@@ -147,6 +150,26 @@ if "$NOMOAT" help serve >"$work/out" 2>&1 && command -v curl >"$work/out"; then
     check 'the list' curl -sS -o "$work/out" "$url/v1/models"
     check 'has personas' has '"kind":"persona"'
     check 'nothing of the owners paths' test -z "$(grep -F "$work" "$work/out")"
+    check 'those whose model is open are loaded' grep -q '"id":"brief"[^{}]*"loaded":true' "$work/out"
+    check 'the page keeps one' curl -sS -o "$work/out" -X PUT -H 'Content-Type: application/json' "$url/nm/personas/paged" \
+        -d '{"model": "tiny", "system": "S", "settings": {"max_tokens": 3, "temperature": 0, "seed": 1}}'
+    check 'which is a Modelfile' prints 'FROM tiny
+PARAMETER temperature 0
+PARAMETER num_predict 3
+PARAMETER seed 1
+SYSTEM S' show paged
+    check 'a model' ask /v1/chat/completions "{\"model\": \"paged\", $hello}"
+    check 'with its limit' has '"completion_tokens":3,'
+    check 'in each dialect' ask /api/chat "{\"model\": \"paged\", \"stream\": false, $hello}"
+    check 'of three tokens' has '"eval_count":3'
+    check 'run answers with it' same_answer paged Hello -- tiny Hello -sys S --temp 0 -n 3 --seed 1
+    check 'list has it' run list
+    check 'with the model' grep -q '^paged  *tiny$' "$work/out"
+    check 'the page lists all' curl -sS -o "$work/out" "$url/nm/personas"
+    check 'and what it cannot say by name' has '{"name":"brief","system":"Be brief.","settings":{"temperature":0.0,"max_tokens":5,"seed":7},"model":"brief"}'
+    check 'and removes one' curl -sS -o "$work/out" -X DELETE "$url/nm/personas/paged"
+    check 'from the store' ends_with 3 show paged
+    check 'a large context is told of' grep -q 'context 100000 is more than' "$work/log"
     check 'a path to one' ask /v1/chat/completions "{\"model\": \"../personas/filed\", $hello}"
     check 'is no name' has model_not_found
     kill "$server"

@@ -127,6 +127,7 @@ static json_t *note_ask(const nm_ask *a)
     note_value(o, "template_kwargs", a->template_kwargs);
     note_int(o, "think", a->think, -1);
     note_text(o, "effort", a->effort);
+    note_int(o, "think_most", a->think_most, NM_ASK_INT);
     note_true(o, "continue_last", a->continue_last);
     note_text(o, "grammar", a->grammar);
     note_value(o, "schema", a->schema);
@@ -157,7 +158,7 @@ static json_t *note_ask(const nm_ask *a)
 
 void nm_ask_init(nm_ask *ask)
 {
-    *ask = (nm_ask){.think = -1, .max_tokens = NM_ASK_INT, .temperature = NM_ASK_REAL, .top_p = NM_ASK_REAL, .min_p = NM_ASK_REAL, .typical = NM_ASK_REAL,
+    *ask = (nm_ask){.think = -1, .think_most = NM_ASK_INT, .max_tokens = NM_ASK_INT, .temperature = NM_ASK_REAL, .top_p = NM_ASK_REAL, .min_p = NM_ASK_REAL, .typical = NM_ASK_REAL,
                     .repeat_penalty = NM_ASK_REAL, .presence_penalty = NM_ASK_REAL, .frequency_penalty = NM_ASK_REAL, .top_k = NM_ASK_INT, .penalty_last = NM_ASK_INT,
                     .top_logprobs = -1, .context = NM_ASK_INT, .n = 1, .keep_alive = NM_ASK_REAL};
 }
@@ -277,8 +278,9 @@ nm_err nm_engine_call(nm_engine *engine, const char *name, nm_call_fn fn, void *
     return NM_OK;
 }
 
-nm_err nm_engine_embed(nm_engine *engine, const char *model, const char *const *texts, const size_t *lengths, size_t n, nm_embed_fn fn, void *arg)
+nm_err nm_engine_embed(nm_engine *engine, const char *model, const char *const *texts, const size_t *lengths, size_t n, nm_embed_fn fn, void *arg, nm_job **job)
 {
+    *job = NULL;
     if (fake.script.refuse) return nm_fail(fake.script.refuse, "%s", fake.script.error);
     json_t *asked = json_pack("{s:s*, s:[]}", "model", model, "texts");
     for (size_t i = 0; i < n; i++) json_array_append_new(json_object_get(asked, "texts"), json_stringn(texts[i], lengths[i]));

@@ -17,9 +17,12 @@
 #include <jansson.h>
 #include <sqlite3.h>
 
+#include "base/err.h"
 #include "base/mem.h"
 #include "os/file.h"
+#include "hub/personas.h"
 #include "server/chats.h"
+#include "server/page_personas.h"
 #include "server/server.h"
 
 static char root[] = "/tmp/nomoat-test-XXXXXX";
@@ -59,7 +62,7 @@ static json_t *json(const char *text)
 static nm_chats *opened(void)
 {
     nm_chats *c;
-    if (nm_chats_open(&c, file) != NM_OK) fail_msg("%s", nm_error_text());
+    if (nm_chats_open(&c, file, NULL, NULL) != NM_OK) fail_msg("%s", nm_error_text());
     return c;
 }
 
@@ -212,23 +215,11 @@ static nm_err vote(nm_chats *c, const char *text)
 #define VOTE(a, b, choice) "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"a\": {\"model\": \"" a "\", \"content\": \"from a\"}, \"b\": {\"model\": \"" b "\", \"content\": \"from b\"}, " \
     "\"choice\": \"" choice "\"}"
 
-static void personas_and_votes(void **state)
+static void votes(void **state)
 {
     (void)state;
     nm_chats *c = opened();
-    json_t *out, *persona = json("{\"model\": \"base\", \"system\": \"Rhyme.\", \"settings\": {\"seed\": 1}}"), *wrong = json("{\"model\": 1}");
-    assert_int_equal(nm_chats_put_persona(c, "Poet '; --", persona), NM_OK);
-    assert_int_equal(nm_chats_put_persona(c, "Poet '; --", persona), NM_OK);
-    assert_int_equal(nm_chats_put_persona(c, "x", wrong), NM_USAGE);
-    assert_int_equal(nm_chats_put_persona(c, "", persona), NM_USAGE);
-    json_decref(persona);
-    json_decref(wrong);
-    assert_int_equal(nm_chats_personas(c, &out), NM_OK);
-    assert_int_equal(json_array_size(json_object_get(out, "personas")), 1);
-    assert_string_equal(text_of(json_array_get(json_object_get(out, "personas"), 0), "system"), "Rhyme.");
-    json_decref(out);
-    assert_int_equal(nm_chats_delete_persona(c, "Poet"), NM_NOT_FOUND);
-    assert_int_equal(nm_chats_delete_persona(c, "Poet '; --"), NM_OK);
+    json_t *out;
     assert_int_equal(vote(c, VOTE("x", "y", "a")), NM_OK);
     assert_int_equal(vote(c, VOTE("y", "x", "a")), NM_OK);
     assert_int_equal(vote(c, VOTE("y", "x", "b")), NM_OK);
@@ -319,20 +310,20 @@ static void files_not_ours(void **state)
     char noise[5000];
     memset(noise, 'x', sizeof noise);
     write_file(noise, sizeof noise);
-    assert_int_equal(nm_chats_open(&c, file), NM_BAD_FILE);
+    assert_int_equal(nm_chats_open(&c, file, NULL, NULL), NM_BAD_FILE);
     assert_null(c);
     remove(file);
     run_sql("CREATE TABLE recipe (x)");
-    assert_int_equal(nm_chats_open(&c, file), NM_REFUSED);
+    assert_int_equal(nm_chats_open(&c, file, NULL, NULL), NM_REFUSED);
     remove(file);
     c = opened();
     nm_chats_close(&c);
-    run_sql("PRAGMA user_version = 2");
-    assert_int_equal(nm_chats_open(&c, file), NM_REFUSED);
+    run_sql("PRAGMA user_version = 3");
+    assert_int_equal(nm_chats_open(&c, file, NULL, NULL), NM_REFUSED);
     assert_non_null(strstr(nm_error_text(), "newer"));
-    assert_int_equal(nm_chats_open(&c, root), NM_FAILED);
-    assert_int_equal(nm_chats_open(&c, "/nonexistent/chats.db"), NM_FAILED);
-    assert_int_equal(nm_chats_open(&c, NULL), NM_OK);      /* in the user's folder */
+    assert_int_equal(nm_chats_open(&c, root, NULL, NULL), NM_FAILED);
+    assert_int_equal(nm_chats_open(&c, "/nonexistent/chats.db", NULL, NULL), NM_FAILED);
+    assert_int_equal(nm_chats_open(&c, NULL, NULL, NULL), NM_OK);      /* in the user's folder */
     nm_chats_close(&c);
     assert_int_equal(access("nomoat/chats.db", F_OK), 0);
 }
@@ -366,13 +357,13 @@ static void damage(void **state)
         assert_int_equal(system("rm -f chats.db-wal chats.db-shm"), 0);
         write_file(bytes, size);
         bytes[at] = was;
-        if (nm_chats_open(&c, file) == NM_OK) use_all(c);
+        if (nm_chats_open(&c, file, NULL, NULL) == NM_OK) use_all(c);
         nm_chats_close(&c);
     }
     for (size_t cut = 0; cut < size; cut += 1500) {
         assert_int_equal(system("rm -f chats.db-wal chats.db-shm"), 0);
         write_file(bytes, cut);
-        if (nm_chats_open(&c, file) == NM_OK) use_all(c);
+        if (nm_chats_open(&c, file, NULL, NULL) == NM_OK) use_all(c);
         nm_chats_close(&c);
     }
     nm_free(bytes);
@@ -417,7 +408,7 @@ static void survives_a_kill(void **state)
     if (!child) {
         nm_chats *c;
         json_t *chat = json_loads(A_CHAT, 0, NULL);
-        if (nm_chats_open(&c, file) == NM_OK && nm_chats_put(c, "one", chat) == NM_OK && write(ends[1], "x", 1) == 1) pause();
+        if (nm_chats_open(&c, file, NULL, NULL) == NM_OK && nm_chats_put(c, "one", chat) == NM_OK && write(ends[1], "x", 1) == 1) pause();
         _exit(1);
     }
     assert_int_equal(read(ends[0], &byte, 1), 1);
@@ -464,7 +455,7 @@ static nm_err work_once(const json_t *chat, const json_t *a_vote)
     nm_chats *c;
     json_t *out = NULL;
     nm_str lines = {0};
-    nm_err err = nm_chats_open(&c, file);
+    nm_err err = nm_chats_open(&c, file, NULL, NULL);
     if (err == NM_OK) err = nm_chats_put(c, "two", chat);
     if (err == NM_OK) err = nm_chats_get(c, "two", &out);
     if (err == NM_OK) { json_decref(out); err = nm_chats_list(c, "mile", &out); }
@@ -500,6 +491,155 @@ static void memory_fails(void **state)
     assert_int_equal(err, NM_OK);
     json_decref(chat);
     json_decref(a_vote);
+}
+
+/* ---- personas: the store's, in the page's words ---- */
+
+json_t *nm_engine_models(nm_engine *engine)
+{
+    (void)engine;
+    char model[96], adapter[96];
+    snprintf(model, sizeof model, "%s/here.gguf", root);
+    snprintf(adapter, sizeof adapter, "%s/nomoat/adapters/style", root);
+    json_t *list = json_pack("[{s:s, s:s, s:s, s:b}, {s:s, s:s, s:s}]", "name", "here", "kind", "model", "path", model, "default", 1, "name", "style", "kind", "adapter", "path", adapter);
+    nm_persona **personas;
+    size_t count;
+    assert_int_equal(nm_persona_list(&personas, &count, NULL), NM_OK);
+    for (size_t i = 0; i < count; i++) json_array_append_new(list, json_pack("{s:s, s:s, s:s}", "name", personas[i]->name, "kind", "persona", "path", personas[i]->path));
+    nm_persona_list_free(personas, count);
+    return list;
+}
+
+static int stored(void **state)
+{
+    return empty(state) || system("mkdir -p nomoat/adapters/style && touch here.gguf nomoat/adapters/style/adapter_config.json nomoat/adapters/style/adapter_model.safetensors");
+}
+
+static nm_err put_persona(const char *name, const char *text)
+{
+    json_t *persona = json(text);
+    nm_err err = nm_page_persona_put(NULL, name, persona);
+    json_decref(persona);
+    return err;
+}
+
+/* The file of that name; ROOT stands for the folder. */
+static void assert_file(const char *name, const char *expected)
+{
+    nm_persona *p;
+    nm_str s = {0};
+    for (const char *at = expected; *at; at++) {
+        bool is_root = !strncmp(at, "ROOT", 4);
+        assert_int_equal(is_root ? nm_str_puts(&s, root) : nm_str_putc(&s, *at), NM_OK);
+        if (is_root) at += 3;
+    }
+    assert_int_equal(nm_persona_find(&p, name), NM_OK);
+    if (!p) fail_msg("no %s", name);
+    assert_string_equal(p->text, s.data);
+    nm_persona_free(p);
+    nm_str_free(&s);
+}
+
+static void assert_persona(size_t at, const char *expected)
+{
+    json_t *out, *wanted = json(expected);
+    assert_int_equal(nm_page_personas(NULL, &out), NM_OK);
+    json_t *got = json_array_get(json_object_get(out, "personas"), at);
+    if (!json_equal(got, wanted)) fail_msg("%s", json_dumps(got, 0));
+    json_decref(out);
+    json_decref(wanted);
+}
+
+static void personas_are_the_stores(void **state)
+{
+    (void)state;
+    static const char poet[] = "{\"model\": \"here+style=0.5\", \"system\": \"Rhyme.\\nAlways.\", \"settings\": {\"seed\": 1, \"temperature\": 0.5, \"max_tokens\": 9, \"think\": false}}";
+    assert_int_equal(put_persona("Poet", poet), NM_OK);
+    assert_file("Poet", "FROM ROOT/here.gguf\nADAPTER style=0.5\nPARAMETER temperature 0.5\nPARAMETER num_predict 9\nPARAMETER seed 1\nPARAMETER think false\nSYSTEM \"\"\"Rhyme.\nAlways.\"\"\"\n");
+    assert_persona(0, "{\"name\": \"Poet\", \"model\": \"here+style=0.5\", \"system\": \"Rhyme.\\nAlways.\", \"settings\": {\"seed\": 1, \"temperature\": 0.5, \"max_tokens\": 9, \"think\": false}}");
+    assert_int_equal(put_persona("poet", "{\"settings\": {\"probabilities\": true}}"), NM_OK);        /* the whole of it, on the default */
+    assert_file("Poet", "FROM ROOT/here.gguf\n");
+    assert_int_equal(put_persona("here", "{\"model\": \"there\"}"), NM_USAGE);
+    assert_int_equal(put_persona("x", "{\"model\": \"here+none\"}"), NM_USAGE);
+    assert_int_equal(put_persona("x", "{\"model\": \"here+style=much\"}"), NM_USAGE);
+    assert_int_equal(put_persona("x", "{\"settings\": {\"top_p\": 2}}"), NM_USAGE);
+    assert_int_equal(put_persona("style", "{}"), NM_REFUSED);
+}
+
+#define KEPT "# Mine.\nTEMPLATE {{ messages }}\nLICENSE \"\"\"\nfree\n\"\"\"\nPARAMETER num_thread 4\nMESSAGE user Hi\n"
+
+static void what_the_page_has_no_word_for_stays(void **state)
+{
+    (void)state;
+    static const char text[] = "from here.gguf\n" KEPT "SYSTEM Old.\nPARAMETER stop END\nPARAMETER top_k 4\n";
+    assert_int_equal(nm_persona_save("full", text, strlen(text), false, NULL), NM_OK);
+    assert_persona(0, "{\"name\": \"full\", \"model\": \"full\", \"system\": \"Old.\", \"settings\": {\"top_k\": 4}}");
+    assert_int_equal(put_persona("full", "{\"model\": \"full\", \"system\": \"New.\", \"settings\": {\"top_p\": 0.5}}"), NM_OK);
+    assert_file("full", "FROM here.gguf\nPARAMETER top_p 0.5\nPARAMETER stop END\nSYSTEM New.\n" KEPT);
+    assert_int_equal(put_persona("more", "{\"model\": \"full+style\", \"settings\": {\"seed\": 3}}"), NM_OK);      /* from another one */
+    assert_file("more", "FROM here.gguf\nADAPTER style\nPARAMETER top_p 0.5\nPARAMETER seed 3\nPARAMETER stop END\nSYSTEM New.\n" KEPT);
+    assert_int_equal(put_persona("full", "{\"model\": \"here+style\"}"), NM_OK);
+    assert_file("full", "FROM ROOT/here.gguf\nADAPTER style\nPARAMETER stop END\n" KEPT);
+}
+
+static const char old_table[] =
+    "DROP TABLE IF EXISTS persona; CREATE TABLE persona (name TEXT PRIMARY KEY, model TEXT NOT NULL, system TEXT NOT NULL, settings TEXT NOT NULL) STRICT; PRAGMA user_version = 1;"
+    "INSERT INTO persona VALUES ('Poet ''; --', 'here+style=0.5', 'Rhyme.', '{\"seed\": 1, \"heat\": 2, \"top_p\": 7}'), ('poet', '', 'a \"\"\"\nb', '{}'), ('\xe8\xa9\xa9', '../../etc/passwd', '', '{}'),"
+    " ('taken', 'here', 'Mine.', '{}')";
+
+static int64_t one_number(const char *sql)
+{
+    sqlite3 *db;
+    sqlite3_stmt *st;
+    assert_int_equal(sqlite3_open(file, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_prepare_v2(db, sql, -1, &st, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_step(st), SQLITE_ROW);
+    int64_t n = sqlite3_column_int64(st, 0);
+    sqlite3_finalize(st);
+    sqlite3_close(db);
+    return n;
+}
+
+static void make_old(void)
+{
+    sqlite3 *db;
+    nm_chats *c = opened();
+    nm_chats_close(&c);
+    assert_int_equal(sqlite3_open(file, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, old_table, NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_close(db);
+}
+
+static nm_err refuse_second(void *arg, const char *name, const json_t *persona)
+{
+    if (++*(int *)arg == 2) return nm_fail(NM_FAILED, "no room");
+    return nm_page_persona_move(NULL, name, persona);
+}
+
+static void old_personas_move(void **state)
+{
+    (void)state;
+    nm_chats *c;
+    int moved = 0;
+    make_old();
+    assert_int_equal(nm_persona_save("taken", "FROM here.gguf\n", 15, false, NULL), NM_OK);
+    assert_int_equal(nm_chats_open(&c, file, refuse_second, &moved), NM_FAILED);
+    assert_int_equal(one_number("PRAGMA user_version"), 1);         /* nothing is lost: it begins anew */
+    for (int i = 0; i < 2; i++) {                                   /* and once it is done it is not done again */
+        assert_int_equal(nm_chats_open(&c, file, nm_page_persona_move, NULL), NM_OK);
+        nm_chats_close(&c);
+        assert_int_equal(one_number("PRAGMA user_version"), 2);
+        assert_int_equal(one_number("SELECT count(*) FROM sqlite_schema WHERE name = 'persona'"), 0);
+        json_t *out;
+        assert_int_equal(nm_page_personas(NULL, &out), NM_OK);
+        assert_int_equal(json_array_size(json_object_get(out, "personas")), 5);
+        json_decref(out);
+    }
+    assert_file("taken", "FROM here.gguf\n");
+    assert_file("taken-2", "FROM ROOT/here.gguf\nSYSTEM Mine.\n");
+    assert_file("Poet", "FROM ROOT/here.gguf\nADAPTER style=0.5\nPARAMETER seed 1\nSYSTEM Rhyme.\n");
+    assert_file("poet-2", "FROM ROOT/here.gguf\nSYSTEM \"\"\"a '''\nb\"\"\"\n");
+    assert_file("persona", "FROM etc-passwd\n");
 }
 
 /* ---- routes: an exchange of the test's own in place of HTTP ---- */
@@ -538,7 +678,7 @@ void nm_exchange_fail_err(nm_exchange *x, nm_err err) { nm_exchange_fail(x, err 
 static int asked(nm_server *server, const char *method, const char *path, nm_exchange *x)
 {
     size_t length = strlen(path);
-    for (const nm_route *r = nm_routes_chats; r->method; r++) {
+    for (const nm_route *r = strncmp(path, "/nm/personas", 12) ? nm_routes_chats : nm_routes_personas; r->method; r++) {
         if (strcmp(r->method, method) || strcmp(r->path, path)) continue;
         assert_int_equal(r->dialect, NM_DIALECT_OURS);
         assert_false(r->open);
@@ -557,13 +697,16 @@ static void routes(void **state)
 {
     (void)state;
     nm_server server = {0};
-    assert_int_equal(nm_desk_open(&server.desk, file), NM_OK);
+    assert_int_equal(nm_desk_open(&server.desk, file, NULL), NM_OK);
     static const struct { const char *method, *path, *tail, *body, *key, *query; int status; const char *answer; } asks[] = {
         {"PUT", "/nm/chats/*", NULL, A_CHAT, NULL, NULL, 200, "{}"}, {"PUT", "/nm/chats/*", NULL, "{", NULL, NULL, 400, "JSON"}, {"PUT", "/nm/chats/*", NULL, "[]", NULL, NULL, 400, "object"},
         {"PUT", "/nm/chats/*", "a/b", "{}", NULL, NULL, 400, "letters"}, {"GET", "/nm/chats/*", NULL, NULL, NULL, NULL, 200, "\"leaf\":\"a2\""},
         {"GET", "/nm/chats/*", "none", NULL, NULL, NULL, 404, "no such"}, {"GET", "/nm/chats", NULL, NULL, NULL, NULL, 200, "The Moon"},
         {"GET", "/nm/chats", NULL, NULL, "search", "zebra", 200, "{\"chats\":[]}"}, {"PUT", "/nm/personas/*", "P", "{}", NULL, NULL, 200, "{}"},
+        {"PUT", "/nm/personas/*", "a b", "{}", NULL, NULL, 400, "cannot be a name"}, {"PUT", "/nm/personas/*", "Q", "{\"model\": \"/etc/passwd\"}", NULL, NULL, 400, "no model"},
+        {"PUT", "/nm/personas/*", "Q", "{\"settings\": {\"heat\": 1}}", NULL, NULL, 400, "heat"}, {"PUT", "/nm/personas/*", "Q", "{\"model\": 1}", NULL, NULL, 400, "model"},
         {"GET", "/nm/personas", NULL, NULL, NULL, NULL, 200, "\"P\""}, {"DELETE", "/nm/personas/*", "P", NULL, NULL, NULL, 200, "{}"},
+        {"DELETE", "/nm/personas/*", "P", NULL, NULL, NULL, 404, "no persona"},
         {"POST", "/nm/votes", NULL, VOTE("x", "y", "a"), NULL, NULL, 200, "{}"}, {"GET", "/nm/votes", NULL, NULL, NULL, NULL, 200, "a_wins"},
         {"GET", "/nm/feedback", NULL, NULL, NULL, NULL, 200, "\"votes\":1"}, {"GET", "/nm/export", NULL, NULL, NULL, NULL, 200, "{\"messages\": ["},
         {"GET", "/nm/export", NULL, NULL, "what", "x", 400, "what"}, {"DELETE", "/nm/chats/*", NULL, NULL, NULL, NULL, 200, "{}"}};
@@ -575,11 +718,14 @@ static void routes(void **state)
     }
     nm_desk_close(&server.desk);
     write_file("no database at all, though as long as a head would be: ....................................................", 105);
-    assert_int_equal(nm_desk_open(&server.desk, file), NM_BAD_FILE);
+    assert_int_equal(nm_desk_open(&server.desk, file, NULL), NM_BAD_FILE);
     nm_exchange x = {0};
     assert_int_equal(asked(&server, "GET", "/nm/chats", &x), 503);
     assert_non_null(strstr(x.text, "damaged"));
     free(x.text);
+    nm_exchange z = {0};
+    assert_int_equal(asked(&server, "GET", "/nm/personas", &z), 200);       /* the store's: they need no database */
+    free(z.text);
     nm_desk_close(&server.desk);
     nm_exchange y = {0};
     assert_int_equal(asked(&server, "GET", "/nm/votes", &y), 503);
@@ -617,8 +763,9 @@ int main(void)
     if (count_allocations()) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(goes_in_and_out, empty), cmocka_unit_test_setup(is_merged, empty), cmocka_unit_test_setup(is_found, empty), cmocka_unit_test_setup(wrong_forms, empty),
-        cmocka_unit_test_setup(personas_and_votes, empty), cmocka_unit_test_setup(exports, empty), cmocka_unit_test_setup(files_not_ours, empty), cmocka_unit_test_setup(damage, empty),
-        cmocka_unit_test_setup(full_disk, empty), cmocka_unit_test_setup(survives_a_kill, empty), cmocka_unit_test_setup(memory_fails, empty), cmocka_unit_test_setup(routes, empty),
+        cmocka_unit_test_setup(votes, empty), cmocka_unit_test_setup(personas_are_the_stores, stored),
+        cmocka_unit_test_setup(what_the_page_has_no_word_for_stays, stored), cmocka_unit_test_setup(old_personas_move, stored), cmocka_unit_test_setup(exports, empty), cmocka_unit_test_setup(files_not_ours, empty), cmocka_unit_test_setup(damage, empty),
+        cmocka_unit_test_setup(full_disk, empty), cmocka_unit_test_setup(survives_a_kill, empty), cmocka_unit_test_setup(memory_fails, empty), cmocka_unit_test_setup(routes, stored),
         cmocka_unit_test_setup(page_files, empty),
     };
     return cmocka_run_group_tests_name("chats", tests, set_up, tear_down);

@@ -278,7 +278,7 @@ static void test_anthropic_request(void **state)
         "{'role':'assistant','content':'I say'}],"
         "'tools':[{'name':'f','description':'F.','input_schema':{'type':'object'}}],'tool_choice':{'type':'tool','name':'f','disable_parallel_tool_use':true},"
         "'lora':[{'id':'cat','scale':0.5}],'output_config':{'effort':'low','format':{'type':'json_schema','schema':{'type':'string'}}}}")}[0]);
-    assert_asked(0, "{'model':'m','max_tokens':9,'temperature':0.5,'top_p':0.9,'top_k':5,'stop':['END'],'think':1,'effort':'low','schema':{'type':'string'},'one_call':true,"
+    assert_asked(0, "{'model':'m','max_tokens':9,'temperature':0.5,'top_p':0.9,'top_k':5,'stop':['END'],'think':1,'think_most':2000,'effort':'low','schema':{'type':'string'},'one_call':true,"
         "'continue_last':true,'lora':[{'id':'cat','scale':0.5}],"
         "'messages':[{'role':'system','content':'Be\\nbrief'},{'role':'user','content':'a\\nb\\nc'},"
         "{'role':'assistant','content':'ok','reasoning_content':'hm','tool_calls':[{'id':'t1','type':'function','function':{'name':'f','arguments':{'x':1}}}]},"

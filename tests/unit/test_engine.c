@@ -159,7 +159,8 @@ static void test_fork_truncate_save(void **state)
     same(100, n, "a truncated fork");
 
     for (int32_t cut = 149; cut > 60; cut -= 11) {
-        int32_t at = nm_session_truncate(s, cut);
+        int32_t reach = nm_session_reach(s, cut), at = nm_session_truncate(s, cut);
+        assert_int_equal(at, reach);
         assert_true(at == cut || at == 0);
         feed(r, s, at, 150, got);
         same(at, 150, "after truncation");

@@ -277,9 +277,31 @@ static void test_store_without_memory(void **state)
     }
 }
 
+/* What is given replaces FROM, ADAPTER, PARAMETER and SYSTEM; the rest stays to the letter, also at a file's end without a line's. */
+static void is_revised(void **state)
+{
+    (void)state;
+    static const char text[] = "# one\nSYSTEM \"\"\"a\nFROM b\n\"\"\"\n\nfrom old\n# two\nADAPTER x=2\nMESSAGE user FROM me\nPARAMETER num_gpu 1\nPARAMETER think true\nPARAMETER top_k 3";
+    nm_modelfile m;
+    nm_str s = {0};
+    nm_modelfile_init(&m);
+    m.from.text = "new";
+    m.think = 0;
+    m.system = "b";
+    assert_int_equal(nm_modelfile_revise(&s, text, strlen(text), &m), NM_OK);
+    assert_string_equal(s.data, "# one\n\nFROM new\nPARAMETER think false\nSYSTEM b\n# two\nMESSAGE user FROM me\nPARAMETER num_gpu 1\n");
+    nm_modelfile read;
+    assert_int_equal(nm_modelfile_parse(&read, s.data, s.length, "x"), NM_OK);
+    assert_int_equal(read.think, 0);
+    nm_modelfile_free(&read);
+    nm_str_free(&s);
+    assert_int_equal(nm_modelfile_parse(&read, "FROM a\nPARAMETER think maybe\n", 29, "x"), NM_BAD_FILE);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(is_revised),
         cmocka_unit_test(test_whole), cmocka_unit_test(test_little), cmocka_unit_test(test_refusals), cmocka_unit_test(test_quoting), cmocka_unit_test(test_failing_memory),
         cmocka_unit_test(test_store), cmocka_unit_test(test_names_of_models), cmocka_unit_test(test_stacks), cmocka_unit_test(test_store_without_memory),
     };

@@ -338,6 +338,20 @@ static void test_settings(void **state)
     expect_asked(1, "{\"effort\":\"high\",\"json\":true,\"messages\":[{\"content\":\"hi\",\"role\":\"user\"}],\"stop\":[\"x\"],\"think\":1}");
     nm_free(post(CHAT, "{" HI ",\"grammar\":\"root ::= [a]\",\"response_format\":{\"type\":\"text\"},\"temperature\":null}").all);
     expect_asked(2, "{\"grammar\":\"root ::= [a]\",\"messages\":[{\"content\":\"hi\",\"role\":\"user\"}]}");
+    static const struct { const char *given, *asked; } bound[] = {
+        {"\"guided_grammar\":\"root ::= [a]\"", "\"grammar\":\"root ::= [a]\""}, {"\"guided_json\":{\"type\":\"string\"}", "\"schema\":{\"type\":\"string\"}"},
+        {"\"guided_json\":\"{\\\"type\\\":\\\"string\\\"}\"", "\"schema\":{\"type\":\"string\"}"}, {"\"json_schema\":{}", "\"json\":true"},
+        {"\"guided_choice\":[\"a\\\"b\",\"c\\n\"]", "\"grammar\":\"root ::= \\\"a\\\\\\\"b\\\" | \\\"c\\\\x0A\\\"\""},
+        {"\"structured_outputs\":{\"choice\":[\"a\"]}", "\"grammar\":\"root ::= \\\"a\\\"\""}, {"\"structured_outputs\":{\"json_object\":true}", "\"json\":true"}};
+    for (size_t i = 0; i < sizeof bound / sizeof *bound; i++) {
+        char request[300], expected[300];
+        snprintf(request, sizeof request, "{" HI ",%s}", bound[i].given);
+        const char *const shapes[] = {"{%s,\"messages\":[{\"content\":\"hi\",\"role\":\"user\"}]}", "{\"messages\":[{\"content\":\"hi\",\"role\":\"user\"}],%s}"};
+        const char *hole = strstr(shapes[bound[i].asked[1] == 's'], "%s"), *shape = shapes[bound[i].asked[1] == 's'];     /* members are sorted */
+        snprintf(expected, sizeof expected, "%.*s%s%s", (int)(hole - shape), shape, bound[i].asked, hole + 2);
+        nm_free(post(CHAT, request).all);
+        expect_asked((int)i + 3, expected);
+    }
 }
 
 static void test_messages(void **state)
@@ -387,7 +401,12 @@ static void test_refusals(void **state)
         {C("\"max_completion_tokens\":\"1\""), "max_completion_tokens", "whole"}, {C("\"lora\":{}"), "lora", "array"}, {C("\"lora\":[{\"id\":1}]"), "lora", "name"},
         {C("\"lora\":[{\"id\":\"a\",\"scale\":\"x\"}]"), "lora", "scale"}, {C("\"response_format\":\"json\""), "response_format", "json_object"},
         {C("\"response_format\":{\"type\":\"xml\"}"), "response_format.type", "xml"}, {C("\"response_format\":{\"type\":\"json_schema\"}"), "response_format.json_schema.schema", "object"},
-        {C("\"grammar\":\"root ::= [a]\",\"response_format\":{\"type\":\"json_object\"}"), "response_format", "grammar"}, {C("\"reasoning_effort\":\"huge\""), "reasoning_effort", "huge"},
+        {C("\"grammar\":\"root ::= [a]\",\"response_format\":{\"type\":\"json_object\"}"), "response_format", "grammar"},
+        {C("\"guided_json\":{\"type\":\"object\"},\"response_format\":{\"type\":\"json_object\"}"), "response_format", "guided"},
+        {C("\"grammar\":\"root ::= [a]\",\"guided_choice\":[\"a\"]"), "guided_choice", "one of them"}, {C("\"guided_choice\":[]"), "guided_choice", "strings"},
+        {C("\"guided_choice\":[1]"), "guided_choice", "strings"}, {C("\"guided_json\":\"{\""), "guided_json", "schema"}, {C("\"json_schema\":7"), "json_schema", "schema"},
+        {C("\"guided_regex\":\"(\""), "guided_regex", ""}, {C("\"guided_grammar\":1"), "guided_grammar", "GBNF"}, {C("\"guided_whitespace_pattern\":\" \""), "guided_whitespace_pattern", "offered"},
+        {C("\"structured_outputs\":{\"structural_tag\":\"x\"}"), "structured_outputs.structural_tag", "offered"}, {C("\"structured_outputs\":1"), "structured_outputs", "object"}, {C("\"reasoning_effort\":\"huge\""), "reasoning_effort", "huge"},
         {C("\"chat_template_kwargs\":1"), "chat_template_kwargs", "object"}, {C("\"modalities\":[\"text\",\"audio\"]"), "modalities", "text"}, {C("\"tools\":{}"), "tools", "array"},
         {C("\"tools\":[{\"type\":\"web_search\"}]"), "tools[0]", "web_search"}, {C("\"tools\":[1]"), "tools[0]", "function"},
         {C("\"tools\":[{\"type\":\"function\",\"function\":{}}]"), "tools[0]", "name"},

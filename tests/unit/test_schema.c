@@ -749,7 +749,7 @@ static void test_random(void **state)
     tally t = {0};
     (void)state;
     if (getenv("NM_SEED")) seed = strtoull(getenv("NM_SEED"), NULL, 10);
-    for (; t.schemas < 1500; t.schemas++) {
+    for (; t.schemas < 10000; t.schemas++) {
         nm_str schema = {0};
         nm_json root;
         nm_str_puts(&schema, "{\"$defs\":{\"x\":");
@@ -798,9 +798,51 @@ static void test_allocations(void **state)
     }
 }
 
+/* A pattern by itself: the whole text fits it, and is no JSON. */
+static void check_pattern(const char *pattern, const char *text, bool fits)
+{
+    char *gbnf;
+    size_t length;
+    nm_grammar *g;
+    bool matches;
+    assert_int_equal(nm_pattern_grammar(&gbnf, &length, pattern, strlen(pattern)), NM_OK);
+    if (nm_grammar_open(&g, gbnf, length) != NM_OK) fail_msg("%s: %s in %s", pattern, nm_error_text(), gbnf);
+    assert_int_equal(nm_grammar_matches(g, text, strlen(text), &matches), NM_OK);
+    if (matches != fits) fail_msg("%s: '%s' in %s", pattern, text, gbnf);
+    nm_grammar_close(&g);
+    nm_free(gbnf);
+}
+
+static void test_patterns_alone(void **state)
+{
+    (void)state;
+    check_pattern("[0-9]{2}|x+", "42", true);
+    check_pattern("[0-9]{2}|x+", "xxx", true);
+    check_pattern("[0-9]{2}|x+", "42x", false);
+    check_pattern("[0-9]{2}|x+", "", false);
+    check_pattern("^a\\\\b\"\\n?$", "a\\b\"", true);
+    check_pattern("^a\\\\b\"\\n?$", "a\\b\"\n", true);
+    check_pattern("\\w+@\\w+\\.(com|org)", "me@here.org", true);
+    check_pattern("caf\xc3\xa9.", "caf\xc3\xa9!", true);
+    check_pattern("[^\"]*", "a\\ \t", true);
+    char *gbnf;
+    size_t length;
+    assert_int_equal(nm_pattern_grammar(&gbnf, &length, "(", 1), NM_USAGE);
+    assert_int_equal(nm_pattern_grammar(&gbnf, &length, "a)(b", 4), NM_USAGE);
+    for (int64_t n = 0, alive = nm_mem_alive(); n < 200; n++) {
+        nm_mem_fail_after(n);
+        nm_err err = nm_pattern_grammar(&gbnf, &length, "[ab]+", 5);
+        nm_mem_fail_after(-1);
+        if (err == NM_OK) nm_free(gbnf);
+        assert_true(err == NM_OK || err == NM_NO_MEMORY);
+        assert_int_equal(nm_mem_alive(), alive);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_patterns_alone),
         cmocka_unit_test(test_types), cmocka_unit_test(test_values), cmocka_unit_test(test_numbers), cmocka_unit_test(test_strings), cmocka_unit_test(test_arrays),
         cmocka_unit_test(test_objects), cmocka_unit_test(test_combinations), cmocka_unit_test(test_references), cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_refused_patterns), cmocka_unit_test(test_hostile), cmocka_unit_test(test_suite), cmocka_unit_test(test_random), cmocka_unit_test(test_allocations)};

@@ -32,6 +32,7 @@ typedef struct client {
     int logprobs, echoed;
     nm_job *job;
     int cancel_after;       /* pieces */
+    bool deaf;              /* keeps no text: memory may fail */
 } client;
 
 static void on_started(void *arg, const nm_started *s)
@@ -48,7 +49,8 @@ static void on_piece(void *arg, const nm_piece *p)
 {
     client *c = arg;
     pthread_mutex_lock(&c->lock);
-    if (p->kind == NM_PIECE_PROMPT) c->echoed += (int)p->n_tokens;
+    if (c->deaf) c->pieces++;
+    else if (p->kind == NM_PIECE_PROMPT) c->echoed += (int)p->n_tokens;
     else {
         assert_int_equal(nm_str_append(&c->text[p->index], p->text, p->length), NM_OK);
         for (size_t i = 0; i < p->n_tokens; i++) c->logprob_sum += p->token[i].logprob, c->logprobs++;
@@ -82,7 +84,7 @@ static void on_ended(void *arg, const nm_ended *e)
 static void begin(nm_engine *e, client *c, const nm_ask *ask)
 {
     nm_listener l = {on_started, on_piece, on_answered, on_ended, c};
-    *c = (client){.cancel_after = c->cancel_after};
+    *c = (client){.cancel_after = c->cancel_after, .deaf = c->deaf};
     pthread_mutex_init(&c->lock, NULL);
     pthread_cond_init(&c->changed, NULL);
     pthread_mutex_lock(&c->lock);
@@ -396,7 +398,7 @@ static void test_embeddings(void **state)
     pthread_mutex_init(&x->lock, NULL);
     pthread_cond_init(&x->changed, NULL);
     for (int i = 0; i < 4; i++) lengths[i] = strlen(texts[i]);
-    assert_int_equal(nm_engine_embed(e, NULL, texts, lengths, 4, on_embedded, x), NM_OK);
+    assert_int_equal(nm_engine_embed(e, NULL, texts, lengths, 4, on_embedded, x, NULL), NM_OK);
     pthread_mutex_lock(&x->lock);
     while (!x->done) pthread_cond_wait(&x->changed, &x->lock);
     pthread_mutex_unlock(&x->lock);
@@ -406,6 +408,70 @@ static void test_embeddings(void **state)
     assert_true(dot(x->v[0], x->v[1], x->width) > dot(x->v[0], x->v[2], x->width));
     assert_memory_equal(x->v[0], x->v[3], (size_t)x->width * sizeof(float));
     free(x);
+    nm_engine_close(&e);
+}
+
+/* A client that leaves before its texts are read. */
+static void test_embeddings_cancel(void **state)
+{
+    (void)state;
+    NEED_MODEL();
+    nm_engine *e = open_engine((nm_engine_options){0});
+    nm_str longer = {0};
+    for (int i = 0; i < 800; i++) assert_int_equal(nm_str_printf(&longer, "word%d ", i), NM_OK);
+    const char *texts[] = {longer.data, longer.data, longer.data, longer.data};
+    const size_t lengths[] = {longer.length, longer.length, longer.length, longer.length};
+    embedded *x = calloc(1, sizeof *x);
+    nm_job *job;
+    char text[1024];
+    assert_non_null(x);
+    pthread_mutex_init(&x->lock, NULL);
+    pthread_cond_init(&x->changed, NULL);
+    nm_ask a = ask_text("x", 1);
+    alone(e, text, sizeof text, &a);        /* the model is open */
+    assert_int_equal(nm_engine_embed(e, NULL, texts, lengths, 4, on_embedded, x, &job), NM_OK);
+    usleep(100000);
+    double from = nm_clock_seconds();
+    nm_job_cancel(job);
+    pthread_mutex_lock(&x->lock);
+    while (!x->done) pthread_cond_wait(&x->changed, &x->lock);
+    pthread_mutex_unlock(&x->lock);
+    assert_true(nm_clock_seconds() - from < 1);
+    assert_int_equal(x->err, NM_INTERRUPTED);
+    nm_job_release(&job);
+    nm_str_free(&longer);
+    free(x);
+    nm_engine_close(&e);
+}
+
+/* Memory that fails ends answers with that word, and whoever asks afterwards gets what they would have got. */
+static void test_memory_fails(void **state)
+{
+    (void)state;
+    NEED_MODEL();
+    nm_engine *e = open_engine((nm_engine_options){0});
+    client c[3] = {{.deaf = true}, {.deaf = true}, {.deaf = true}};
+    char expected[1024], text[1024];
+    nm_ask a = ask_text(prompts[0], 24);
+    a.no_cache = true;
+    alone(e, expected, sizeof expected, &a);
+    for (int round = 0; round < 6; round++) {
+        for (int i = 0; i < 3; i++) {
+            nm_ask b = ask_text(prompts[i + 1], 150);
+            begin(e, &c[i], &b);
+        }
+        usleep(300000);
+        nm_mem_fail_after(round * 3);
+        usleep(200000);
+        nm_mem_fail_after(-1);
+        for (int i = 0; i < 3; i++) {
+            finish(&c[i]);
+            assert_true(c[i].end.err == NM_OK || c[i].end.err == NM_NO_MEMORY);
+            forget(&c[i]);
+        }
+        alone(e, text, sizeof text, &a);
+        assert_string_equal(text, expected);
+    }
     nm_engine_close(&e);
 }
 
@@ -781,7 +847,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_together_as_alone), cmocka_unit_test(test_kept_prefix), cmocka_unit_test(test_several_answers), cmocka_unit_test(test_cancel), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_logprobs), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_smuggled_tokens), cmocka_unit_test(test_chat), cmocka_unit_test(test_close_at_work),
+        cmocka_unit_test(test_logprobs), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_embeddings_cancel), cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_smuggled_tokens), cmocka_unit_test(test_chat), cmocka_unit_test(test_close_at_work),
         cmocka_unit_test(test_kept_in_files), cmocka_unit_test(test_files_of_other_stacks), cmocka_unit_test(test_files_while_serving),
         cmocka_unit_test(test_hold),
     };

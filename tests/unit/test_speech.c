@@ -103,6 +103,11 @@ static void test_reasoning(void **state)
     marked("<think>\nhm\n</think>\n\nYes.", false, "m(<think>\n)r(hm)m(\n</think>\n\n)c(Yes.)");
     marked("a < b", false, "c(a < b)");
     assert_true(nm_speech_reasoning_open("x<think>\n", 9));
+    nm_speech *within;
+    assert_int_equal(nm_speech_open(&within, &(nm_speech_options){.reasoning_open = true}), NM_OK);
+    assert_string_equal(nm_speech_closing(within, "x[THINK]", 8), "[/THINK]");
+    assert_null(nm_speech_closing(within, "x", 1));
+    nm_speech_close(&within);
     assert_false(nm_speech_reasoning_open("x<think></think>", 16));
     assert_false(nm_speech_reasoning_open("", 0));
 }
