@@ -179,8 +179,9 @@ class Flows:
         await asyncio.sleep(3)
         if not await self.page.js('!!document.querySelector(".running")'):
             return 'the model says too little'
+        await self.page.js('window.before = true')
         await self.page.send('Page.reload')
-        await self.page.until(f'!document.querySelector(".running") && {LAST}?.querySelector(".actions button") && {LAST}.querySelector(".body").textContent.length > 0', 'what had come is there after a reload')
+        await self.page.until(f'!window.before && !document.querySelector(".running") && {LAST}?.querySelector(".actions button") && {LAST}.querySelector(".body").textContent.length > 0', 'what had come is there after a reload')
         told = await self.page.js(f'{LAST}.textContent.slice(-300)')
         assert 'stopped' in told, told
 
