@@ -1,13 +1,10 @@
 /* A model with what is stacked on it. */
 #include "stack.h"
 
-#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "common.h"
-
-enum { NAME_LONGEST = 128 };
 
 /* ---- Names ------------------------------------------------------------------------------------------------------------ */
 
@@ -30,15 +27,11 @@ nm_err nm_stack_names(nm_found_stack *out, const char *text, const nm_stack_opti
     return err;
 }
 
-/* What MODEL+NAME, 'rm NAME' and 'list' read back as this name: "NAME.gguf" is a file, '+', '=' and ':' have a meaning in a stack. */
 nm_err nm_check_adapter_name(const char *name)
 {
-    size_t n = strlen(name);
-    bool good = n > 0 && n <= NAME_LONGEST && !(n > 5 && !strcmp(name + n - 5, ".gguf")) && isalnum((unsigned char)*name);
-    for (size_t i = 0; good && i < n; i++) good = isalnum((unsigned char)name[i]) || strchr("._-", name[i]);
-    if (good) return NM_OK;
+    if (nm_adapter_may_be_called(name)) return NM_OK;
     return nm_fail(NM_USAGE, "-o '%s': a name in the store has up to %d letters, digits and . _ -, begins with a letter or digit and does not end in .gguf; a path has a slash: "
-        "./FOLDER", name, NAME_LONGEST);
+        "./FOLDER", name, NM_ADAPTER_NAME_LONGEST);
 }
 
 /* ---- Opening ---------------------------------------------------------------------------------------------------------- */

@@ -21,16 +21,17 @@ function askKey(wrong) {
     return asking;
 }
 
-// A response with a good status, asking for a key as often as need be.
+// A response with a good status, asking for a key as often as need be. body: what becomes JSON, or a file as it is.
 export async function request(method, path, body, signal) {
     for (;;) {
         const sent = key.get();
         const headers = {};
         if (sent) headers.Authorization = `Bearer ${sent}`;
-        if (body !== undefined) headers['Content-Type'] = 'application/json';
+        const raw = body instanceof Blob;
+        if (body !== undefined) headers['Content-Type'] = raw ? 'application/octet-stream' : 'application/json';
         let response;
         try {
-            response = await fetch(path, {method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body)});
+            response = await fetch(path, {method, headers, signal, body: body === undefined || raw ? body : JSON.stringify(body)});
         } catch (e) {
             if (e.name === 'AbortError') throw e;
             throw new ApiError(0, 'The server does not answer. Is “nomoat serve” still running?', 'unreachable');
@@ -44,7 +45,11 @@ export async function request(method, path, body, signal) {
     }
 }
 
-export async function call(method, path, body) { return (await request(method, path, body)).json(); }
+// The answer's JSON; null where it has no content.
+export async function call(method, path, body, signal) {
+    const response = await request(method, path, body, signal);
+    return response.status === 204 ? null : response.json();
+}
 
 async function failure(response) {
     let error = {};
@@ -68,10 +73,11 @@ function kind(status, error, after) {
 }
 
 const BROKEN = 'The answer broke off: the connection to the server was lost.';
+const failed = (object) => object.error && typeof object.error === 'object';
 
 // The objects of a stream of server-sent events, to its end or "[DONE]".
-export async function* events(body, signal) {
-    const response = await request('POST', '/v1/chat/completions', {...body, stream: true}, signal);
+export async function* stream(method, path, body, signal) {
+    const response = await request(method, path, body, signal);
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = '';
     try {
@@ -84,7 +90,7 @@ export async function* events(body, signal) {
                 const data = line.slice(5).trim();
                 if (data === '[DONE]') return;
                 const object = JSON.parse(data);
-                if (object.error) throw kind(object.error.status ?? 500, object.error);
+                if (failed(object)) throw kind(object.error.status ?? 500, object.error);
                 yield object;
             }
             if (done) return;
@@ -100,7 +106,7 @@ export async function* events(body, signal) {
 // An answer as it grows. into: {content, reasoning, tokens}, which change; each() is called after each change. Gives why it ended.
 export async function answer(body, into, signal, each) {
     let finish = null;
-    for await (const chunk of events(body, signal)) {
+    for await (const chunk of stream('POST', '/v1/chat/completions', {...body, stream: true}, signal)) {
         const choice = chunk.choices?.[0];
         if (chunk.usage) into.usage = chunk.usage;
         if (!choice) continue;

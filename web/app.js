@@ -1,4 +1,4 @@
-// The page's state, its views by the address's fragment ("#/", "#/chat/ID", "#/compare", "#/feedback"), its header and keys.
+// The page's state, its views by the address's fragment ("#/", "#/chat/ID", "#/teach", "#/compare", "#/feedback"), its header and keys.
 import {compareView} from '/compare.js';
 import {asked, confirmed, dialog, h, icon, iconButton, note, save} from '/dom.js';
 import {feedbackView} from '/feedback.js';
@@ -6,7 +6,9 @@ import {drawPanel, lastSettings} from '/panel.js';
 import {drawChats, drawSidebar, focusSearch, searched} from '/sidebar.js';
 import {deleteChat, exported, listChats, loadChat, loadPersonas, newChat, saveChat, store} from '/store.js';
 import {firstModel, loadModels, models, short} from '/stack.js';
+import {teachView} from '/teach.js';
 import {drawThread, focusComposer, running, stop, threadView} from '/thread.js';
+import {follow, unfollow} from '/training.js';
 
 export const app = {
     chat: null,             // the conversation that is open
@@ -22,6 +24,8 @@ export const app = {
     },
 };
 
+const VIEWS = {teach: ['Teach', teachView], compare: ['Compare blindly', compareView], feedback: ['Feedback', feedbackView]};
+
 const main = document.getElementById('main');
 const header = h('header', {class: 'top'});
 
@@ -34,7 +38,7 @@ async function route() {
     const {hash} = location;
     showSidebar(false);
     const [, view = '', id] = (/^#\/(\w*)(?:\/([\w-]+))?/.exec(hash) ?? []);
-    if (view === 'compare' || view === 'feedback') return otherView(view);
+    if (Object.hasOwn(VIEWS, view)) return otherView(view);
     if (view === 'chat' && id) {
         const chat = app.open.get(id) ?? await loadChat(id).catch((e) => { note(e.message, 'bad'); return null; });
         if (location.hash !== hash) return;     // meanwhile somebody went elsewhere
@@ -61,10 +65,10 @@ function otherView(view) {
     app.view = view;
     showPanel(false);
     main.className = `main ${view}-view`;
-    const title = view === 'compare' ? 'Compare blindly' : 'Feedback';
+    const [title, build] = VIEWS[view];
     header.replaceChildren(menuButton(), h('h2', {class: 'view-title'}, title));
     document.title = `${title} · nomoat`;
-    main.replaceChildren(header, h('div', {class: 'scroll', id: 'scroll', tabindex: 0, role: 'region', 'aria-label': title}, view === 'compare' ? compareView() : feedbackView()));
+    main.replaceChildren(header, h('div', {class: 'scroll', id: 'scroll', tabindex: 0, role: 'region', 'aria-label': title}, build()));
     refreshList();
 }
 
@@ -180,13 +184,15 @@ function escape() {
 }
 
 document.getElementById('scrim').addEventListener('click', () => { showSidebar(false); showPanel(false); });
-addEventListener('focus', () => { if (app.view) refreshList(); });      // another tab may have changed them
+addEventListener('focus', () => { if (app.view) { refreshList(); follow(); } });      // another tab may have changed them
+document.addEventListener('visibilitychange', () => { if (document.hidden) unfollow(); else if (app.view) follow(); });
 addEventListener('hashchange', () => { if (location.hash.startsWith('#/') || !location.hash) route(); });
 
 async function start() {
     drawSidebar();
     try { await loadModels(); } catch (e) { note(e.message, 'bad'); }
     await route();
+    follow();
     loadPersonas().catch((e) => { if (store.kept) note(e.message, 'bad'); });
     if (!models.list.length) drawHeader();
 }

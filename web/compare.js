@@ -1,5 +1,6 @@
 // Two stacks answer the same question side by side, in an order that is not told until one has voted. Votes are kept, and are pairs for training.
 import {answer} from '/api.js';
+import {open} from '/app.js';
 import {grow, h, note, speak} from '/dom.js';
 import {render} from '/markdown.js';
 import {votes} from '/store.js';
@@ -14,6 +15,13 @@ function begin() {
     return {stacks: {a: base, b: adapter ? print({base, adapters: [{name: adapter.name, scale: adapter.scale}]}) : models.bases[1]?.id ?? base}, prompt: '', round: null};
 }
 
+// The view with these two, whichever were compared before.
+export function compareWith(a, b) {
+    state?.round?.controller.abort();
+    state = {...begin(), stacks: {a, b}};
+    open('#/compare');
+}
+
 export function compareView() {
     state ??= begin();
     const box = h('div', {class: 'page'});
@@ -22,18 +30,13 @@ export function compareView() {
 }
 
 function draw(box) {
-    const prompt = h('textarea', {id: 'question', rows: 2, placeholder: 'What both shall answer', 'aria-label': 'Question', oninput: () => { state.prompt = prompt.value; grow(prompt); }, onkeydown: (e) => {
-        if (e.key === 'Enter' && !e.shiftKey && !e.isComposing) { e.preventDefault(); form.requestSubmit(); }
-    }});
-    prompt.value = state.prompt;
     const arena = h('div', {class: 'arena'});
     const tally = h('section', {class: 'tally'});
     const side = (name, label) => h('section', {}, h('h3', {}, label), chooser(label, state.stacks[name], (text) => { state.stacks[name] = text; }));
-    const form = h('form', {class: 'ask', onsubmit: (e) => {
-        e.preventDefault();
+    const form = askForm('What both shall answer', 'Question', 'Ask both', () => {
         if (state.stacks.a === state.stacks.b) note('Both are the same: choose another model, or another strength of an adapter, for one of them.', 'bad');
-        else if (state.prompt.trim()) round(arena, tally);
-    }}, prompt, h('button', {class: 'primary'}, 'Ask both'));
+        else round(arena, tally);
+    }, {id: 'question', value: state.prompt, oninput: (e) => { state.prompt = e.target.value; }});
     box.replaceChildren(h('p', {class: 'lead'}, 'Two answers, in an order you are not told. Vote, then see whose they were.'), h('div', {class: 'sides'}, side('a', 'One'), side('b', 'The other')),
         form, arena, tally);
     if (state.round) drawRound(arena, tally);
@@ -51,16 +54,45 @@ function round(arena, tally) {
 }
 
 async function run(own, one) {
-    const body = {model: one.model, messages: [{role: 'user', content: own.prompt}], stream_options: {include_usage: true}, ...sampling({})};
+    await answerInto(one, own.prompt, own.controller.signal);
+    if (own.answers.every((a) => a.done)) speak('Both answers are complete');
+}
+
+// One answer to a prompt, told to one.show as it grows.
+async function answerInto(one, prompt, signal) {
+    const body = {model: one.model, messages: [{role: 'user', content: prompt}], stream_options: {include_usage: true}, ...sampling({})};
     let frame = 0;
     try {
-        await answer(body, one, own.controller.signal, () => { frame ||= requestAnimationFrame(() => { frame = 0; one.show?.(); }); });
+        await answer(body, one, signal, () => { frame ||= requestAnimationFrame(() => { frame = 0; one.show?.(); }); });
     } catch (e) {
         if (e.name !== 'AbortError') one.failed = e.message;
     }
     one.done = true;
     one.show?.();
-    if (own.answers.every((a) => a.done)) speak('Both answers are complete');
+}
+
+// Where it is no secret whose answer is which: [{label, model}] answer a question of the user's, each below its name.
+export function sideBySide(sides) {
+    let controller = null;
+    const pair = h('div', {class: 'pair'});
+    const form = askForm('What both shall answer', 'Question to both', 'Ask', async (prompt) => {
+        controller?.abort();
+        const own = controller = new AbortController();
+        const answers = sides.map((side) => ({...side, content: '', done: false, failed: ''}));
+        pair.replaceChildren(...answers.map((one) => answerBox(one, [one.label, h('span', {class: 'revealed'}, ` ${short(one.model)}`)], one.label)));
+        await Promise.all(answers.map((one) => answerInto(one, prompt, own.signal)));
+        if (controller === own) speak('Both answers are complete');
+    });
+    return h('div', {class: 'arena'}, form, pair);
+}
+
+// Enter sends, as in a conversation.
+function askForm(placeholder, label, action, ask, attributes) {
+    const area = h('textarea', {rows: 2, placeholder, 'aria-label': label, ...attributes, oninput: (e) => { attributes?.oninput?.(e); grow(area); }, onkeydown: (e) => {
+        if (e.key === 'Enter' && !e.shiftKey && !e.isComposing) { e.preventDefault(); form.requestSubmit(); }
+    }});
+    const form = h('form', {class: 'ask', onsubmit: (e) => { e.preventDefault(); if (area.value.trim()) ask(area.value.trim()); }}, area, h('button', {class: 'primary'}, action));
+    return form;
 }
 
 function drawRound(arena, tally) {
@@ -75,18 +107,24 @@ function drawRound(arena, tally) {
 }
 
 function column(own, one, i, enable) {
+    const name = [i ? 'Second' : 'First', own.choice === null ? '' : h('span', {class: 'revealed'}, ` ${short(one.model)}`)];
+    const element = answerBox(one, name, i ? 'Second answer' : 'First answer', enable);
+    if (own.choice === i || own.choice === 'both') element.classList.add('won');
+    return element;
+}
+
+// An answer below its title; one.show draws what it has by now, and calls `then`.
+function answerBox(one, title, label, then) {
     const body = h('div', {class: 'body'});
     const failed = h('div', {class: 'failed', role: 'alert', hidden: true});
-    const name = h('h3', {}, i ? 'Second' : 'First', own.choice === null ? '' : h('span', {class: 'revealed'}, ` ${short(one.model)}`));
     one.show = () => {
         render(body, one.content || (one.done ? '' : '…'));
         failed.hidden = !one.failed;
         failed.textContent = one.failed;
-        enable();
+        then?.();
     };
-    const element = h('article', {class: own.choice === i || own.choice === 'both' ? 'won' : null, 'aria-label': i ? 'Second answer' : 'First answer'}, name, body, failed);
     one.show();
-    return element;
+    return h('article', {'aria-label': label}, h('h3', {}, title), body, failed);
 }
 
 function revealed(own) {

@@ -26,6 +26,10 @@ const PATHS = {
     trash: 'M5 7h14M10 7V4.5h4V7M7 7l.8 12.5h8.4L17 7', search: 'M16 10.5a5.5 5.5 0 1 1-11 0a5.5 5.5 0 1 1 11 0zM15 15l4.5 4.5',
     download: 'M12 4.5v10.5M7.5 11l4.5 4.5 4.5-4.5M5 19.5h14', pair: 'M4.5 5.5h6v13h-6zM13.5 5.5h6v13h-6z', bars: 'M6 18.5v-8M12 18.5v-13M18 18.5v-5',
     close: 'M6.5 6.5l11 11M17.5 6.5l-11 11', tray: 'M4.5 13.5v5.5h15v-5.5l-3-8h-9zM4.5 13.5h4.5l1 2.5h4l1-2.5h4.5', chat: 'M5 5.5h14v10h-8l-4 3.5v-3.5H5z',
+    eye: 'M3.5 12C6 8 9 6 12 6s6 2 8.5 6c-2.5 4-5.5 6-8.5 6s-6-2-8.5-6zM14.5 12a2.5 2.5 0 1 1-5 0a2.5 2.5 0 1 1 5 0z',
+    clock: 'M19.5 12a7.5 7.5 0 1 1-15 0a7.5 7.5 0 1 1 15 0zM12 7.5v5l3 2',
+    lens: 'M13.5 9.5a5 5 0 1 1-10 0a5 5 0 1 1 10 0zM20.5 14.5a5 5 0 1 1-10 0a5 5 0 1 1 10 0z',
+    teach: 'M12 5 2.5 9.5 12 14l9.5-4.5zM6.5 11.5v4.5c1.5 1.5 3.5 2 5.5 2s4-.5 5.5-2v-4.5M21.5 9.5v5',
     key: 'M12 14a3.5 3.5 0 1 1-2.5-2.5L17 4.5l2.5 2.5-2 .5v2h-2l-.5 2zM8 15.5v.1',
 };
 export function icon(name) {
@@ -37,6 +41,13 @@ export function icon(name) {
     path.setAttribute('d', PATHS[name]);
     svg.append(path);
     return svg;
+}
+
+// What can be opened below its title; `more` stands faint beside it.
+export function fold(title, more, attributes, ...content) {
+    const name = typeof title === 'string' ? title : title.textContent;
+    const summary = h('summary', {}, title, more ? h('span', {class: 'faint'}, ` ${more}`) : null);
+    return h('details', {...attributes, class: `fold ${attributes?.class ?? ''}`.trim(), 'aria-label': name}, summary, content);
 }
 
 // A button that shows an icon alone: the label is its name and its hint.

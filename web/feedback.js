@@ -12,7 +12,9 @@ const KINDS = [
 
 export function feedbackView() {
     const list = h('ul', {class: 'exports'});
-    const box = h('div', {class: 'page'}, h('p', {class: 'lead'}, 'Thumbs, corrections and votes are data: write them to files, and teach an adapter with ', h('code', {}, 'nomoat tune'), '.'), list);
+    const lead = h('p', {class: 'lead'}, 'Thumbs, corrections and votes are data: ', h('a', {href: '#/teach'}, 'teach'), ' an adapter with them, or write them to files, for ',
+        h('code', {}, 'nomoat tune'), ' or for others.');
+    const box = h('div', {class: 'page'}, lead, list);
     draw(list);
     return box;
 }

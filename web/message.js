@@ -1,8 +1,9 @@
 // One message as it is shown: its text, thinking, tokens with their probabilities, and what can be done with it. What it does is told to `does`:
 // {retry, edit, correct, rate, turn}, functions of the message.
 import {copy, grow, h, iconButton} from '/dom.js';
+import {canExplain, effectView} from '/effect.js';
 import {render} from '/markdown.js';
-import {siblings} from '/store.js';
+import {path, plain, siblings} from '/store.js';
 import {short} from '/stack.js';
 import {tokenView} from '/tokens.js';
 
@@ -10,11 +11,11 @@ export function messageView(chat, message, does) {
     const mine = message.role === 'user';
     const body = h('div', {class: 'body'});
     const element = h('li', {class: `message ${mine ? 'user' : 'assistant'}`, 'data-id': message.id}, h('h3', {class: mine ? 'hidden' : 'who'}, mine ? 'You' : who(message)));
-    const view = {element, body, message, thinking: null, showTokens: false};
+    const view = {element, body, message, thinking: null, shows: 'text'};    // or 'tokens', 'effect'
     view.actions = h('div', {class: 'actions', role: 'group', 'aria-label': mine ? 'What to do with your message' : 'What to do with the answer'});
     view.failed = h('div', {class: 'failed', role: 'alert', hidden: true});
     element.append(body, view.failed, view.actions);
-    view.update = (running) => update(view, running);
+    view.update = (running) => update(chat, view, running);
     view.finish = () => { view.update(false); view.actions.replaceChildren(...actions(chat, view, does)); };
     view.edit = (label, done) => editor(view, label, done);
     return view;
@@ -22,15 +23,15 @@ export function messageView(chat, message, does) {
 
 function who(message) { return message.corrects ? 'Corrected by you' : short(message.model ?? '') || 'Answer'; }
 
-function update(view, running) {
+function update(chat, view, running) {
     const {message, body, element} = view;
     element.classList.toggle('running', running);
     element.setAttribute('aria-busy', String(running));
     if (message.role === 'user') { body.textContent = message.content; return; }
     think(view, running);
-    if (view.showTokens && message.extra?.tokens) {
+    if (view.shows !== 'text') {
         body.shown = null;
-        body.replaceChildren(tokenView(message.extra.tokens));
+        body.replaceChildren(view.shows === 'tokens' ? tokenView(message.extra.tokens) : effectOf(chat, view));
         return;
     }
     if (!body.shown) body.replaceChildren();
@@ -38,6 +39,8 @@ function update(view, running) {
     view.failed.hidden = !message.extra?.failed;
     view.failed.textContent = message.extra?.failed ?? '';
 }
+
+function effectOf(chat, view) { return effectView(view.message.model, plain(chat, path(chat, view.message.id)), view.looked ??= {}); }
 
 // What the model thought, folded; while it thinks the summary says so.
 function think(view, running) {
@@ -63,7 +66,8 @@ function actions(chat, view, does) {
     list.push(iconButton('retry', 'Answer anew', () => does.retry(message)));
     if (!message.content) return list.filter((item) => item !== copyButton);
     list.push(iconButton('edit', 'Correct this answer', () => does.correct(view)), ...ratings(message, does));
-    if (message.extra?.tokens?.length) list.push(tokensButton(view));
+    if (message.extra?.tokens?.length) list.push(showButton(view, 'tokens', 'bars', 'Show probabilities of tokens'));
+    if (message.model && canExplain(message.model)) list.push(showButton(view, 'effect', 'lens', 'What the adapter changed'));
     const told = figures(message);
     if (told) list.push(h('span', {class: 'figures'}, told));
     return list;
@@ -86,13 +90,15 @@ function ratings(message, does) {
     return [button(1, 'A good answer'), button(-1, 'A bad answer')];
 }
 
-function tokensButton(view) {
-    return iconButton('bars', 'Show probabilities of tokens', (e) => {
-        view.showTokens = !view.showTokens;
-        e.currentTarget.setAttribute('aria-pressed', String(view.showTokens));
-        if (!view.showTokens) { view.body.replaceChildren(); view.body.shown = null; }
+// The body shows something else than the text, until pressed again.
+function showButton(view, what, image, label) {
+    return iconButton(image, label, () => {
+        view.shows = view.shows === what ? 'text' : what;
+        for (const b of view.actions.querySelectorAll('[data-shows]')) b.setAttribute('aria-pressed', String(b.dataset.shows === view.shows));
+        view.body.replaceChildren();
+        view.body.shown = null;
         view.update(false);
-    }, {'aria-pressed': String(view.showTokens)});
+    }, {'data-shows': what, 'aria-pressed': String(view.shows === what)});
 }
 
 function figures(message) {

@@ -83,7 +83,7 @@ function personas(chat) {
         drawPanel();
         document.getElementById('persona').focus();
     }}, h('option', {value: ''}, store.personas.length ? 'None' : 'None yet'), store.personas.map((p) => h('option', {value: p.name, selected: p.name === chat.persona}, p.name)));
-    const remove = iconButton('trash', 'Delete this persona', () => removePersona(chat, select.value), {disabled: !chat.persona});
+    const remove = iconButton('trash', 'Delete this persona', () => removePersona(chat, select.value), {disabled: !chat.persona || store.personas.some((p) => p.name === chat.persona && p.readonly)});
     return section('Persona', h('div', {class: 'row'}, h('label', {class: 'hidden', htmlFor: 'persona'}, 'Persona'), select, remove),
         h('button', {type: 'button', class: 'quiet', onclick: () => keepPersona(chat)}, icon('plus'), 'Keep these settings as a persona'));
 }

@@ -2,8 +2,10 @@
 import {app, open} from '/app.js';
 import {h, icon, iconButton} from '/dom.js';
 import {store} from '/store.js';
+import {busy, onTraining, training, undecided} from '/training.js';
 
 let list, search, foot;
+const badge = h('span', {class: 'badge', hidden: true});
 
 export function drawSidebar() {
     list = h('div', {class: 'chats', id: 'chats'});
@@ -16,14 +18,25 @@ export function drawSidebar() {
         h('div', {class: 'side-head'}, h('h1', {}, 'nomoat'), themeButton(), iconButton('plus', 'New conversation (Ctrl Shift O)', () => open('#/'), {class: 'icon-button new'})),
         h('div', {class: 'search'}, icon('search'), search), list, foot);
     drawFoot();
+    onTraining(drawBadge);
 }
 
 export const searched = () => search?.value.trim() ?? '';
 export function focusSearch() { search?.focus(); }
 
 function drawFoot() {
-    const link = (href, image, label) => h('a', {href, 'aria-current': location.hash.startsWith(href) ? 'page' : null}, icon(image), label);
-    foot.replaceChildren(link('#/compare', 'pair', 'Compare blindly'), link('#/feedback', 'tray', 'Feedback'));
+    const link = (href, image, ...label) => h('a', {href, 'aria-current': location.hash.startsWith(href) ? 'page' : null}, icon(image), label);
+    foot.replaceChildren(link('#/teach', 'teach', h('span', {}, 'Teach'), ' ', badge), link('#/compare', 'pair', 'Compare blindly'), link('#/feedback', 'tray', 'Feedback'));
+}
+
+// How far the run is, or that it waits for somebody.
+function drawBadge() {
+    const {state} = training;
+    const share = () => (state.steps > 0 && state.state === 'training' ? `${Math.floor(100 * state.step / state.steps)} %` : '…');
+    const told = busy() ? share() : undecided() ? 'done' : state?.state === 'stopped' && state.resumable ? 'stopped' : '';
+    badge.hidden = !told;
+    badge.textContent = told;
+    badge.classList.toggle('busy', busy());
 }
 
 export function drawChats(chats) {

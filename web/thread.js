@@ -60,6 +60,9 @@ export function ready() {
     composer.classList.toggle('busy', busy);
 }
 
+// Who leaves the page has stopped the answer: it did not fail.
+addEventListener('beforeunload', () => { for (const {controller} of runs.values()) controller.abort(); });
+
 export function focusComposer() { area?.focus(); }
 
 export function stop() { runs.get(app.chat?.id)?.controller.abort(); }

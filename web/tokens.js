@@ -1,24 +1,33 @@
-// An answer as its tokens, each shaded by how sure the model was; pointing at one, or reaching it by arrow keys, shows what it might have been.
-// A token here: [text, logprob, [[text, logprob], ...]].
+// An answer as its tokens, each shaded; pointing at one, or reaching it by arrow keys, shows what stands behind it. Here: how sure the model was of each, and
+// what it might have said instead. A token then: [text, logprob, [[text, logprob], ...]].
 import {h} from '/dom.js';
+import {percent} from '/words.js';
 
-const percent = (logprob) => { const p = 100 * Math.exp(logprob); return `${p >= 99.95 ? '100' : p >= 10 ? p.toFixed(0) : p >= 0.1 ? p.toFixed(1) : '<0.1'} %`; };
 // White space is shown where it would not be seen.
-const visible = (text) => text.replaceAll('\n', '↵').replace(/^ | $/g, '␣').replaceAll('\t', '⇥') || '∅';
+export const visible = (text) => text.replaceAll('\n', '↵').replace(/^ | $/g, '␣').replaceAll('\t', '⇥') || '∅';
 const step = (logprob) => { const p = Math.exp(logprob); return p >= 0.9 ? 0 : p >= 0.6 ? 1 : p >= 0.3 ? 2 : p >= 0.1 ? 3 : 4; };
 
 export function tokenView(tokens) {
+    const row = tokenRow('The answer by tokens', tokens.map((token) => ({text: token[0], class: `p${step(token[1])}`, said: described(token), more: () => [alternatives(token)]})));
+    return h('div', {class: 'token-view'}, legend(), row);
+}
+
+// tokens: {text, class, said: its name, more(): what the tip shows of it}.
+export function tokenRow(label, tokens) {
     const tip = h('div', {class: 'tip', role: 'tooltip', hidden: true});
-    const text = h('div', {class: 'tokens', role: 'group', 'aria-label': 'The answer by tokens: arrow keys go from one to the next'});
-    const spans = tokens.map((token, i) => h('span', {class: `token p${step(token[1])}`, tabindex: i ? -1 : 0, role: 'img', 'aria-label': described(token)}, token[0]));
+    const text = h('div', {class: 'tokens', role: 'group', 'aria-label': `${label}: arrow keys go from one to the next`});
+    const spans = tokens.map((token, i) => h('span', {class: `token ${token.class}`, tabindex: i ? -1 : 0, role: 'img', 'aria-label': token.said}, token.text));
     text.append(...spans);
+    let at = null;
     const show = (span) => {
         const i = spans.indexOf(span);
         if (i < 0) return;
-        tip.replaceChildren(...alternatives(tokens[i]));
+        at = span;
+        tip.replaceChildren(...tokens[i].more());
         tip.hidden = false;
         place(tip, span, text);
     };
+    new ResizeObserver(() => { if (!tip.hidden) place(tip, at, text); }).observe(text);
     const hide = () => { tip.hidden = true; };
     text.addEventListener('pointerover', (e) => show(e.target));
     text.addEventListener('pointerleave', hide);
@@ -34,7 +43,7 @@ export function tokenView(tokens) {
         next.tabIndex = 0;
         next.focus();
     });
-    return h('div', {class: 'token-view'}, legend(), text, tip);
+    return [text, tip];
 }
 
 function described([text, logprob, others]) {
@@ -46,19 +55,23 @@ function legend() {
     return h('p', {class: 'legend'}, 'How sure the model was of each token: ', ['over 90 %', '60', '30', '10', 'less'].map((label, i) => h('span', {class: `token p${i}`}, label)));
 }
 
-function alternatives([text, logprob, others]) {
+// A table of what might have stood there, the token itself among it.
+export function alternatives([text, logprob, others], title) {
     const list = others.some(([other]) => other === text) ? others : [[text, logprob], ...others];
-    return [h('table', {}, h('tbody', {}, list.map(([other, l]) => {
+    return h('table', {}, title ? h('caption', {}, title) : null, h('tbody', {}, list.map(([other, l]) => {
         const bar = h('span', {class: 'bar'});
         bar.style.width = `${Math.max(100 * Math.exp(l), 0.5)}%`;
         return h('tr', {class: other === text ? 'chosen' : null}, h('td', {}, h('code', {}, visible(other))), h('td', {class: 'right'}, percent(l)), h('td', {class: 'bars'}, bar));
-    })))];
+    })));
 }
 
+// Below the token, or above it where it would be cut off.
 function place(tip, span, within) {
     const box = within.getBoundingClientRect();
     const at = span.getClientRects()[0];
     if (!at) return;
     tip.style.left = `${Math.max(0, Math.min(at.left - box.left, box.width - tip.offsetWidth))}px`;
-    tip.style.top = `${within.offsetTop + at.bottom - box.top + 4}px`;
+    const room = document.getElementById('scroll')?.getBoundingClientRect() ?? {top: 0, bottom: innerHeight};
+    const above = at.bottom + tip.offsetHeight + 8 > room.bottom && at.top - tip.offsetHeight - 8 > room.top;
+    tip.style.top = `${within.offsetTop + (above ? at.top - box.top - tip.offsetHeight - 4 : at.bottom - box.top + 4)}px`;
 }

@@ -1,6 +1,7 @@
 /* Bringing adapters into their store, DATA/adapters/NAME/, and taking them away. */
 #include "hub/hub.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,6 +69,14 @@ bool nm_adapter_is(const char *path)
     bool peft = folder;
     nm_free(folder);
     return peft || is_gguf(path);
+}
+
+bool nm_adapter_may_be_called(const char *name)
+{
+    size_t n = strlen(name);
+    bool good = n > 0 && n <= NM_ADAPTER_NAME_LONGEST && !ends_in(name, ".gguf") && isalnum((unsigned char)*name);
+    for (size_t i = 0; good && i < n; i++) good = isalnum((unsigned char)name[i]) || strchr("._-", name[i]);
+    return good;
 }
 
 /* ---- Bringing -------------------------------------------------------------------------------------------------------- */

@@ -102,5 +102,9 @@ bool nm_adapter_is(const char *path);
 nm_err nm_adapter_import(nm_found_adapter *out, nm_stored_as *as, const char *path, const char *name, const nm_import_options *options);
 /* NM_NOT_FOUND. The name may differ in letter case. */
 nm_err nm_adapter_remove(const char *name, nm_wait_fn wait);
+/* Whether a new adapter may be called so: what MODEL+NAME, 'rm NAME' and 'list' read back as this name ("NAME.gguf" is a file; '+', '=' and ':' have a meaning in a stack). Up
+ * to NM_ADAPTER_NAME_LONGEST letters, digits and . _ -, the first a letter or digit. */
+enum { NM_ADAPTER_NAME_LONGEST = 128 };
+bool nm_adapter_may_be_called(const char *name);
 
 #endif

@@ -13,7 +13,9 @@
 
 enum { WAITING_MOST = 256 };        /* requests; each holds its body */
 
-typedef struct errand { nm_exchange *x; nm_desk_fn fn; } errand;
+/* Lines that another thread of the server waits for. */
+typedef struct wanted { const char *what; nm_str *lines; bool over; nm_err err; char why[512]; } wanted;
+typedef struct errand { nm_exchange *x; nm_desk_fn fn; wanted *wanted; } errand;        /* wanted: instead of the others */
 
 struct nm_desk {
     nm_engine *engine;
@@ -22,7 +24,7 @@ struct nm_desk {
     pthread_t thread;
     bool started, closing;
     pthread_mutex_t lock;
-    pthread_cond_t more;
+    pthread_cond_t more, done;
     errand queue[WAITING_MOST];     /* a ring */
     size_t first, count;
 };
@@ -52,6 +54,17 @@ static void run(const nm_desk *desk, errand *e)
     nm_exchange_release(&e->x);
 }
 
+static void fetch(nm_desk *desk, wanted *w)
+{
+    nm_err err = nm_chats_export(desk->chats, w->what, NULL, w->lines);
+    pthread_mutex_lock(&desk->lock);
+    w->err = err;
+    if (err != NM_OK) strncpy(w->why, nm_error_text(), sizeof w->why - 1);
+    w->over = true;
+    pthread_cond_broadcast(&desk->done);
+    pthread_mutex_unlock(&desk->lock);
+}
+
 static void *work_off(void *arg)
 {
     nm_desk *desk = arg;
@@ -63,7 +76,8 @@ static void *work_off(void *arg)
         desk->first = (desk->first + 1) % WAITING_MOST;
         desk->count--;
         pthread_mutex_unlock(&desk->lock);
-        run(desk, &e);
+        if (e.wanted) fetch(desk, e.wanted);
+        else run(desk, &e);
         pthread_mutex_lock(&desk->lock);
     }
     pthread_mutex_unlock(&desk->lock);
@@ -86,6 +100,7 @@ nm_err nm_desk_open(nm_desk **out, const char *path, nm_engine *engine)
     if (!desk) return nm_fail_memory(sizeof *desk);
     pthread_mutex_init(&desk->lock, NULL);
     pthread_cond_init(&desk->more, NULL);
+    pthread_cond_init(&desk->done, NULL);
     desk->engine = engine;
     NM_TRY(start(desk));
     nm_err err = nm_chats_open(&desk->chats, path, nm_page_persona_move, engine);
@@ -105,29 +120,51 @@ void nm_desk_close(nm_desk **out)
     nm_chats_close(&desk->chats);
     pthread_mutex_destroy(&desk->lock);
     pthread_cond_destroy(&desk->more);
+    pthread_cond_destroy(&desk->done);
     nm_free(desk->why);
     nm_free(desk);
     *out = NULL;
 }
 
-static bool put_in(nm_desk *desk, nm_exchange *x, nm_desk_fn fn)
+/* Under the lock. */
+static bool put_in(nm_desk *desk, errand e)
 {
+    if (desk->count == WAITING_MOST || desk->closing) return false;
+    desk->queue[(desk->first + desk->count++) % WAITING_MOST] = e;
+    pthread_cond_signal(&desk->more);
+    return true;
+}
+
+static bool put_exchange(nm_desk *desk, nm_exchange *x, nm_desk_fn fn)
+{
+    nm_exchange *held = nm_exchange_hold(x);
     pthread_mutex_lock(&desk->lock);
-    bool room = desk->count < WAITING_MOST && !desk->closing;
-    if (room) {
-        desk->queue[(desk->first + desk->count++) % WAITING_MOST] = (errand){nm_exchange_hold(x), fn};
-        pthread_cond_signal(&desk->more);
-    }
+    bool room = put_in(desk, (errand){.x = held, .fn = fn});
     pthread_mutex_unlock(&desk->lock);
+    if (!room) nm_exchange_release(&held);
     return room;
+}
+
+static const char *why_not(const nm_desk *desk) { return desk && desk->why ? desk->why : "this server keeps nothing for the page"; }
+
+nm_err nm_desk_export(nm_desk *desk, const char *what, nm_str *lines)
+{
+    wanted w = {.what = what, .lines = lines};
+    if (!desk || !desk->started || !desk->chats) return nm_fail(NM_REFUSED, "%s", why_not(desk));
+    pthread_mutex_lock(&desk->lock);
+    bool room = put_in(desk, (errand){.wanted = &w});
+    while (room && !w.over) pthread_cond_wait(&desk->done, &desk->lock);
+    pthread_mutex_unlock(&desk->lock);
+    if (!room) return nm_fail(NM_NO_MEMORY, "the disk does not keep up: try again");
+    return w.err == NM_OK ? NM_OK : nm_fail(w.err, "%s", w.why);
 }
 
 void nm_desk_take(nm_exchange *x, void *server, nm_desk_fn fn, bool chats)
 {
     nm_desk *desk = ((nm_server *)server)->desk;
     bool kept = desk && desk->started && (desk->chats || !chats);
-    if (!kept) nm_exchange_fail(x, 503, NULL, "not_kept", desk && desk->why ? desk->why : "this server keeps nothing for the page");
-    else if (!put_in(desk, x, fn)) nm_exchange_fail(x, 503, NULL, "queue_full", "the disk does not keep up: try again");
+    if (!kept) nm_exchange_fail(x, 503, NULL, "not_kept", why_not(desk));
+    else if (!put_exchange(desk, x, fn)) nm_exchange_fail(x, 503, NULL, "queue_full", "the disk does not keep up: try again");
 }
 
 nm_err nm_desk_body(const nm_desk_work *work, json_t **body)

@@ -165,6 +165,9 @@ typedef struct nm_served {
     const char *name, *template_text;   /* template_text NULL: there is none */
     int32_t context;
     const struct nm_persona *persona;   /* that was named (hub/personas.h), or NULL */
+    const nm_adapter *const *adapters;  /* of the stack, in order, n_adapters of them with their scales */
+    const float *scales;
+    size_t n_adapters;
     const struct nm_variant *variant;   /* the engine's own */
 } nm_served;
 typedef void (*nm_call_fn)(void *arg, const nm_served *served, nm_err err);
@@ -174,6 +177,18 @@ nm_err nm_engine_call_text(nm_engine *engine, const char *name, size_t bytes, nm
 /* The prompt that a request would have: text (NULL for ids) and tokens. On the engine's thread, inside an nm_call_fn. *text, *ids: nm_free. cancel may be NULL; when it turns
  * non-zero: NM_INTERRUPTED. */
 nm_err nm_served_prompt(const nm_served *served, const nm_ask *ask, const volatile sig_atomic_t *cancel, char **text, size_t *length, int32_t **ids, size_t *count);
+
+/* Work beside requests (held.c): the model stays open with its stack, though nobody asks and room is wanted, until it is released: before the engine is closed. Waits until
+ * the model is open, and so not on a thread of the engine. */
+typedef struct nm_held nm_held;
+nm_err nm_engine_hold(nm_engine *engine, const char *name, nm_held **out);
+const nm_served *nm_held_served(const nm_held *held);
+/* So many bytes of the engine's bound are spoken for from now on, in place of those that were. NM_NO_MEMORY where they are not free even after idle models and kept
+ * prefixes have gone; then none are. Waits. */
+nm_err nm_held_reserve(nm_held *held, uint64_t bytes);
+/* What could be reserved so that requests still have some room. */
+uint64_t nm_held_room(const nm_held *held);
+void nm_held_release(nm_held **held);
 
 /* Embeddings: the mean over a text's tokens of the last norm's output ("mean"), or of its last token ("last"), of length 1. vectors: n x n_embd, valid during the call. */
 typedef void (*nm_embed_fn)(void *arg, const float *vectors, size_t n, int32_t n_embd, int32_t tokens, const nm_ended *ended);
@@ -196,5 +211,7 @@ void nm_engine_count(nm_engine *engine, nm_engine_counts *out);
 /* vLLM's dynamic adapters: a further name for an adapter at a path inside the store. NM_USAGE (a number, or a name that is taken), NM_NOT_FOUND, NM_REFUSED (a path outside). */
 nm_err nm_engine_add_adapter(nm_engine *engine, const char *name, const char *path);
 nm_err nm_engine_remove_adapter(nm_engine *engine, const char *name);
+/* What was at this path has been removed: nothing of it is used for what is asked from now on, though another adapter should come there. */
+void nm_engine_forget_adapter(nm_engine *engine, const char *path);
 
 #endif

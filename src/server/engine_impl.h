@@ -29,6 +29,14 @@ enum {
 
 typedef struct nm_variant nm_variant;
 
+/* An adapter that is open for a base. What a path holds may change, as it is taught further or taken away: then the old contents are stale, and go with their last stack. */
+typedef struct nm_open_adapter {
+    nm_adapter *adapter;
+    char *path, *mark;              /* mark: of the contents (nm_adapter_mark) */
+    int32_t users;                  /* stacks */
+    bool stale;
+} nm_open_adapter;
+
 typedef struct nm_base {            /* a model that can be named; open or not */
     char *name;                     /* as told to clients */
     nm_found found;
@@ -38,7 +46,7 @@ typedef struct nm_base {            /* a model that can be named; open or not */
     nm_runner *runner;              /* the loop's */
     int32_t context;
     double rate;                    /* rows of a prompt a second, as the loop measured; 0 = not yet */
-    nm_adapter **adapter;           /* opened for it */
+    nm_open_adapter **adapter;      /* opened for it; the list changes under the lock */
     size_t adapters, adapter_capacity;
     nm_variant **variant;           /* stacks on it */
     size_t variants, variant_capacity;
@@ -51,8 +59,12 @@ typedef struct nm_base {            /* a model that can be named; open or not */
 struct nm_variant {                 /* a base with a stack: what a request's name means */
     nm_base *base;
     char *name;                     /* BASE{+ADAPTER=SCALE}, or PERSONA{+ADAPTER=SCALE} */
-    char *key;                      /* the adapters' files and scales, and the persona's text */
-    nm_stack *stack;                /* NULL: the base alone */
+    char *key;                      /* the adapters' files, their contents and scales, and the persona's text */
+    nm_stack *stack;                /* of the `parts` adapters; NULL: the base alone */
+    nm_open_adapter **part;
+    const nm_adapter **adapter;     /* theirs */
+    float *scale;
+    size_t parts;
     nm_template *tmpl;              /* NULL: there is none */
     const char *template_text;
     nm_persona *persona;            /* NULL: the stack alone was named */
@@ -159,7 +171,8 @@ struct nm_engine {
     size_t n_added, added_capacity;
     uint64_t memory;                /* bytes for models, sessions and kept prefixes */
     uint64_t at_work;               /* bytes reserved for sessions of answers under way */
-    uint64_t want_room;             /* bytes that the slow clerk waits for; the loop makes them */
+    uint64_t reserved;              /* and for work beside requests (held.c) */
+    uint64_t want_room;             /* bytes that somebody waits for; the loop makes them */
     nm_kept *kept;
     size_t n_kept, kept_capacity;
     uint64_t kept_most;             /* bytes */
@@ -182,8 +195,10 @@ void nm_names_leave(nm_engine *e, nm_variant *variant, double keep_alive);     /
 void nm_names_reap(nm_engine *e, double now);
 /* The base whose file this is, under whatever path; NULL. */
 nm_base *nm_names_at(const nm_engine *e, const char *path);
-uint64_t nm_names_bytes(const nm_engine *e);    /* of open models; under the lock */
+uint64_t nm_names_bytes(const nm_engine *e);    /* of open models, and what is reserved beside requests; under the lock */
 uint64_t nm_session_need(const nm_engine *e, const nm_base *base, size_t tokens);       /* bytes of a session of so many */
+/* Asks the loop for so many bytes, and waits until it tried. Under the lock, not on the loop's thread. */
+void nm_names_make_room(nm_engine *e, uint64_t bytes);
 
 /* prompt.c */
 /* `within` also ends rendering. Of a prompt of more tokens than it lets through *ids is NULL, and *count says how many there are at least. */
@@ -233,6 +248,8 @@ nm_err nm_kept_session(nm_engine *e, nm_job *job, nm_session **out);
 void nm_kept_put(nm_engine *e, nm_variant *variant, nm_session *session);
 /* Forgets the longest unused until `bytes` at most are left; all those of `base` where it is given: then it may be in use until they are in files. Under the lock. */
 void nm_kept_trim(nm_engine *e, uint64_t bytes, const nm_base *base);
+/* Those of a stack whose adapters have changed, for good. Under the lock. */
+void nm_kept_drop(nm_engine *e, const nm_variant *variant);
 /* All of them, at once and for good: memory lacks. Under the lock. */
 void nm_kept_forget(nm_engine *e);
 uint64_t nm_kept_bytes(const nm_engine *e);

@@ -90,6 +90,13 @@ void nm_kept_forget(nm_engine *e)
     while (e->n_kept) drop(e, e->n_kept - 1);
 }
 
+void nm_kept_drop(nm_engine *e, const nm_variant *variant)
+{
+    for (size_t i = 0; i < e->n_kept;)
+        if (e->kept[i].variant == variant) drop(e, i);
+        else i++;
+}
+
 void nm_kept_trim(nm_engine *e, uint64_t bytes, const nm_base *base)
 {
     for (size_t i = 0; base && i < e->n_kept;)

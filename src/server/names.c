@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 
 #include "os/clock.h"
 #include "os/file.h"
@@ -14,7 +15,7 @@
 enum { NAME_LONGEST = 1024, VARIANTS_MOST = 64, STACK_MOST = 64, CONTEXT_UNKNOWN = 4096, CONTEXT_LEAST = 512 };
 
 /* One adapter of a name. */
-typedef struct part { nm_named_adapter a; float scale; } part;
+typedef struct part { nm_named_adapter a; float scale; char *mark; } part;
 typedef struct parts {
     part part[STACK_MOST];
     size_t count;
@@ -24,7 +25,7 @@ typedef struct parts {
 
 static void free_parts(parts *p)
 {
-    for (size_t i = 0; i < p->count; i++) nm_free(p->part[i].a.name), nm_free(p->part[i].a.path);
+    for (size_t i = 0; i < p->count; i++) nm_free(p->part[i].a.name), nm_free(p->part[i].a.path), nm_free(p->part[i].mark);
     nm_persona_free(p->persona);
     p->persona = NULL;
     p->count = 0;
@@ -342,7 +343,7 @@ static nm_err variant_name(char **out, const nm_base *b, const parts *p)
 
 uint64_t nm_names_bytes(const nm_engine *e)
 {
-    uint64_t bytes = 0;
+    uint64_t bytes = e->reserved;
     for (size_t i = 0; i < e->bases; i++)
         if (e->base[i]->model) bytes += nm_model_describe(e->base[i]->model)->weight_bytes + nm_runner_bytes(e->base[i]->runner);
     return bytes;
@@ -355,13 +356,24 @@ uint64_t nm_session_need(const nm_engine *e, const nm_base *b, size_t tokens)
     return tokens ? nm_session_bytes(b->model, &o) : 0;
 }
 
-/* Asks the loop to make room, and waits until it tried. */
+static void wait_for_room(nm_engine *e)
+{
+    while (e->want_room && !e->closes && e->loop_runs) pthread_cond_wait(&e->work, &e->lock);
+}
+
+/* One after the other: somebody else's wish is seen to first. */
+void nm_names_make_room(nm_engine *e, uint64_t bytes)
+{
+    wait_for_room(e);
+    e->want_room = bytes;
+    pthread_cond_broadcast(&e->work);
+    wait_for_room(e);
+}
+
 static nm_err make_room(nm_engine *e, const nm_base *b)
 {
     pthread_mutex_lock(&e->lock);
-    e->want_room = b->found.bytes;
-    pthread_cond_broadcast(&e->work);
-    while (e->want_room && !e->closes && e->loop_runs) pthread_cond_wait(&e->work, &e->lock);
+    nm_names_make_room(e, b->found.bytes);
     uint64_t used = nm_names_bytes(e);
     bool first = used == 0;     /* the bound is a guess: one model is always tried */
     bool fits_in = first || used + e->at_work + b->found.bytes <= e->memory;
@@ -419,9 +431,92 @@ static nm_err open_base(nm_engine *e, nm_base *b)
     return err;
 }
 
+/* ---- Adapters and stacks ---------------------------------------------------------------------------------------------------- */
+
+/* What tells one contents of a path from another without reading it: a file that is written whole and renamed has another inode or time. */
+static nm_err adapter_mark(char **mark, const char *path)
+{
+    nm_str s = {0};
+    struct stat st = {0};
+    nm_err err = nm_str_printf(&s, "%s/adapter_model.safetensors", path);
+    if (err == NM_OK && stat(s.data, &st) && stat(path, &st)) st = (struct stat){0};
+    s.length = 0;
+    if (err == NM_OK) err = nm_str_printf(&s, "%llx-%llx-%llx-%llx.%lx", (unsigned long long)st.st_dev, (unsigned long long)st.st_ino, (unsigned long long)st.st_size,
+        (unsigned long long)st.st_mtim.tv_sec, (unsigned long)st.st_mtim.tv_nsec);
+    if (err == NM_OK) *mark = nm_str_take(&s, NULL);
+    nm_str_free(&s);
+    return err;
+}
+
+static void close_adapter(nm_open_adapter *a)
+{
+    nm_adapter_close(&a->adapter);
+    nm_free(a->path);
+    nm_free(a->mark);
+    nm_free(a);
+}
+
+/* Under the lock: what the path held up to now, whoever still uses it. mark NULL: whatever it holds. */
+static void make_stale(nm_base *b, const char *path, const char *mark)
+{
+    for (size_t i = 0; i < b->adapters; i++)
+        if (!strcmp(b->adapter[i]->path, path) && (!mark || strcmp(b->adapter[i]->mark, mark))) b->adapter[i]->stale = true;
+}
+
+void nm_engine_forget_adapter(nm_engine *e, const char *path)
+{
+    pthread_mutex_lock(&e->lock);
+    for (size_t i = 0; i < e->bases; i++) make_stale(e->base[i], path, NULL);
+    pthread_cond_broadcast(&e->work);
+    pthread_mutex_unlock(&e->lock);
+}
+
+/* With one user more; NULL if it is not open. */
+static nm_open_adapter *known_adapter(nm_engine *e, nm_base *b, const char *path, const char *mark)
+{
+    nm_open_adapter *found = NULL;
+    pthread_mutex_lock(&e->lock);
+    for (size_t i = 0; !found && i < b->adapters; i++)
+        if (!b->adapter[i]->stale && !strcmp(b->adapter[i]->path, path) && !strcmp(b->adapter[i]->mark, mark)) found = b->adapter[i];
+    if (found) found->users++;
+    pthread_mutex_unlock(&e->lock);
+    return found;
+}
+
+static nm_err open_adapter(nm_engine *e, nm_base *b, const char *path, const char *mark, nm_open_adapter **out)
+{
+    nm_open_adapter *a = nm_calloc(1, sizeof *a);
+    if (!a) return nm_fail_memory(sizeof *a);
+    a->users = 1;
+    a->path = nm_strndup(path, strlen(path));
+    a->mark = nm_strndup(mark, strlen(mark));
+    nm_err err = a->path && a->mark ? nm_adapter_open(&a->adapter, b->model, path, e->options.force) : nm_fail_memory(strlen(path));
+    pthread_mutex_lock(&e->lock);
+    if (err == NM_OK) err = NM_GROW(b->adapter, b->adapter_capacity, b->adapters + 1);
+    if (err == NM_OK) {
+        make_stale(b, path, mark);
+        b->adapter[b->adapters++] = *out = a;
+    }
+    pthread_mutex_unlock(&e->lock);
+    if (err != NM_OK) close_adapter(a);
+    return err;
+}
+
+/* The open adapter of this path and these contents, with one user more; opened now if it was not. */
+static nm_err need_adapter(nm_engine *e, nm_base *b, const char *path, const char *mark, nm_open_adapter **out)
+{
+    *out = known_adapter(e, b, path, mark);
+    return *out ? NM_OK : open_adapter(e, b, path, mark, out);
+}
+
+/* Under the lock. */
 static void close_variant(nm_variant *v)
 {
     nm_stack_close(&v->stack);
+    for (size_t i = 0; i < v->parts; i++) v->part[i]->users--;
+    nm_free(v->part);
+    nm_free(v->adapter);
+    nm_free(v->scale);
     nm_template_close(&v->tmpl);
     nm_persona_free(v->persona);
     nm_free(v->name);
@@ -432,7 +527,7 @@ static void close_variant(nm_variant *v)
 static void close_base(nm_base *b)
 {
     for (size_t i = 0; i < b->variants; i++) close_variant(b->variant[i]);
-    for (size_t i = 0; i < b->adapters; i++) nm_adapter_close(&b->adapter[i]);
+    for (size_t i = 0; i < b->adapters; i++) close_adapter(b->adapter[i]);
     b->variants = b->adapters = 0;
     nm_free(b->control);
     b->control = NULL;
@@ -441,28 +536,12 @@ static void close_base(nm_base *b)
     nm_model_close(&b->model);
 }
 
-/* The open adapter of this path; opened now if it was not. */
-static nm_err need_adapter(nm_engine *e, nm_base *b, const char *path, const nm_adapter **out)
-{
-    for (size_t i = 0; i < b->adapters; i++)
-        if (!strcmp(nm_adapter_describe(b->adapter[i])->path, path)) {
-            *out = b->adapter[i];
-            return NM_OK;
-        }
-    nm_adapter *a;
-    NM_TRY(NM_GROW(b->adapter, b->adapter_capacity, b->adapters + 1));
-    NM_TRY(nm_adapter_open(&a, b->model, path, e->options.force));
-    b->adapter[b->adapters++] = a;
-    *out = a;
-    return NM_OK;
-}
-
 /* A persona's template comes first, then what adapters were taught in, the last that tells it, then the model's own. */
-static nm_err open_template(nm_variant *v, const nm_adapter *const *adapters, const parts *p)
+static nm_err open_template(nm_variant *v, const parts *p)
 {
     v->template_text = nm_model_template(v->base->model, NULL);
     for (size_t i = 0; i < p->count; i++) {
-        const char *format = nm_adapter_describe(adapters[i])->prompt_format;
+        const char *format = nm_adapter_describe(v->adapter[i])->prompt_format;
         if (!*format || p->part[i].scale == 0) continue;
         v->template_text = nm_format_template(format);
         if (!v->template_text) return nm_fail(NM_REFUSED, "%s was taught in the prompt format \"%s\", which this version does not know", p->part[i].a.name, format);
@@ -473,24 +552,30 @@ static nm_err open_template(nm_variant *v, const nm_adapter *const *adapters, co
 
 static nm_err fill_variant(nm_engine *e, nm_variant *v, const parts *p)
 {
-    const nm_adapter *adapters[STACK_MOST];
-    float scales[STACK_MOST];
-    for (size_t i = 0; i < p->count; i++) {
-        nm_err err = need_adapter(e, v->base, p->part[i].a.path, &adapters[i]);
+    size_t n = p->count;
+    v->part = nm_calloc(n, sizeof *v->part);
+    v->adapter = nm_calloc(n, sizeof *v->adapter);
+    v->scale = nm_calloc(n, sizeof *v->scale);
+    if (!v->part || !v->adapter || !v->scale) return nm_fail_memory(n * sizeof *v->part);
+    for (size_t i = 0; i < n; i++) {
+        nm_err err = need_adapter(e, v->base, p->part[i].a.path, p->part[i].mark, &v->part[i]);
         if (err == NM_BAD_FILE || err == NM_REFUSED) return nm_fail(NM_USAGE, "the adapter \"%s\" does not fit %s", p->part[i].a.name, v->base->name);
         NM_TRY(err);
-        scales[i] = p->part[i].scale;
+        v->parts = i + 1;
+        v->adapter[i] = v->part[i]->adapter;
+        v->scale[i] = p->part[i].scale;
     }
-    if (p->count) NM_TRY(nm_stack_open(&v->stack, v->base->model, adapters, scales, p->count));
-    return open_template(v, adapters, p);
+    if (n) NM_TRY(nm_stack_open(&v->stack, v->base->model, v->adapter, v->scale, n));
+    return open_template(v, p);
 }
 
-/* What a stack is: files and scales, and a persona's text. A name may come to mean another file, and a persona be saved anew. */
-static nm_err variant_key(char **out, const parts *p)
+/* What a stack is: files, their contents and scales, and a persona's text. A name may come to mean another file, a file be taught further, and a persona be saved anew. */
+static nm_err variant_key(char **out, parts *p)
 {
     nm_str s = {0};
+    for (size_t i = 0; i < p->count; i++) NM_TRY(adapter_mark(&p->part[i].mark, p->part[i].a.path));
     nm_err err = p->persona ? nm_str_printf(&s, "%s\n%s\n", p->persona->name, p->persona->text) : nm_str_puts(&s, "");
-    for (size_t i = 0; err == NM_OK && i < p->count; i++) err = nm_str_printf(&s, "%s\n%.9g\n", p->part[i].a.path, (double)p->part[i].scale);
+    for (size_t i = 0; err == NM_OK && i < p->count; i++) err = nm_str_printf(&s, "%s\n%s\n%.9g\n", p->part[i].a.path, p->part[i].mark, (double)p->part[i].scale);
     if (err == NM_OK) *out = nm_str_take(&s, NULL);
     nm_str_free(&s);
     return err;
@@ -523,10 +608,9 @@ static nm_err open_variant(nm_engine *e, nm_base *b, const char *key, parts *p, 
     if (err == NM_OK) err = fill_variant(e, v, p);
     pthread_mutex_lock(&e->lock);
     if (err == NM_OK) err = NM_GROW(b->variant, b->variant_capacity, b->variants + 1);
-    if (err == NM_OK) b->variant[b->variants++] = v;
+    if (err == NM_OK) b->variant[b->variants++] = *out = v;
+    else close_variant(v);
     pthread_mutex_unlock(&e->lock);
-    if (err != NM_OK) close_variant(v);
-    else *out = v;
     return err;
 }
 
@@ -584,6 +668,31 @@ void nm_names_leave(nm_engine *e, nm_variant *v, double keep_alive)
 
 /* ---- Closing ------------------------------------------------------------------------------------------------------------------ */
 
+static bool is_stale(const nm_variant *v)
+{
+    for (size_t i = 0; i < v->parts; i++)
+        if (v->part[i]->stale) return true;
+    return false;
+}
+
+/* Stacks of adapters that have changed or gone: no name means them any more. */
+static void reap_stale(nm_engine *e, nm_base *b)
+{
+    for (size_t i = b->variants; i-- > 0;) {
+        nm_variant *v = b->variant[i];
+        if (!is_stale(v)) continue;
+        nm_kept_drop(e, v);
+        if (v->users) continue;
+        close_variant(v);
+        b->variant[i] = b->variant[--b->variants];
+    }
+    for (size_t i = b->adapters; i-- > 0;) {
+        if (!b->adapter[i]->stale || b->adapter[i]->users) continue;
+        close_adapter(b->adapter[i]);
+        b->adapter[i] = b->adapter[--b->adapters];
+    }
+}
+
 /* Stacks that nobody uses, beyond a number: sliders make many. */
 static void reap_variants(nm_base *b)
 {
@@ -617,6 +726,7 @@ void nm_names_reap(nm_engine *e, double now)
 {
     for (size_t i = 0; i < e->bases; i++) {
         nm_base *b = e->base[i];
+        reap_stale(e, b);
         reap_variants(b);
         if (b->model && !b->users && b->keep_alive > 0 && now - b->last_used > b->keep_alive) let_go(e, b);
     }

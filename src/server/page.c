@@ -17,10 +17,13 @@
 #define WEB_FILES(X) \
     X(nm_web_index, "index.html", HTML) X(nm_web_style, "app.css", "text/css; charset=utf-8") X(nm_web_icon, "icon.svg", "image/svg+xml") \
     X(nm_web_theme, "theme.js", SCRIPT) X(nm_web_app, "app.js", SCRIPT) X(nm_web_api, "api.js", SCRIPT) X(nm_web_compare, "compare.js", SCRIPT) \
-    X(nm_web_dom, "dom.js", SCRIPT) X(nm_web_feedback, "feedback.js", SCRIPT) X(nm_web_highlight, "highlight.js", SCRIPT) \
+    X(nm_web_curve, "curve.js", SCRIPT) X(nm_web_dom, "dom.js", SCRIPT) X(nm_web_effect, "effect.js", SCRIPT) \
+    X(nm_web_feedback, "feedback.js", SCRIPT) X(nm_web_foresee, "foresee.js", SCRIPT) X(nm_web_highlight, "highlight.js", SCRIPT) \
+    X(nm_web_learning, "learning.js", SCRIPT) X(nm_web_lesson, "lesson.js", SCRIPT) \
     X(nm_web_markdown, "markdown.js", SCRIPT) X(nm_web_message, "message.js", SCRIPT) X(nm_web_panel, "panel.js", SCRIPT) \
     X(nm_web_sidebar, "sidebar.js", SCRIPT) X(nm_web_stack, "stack.js", SCRIPT) X(nm_web_store, "store.js", SCRIPT) \
-    X(nm_web_thread, "thread.js", SCRIPT) X(nm_web_tokens, "tokens.js", SCRIPT)
+    X(nm_web_teach, "teach.js", SCRIPT) X(nm_web_thread, "thread.js", SCRIPT) X(nm_web_tokens, "tokens.js", SCRIPT) \
+    X(nm_web_training, "training.js", SCRIPT) X(nm_web_words, "words.js", SCRIPT)
 
 #define TAKEN_IN(symbol, file, type) TEXT(symbol, file);
 WEB_FILES(TAKEN_IN)

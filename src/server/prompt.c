@@ -393,7 +393,7 @@ nm_err nm_prompt_make(const nm_variant *v, const nm_ask *ask, const nm_tokenize_
 nm_served nm_variant_served(const nm_variant *v)
 {
     return (nm_served){.model = v->base->model, .stack = v->stack, .name = v->name, .template_text = v->template_text, .context = v->base->context, .persona = v->persona,
-        .variant = v};
+        .adapters = v->adapter, .scales = v->scale, .n_adapters = v->parts, .variant = v};
 }
 
 nm_err nm_served_prompt(const nm_served *served, const nm_ask *ask, const volatile sig_atomic_t *cancel, char **text, size_t *length, int32_t **ids, size_t *count)

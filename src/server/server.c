@@ -9,12 +9,14 @@
 #include "os/clock.h"
 
 /* The first that fits a path wins. */
-static const nm_route *const tables[] = {nm_routes_openai, nm_routes_anthropic, nm_routes_ollama, nm_routes_llamacpp, nm_routes_page, nm_routes_personas, nm_routes_chats, NULL};
+static const nm_route *const tables[] = {nm_routes_openai, nm_routes_anthropic, nm_routes_ollama, nm_routes_llamacpp, nm_routes_page, nm_routes_personas, nm_routes_teach,
+    nm_routes_chats, NULL};
 
 /* What the page keeps is no reason not to serve: the user is told, and the page. */
 static void open_desk(nm_server *s)
 {
     if (nm_desk_open(&s->desk, NULL, s->engine) != NM_OK && s->options->note) s->options->note(s->options->note_arg, nm_error_text());
+    if (nm_teach_open(&s->teach, s) != NM_OK && s->options->note) s->options->note(s->options->note_arg, nm_error_text());
 }
 
 /* Closing ends what the engine has begun with errors of its own: the one that is the reason stays the one that is told. */
@@ -56,8 +58,10 @@ void nm_server_close(nm_server **server, double seconds)
     *server = NULL;
     if (!s) return;
     if (s->http) nm_http_quiesce(s->http);
+    nm_teach_end(s->teach);
     if (s->http && seconds > 0) drain(s, seconds);
     nm_http_close(&s->http);
+    nm_teach_close(&s->teach);
     nm_desk_close(&s->desk);
     nm_engine_close(&s->engine);
     nm_free(s);

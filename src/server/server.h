@@ -2,6 +2,7 @@
 #ifndef NM_SERVER_SERVER_H
 #define NM_SERVER_SERVER_H
 
+#include "base/str.h"
 #include "server/engine.h"
 #include "server/http.h"
 
@@ -13,6 +14,7 @@ typedef struct nm_server {          /* the context of every handler */
     const char *host;
     bool keyed;                     /* a key is asked for */
     struct nm_desk *desk;           /* what the page keeps; NULL: nothing is kept */
+    struct nm_teach *teach;         /* what is taught (teach.h) */
 } nm_server;
 
 /* Opens what the page keeps (path NULL: chats.db in the user's data folder), and works on it on a thread of its own. After an error, which is to be told to the
@@ -20,8 +22,19 @@ typedef struct nm_server {          /* the context of every handler */
 typedef struct nm_desk nm_desk;
 nm_err nm_desk_open(nm_desk **out, const char *path, nm_engine *engine);
 void nm_desk_close(nm_desk **desk);
+/* nm_chats_export of all conversations, for other threads of the server: waits for the desk's. desk may be NULL. */
+nm_err nm_desk_export(nm_desk *desk, const char *what, nm_str *lines);
 
-extern const nm_route nm_routes_openai[], nm_routes_anthropic[], nm_routes_ollama[], nm_routes_llamacpp[], nm_routes_page[], nm_routes_personas[], nm_routes_chats[];
+/* Files to teach from and the one run of teaching, kept in the user's data folder. An error is to be told to the user and no reason to end: nothing is taught then. */
+typedef struct nm_teach nm_teach;
+nm_err nm_teach_open(nm_teach **out, struct nm_server *server);
+/* What is being taught stops, with its checkpoint; streams of its events end. Returns at once; teach may be NULL. */
+void nm_teach_end(nm_teach *teach);
+/* To be closed after HTTP and before the engine. */
+void nm_teach_close(nm_teach **teach);
+
+extern const nm_route nm_routes_openai[], nm_routes_anthropic[], nm_routes_ollama[], nm_routes_llamacpp[], nm_routes_page[], nm_routes_personas[], nm_routes_chats[],
+    nm_routes_teach[];
 
 /* Answers GET / with the page where HTML is accepted: that route is dialect_ollama.c's. */
 void nm_page_index(nm_exchange *x, void *context);

@@ -21,10 +21,10 @@ static void free_all(nm_request *r)
     nm_free(t);
 }
 
-void *nm_task_new(nm_exchange *x, nm_server *server, size_t size, void (*drop)(void *task))
+void *nm_task_new_asking(nm_exchange *x, nm_server *server, size_t size, void (*drop)(void *task), size_t jobs)
 {
     nm_task *t = nm_calloc(1, size);
-    nm_err err = t ? nm_request_open(&t->base, x, 1, free_all) : nm_fail_memory(size);
+    nm_err err = t ? nm_request_open(&t->base, x, jobs, free_all) : nm_fail_memory(size);
     if (err != NM_OK) {
         nm_exchange_fail_err(x, err);
         nm_free(t);
@@ -35,12 +35,14 @@ void *nm_task_new(nm_exchange *x, nm_server *server, size_t size, void (*drop)(v
     return t;
 }
 
+void *nm_task_new(nm_exchange *x, nm_server *server, size_t size, void (*drop)(void *task)) { return nm_task_new_asking(x, server, size, drop, 1); }
+
 void nm_task_release(void *task) { nm_request_release(task); }
 
 void nm_task_ask(nm_task *t, const nm_ask *ask, nm_listener listener)
 {
     listener.arg = t;
-    nm_err err = nm_request_ask(&t->base, t->server->engine, 0, ask, &listener);
+    nm_err err = nm_request_ask(&t->base, t->server->engine, t->asked++, ask, &listener);
     if (err != NM_OK) nm_task_fail(t, err);
 }
 

@@ -12,11 +12,14 @@ typedef struct nm_task {
     nm_request base;
     nm_server *server;
     void (*drop)(void *task);       /* frees what the dialect keeps in it; may be NULL */
+    size_t asked;                   /* jobs so far */
     bool begun, over;               /* the answer's stream; one thread at a time */
 } nm_task;
 
 /* Zeroed, of `size` bytes, held once by its maker; its job ends when the client goes. On failure the exchange has been answered, and NULL comes back. */
 void *nm_task_new(nm_exchange *x, nm_server *server, size_t size, void (*drop)(void *task));
+/* The same for one that asks the engine `jobs` times, one after the other. */
+void *nm_task_new_asking(nm_exchange *x, nm_server *server, size_t size, void (*drop)(void *task), size_t jobs);
 void nm_task_release(void *task);
 /* Asks the engine; arg of the listener becomes the task, whose `ended` must call nm_task_release. What the engine refuses at once is answered here. */
 void nm_task_ask(nm_task *task, const nm_ask *ask, nm_listener listener);

@@ -40,7 +40,7 @@ IDLE = f'!document.querySelector(".running") && document.querySelector(".send")?
 
 class Flows:
     def __init__(self, browser, page, url, folder):
-        self.browser, self.page, self.url, self.folder = browser, page, url.rstrip('/'), folder
+        self.browser, self.page, self.url, self.folder, self.teaches = browser, page, url.rstrip('/'), folder, False
 
     async def say(self, text, wait=True):
         await self.page.js('document.getElementById("prompt").focus()')
@@ -62,6 +62,17 @@ class Flows:
     async def fresh_here(self):
         await self.page.js('location.hash = "#/"; dispatchEvent(new HashChangeEvent("hashchange"))')
         await self.page.until('document.querySelector(".greeting:not([hidden])")')
+
+    async def reload(self):
+        """Until the old page is gone: it may look as the new one is to."""
+        await self.page.js('window.before = true')
+        await self.page.send('Page.reload')
+        for _ in range(3):
+            try:
+                await self.page.until('!window.before && document.readyState === "complete" && document.querySelector("main header")', 'the page is drawn anew')
+                return
+            except RuntimeError:        # asked just when the one gave way to the other
+                pass
 
     async def intercepted(self, pattern, answer):
         self.page.intercept = answer
@@ -137,7 +148,7 @@ class Flows:
         await self.page.click('.assistant .actions button', 'A good answer')
         await asyncio.sleep(0.5)
         hash_ = await self.page.js('location.hash')
-        await self.page.send('Page.reload')
+        await self.reload()
         await self.page.until(f'location.hash === {json.dumps(hash_)} && {LAST}?.querySelector(".body").textContent === "An apple, corrected"', 'it is there after a reload')
         assert await self.page.js(f'{LAST}.querySelector("[data-rating=\\"1\\"]").getAttribute("aria-pressed")') == 'true'
         assert await self.page.js('document.querySelector(".user .branches span").textContent') == '2/2'
@@ -174,14 +185,15 @@ class Flows:
         await self.page.until('location.hash === "#/" && ![...document.querySelectorAll(".chat")].some(c => c.textContent === "Another name")')
 
     async def half_an_answer_is_kept(self):
-        await self.fresh({'max_tokens': 4000, 'temperature': 1.5})
-        await self.say('Write a very long and slow story about ten thousand', wait=False)
+        await self.fresh({'max_tokens': 4000, 'temperature': 0})
+        await self.say('Count from one to ten thousand, one number a line', wait=False)
         await asyncio.sleep(3)
         if not await self.page.js('!!document.querySelector(".running")'):
             return 'the model says too little'
-        await self.page.send('Page.reload')
-        await self.page.until(f'{LAST}?.querySelector(".body").textContent.length > 0', 'what had come is there after a reload')
-        assert 'stopped' in await self.page.js(f'{LAST}.querySelector(".actions").textContent')
+        await self.reload()
+        await self.page.until(f'{LAST}?.querySelector(".actions button") && {LAST}.querySelector(".body").textContent.length > 0', 'what had come is there after a reload')
+        told = await self.page.js(f'{LAST}.textContent.slice(-300)')
+        assert 'stopped' in told, told
 
     async def deleted_while_it_answers(self):
         await self.fresh({'max_tokens': 4000})
@@ -190,7 +202,7 @@ class Flows:
         await self.page.click('dialog button', 'Delete')
         await self.page.until('location.hash === "#/" && ![...document.querySelectorAll(".chat")].some(c => c.textContent.includes("twenty thousand"))')
         await asyncio.sleep(0.7)
-        await self.page.send('Page.reload')
+        await self.reload()
         await self.page.until('document.querySelectorAll(".chat").length > 1')
         assert not await self.page.js('[...document.querySelectorAll(".chat")].some(c => c.textContent.includes("twenty thousand"))')
 
@@ -252,7 +264,7 @@ class Flows:
         assert len(set(seen)) == 3 and 'dark' in ''.join(seen), seen
         await self.page.click('.theme')
         await self.page.click('.theme')       # dark stays after a reload
-        await self.page.send('Page.reload')
+        await self.reload()
         await self.page.until('document.documentElement?.dataset.theme === "dark" && document.querySelector(".theme")')
         await self.page.click('.theme')
 
@@ -389,6 +401,234 @@ class Flows:
         await self.page.size(1280, 860)
         assert 'Message' in names and 'New conversation' in names and 'Compare blindly' in names, names
 
+    # ---- Teach and See ----
+
+    async def taught_by(self, *files):
+        await self.page.js('location.hash = "#/teach"')
+        await self.page.until('document.querySelector(".lesson, .run, .teach .lead")')
+        if files:
+            document = await self.page.send('DOM.getDocument')
+            input_ = await self.page.send('DOM.querySelector', nodeId=document['root']['nodeId'], selector='#lesson-files')
+            await self.page.send('DOM.setFileInputFiles', files=list(files), nodeId=input_['nodeId'])
+
+    def lines(self, name, count):
+        """Data of so many short lessons."""
+        path = os.path.join(self.browser.folder, name)
+        with open(path, 'w', encoding='utf-8') as file:
+            for i in range(count):
+                file.write(json.dumps({'prompt': f'What is {i}?', 'completion': f'Aye, it be the number {i}, arr!'}) + '\n')
+        return path
+
+    async def fill(self, selector, value):
+        await self.page.js(f'(e => {{ e.value = {json.dumps(value)}; e.dispatchEvent(new Event("input")); }})(document.querySelector({json.dumps(selector)}))')
+
+    async def lesson_is_put_together(self):
+        """A file is dropped, one of the wrong kind is refused; a name is suggested; feedback is counted. What the tab remembers of a lesson is there."""
+        await self.page.js('sessionStorage.setItem("lesson", JSON.stringify({settings: {meter: 256}}))')      # less to measure than usual
+        await self.page.go(self.url + '/?lesson#/teach')
+        await self.taught_by()
+        if await self.page.js('!!document.querySelector(".teach > .lead")'):
+            self.teaches = False
+            return 'the server does not teach'
+        self.teaches = True
+        assert await self.page.js('document.querySelector(".chips li").textContent') == 'meter 256'
+        await self.page.click('.ways button', 'Go')
+        await self.page.until('document.querySelector(".teach .failed:not([hidden])")?.textContent.includes("Choose what is taught")')
+        box = await self.page.js('(() => { const e = document.querySelector(".drop"); e.scrollIntoView(); const r = e.getBoundingClientRect(); return [r.left + 40, r.top + 20]; })()')
+        data = {'items': [], 'files': [self.lines('talks.jsonl', 40), self.lines('picture.png', 1)], 'dragOperationsMask': 1}
+        for kind in ('dragEnter', 'dragOver', 'drop'):
+            await self.page.send('Input.dispatchDragEvent', type=kind, x=box[0], y=box[1], data=data)
+        await self.page.until('document.querySelector(".sources input:checked") && document.querySelector(".note.bad")?.textContent.includes("picture.png is of no kind")')
+        await self.page.click('.note button', 'Dismiss')
+        assert await self.page.js('document.getElementById("lesson-name").value') == 'talks'
+        counts = await self.page.js('(async () => (await fetch("/nm/feedback")).json())()')
+        told = await self.page.js('document.querySelector("[data-chats=corrections]").textContent')
+        assert f'({counts["corrections"]})' in told, told
+        await self.shots('teach')
+
+    async def masks_are_seen(self):
+        if not self.teaches:
+            return 'the server does not teach'
+        await self.page.click('.ways button', 'See what is trained')
+        await self.page.until('document.querySelectorAll(".masks mark.trained").length > 2', 'the masks')
+        assert await self.page.js('document.activeElement.textContent') == 'What is trained'
+        trained = await self.page.js('[...document.querySelectorAll(".masks .sample mark")].map(m => m.textContent).join("")')
+        assert 'Aye, it be the number' in trained and 'What is' not in trained, trained
+        assert await self.page.js('getComputedStyle(document.querySelector(".sample mark")).textDecorationLine') == 'underline'
+        await self.page.js('document.querySelector(".masks").scrollIntoView()')
+        await self.shots('teach-masks')
+
+    async def forecast_is_made(self):
+        """A lesson that is changed forgets what was foreseen of the one before; another choice applies its setting."""
+        if not self.teaches:
+            return 'the server does not teach'
+        await self.page.click('.lesson-settings summary')
+        await self.page.click('.times input[value=epochs]')
+        await self.fill('.times input[type=number]', '3')
+        await self.fill('.numbers label:nth-child(4) input', '64')
+        assert not await self.page.js('!!document.querySelector(".masks")')
+        await self.page.click('.ways button', 'Forecast')
+        await self.page.until('document.querySelector(".forecast .headline")', 'the forecast', 90)
+        assert await self.page.js('document.querySelectorAll(".choices button").length') > 1
+        await self.page.click('.forecast summary', 'Where the time goes')
+        await self.page.js('document.querySelector(".forecast").scrollIntoView()')
+        await self.shots('teach-forecast')
+        await self.page.js('[...document.querySelectorAll(".choices button")].find(b => b.textContent.startsWith("no anchor")).click()')
+        assert 'no anchor' in await self.page.js('document.querySelector(".chips").textContent')
+        await self.page.until('document.querySelector(".forecast .headline")', 'the forecast without the anchor', 90)
+        await self.page.js('[...document.querySelectorAll(".choices button")].find(b => b.textContent.startsWith("rank 8")).click()')
+        assert await self.page.js('document.querySelector(".numbers input").value') == '8'
+        await self.page.until('document.querySelector(".choices strong")?.textContent === "rank 4"', 'the forecast of rank 8', 90)
+
+    async def run_is_seen_and_stopped(self):
+        """Live loss, a badge, another view meanwhile, a reload; then it stops and its checkpoint is there."""
+        if not self.teaches:
+            return 'the server does not teach'
+        await self.fill('#lesson-name', 'pirate')
+        await self.fill('.numbers input', '4')
+        await self.page.click('.ways button', 'Go')
+        await self.page.until('document.querySelector(".run h3")?.textContent.startsWith("pirate")', 'it begins')
+        await self.page.until('document.querySelector(".chart > .curve .loss")', 'two steps', 120)
+        assert 'Loss: ' in await self.page.js('document.querySelector(".chart > .curve").getAttribute("aria-label")')
+        assert '%' in await self.page.js('document.querySelector(".badge").textContent')
+        await self.page.js('location.hash = "#/feedback"')
+        await self.page.until('document.querySelector(".exports h3")')
+        await self.reload()
+        await self.page.until('document.querySelector(".badge:not([hidden])")', 'the badge after a reload')
+        await self.taught_by()
+        await self.page.until('document.querySelector(".chart > .curve .loss")', 'the run after a reload')
+        await self.page.click('.run button', 'Stop')
+        await self.page.until('[...document.querySelectorAll(".run button")].some(b => b.textContent === "Go on")', 'it stops', 60)
+        assert await self.page.js('document.activeElement.tagName') == 'H3'
+        await self.shots('teach-stopped')
+
+    async def run_goes_on_and_ends(self):
+        if not self.teaches:
+            return 'the server does not teach'
+        step = await self.page.js('document.querySelector(".run .where").textContent')
+        await self.page.click('.run button', 'Go on')
+        await self.page.until(f'document.querySelector(".run .where")?.textContent.startsWith("Step") && document.querySelector(".run .where").textContent !== {json.dumps(step)}', 'it goes on', 60)
+        await self.shots('teach-run')
+        await self.page.until('document.querySelector(".decide")', 'it is done', 180)
+        assert await self.page.js('document.querySelector(".badge").textContent') == 'done'
+        assert await self.page.js('document.querySelectorAll(".samples .triple").length') > 0
+        await self.shots('teach-done')
+
+    async def adapter_is_compared_and_kept(self):
+        if not self.teaches:
+            return 'the server does not teach'
+        await self.page.js('document.querySelector(".asking textarea").focus()')
+        await self.page.type('What is 7?')
+        await self.page.key('Enter')
+        await self.page.until('document.querySelectorAll(".asking article").length === 2 && document.getElementById("spoken").textContent === "Both answers are complete"', 'both answer', 120)
+        assert not await self.page.js('[...document.querySelectorAll(".asking .failed")].map(f => f.textContent).join("")')
+        await self.page.js('document.querySelector(".asking").scrollIntoView()')
+        await self.shots('teach-compare')
+        await self.page.click('.asking button', 'Compare blindly, and vote')
+        await self.page.until('location.hash === "#/compare" && document.querySelectorAll(".sides .adapter input:checked").length === 1')
+        await self.taught_by()
+        await self.page.click('.decide button', 'Keep')
+        await self.page.until('document.querySelector(".teach .last")?.textContent.startsWith("pirate is kept") && document.querySelector(".badge").hidden')
+        await self.fresh()
+        await self.page.key(',', control=True)
+        assert await self.page.js('[...document.querySelectorAll("#panel .adapter span")].some(s => s.title === "pirate")')
+        await self.page.key(',', control=True)
+
+    async def adapter_is_discarded(self):
+        """The shortest run there is: one step; a name that is taken is refused first."""
+        if not self.teaches:
+            return 'the server does not teach'
+        await self.taught_by(self.lines('short.jsonl', 2))
+        await self.page.until('[...document.querySelectorAll(".sources .name")].some(n => n.textContent === "short.jsonl")')
+        await self.page.click('.sources .name', 'talks.jsonl')
+        await self.fill('#lesson-name', 'pirate')
+        await self.page.js('document.querySelector(".lesson-settings details").open = true')
+        await self.fill('.times input[type=number]', '1')
+        await self.page.click('.ways button', 'Go')
+        await self.page.until('document.querySelector(".teach .failed:not([hidden])")?.textContent.includes("name")', 'the name is taken')
+        await self.shots('teach-refused')
+        self.page.errors[:] = [e for e in self.page.errors if '409' not in e]
+        await self.fill('#lesson-name', 'passing')
+        await self.page.click('.ways button', 'Go')
+        await self.page.until('document.querySelector(".decide")', 'it is done', 120)
+        await self.page.click('.decide button', 'Discard')
+        await self.page.click('dialog button', 'Discard')
+        await self.page.until('document.querySelector(".teach .last")?.textContent.startsWith("passing was discarded")')
+        assert not await self.page.js('(async () => (await (await fetch("/v1/models")).json()).data.some(m => m.id.includes("passing")))()')
+        await self.page.click('.sources button', 'Remove short.jsonl')
+        await self.page.click('dialog button', 'Remove')
+        await self.page.until('![...document.querySelectorAll(".sources .name")].some(n => n.textContent === "short.jsonl")')
+
+    async def teaching_survives_faults(self):
+        """The stream is refused: the state is asked for instead. The server is gone: it is told, and the view stays. A server that cannot teach says so."""
+        state = {'state': 'training', 'id': 'x', 'name': 'held', 'model': 'm', 'step': 1, 'steps': 9, 'epochs': 1, 'loss': 3, 'first_loss': 3, 'curve': {'per': 1, 'losses': [3]}, 'looks': [], 'tokens_per_second': 9,
+                 'seconds': 4, 'seconds_left': 40, 'notes': [], 'error': None, 'result': None, 'decided': None, 'resumable': False}
+        down = False
+
+        async def answer(params):
+            if down:
+                await self.page.send('Fetch.failRequest', requestId=params['requestId'], errorReason='ConnectionRefused')
+                return
+            if '/files' in params['request']['url']:
+                await self.page.send('Fetch.continueRequest', requestId=params['requestId'])
+                return
+            code, body = (500, {'error': {'message': 'no stream'}}) if params['request']['url'].endswith('/events') else (200, state)
+            state['step'] += code == 200 and state['step'] < 8
+            await self.page.send('Fetch.fulfillRequest', requestId=params['requestId'], responseCode=code, body=base64.b64encode(json.dumps(body).encode()).decode())
+        await self.intercepted('/nm/teach', answer)
+        await self.page.go(self.url + '/?polled#/teach')
+        await self.page.until('document.querySelector(".where")?.textContent.startsWith("Step 4 of 9")', 'it is asked for again and again', 20)
+        down = True
+        await self.page.until('document.querySelector(".run .failed:not([hidden])")?.textContent.includes("does not answer")', 'the loss of the server is told', 10)
+        await self.shots('teach-lost')
+        down = False
+        state.update(state='failed', error='talks.jsonl: the disk is full', resumable=False)
+        await self.page.until('document.querySelector(".put-together > .failed")?.textContent.includes("the disk is full")', 'the failure is told', 10)
+        await self.released()
+
+        async def refuse(params):
+            await self.page.send('Fetch.fulfillRequest', requestId=params['requestId'], responseCode=404, body=base64.b64encode(b'{"error": {"message": "no such route"}}').decode())
+        await self.intercepted('/nm/teach', refuse)
+        await self.page.go(self.url + '/?unserved#/teach')
+        await self.page.until('document.querySelector(".teach .lead")?.textContent.includes("does not teach")')
+        await self.released()
+
+    async def effect_is_seen(self):
+        await self.fresh()
+        await self.say('Tell me about the moon')
+        if not await self.page.js(f'{LAST}.querySelector("[data-shows=effect]") !== null'):
+            return 'no adapter is served'
+        await self.page.click('.assistant .actions button', 'What the adapter changed')
+        await self.page.until('document.querySelector(".effect .failed, .effect .token")', 'the effect', 60)
+        if 'no such' in await self.page.js('document.querySelector(".effect .failed")?.textContent ?? ""'):
+            self.page.errors.clear()
+            return 'the server does not explain'
+        text = await self.page.js('[...document.querySelectorAll(".effect .tokens .token")].map(t => t.textContent).join("")')
+        whole = await self.page.js('(async () => (await (await fetch("/nm/chats/" + location.hash.split("/")[2])).json()).messages.at(-1).content)()')
+        assert text.strip() == whole.strip(), (text, whole)
+        assert 'On average a token is' in await self.page.js('document.querySelector(".mean").textContent')
+        await self.page.js('document.querySelector(".effect .tokens .token").focus()')
+        await self.page.key('ArrowRight')
+        name = await self.page.js('document.activeElement.getAttribute("aria-label")')
+        assert ' % with ' in name and 'likel' in name, name
+        assert await self.page.js('document.querySelectorAll(".effect .tip:not([hidden]) table").length') == 2
+        await self.shots('effect')
+        choose = '(i => { const s = document.querySelector(".stacks select"); s.selectedIndex = i; s.dispatchEvent(new Event("change")); })'
+        alone = await self.page.js('document.querySelectorAll(".stacks select")[1].selectedIndex')
+        await self.page.js(f'{choose}({alone})')
+        await self.page.until('document.querySelector(".effect-shown").textContent.includes("Both are the same")')
+        await self.page.js(f'{choose}({1 - min(alone, 1)})')
+        await self.page.until('document.querySelector(".effect .token")', seconds=60)
+        await self.page.click('.assistant .actions button', 'What the adapter changed')
+        await self.page.until(f'!document.querySelector(".effect") && {LAST}.querySelector(".body").textContent.length > 5')
+
+        async def fail(params):
+            await self.page.send('Fetch.fulfillRequest', requestId=params['requestId'], responseCode=429, body=base64.b64encode(b'{"error": {"message": "16 answers are under way"}}').decode())
+        await self.intercepted('/nm/explain', fail)
+        await self.page.click('.assistant .actions button', 'What the adapter changed')
+        await self.page.until('document.querySelector(".effect .failed")?.textContent.includes("busy")')
+        await self.released()
+
     async def views_look(self):
         """Screenshots of each view; names of all controls, contrast, and nothing wider than the screen."""
         await self.fresh({'probabilities': True, 'think': True})
@@ -438,7 +678,8 @@ class Flows:
 
 FLOWS = [Flows.answer_streams, Flows.goes_on, Flows.is_stopped, Flows.branches, Flows.feedback_is_kept, Flows.is_found, Flows.is_exported, Flows.is_renamed_and_deleted, Flows.half_an_answer_is_kept, Flows.deleted_while_it_answers, Flows.stack_is_chosen,
          Flows.persona_is_kept, Flows.tokens_are_seen, Flows.theme_switches, Flows.blind_comparison, Flows.memory_serves_where_nothing_is_kept, Flows.nothing_of_a_model_is_html, Flows.markdown_is_fast, Flows.grows_as_it_would_at_once,
-         Flows.errors_are_told, Flows.keyboard_alone, Flows.views_look, Flows.key_is_asked]
+         Flows.errors_are_told, Flows.keyboard_alone, Flows.lesson_is_put_together, Flows.masks_are_seen, Flows.forecast_is_made, Flows.run_is_seen_and_stopped, Flows.run_goes_on_and_ends,
+         Flows.adapter_is_compared_and_kept, Flows.adapter_is_discarded, Flows.teaching_survives_faults, Flows.effect_is_seen, Flows.views_look, Flows.key_is_asked]
 
 
 async def main(url, folder):

@@ -12,7 +12,8 @@
 #include "server/openapi.h"
 #include "server/server.h"
 
-static const nm_route *const tables[] = {nm_routes_openai, nm_routes_anthropic, nm_routes_ollama, nm_routes_llamacpp, nm_routes_page, nm_routes_personas, nm_routes_chats};
+static const nm_route *const tables[] = {nm_routes_openai, nm_routes_anthropic, nm_routes_ollama, nm_routes_llamacpp, nm_routes_page, nm_routes_personas, nm_routes_chats,
+    nm_routes_teach};
 enum { TABLES = sizeof tables / sizeof *tables, METHODS = 4 };
 static const char *const methods[METHODS][2] = {{"GET", "get"}, {"POST", "post"}, {"PUT", "put"}, {"DELETE", "delete"}};
 static json_t *document;

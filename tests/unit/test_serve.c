@@ -531,10 +531,10 @@ static void test_smuggled_tokens(void **state)
 }
 
 /* Holds the slow clerk until it is let go. */
-typedef struct held { pthread_mutex_t lock; pthread_cond_t changed; bool holds, over; } held;
-static void on_held(void *arg, const nm_served *served, nm_err err)
+typedef struct stall { pthread_mutex_t lock; pthread_cond_t changed; bool holds, over; } stall;
+static void on_stall(void *arg, const nm_served *served, nm_err err)
 {
-    held *h = arg;
+    stall *h = arg;
     assert_int_equal(err, NM_OK);
     assert_non_null(served);
     pthread_mutex_lock(&h->lock);
@@ -546,7 +546,7 @@ static void on_held(void *arg, const nm_served *served, nm_err err)
     pthread_mutex_unlock(&h->lock);
 }
 
-static void wait_held(held *h, bool holds)
+static void wait_stalled(stall *h, bool holds)
 {
     pthread_mutex_lock(&h->lock);
     h->over = !holds;
@@ -562,15 +562,15 @@ static void test_long_texts(void **state)
     (void)state;
     NEED_MODEL();
     nm_engine *e = open_engine((nm_engine_options){.context = CONTEXT});
-    held h = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+    stall h = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
     client brief = {0}, leaves = {0}, stays = {0};
     char *text = malloc(LONG + 1);
     assert_non_null(text);
     for (size_t i = 0; i < LONG; i++) text[i] = "some words "[i % 11];
     text[LONG] = 0;
     nm_ask a = ask_text("A short one", 4), b = ask_text(text, 4);
-    assert_int_equal(nm_engine_call_text(e, NULL, LONG, on_held, &h), NM_OK);
-    wait_held(&h, true);
+    assert_int_equal(nm_engine_call_text(e, NULL, LONG, on_stall, &h), NM_OK);
+    wait_stalled(&h, true);
     begin(e, &leaves, &b);
     begin(e, &stays, &b);
     begin(e, &brief, &a);
@@ -579,7 +579,7 @@ static void test_long_texts(void **state)
     nm_job_cancel(leaves.job);
     finish(&leaves);
     assert_int_equal(leaves.end.err, NM_INTERRUPTED);
-    wait_held(&h, false);
+    wait_stalled(&h, false);
     finish(&stays);
     assert_int_equal(stays.end.err, NM_USAGE);
     assert_string_equal(stays.code, "exceed_context_size_error");
@@ -863,6 +863,47 @@ static void test_files_while_serving(void **state)
     nm_str_free(&prompt);
 }
 
+static uint64_t loaded(nm_engine *e)
+{
+    nm_engine_counts c;
+    nm_engine_count(e, &c);
+    return c.models_loaded;
+}
+
+/* Neither idleness nor a wish for room closes what is held, and what is reserved is not given to others. */
+static void test_hold(void **state)
+{
+    (void)state;
+    NEED_MODEL();
+    nm_engine *e = open_engine((nm_engine_options){.keep_alive = 0.05, .memory = 1000000000});
+    nm_held *held = NULL, *other = NULL;
+    char text[1024], again[1024];
+    nm_ask a = ask_text(prompts[0], 8);
+    assert_int_equal(nm_engine_hold(e, "no-such-model", &held), NM_NOT_FOUND);
+    assert_null(held);
+    assert_int_equal(nm_engine_hold(e, NULL, &held), NM_OK);
+    assert_non_null(nm_held_served(held)->model);
+    alone(e, text, sizeof text, &a);
+    usleep(1500000);
+    assert_int_equal(loaded(e), 1);
+    assert_int_equal(nm_engine_hold(e, "smollm2-135m-instruct-q4_1", &other), NM_OK);
+    assert_int_equal(nm_held_reserve(other, 2000000000), NM_NO_MEMORY);
+    uint64_t room = nm_held_room(other);
+    assert_true(room > 0 && room < 1000000000);
+    assert_int_equal(nm_held_reserve(other, room), NM_OK);
+    assert_int_equal(nm_held_reserve(held, room), NM_NO_MEMORY);
+    nm_held_release(&other);
+    assert_int_equal(nm_held_reserve(held, room), NM_OK);
+    a.no_cache = true;
+    alone(e, again, sizeof again, &a);      /* requests go on, though little memory is left */
+    assert_string_equal(again, text);
+    nm_held_release(&held);
+    double until = nm_clock_seconds() + 10;
+    while (loaded(e) && nm_clock_seconds() < until) usleep(10000);
+    assert_int_equal(loaded(e), 0);
+    nm_engine_close(&e);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -870,6 +911,7 @@ int main(void)
         cmocka_unit_test(test_logprobs), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_embeddings_cancel), cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_smuggled_tokens),
         cmocka_unit_test(test_long_texts), cmocka_unit_test(test_chat), cmocka_unit_test(test_close_at_work),
         cmocka_unit_test(test_kept_in_files), cmocka_unit_test(test_files_of_other_stacks), cmocka_unit_test(test_files_while_serving),
+        cmocka_unit_test(test_hold),
     };
     return cmocka_run_group_tests_name("serve", tests, NULL, NULL);
 }

@@ -1,0 +1,589 @@
+/* Teaching over HTTP, in a server of its own on a small model of random weights: files, lessons that are refused, previews, a run beside requests whose answers stay as they were,
+ * stopping, going on to the same bits, a server that begins anew, keeping and discarding. */
+#include <arpa/inet.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+
+#include "../random_model.c"
+
+#include "base/str.h"
+#include "os/clock.h"
+#include "os/file.h"
+#include "server/server.h"
+#include "server/teach.h"
+
+/* ---- The server under test ----------------------------------------------------------------------------------------------------------- */
+
+static char folder[64], model_path[128];
+static nm_server *server;
+static const char *models[1];
+static nm_engine_options options;
+
+static void note(void *arg, const char *line) { print_message("# %s\n", line); }
+
+static void with_template(gguf_writer *w, const random_model *d)
+{
+    gw_string(w, "tokenizer.chat_template",
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}");
+}
+
+static void begin_server(void)
+{
+    models[0] = model_path;
+    options = (nm_engine_options){.models = models, .n_models = 1, .note = note, .memory = 2000000000};
+    nm_err err = nm_server_open(&server, &options, (nm_http_options){.host = "127.0.0.1"});
+    if (err != NM_OK) print_error("%s\n", nm_error_text());
+    assert_int_equal(err, NM_OK);
+}
+
+static void end_server(void) { nm_server_close(&server, 10); }
+
+static void remove_folder(void)
+{
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf %s", folder);
+    assert_int_equal(system(command), 0);
+}
+
+static int set_up(void **state)
+{
+    random_model d = rm_default("llama");
+    size_t size;
+    snprintf(folder, sizeof folder, "/tmp/nomoat-teach-XXXXXX");
+    assert_non_null(mkdtemp(folder));
+    setenv("XDG_DATA_HOME", folder, 1);
+    setenv("XDG_CACHE_HOME", folder, 1);
+    setenv("HF_HOME", folder, 1);
+    snprintf(model_path, sizeof model_path, "%s/tiny.gguf", folder);
+    d.embd = 64, d.ff = 128, d.heads = 4, d.vocabulary = RM_VOCAB_SPM, d.vocab = 300, d.context = 512;
+    d.instead = with_template;
+    void *model = rm_make(&d, &size);
+    assert_int_equal(nm_file_write(model_path, model, size), NM_OK);
+    free(model);
+    begin_server();
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    end_server();
+    remove_folder();
+    return 0;
+}
+
+/* ---- A client --------------------------------------------------------------------------------------------------------------------------- */
+
+static int dial(void)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)nm_http_port(server->http)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_true(fd >= 0 && connect(fd, (struct sockaddr *)&at, sizeof at) == 0);
+    return fd;
+}
+
+/* Single quotes stand for double ones. */
+static void send_request(int fd, const char *method, const char *path, const char *body)
+{
+    nm_str s = {0};
+    assert_int_equal(nm_str_printf(&s, "%s %s HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n", method, path, strlen(body)), NM_OK);
+    size_t head = s.length;
+    assert_int_equal(nm_str_puts(&s, body), NM_OK);
+    for (size_t i = head; i < s.length; i++)
+        if (s.data[i] == '\'') s.data[i] = '"';
+    for (size_t at = 0; at < s.length;) {
+        ssize_t n = write(fd, s.data + at, s.length - at);
+        assert_true(n > 0);
+        at += (size_t)n;
+    }
+    nm_str_free(&s);
+}
+
+/* The answer's JSON, the caller's. */
+static json_t *ask(const char *method, const char *path, const char *body, int expected)
+{
+    int fd = dial();
+    nm_str s = {0};
+    char some[8192];
+    send_request(fd, method, path, body);
+    for (ssize_t n; (n = read(fd, some, sizeof some)) > 0;) assert_int_equal(nm_str_append(&s, some, (size_t)n), NM_OK);
+    close(fd);
+    assert_non_null(s.data);
+    char *at = strstr(s.data, "\r\n\r\n");
+    assert_non_null(at);
+    if (atoi(s.data + 9) != expected) fail_msg("%s %s: %s", method, path, s.data);
+    json_t *json = json_loads(at + 4, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
+    nm_str_free(&s);
+    return json;
+}
+
+static const char *text_of(const json_t *json, const char *key)
+{
+    const char *text = json_string_value(json_object_get(json, key));
+    return text ? text : "";
+}
+
+static int64_t number_of(const json_t *json, const char *key) { return (int64_t)json_number_value(json_object_get(json, key)); }
+
+/* The error's word, and that its message has `part`. */
+static void refused(const char *method, const char *path, const char *body, int status, const char *code, const char *part)
+{
+    json_t *json = ask(method, path, body, status), *error = json_object_get(json, "error");
+    assert_non_null(error);
+    if (*code) assert_string_equal(text_of(error, "code"), code);
+    if (!strstr(text_of(error, "message"), part)) fail_msg("%s: \"%s\" has no \"%s\"", path, text_of(error, "message"), part);
+    assert_null(strstr(text_of(error, "message"), folder));
+    json_decref(json);
+}
+
+/* ---- Lessons --------------------------------------------------------------------------------------------------------------------------------- */
+
+enum { ROWS = 30 };
+
+static void upload(char id[NM_TEACH_ID], const char *name)
+{
+    nm_str rows = {0};
+    char path[128];
+    for (int i = 0; i < ROWS; i++)
+        assert_int_equal(nm_str_printf(&rows, "{'messages': [{'role': 'user', 'content': 'What-is-%d?'},"
+            " {'role': 'assistant', 'content': 'It-is-%d,-and-no-more.'}]}\n", i, i), NM_OK);
+    snprintf(path, sizeof path, "/nm/teach/files?name=%s", name);
+    json_t *file = ask("POST", path, rows.data, 201);
+    assert_string_equal(text_of(file, "name"), name);
+    assert_int_equal(number_of(file, "bytes"), rows.length);
+    assert_int_equal(strlen(text_of(file, "file")), NM_TEACH_ID - 1);
+    snprintf(id, NM_TEACH_ID, "%s", text_of(file, "file"));
+    json_decref(file);
+    nm_str_free(&rows);
+}
+
+static const char *lesson(const char *file, const char *settings, const char *rest)
+{
+    static char text[1024];
+    snprintf(text, sizeof text, "{'model': 'tiny', 'sources': [{'file': '%s'}], 'settings': {%s}%s}", file, settings, rest);
+    return text;
+}
+
+static json_t *state_of(void) { return ask("GET", "/nm/teach", "", 200); }
+
+/* Waits until the state is `word`, and is no longer in it. */
+static json_t *wait_for(const char *word)
+{
+    double until = nm_clock_seconds() + 120;
+    for (;;) {
+        json_t *state = state_of();
+        if (!strcmp(text_of(state, "state"), word)) return state;
+        if (!strcmp(text_of(state, "state"), "failed")) fail_msg("failed: %s", text_of(state, "error"));
+        if (nm_clock_seconds() > until) fail_msg("%s in place of %s", text_of(state, "state"), word);
+        json_decref(state);
+        usleep(5000);
+    }
+}
+
+static void wait_for_step(int64_t step)
+{
+    for (int i = 0; i < 20000; i++) {
+        json_t *state = state_of();
+        bool there = number_of(state, "step") >= step;
+        if (!strcmp(text_of(state, "state"), "failed")) fail_msg("failed: %s", text_of(state, "error"));
+        json_decref(state);
+        if (there) return;
+        usleep(1000);
+    }
+    fail_msg("step %lld did not come", (long long)step);
+}
+
+static void begin_run(const char *file, const char *settings, const char *name)
+{
+    char rest[64];
+    snprintf(rest, sizeof rest, ", 'name': '%s'", name);
+    json_t *state = ask("POST", "/nm/teach", lesson(file, settings, rest), 202);
+    assert_string_equal(text_of(state, "name"), name);
+    assert_string_equal(text_of(state, "model"), "tiny");
+    json_decref(state);
+}
+
+static char *weights_of(const char *name, size_t *size)
+{
+    char path[256], *data;
+    snprintf(path, sizeof path, "%s/nomoat/adapters/%s/adapter_model.safetensors", folder, name);
+    assert_int_equal(nm_file_read(path, 64 << 20, &data, size), NM_OK);
+    return data;
+}
+
+static bool is_there(const char *name)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/nomoat/adapters/%s", folder, name);
+    return !access(path, F_OK);
+}
+
+static json_t *answer(const char *model)
+{
+    char body[512];
+    snprintf(body, sizeof body, "{'model': '%s', 'messages': [{'role': 'user', 'content': 'What-is-7?'}], 'max_tokens': 24, 'temperature': 0}", model);
+    json_t *json = ask("POST", "/v1/chat/completions", body, 200);
+    json_t *text = json_incref(json_object_get(json_object_get(json_array_get(json_object_get(json, "choices"), 0), "message"), "content"));
+    json_decref(json);
+    return text;
+}
+
+static bool lists(const char *name)
+{
+    json_t *json = ask("GET", "/v1/models", "", 200), *m;
+    bool found = false;
+    size_t i;
+    json_array_foreach(json_object_get(json, "data"), i, m) found |= !strcmp(text_of(m, "id"), name);
+    json_decref(json);
+    return found;
+}
+
+/* Long enough to be stopped, on any machine. */
+#define LONG "'epochs': 60, 'rank': 4, 'batch': 4, 'save_every': 20, 'meter': 512, 'patience': 1000000, 'val': 0.1"
+#define SHORT "'max_steps': 12, 'rank': 4, 'batch': 4, 'save_every': 4, 'meter': 512, 'val': 0.1"
+
+/* ---- Tests ------------------------------------------------------------------------------------------------------------------------------------- */
+
+static void test_files(void **state)
+{
+    char id[NM_TEACH_ID], path[128];
+    upload(id, "talks.jsonl");
+    refused("POST", "/nm/teach/files", "x", 400, "", "name");
+    refused("POST", "/nm/teach/files?name=..%2Ftalks.jsonl", "x", 400, "", "name");
+    refused("POST", "/nm/teach/files?name=talks.exe", "x", 400, "", ".jsonl");
+    refused("POST", "/nm/teach/files?name=talks.jsonl", "", 400, "", "empty");
+    refused("DELETE", "/nm/teach/files/..%2F..%2Fstate.json", "", 400, "", "dots");
+    refused("DELETE", "/nm/teach/files/state.json", "", 404, "", "no file");
+    end_server();
+    begin_server();
+    json_t *list = ask("GET", "/nm/teach/files", "", 200), *files = json_object_get(list, "files");
+    assert_int_equal(json_array_size(files), 1);
+    assert_string_equal(text_of(json_array_get(files, 0), "file"), id);
+    assert_string_equal(text_of(json_array_get(files, 0), "name"), "talks.jsonl");
+    json_decref(list);
+    snprintf(path, sizeof path, "/nm/teach/files/%s", id);
+    json_decref(ask("DELETE", path, "", 200));
+    refused("DELETE", path, "", 404, "", "no file");
+    list = ask("GET", "/nm/teach/files", "", 200);
+    assert_int_equal(json_array_size(json_object_get(list, "files")), 0);
+    json_decref(list);
+}
+
+static void test_lessons_refused(void **state)
+{
+    char id[NM_TEACH_ID];
+    upload(id, "talks.jsonl");
+    static const char *const settings[][2] = {
+        {"'epoch': 1", "settings.epoch"}, {"'output': '/tmp/x'", "settings.output"}, {"'log': 'x'", "settings.log"}, {"'init': '/etc/passwd'", "settings.init"},
+        {"'config': 'x'", "settings.config"}, {"'anchor_data': 'x'", "settings.anchor_data"}, {"'keep': 'x'", "settings.keep"}, {"'template': 'x'", "settings.template"},
+        {"'val': '/etc/passwd'", "settings.val"}, {"'rank': 'many'", "settings.rank"}, {"'rank': 0", "settings.rank"}, {"'rank': [1]", "settings.rank"},
+        {"'minutes': -1", "settings.minutes"}, {"'resume': true", "settings.resume"}, {"'batches': 'x'", "settings.batches"}, {"'report': 'x'", "settings.report"},
+    };
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) refused("POST", "/nm/teach/preview", lesson(id, settings[i][0], ""), 400, "", settings[i][1]);
+    refused("POST", "/nm/teach/preview", lesson(id, "", ", 'recipe': 'x'"), 400, "", "recipe");
+    refused("POST", "/nm/teach/preview", lesson("0123", "", ""), 404, "", "no file");
+    refused("POST", "/nm/teach/preview", "{'model': 'tiny', 'sources': []}", 400, "", "sources");
+    refused("POST", "/nm/teach/preview", "{'model': 'tiny', 'sources': [{'file': '/etc/passwd'}]}", 404, "", "no file");
+    refused("POST", "/nm/teach/preview", "{'model': 'tiny', 'sources': [{'chats': 'secrets'}]}", 400, "", "corrections");
+    refused("POST", "/nm/teach/preview", "{'model': 'tiny', 'sources': [{'chats': 'liked', 'path': 'x'}]}", 400, "", "path");
+    refused("POST", "/nm/teach/preview", "{'sources': [{'chats': 'liked'}]}", 400, "", "model");
+    refused("POST", "/nm/teach/preview", "[1]", 400, "", "object");
+    refused("POST", "/nm/teach", lesson(id, "", ""), 400, "", "name");
+    refused("POST", "/nm/teach", lesson(id, "", ", 'name': '../x'"), 400, "", "name");
+    refused("POST", "/nm/teach", lesson(id, "", ", 'name': 'a+b'"), 400, "", "name");
+    refused("POST", "/nm/teach", "{'model': 'nothing', 'sources': [{'chats': 'liked'}], 'name': 'x'}", 404, "model_not_found", "nothing");
+    const char *const nothing[] = {"/nm/teach/stop", "/nm/teach/resume", "/nm/teach/keep", "/nm/teach/discard"};
+    for (size_t i = 0; i < 4; i++) refused("POST", nothing[i], "", 409, "", "");
+    json_t *idle = state_of();
+    assert_string_equal(text_of(idle, "state"), "idle");
+    json_decref(idle);
+}
+
+static void test_bad_rows(void **state)
+{
+    json_t *file = ask("POST", "/nm/teach/files?name=bad.jsonl",
+        "{'messages': [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Yes'}]}\n{'nothing': 1}\n", 201);
+    refused("POST", "/nm/teach/preview", lesson(text_of(file, "file"), "", ""), 400, "", "bad.jsonl:2");
+    json_t *preview = ask("POST", "/nm/teach/preview", lesson(text_of(file, "file"), "'skip_bad': true", ""), 200);
+    assert_int_equal(number_of(preview, "bad"), 1);
+    assert_int_equal(number_of(preview, "rows"), 1);
+    json_decref(preview);
+    json_decref(file);
+}
+
+static void test_preview(void **state)
+{
+    char id[NM_TEACH_ID];
+    upload(id, "talks.jsonl");
+    json_t *preview = ask("POST", "/nm/teach/preview", lesson(id, "'max_length': 256", ""), 200), *piece;
+    json_t *samples = json_object_get(preview, "samples"), *sample = json_array_get(samples, 2);
+    assert_int_equal(number_of(preview, "rows"), ROWS);
+    assert_int_equal(json_array_size(samples), 8);
+    assert_string_equal(text_of(sample, "where"), "talks.jsonl:3");
+    nm_str all = {0}, trained = {0};
+    size_t i;
+    json_array_foreach(json_object_get(sample, "pieces"), i, piece) {
+        assert_int_equal(nm_str_puts(&all, text_of(piece, "text")), NM_OK);
+        if (json_is_true(json_object_get(piece, "trained"))) assert_int_equal(nm_str_puts(&trained, text_of(piece, "text")), NM_OK);
+    }
+    assert_non_null(strstr(all.data, "What-is-2?"));
+    assert_non_null(strstr(trained.data, "It-is-2,-and-no-more."));
+    assert_null(strstr(trained.data, "What"));
+    assert_null(strstr(json_string_value(json_array_get(json_object_get(preview, "notes"), 0)), folder));
+    nm_str_free(&all);
+    nm_str_free(&trained);
+    json_decref(preview);
+}
+
+static void test_forecast(void **state)
+{
+    char id[NM_TEACH_ID];
+    upload(id, "talks.jsonl");
+    json_t *f = ask("POST", "/nm/teach/forecast", lesson(id, SHORT, ""), 200), *choice;
+    assert_int_equal(number_of(f, "steps"), 12);
+    assert_true(json_number_value(json_object_get(f, "seconds")) > 0);
+    assert_true(json_is_true(json_object_get(f, "fits")));
+    assert_true(json_is_object(json_object_get(f, "parts")));
+    bool rank = false;
+    size_t i;
+    json_array_foreach(json_object_get(f, "choices"), i, choice) {
+        const json_t *setting = json_object_get(choice, "setting");
+        assert_int_equal(json_object_size(setting), 1);
+        rank |= number_of(setting, "rank") == 8 && !strcmp(text_of(choice, "name"), "--rank 8");
+    }
+    assert_true(rank);
+    json_decref(f);
+}
+
+/* What is asked while something is taught is answered as it would be otherwise, and what was taught can be asked at once. */
+static void test_run(void **state)
+{
+    char id[NM_TEACH_ID], path[128];
+    json_t *before = answer("tiny"), *done, *during = NULL;
+    upload(id, "talks.jsonl");
+    begin_run(id, LONG, "style");
+    wait_for_step(1);
+    refused("POST", "/nm/teach", lesson(id, SHORT, ", 'name': 'other'"), 409, "already_running", "");
+    refused("POST", "/nm/teach/preview", lesson(id, "", ""), 409, "already_running", "");
+    refused("POST", "/nm/teach/keep", "", 409, "already_running", "");
+    refused("POST", "/nm/teach/resume", "", 409, "already_running", "");
+    snprintf(path, sizeof path, "/nm/teach/files/%s", id);
+    refused("DELETE", path, "", 409, "in_use", "");
+    int asked = 0;
+    for (;; asked++) {
+        during = answer("tiny");
+        assert_true(json_equal(during, before));
+        json_decref(during);
+        json_t *now = state_of();
+        bool over = strcmp(text_of(now, "state"), "training") != 0;
+        json_decref(now);
+        if (over) break;
+    }
+    assert_true(asked > 0);
+    done = wait_for("done");
+    const json_t *result = json_object_get(done, "result"), *curve = json_object_get(done, "curve");
+    assert_string_equal(text_of(result, "adapter"), "style");
+    assert_int_equal(number_of(done, "step"), number_of(done, "steps"));
+    assert_true(json_number_value(json_object_get(result, "last_loss")) < json_number_value(json_object_get(result, "first_loss")));
+    assert_true(json_array_size(json_object_get(curve, "losses")) > 10);
+    assert_true(json_array_size(json_object_get(done, "looks")) > 1);
+    assert_true(json_array_size(json_object_get(result, "samples")) > 0);
+    assert_true(json_is_null(json_object_get(done, "decided")));
+    json_decref(done);
+    assert_true(lists("style"));
+    json_t *after = answer("tiny+style");
+    assert_false(json_equal(after, before));
+    json_decref(after);
+    refused("POST", "/nm/teach", lesson(id, SHORT, ", 'name': 'style'"), 409, "name_taken", "style" + 5);
+    /* It is asked about still by a server that begins anew. */
+    end_server();
+    begin_server();
+    done = wait_for("done");
+    assert_true(json_is_null(json_object_get(done, "decided")));
+    assert_true(json_array_size(json_object_get(json_object_get(done, "curve"), "losses")) > 10);
+    json_decref(done);
+    done = ask("POST", "/nm/teach/keep", "", 200);
+    assert_string_equal(text_of(done, "decided"), "kept");
+    json_decref(done);
+    refused("POST", "/nm/teach/discard", "", 409, "decided", "");
+    assert_true(is_there("style"));
+    json_decref(ask("DELETE", path, "", 200));
+    json_decref(before);
+}
+
+static void test_discard(void **state)
+{
+    char id[NM_TEACH_ID];
+    upload(id, "talks.jsonl");
+    begin_run(id, LONG, "gone");
+    json_decref(wait_for("done"));
+    json_t *first = answer("tiny+gone"), *again;
+    json_decref(ask("POST", "/nm/teach/discard", "", 200));
+    assert_false(is_there("gone"));
+    assert_false(lists("gone"));
+    refused("POST", "/v1/chat/completions", "{'model': 'tiny+gone', 'messages': [{'role': 'user', 'content': 'x'}]}", 404, "model_not_found", "gone");
+    /* Another one of that name is another one. */
+    begin_run(id, "'max_steps': 1, 'rank': 2, 'meter': 0, 'no_anchor': true", "gone");
+    json_decref(wait_for("done"));
+    again = answer("tiny+gone");
+    assert_false(json_equal(first, again));
+    json_decref(ask("POST", "/nm/teach/discard", "", 200));
+    json_decref(first);
+    json_decref(again);
+}
+
+/* Stopped twice, once by a request and once by the server's end: the same bits as in one go. */
+static void test_stop_and_resume(void **state)
+{
+    char id[NM_TEACH_ID];
+    size_t size, other;
+    upload(id, "talks.jsonl");
+    begin_run(id, LONG, "whole");
+    json_decref(wait_for("done"));
+    json_decref(ask("POST", "/nm/teach/keep", "", 200));
+    begin_run(id, LONG, "parts");
+    wait_for_step(25);
+    json_decref(ask("POST", "/nm/teach/stop", "", 202));
+    json_t *stopped = wait_for("stopped");
+    assert_true(json_is_true(json_object_get(stopped, "resumable")));
+    int64_t at = number_of(stopped, "step");
+    assert_true(at >= 25 && at < number_of(stopped, "steps"));
+    json_decref(stopped);
+    refused("POST", "/nm/teach", lesson(id, SHORT, ", 'name': 'third'"), 409, "undecided", "");
+    json_decref(ask("POST", "/nm/teach/resume", "", 202));
+    wait_for_step(at + 20);
+    double from = nm_clock_seconds();
+    end_server();
+    assert_true(nm_clock_seconds() - from < 5);
+    begin_server();
+    stopped = wait_for("stopped");
+    assert_true(json_is_true(json_object_get(stopped, "resumable")));
+    assert_true(number_of(stopped, "step") >= at + 20);
+    json_decref(stopped);
+    json_decref(ask("POST", "/nm/teach/resume", "", 202));
+    json_decref(wait_for("done"));
+    char *whole = weights_of("whole", &size), *parts = weights_of("parts", &other);
+    assert_int_equal(size, other);
+    assert_memory_equal(whole, parts, size);
+    nm_free(whole);
+    nm_free(parts);
+    json_decref(ask("POST", "/nm/teach/discard", "", 200));
+}
+
+/* A process that is killed: what the disk holds then is copied away while a run is under way, and another server begins with it. */
+static void test_killed(void **state)
+{
+    char id[NM_TEACH_ID], command[256];
+    size_t size, other;
+    upload(id, "talks.jsonl");
+    begin_run(id, LONG, "sudden");
+    wait_for_step(45);
+    snprintf(command, sizeof command, "cp -a %s/nomoat %s/then", folder, folder);
+    assert_int_equal(system(command), 0);
+    json_decref(wait_for("done"));
+    char *whole = weights_of("sudden", &size);
+    end_server();
+    snprintf(command, sizeof command, "rm -rf %s/nomoat && mv %s/then %s/nomoat", folder, folder, folder);
+    assert_int_equal(system(command), 0);
+    begin_server();
+    json_t *stopped = wait_for("stopped");
+    assert_true(json_is_true(json_object_get(stopped, "resumable")));
+    json_decref(stopped);
+    json_decref(ask("POST", "/nm/teach/resume", "", 202));
+    json_decref(wait_for("done"));
+    char *parts = weights_of("sudden", &other);
+    assert_int_equal(size, other);
+    assert_memory_equal(whole, parts, size);
+    nm_free(whole);
+    nm_free(parts);
+    json_decref(ask("POST", "/nm/teach/discard", "", 200));
+}
+
+static void test_events(void **state)
+{
+    char id[NM_TEACH_ID], some[65536];
+    int states = 0;
+    bool done = false;
+    upload(id, "talks.jsonl");
+    int fd = dial();
+    send_request(fd, "GET", "/nm/teach/events", "");
+    begin_run(id, LONG, "heard");
+    nm_str s = {0};
+    double from = nm_clock_seconds();
+    for (ssize_t n; !done && (n = read(fd, some, sizeof some)) > 0;) {
+        assert_int_equal(nm_str_append(&s, some, (size_t)n), NM_OK);
+        done = strstr(s.data, "data: {\"state\":\"done\"") != NULL;
+    }
+    assert_true(done);
+    double seconds = nm_clock_seconds() - from;
+    for (const char *at = s.data; (at = strstr(at, "data: {")); at++) states++;
+    assert_true(states >= 2 && states <= 3 + (int)(seconds * 4));
+    nm_str_free(&s);
+    /* The stream ends with the server, which does not wait for it. */
+    from = nm_clock_seconds();
+    end_server();
+    assert_true(nm_clock_seconds() - from < 5);
+    close(fd);
+    begin_server();
+    json_decref(ask("POST", "/nm/teach/discard", "", 200));
+}
+
+static void test_chats(void **state)
+{
+    nm_err err = server->desk ? NM_OK : NM_REFUSED;
+    if (err != NM_OK) skip();
+    refused("POST", "/nm/teach/preview", "{'model': 'tiny', 'sources': [{'chats': 'liked'}]}", 400, "", "no liked");
+    json_decref(ask("PUT", "/nm/chats/c1", "{'title': 't', 'model': 'tiny', 'leaf': 'm2', 'messages': [{'id': 'm1', 'role': 'user', 'content': 'Hello', 'created': 1},"
+        "{'id': 'm2', 'parent': 'm1', 'role': 'assistant', 'content': 'Good day', 'rating': 1, 'created': 2}]}", 200));
+    json_t *preview = ask("POST", "/nm/teach/preview", "{'model': 'tiny', 'sources': [{'chats': 'liked'}]}", 200);
+    assert_int_equal(number_of(preview, "rows"), 1);
+    assert_string_equal(text_of(json_array_get(json_object_get(preview, "samples"), 0), "where"), "liked.jsonl:1");
+    json_decref(preview);
+}
+
+static void test_explain(void **state)
+{
+    char id[NM_TEACH_ID];
+    upload(id, "talks.jsonl");
+    begin_run(id, LONG, "why");
+    json_decref(wait_for("done"));
+    json_t *e = ask("POST", "/nm/explain", "{'a': 'tiny+why', 'b': 'tiny', 'messages': [{'role': 'user', 'content': 'What-is-7?'}, {'role': 'assistant',"
+        " 'content': 'It-is-7,-and-no-more.'}]}", 200), *token;
+    nm_str all = {0};
+    size_t i;
+    json_array_foreach(json_object_get(e, "tokens"), i, token) {
+        assert_int_equal(nm_str_puts(&all, text_of(token, "text")), NM_OK);
+        assert_true(json_number_value(json_object_get(token, "a")) <= 0);
+        assert_int_equal(json_array_size(json_object_get(token, "top_a")), 5);
+        assert_int_equal(json_array_size(json_object_get(token, "top_b")), 5);
+    }
+    assert_string_equal(all.data, "It-is-7,-and-no-more.");
+    assert_true(json_number_value(json_object_get(e, "mean_a")) > json_number_value(json_object_get(e, "mean_b")));     /* it was taught so */
+    nm_str_free(&all);
+    json_decref(e);
+    refused("POST", "/nm/explain", "{'a': 'tiny', 'b': 'tiny', 'messages': [{'role': 'user', 'content': 'x'}]}", 400, "", "assistant");
+    refused("POST", "/nm/explain", "{'a': 'tiny', 'messages': []}", 400, "", "\"b\"");
+    refused("POST", "/nm/explain", "{'a': 'tiny', 'b': 'no-such', 'messages': [{'role': 'assistant', 'content': 'x'}]}", 404, "model_not_found", "no-such");
+    json_decref(ask("POST", "/nm/teach/discard", "", 200));
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+    const struct CMUnitTest tests[] = {
+        TEST(test_files), TEST(test_lessons_refused), TEST(test_bad_rows), TEST(test_preview), TEST(test_forecast), TEST(test_run), TEST(test_discard), TEST(test_stop_and_resume),
+        TEST(test_killed), TEST(test_events), TEST(test_chats), TEST(test_explain),
+    };
+    return cmocka_run_group_tests_name("teach", tests, NULL, NULL);
+}
