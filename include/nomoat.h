@@ -162,6 +162,17 @@ NM_API nm_err nm_tokenize(const nm_tokenizer *tokenizer, const char *text, size_
  * user-defined tokens are read. */
 NM_API nm_err nm_tokenize_guarded(const nm_tokenizer *tokenizer, const char *text, size_t length, unsigned flags, const size_t *guards, size_t n_guards, int32_t **ids,
     size_t *count);
+/* The same within bounds, for texts of whatever length. options may be NULL. Where more than `most` tokens come, *ids is NULL and *count is more than `most`, and at most what
+ * the text has: encoding stops once that is known, after about most times the bytes of the longest token and a few quick passes over the text. Only SentencePiece vocabularies
+ * that lack tokens of bytes cannot stop inside a text: they go on to the next special token. NM_INTERRUPTED when cancelled. */
+typedef struct nm_tokenize_options {
+    const size_t *guards;       /* as in nm_tokenize_guarded */
+    size_t n_guards;
+    size_t most;                /* tokens; 0 = as many as come */
+    const volatile sig_atomic_t *cancel;    /* when it turns non-zero, encoding ends with NM_INTERRUPTED; may be NULL */
+} nm_tokenize_options;
+NM_API nm_err nm_tokenize_within(const nm_tokenizer *tokenizer, const char *text, size_t length, unsigned flags, const nm_tokenize_options *options, int32_t **ids,
+    size_t *count);
 /* Decodes; *text is allocated (nm_free), has *length bytes and a zero behind them. NM_USAGE for an id outside the vocabulary. */
 NM_API nm_err nm_detokenize(const nm_tokenizer *tokenizer, const int32_t *ids, size_t count, unsigned flags, char **text, size_t *length);
 

@@ -212,7 +212,7 @@ static void count_with(void *arg, const nm_served *served, nm_err err)
     char *text = NULL;
     int32_t *ids = NULL;
     size_t length, count = 0;
-    if (err == NM_OK) err = nm_served_prompt(served, &a->request.ask, &text, &length, &ids, &count);
+    if (err == NM_OK) err = nm_served_prompt(served, &a->request.ask, &a->task.base.gone, &text, &length, &ids, &count);
     if (err != NM_OK) nm_task_fail(&a->task, err);
     else nm_task_reply(&a->task, json_pack("{sI}", "input_tokens", (json_int_t)count));
     nm_free(text);

@@ -562,10 +562,10 @@ static void tidy(nm_engine *e)
     }
 }
 
-/* Under the lock, which is let go meanwhile: those who left before the clerk came to them. */
-static void end_cancelled(nm_engine *e)
+/* Under the lock, which is let go meanwhile: those who left before a clerk came to them. */
+static void end_cancelled(nm_engine *e, nm_job **list)
 {
-    for (nm_job **at = &e->fresh; *at;) {
+    for (nm_job **at = list; *at;) {
         nm_job *j = *at;
         if (!nm_cancelled(&j->cancelled)) {
             at = &j->next;
@@ -576,7 +576,7 @@ static void end_cancelled(nm_engine *e)
         pthread_mutex_unlock(&e->lock);
         nm_job_end(j, nm_fail(NM_INTERRUPTED, "cancelled"), NULL);
         pthread_mutex_lock(&e->lock);
-        at = &e->fresh;
+        at = list;
     }
 }
 
@@ -587,7 +587,8 @@ void *nm_loop_main(void *engine)
     pthread_mutex_lock(&e->lock);
     while (!e->closes) {
         tidy(e);
-        end_cancelled(e);
+        end_cancelled(e, &e->fresh);
+        end_cancelled(e, &e->slow);
         while (e->refused) {
             nm_job *j = e->refused;
             e->refused = j->next;

@@ -1,4 +1,5 @@
-/* The clerk: the thread that makes a request ready. It opens what its name means, renders and encodes its prompt, compiles its grammar, and looks whether there is room. */
+/* The clerks: two threads that make requests ready. They render and encode its prompt, compile its grammar, and look whether there is room. The slow one opens what names mean
+ * and takes what is long, so that what is short and finds all open never waits for that. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -97,15 +98,19 @@ static nm_err choose_sampling(nm_job *j)
     return NM_OK;
 }
 
-static nm_err choose_limits(nm_job *j, const char **code)
+static void choose_limits(nm_job *j)
 {
     const nm_ask *a = &j->ask;
     j->limit = j->variant->base->context;
     if (a->context != NM_ASK_INT && a->context > 0 && a->context < j->limit) j->limit = a->context;
     j->most = a->max_tokens == NM_ASK_INT ? j->limit : a->max_tokens;
+}
+
+static nm_err check_room(const nm_job *j, const char **code)
+{
     if (j->n_ids + (j->most > 0) <= (size_t)j->limit) return NM_OK;
     *code = "exceed_context_size_error";
-    return nm_fail(NM_USAGE, "the prompt has %zu tokens, and the context holds %d: shorten it, or serve with a larger --context", j->n_ids, j->limit);
+    return nm_fail(NM_USAGE, "the prompt has %s%zu tokens, and the context holds %d: shorten it, or serve with a larger --context", j->ids ? "" : "at least ", j->n_ids, j->limit);
 }
 
 /* ---- The prompt ------------------------------------------------------------------------------------------------------------------ */
@@ -137,11 +142,12 @@ static nm_err make_echo(nm_job *j)
 
 static nm_err make_ready(nm_job *j, const char **code)
 {
-    nm_served served = nm_variant_served(j->variant);
     if (j->variant->persona) NM_TRY(nm_ask_fill(&j->ask, j->variant->persona));
-    NM_TRY(nm_prompt_make(&served, j->variant->base, j->variant->tmpl, &j->ask, &j->prompt, &j->prompt_length, &j->ids, &j->n_ids));
+    choose_limits(j);
+    nm_tokenize_options within = {.most = (size_t)j->limit * NM_CONTEXTS_COUNTED, .cancel = &j->cancelled};
+    NM_TRY(nm_prompt_make(j->variant, &j->ask, &within, &j->prompt, &j->prompt_length, &j->ids, &j->n_ids));
     NM_TRY(fill_empty(j));
-    NM_TRY(choose_limits(j, code));
+    NM_TRY(check_room(j, code));
     NM_TRY(choose_sampling(j));
     j->reasoning_open = j->ask.messages && j->prompt && nm_speech_reasoning_open(j->prompt, j->prompt_length);
     NM_TRY(open_grammar(j));
@@ -150,12 +156,11 @@ static nm_err make_ready(nm_job *j, const char **code)
     return NM_OK;
 }
 
-/* ---- The thread ------------------------------------------------------------------------------------------------------------------- */
+/* ---- The threads ------------------------------------------------------------------------------------------------------------------- */
 
-static void pass_on(nm_engine *e, nm_job *j)
+static void pass_on(nm_engine *e, nm_job *j, nm_job **end)
 {
     pthread_mutex_lock(&e->lock);
-    nm_job **end = &e->ready;
     while (*end) end = &(*end)->next;
     j->next = NULL;
     *end = j;
@@ -177,34 +182,51 @@ static void do_call(nm_job *j, nm_err err)
     j->call(j->listener.arg, err == NM_OK ? &served : NULL, err);
 }
 
-static void handle(nm_engine *e, nm_job *j)
+static void handle(nm_engine *e, nm_job *j, bool slow)
 {
     const char *code = NULL;
     double from = nm_clock_seconds();
     nm_err err = nm_cancelled(&j->cancelled) ? nm_fail(NM_INTERRUPTED, "cancelled") : NM_OK;
-    if (err == NM_OK) err = nm_names_take(e, j->ask.model, j->ask.lora, j->ask.n_lora, &j->variant, &code);
+    if (err == NM_OK) err = nm_names_take(e, j->ask.model, j->ask.lora, j->ask.n_lora, slow, &j->variant, &code);
+    if (err == NM_OK && !j->variant) {
+        pass_on(e, j, &e->slow);
+        return;
+    }
     j->load_seconds = nm_clock_seconds() - from;
     if (j->kind == NM_JOB_CALL) do_call(j, err);
     else if (err == NM_OK) err = j->kind == NM_JOB_EMBED ? nm_embed_ready(j, &code) : make_ready(j, &code);
     if (err == NM_OK && j->kind != NM_JOB_CALL) {
-        pass_on(e, j);
+        pass_on(e, j, &e->ready);
         return;
     }
     stop_waiting(e);
     nm_job_end(j, err, code);
 }
 
+static void work(nm_engine *e, nm_job **list, bool slow)
+{
+    for (;;) {
+        pthread_mutex_lock(&e->lock);
+        while (!*list && !e->closes) pthread_cond_wait(&e->work, &e->lock);
+        nm_job *j = e->closes ? NULL : *list;
+        if (j) *list = j->next;
+        pthread_mutex_unlock(&e->lock);
+        if (!j) return;
+        j->next = NULL;
+        handle(e, j, slow);
+    }
+}
+
 void *nm_clerk_main(void *engine)
 {
     nm_engine *e = engine;
-    for (;;) {
-        pthread_mutex_lock(&e->lock);
-        while (!e->fresh && !e->closes) pthread_cond_wait(&e->work, &e->lock);
-        nm_job *j = e->closes ? NULL : e->fresh;
-        if (j) e->fresh = j->next;
-        pthread_mutex_unlock(&e->lock);
-        if (!j) return NULL;
-        j->next = NULL;
-        handle(e, j);
-    }
+    work(e, &e->fresh, false);
+    return NULL;
+}
+
+void *nm_slow_clerk_main(void *engine)
+{
+    nm_engine *e = engine;
+    work(e, &e->slow, true);
+    return NULL;
 }

@@ -20,13 +20,14 @@ static bool pools_last(const nm_model *m)
 static nm_err read_text(nm_job *j, nm_lane *l, size_t i, const char **code)
 {
     const nm_base *b = j->variant->base;
-    NM_TRY(nm_tokenize(nm_model_tokenizer(b->model), j->texts[i], j->lengths[i], NM_TEXT_BOS, &l->ids, &l->n_ids));
+    nm_tokenize_options within = {.most = (size_t)b->context * NM_CONTEXTS_COUNTED, .cancel = &j->cancelled};
+    NM_TRY(nm_tokenize_within(nm_model_tokenizer(b->model), j->texts[i], j->lengths[i], NM_TEXT_BOS, &within, &l->ids, &l->n_ids));
     if (!l->n_ids) return nm_fail(NM_USAGE, "text %zu is empty: there is nothing to embed", i);
     j->n_ids += l->n_ids;
     if (l->n_ids <= (size_t)b->context) return NM_OK;
     *code = "exceed_context_size_error";
     j->n_ids = l->n_ids;
-    return nm_fail(NM_USAGE, "text %zu has %zu tokens, and the context holds %d: shorten it", i, l->n_ids, b->context);
+    return nm_fail(NM_USAGE, "text %zu has %s%zu tokens, and the context holds %d: shorten it", i, l->ids ? "" : "at least ", l->n_ids, b->context);
 }
 
 nm_err nm_embed_ready(nm_job *j, const char **code)

@@ -98,14 +98,14 @@ void nm_job_end(nm_job *j, nm_err err, const char *code)
     pthread_mutex_unlock(&e->lock);
 }
 
-/* Puts it at the end of the clerk's list, or has the loop end it: nothing is called back on the calling thread. */
+/* Puts it at the end of a clerk's list, or has the loop end it: nothing is called back on the calling thread. */
 static nm_err submit(nm_engine *e, nm_job *j, nm_job **handle)
 {
     int32_t most = (e->options.queue > 0 ? e->options.queue : QUEUE) + e->options.parallel;
     pthread_mutex_lock(&e->lock);
     if (e->drains) j->refusal = "shutting_down";
     else if (e->waiting + (int32_t)e->n_running >= most) j->refusal = "queue_full";
-    nm_job **end = j->refusal ? &e->refused : &e->fresh;
+    nm_job **end = j->refusal ? &e->refused : j->long_text ? &e->slow : &e->fresh;
     while (*end) end = &(*end)->next;
     *end = j;
     j->id = ++e->next_id;
@@ -150,6 +150,26 @@ static nm_err check_ask(const nm_ask *a)
     return NM_OK;
 }
 
+static size_t json_bytes(const json_t *value)
+{
+    const char *key;
+    json_t *item;
+    size_t bytes = json_string_length(value);
+    for (size_t i = 0; i < json_array_size(value); i++) bytes += json_bytes(json_array_get(value, i));
+    json_object_foreach((json_t *)value, key, item) bytes += strlen(key) + json_bytes(item);
+    return bytes;
+}
+
+/* Bytes that the clerk has to read. */
+static size_t ask_bytes(const nm_ask *a)
+{
+    size_t bytes = json_bytes(a->messages) + json_bytes(a->tools) + json_bytes(a->template_kwargs) + json_bytes(a->schema);
+    if (a->text) bytes += a->text_length;
+    if (a->suffix) bytes += strlen(a->suffix);
+    if (a->grammar) bytes += strlen(a->grammar);
+    return bytes;
+}
+
 nm_err nm_engine_ask(nm_engine *e, const nm_ask *ask, const nm_listener *listener, nm_job **job)
 {
     if (job) *job = NULL;
@@ -163,14 +183,16 @@ nm_err nm_engine_ask(nm_engine *e, const nm_ask *ask, const nm_listener *listene
     }
     j->listener = *listener;
     j->n = ask->n;
+    j->long_text = ask_bytes(ask) > NM_TEXT_LONG;
     return submit(e, j, job);
 }
 
-nm_err nm_engine_call(nm_engine *e, const char *name, nm_call_fn fn, void *arg)
+nm_err nm_engine_call_text(nm_engine *e, const char *name, size_t bytes, nm_call_fn fn, void *arg)
 {
     nm_job *j = new_job(e, NM_JOB_CALL);
     if (!j) return nm_fail_memory(sizeof *j);
     j->call = fn;
+    j->long_text = bytes > NM_TEXT_LONG;
     j->listener.arg = arg;
     if (name) {
         j->ask.model = nm_strndup(name, strlen(name));
@@ -182,8 +204,11 @@ nm_err nm_engine_call(nm_engine *e, const char *name, nm_call_fn fn, void *arg)
     return submit(e, j, NULL);
 }
 
+nm_err nm_engine_call(nm_engine *e, const char *name, nm_call_fn fn, void *arg) { return nm_engine_call_text(e, name, 0, fn, arg); }
+
 static nm_err copy_texts(nm_job *j, const char *model, const char *const *texts, const size_t *lengths, size_t n)
 {
+    size_t bytes = 0;
     j->texts = nm_calloc(n, sizeof *j->texts);
     j->lengths = nm_calloc(n, sizeof *j->lengths);
     if (!j->texts || !j->lengths) return nm_fail_memory(n * sizeof *j->texts);
@@ -192,7 +217,9 @@ static nm_err copy_texts(nm_job *j, const char *model, const char *const *texts,
         j->texts[j->n_texts] = nm_strndup(texts[j->n_texts], lengths[j->n_texts]);
         if (!j->texts[j->n_texts]) return nm_fail_memory(lengths[j->n_texts]);
         j->lengths[j->n_texts] = lengths[j->n_texts];
+        bytes += lengths[j->n_texts];
     }
+    j->long_text = bytes > NM_TEXT_LONG;
     return NM_OK;
 }
 
@@ -220,6 +247,8 @@ static nm_err start(nm_engine *e)
     e->loop_runs = true;
     if (pthread_create(&e->clerk, NULL, nm_clerk_main, e)) return nm_fail(NM_FAILED, "no thread for the engine could be started");
     e->clerk_runs = true;
+    if (pthread_create(&e->slow_clerk, NULL, nm_slow_clerk_main, e)) return nm_fail(NM_FAILED, "no thread for the engine could be started");
+    e->slow_clerk_runs = true;
     return NM_OK;
 }
 
@@ -242,6 +271,7 @@ nm_err nm_engine_open(nm_engine **out, const nm_engine_options *options)
     e->options = *options;
     if (!options->n_models) e->options.models = NULL;
     pthread_mutex_init(&e->lock, NULL);
+    pthread_mutex_init(&e->naming, NULL);
     pthread_condattr_t attributes;
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
@@ -293,6 +323,7 @@ void nm_engine_close(nm_engine **engine)
     pthread_cond_broadcast(&e->work);
     pthread_mutex_unlock(&e->lock);
     if (e->clerk_runs) pthread_join(e->clerk, NULL);
+    if (e->slow_clerk_runs) pthread_join(e->slow_clerk, NULL);
     if (e->loop_runs) pthread_join(e->loop, NULL);
     while (e->refused) {
         nm_job *j = e->refused;
@@ -300,6 +331,7 @@ void nm_engine_close(nm_engine **engine)
         nm_job_refuse(j);
     }
     end_list(&e->fresh);
+    end_list(&e->slow);
     end_list(&e->ready);
     nm_shelf_close(e);
     nm_kept_forget(e);
@@ -307,6 +339,7 @@ void nm_engine_close(nm_engine **engine)
     nm_free(e->kept);
     nm_free(e->running);
     pthread_cond_destroy(&e->work);
+    pthread_mutex_destroy(&e->naming);
     pthread_mutex_destroy(&e->lock);
     nm_free(e);
 }

@@ -1,8 +1,9 @@
 /* Owns what the files of the engine share. Nobody else includes it.
  *
- * Three threads: the caller's puts a job into `fresh`; the clerk (clerk.c) opens its model, makes tokens of it and puts it into `ready`; the loop (batch.c) computes.
- * Sessions, samplers and kept prefixes are the loop's alone (their list changes under the lock); lists, models and counts are under the lock. A fourth writes kept
- * prefixes into files where a folder is given (shelf.c). */
+ * Four threads: the caller's puts a job into `fresh`, or into `slow` where its text is long; a clerk (clerk.c) makes tokens of it and puts it into `ready`; the loop (batch.c)
+ * computes. There are two clerks: one that is quick takes from `fresh` and passes on to `slow` what must be opened first; the other takes from `slow`, and is the only one to
+ * open anything. Sessions, samplers and kept prefixes are the loop's alone (their list changes under the lock); lists, models and counts are under the lock. A fifth writes
+ * kept prefixes into files where a folder is given (shelf.c). */
 #ifndef NM_SERVER_ENGINE_IMPL_H
 #define NM_SERVER_ENGINE_IMPL_H
 
@@ -18,6 +19,8 @@
 #include "server/engine.h"
 
 enum {
+    NM_TEXT_LONG = 65536,           /* bytes that a job's text is read in some hundredth of a second */
+    NM_CONTEXTS_COUNTED = 4,        /* a prompt's tokens are counted up to so many times the context's: beyond them it has "at least" so many */
     NM_TOP_MOST = 20,               /* alternatives of a token */
     NM_PASS_ROWS = 512              /* of a runner; the loop's passes are one of the runner's each, so that one that is broken off has done nothing or all */
 };
@@ -109,6 +112,7 @@ struct nm_job {
     nm_embed_fn embed;              /* NM_JOB_EMBED */
     char **texts;                   /* its texts */
     size_t *lengths, n_texts;
+    bool long_text;                 /* the slow clerk's */
     float *vectors;                 /* one for each */
     bool pools_last;
     nm_variant *variant;
@@ -149,14 +153,15 @@ typedef struct nm_shelf nm_shelf;   /* shelf.c */
 struct nm_engine {
     nm_engine_options options;
     pthread_mutex_t lock;
-    pthread_cond_t work;            /* something for the clerk or the loop */
-    pthread_t clerk, loop;
-    bool clerk_runs, loop_runs;
+    pthread_mutex_t naming;         /* held while a name is looked up: the list of bases grows by that alone */
+    pthread_cond_t work;            /* something for the clerks or the loop */
+    pthread_t clerk, slow_clerk, loop;
+    bool clerk_runs, slow_clerk_runs, loop_runs;
     bool drains, closes;
-    nm_job *fresh, *ready, *refused;        /* lists, oldest first */
+    nm_job *fresh, *slow, *ready, *refused; /* lists, oldest first */
     nm_job **running;               /* the loop's, changed under the lock */
     size_t n_running, running_capacity;
-    int32_t waiting;                /* jobs in fresh and ready */
+    int32_t waiting;                /* jobs in fresh, slow and ready, or in a clerk's hands */
     int32_t unfinished;             /* jobs whose end was not told yet */
     uint64_t next_id;
     nm_base **base;
@@ -182,8 +187,9 @@ struct nm_engine {
 /* names.c: under the lock, but for opening */
 nm_err nm_names_open(nm_engine *e);
 void nm_names_close(nm_engine *e);
-/* What a name means, with its model and adapters open; a user of both is added. On the clerk's thread, without the lock. */
-nm_err nm_names_take(nm_engine *e, const char *name, const nm_ask_lora *lora, size_t n_lora, nm_variant **out, const char **code);
+/* What a name means, with its model and adapters open; a user of both is added. On a clerk's thread, without the lock. may_open: on the slow clerk's; else *out is NULL where
+ * something must be opened. */
+nm_err nm_names_take(nm_engine *e, const char *name, const nm_ask_lora *lora, size_t n_lora, bool may_open, nm_variant **out, const char **code);
 void nm_names_leave(nm_engine *e, nm_variant *variant, double keep_alive);     /* takes the lock */
 /* Closes models that nobody uses: those whose time has come and, where room is wanted, the longest unused. On the loop's thread, under the lock. */
 void nm_names_reap(nm_engine *e, double now);
@@ -195,7 +201,8 @@ uint64_t nm_session_need(const nm_engine *e, const nm_base *base, size_t tokens)
 void nm_names_make_room(nm_engine *e, uint64_t bytes);
 
 /* prompt.c */
-nm_err nm_prompt_make(const nm_served *served, const nm_base *base, const nm_template *tmpl, const nm_ask *ask, char **text, size_t *length, int32_t **ids, size_t *count);
+/* `within` also ends rendering. Of a prompt of more tokens than it lets through *ids is NULL, and *count says how many there are at least. */
+nm_err nm_prompt_make(const nm_variant *variant, const nm_ask *ask, const nm_tokenize_options *within, char **text, size_t *length, int32_t **ids, size_t *count);
 nm_err nm_prompt_controls(nm_base *base, const nm_tokenizer *tokenizer);
 nm_served nm_variant_served(const nm_variant *v);
 
@@ -212,6 +219,7 @@ void nm_ask_free(nm_ask *ask);
 
 /* clerk.c */
 void *nm_clerk_main(void *engine);
+void *nm_slow_clerk_main(void *engine);
 
 /* batch.c */
 void *nm_loop_main(void *engine);
@@ -256,7 +264,7 @@ void nm_shelf_close(nm_engine *e);
 /* Takes a session to be saved over, with its use of the variant; false: it stays the caller's. Under the lock. */
 bool nm_shelf_put(nm_engine *e, const nm_kept *kept);
 bool nm_shelf_busy(const nm_engine *e);         /* under the lock: some are not saved yet, and hold their models */
-/* Loads what a file knows of the job's prompt into job->shelved, if that is more than memory knows. On the clerk's thread, without the lock. */
+/* Loads what a file knows of the job's prompt into job->shelved, if that is more than memory knows. On a clerk's thread, without the lock. */
 void nm_shelf_find(nm_engine *e, nm_job *job);
 
 /* engine.c */

@@ -97,7 +97,8 @@ static void tokenize_with(void *arg, const nm_served *served, nm_err err)
     size_t count = 0;
     json_t *list = NULL;
     err = need_tokenizer(&tokenizer, served, err);
-    if (err == NM_OK) err = nm_tokenize(tokenizer, t->content, t->length, (t->parse ? NM_TEXT_SPECIAL : 0u) | (t->special ? NM_TEXT_BOS : 0u), &ids, &count);
+    unsigned flags = (t->parse ? NM_TEXT_SPECIAL : 0u) | (t->special ? NM_TEXT_BOS : 0u);
+    if (err == NM_OK) err = nm_tokenize_within(tokenizer, t->content, t->length, flags, &(nm_tokenize_options){.cancel = &t->task.base.gone}, &ids, &count);
     if (err == NM_OK) list = json_array();
     for (size_t i = 0; i < count; i++) json_array_append_new(list, t->pieces ? piece_of(tokenizer, ids[i]) : json_integer(ids[i]));
     nm_free(ids);
@@ -190,7 +191,7 @@ static void prompt_with(void *arg, const nm_served *served, nm_err err)
     char *text = NULL;
     size_t length = 0, count = 0;
     int32_t *ids = NULL;
-    if (err == NM_OK) err = nm_served_prompt(served, &t->chat.ask, &text, &length, &ids, &count);
+    if (err == NM_OK) err = nm_served_prompt(served, &t->chat.ask, &t->task.base.gone, &text, &length, &ids, &count);
     finish(t, err, err == NM_OK ? json_pack("{so}", "prompt", nm_wire_text(text ? text : "", length)) : NULL);
     nm_free(text);
     nm_free(ids);

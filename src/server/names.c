@@ -581,38 +581,31 @@ static nm_err variant_key(char **out, parts *p)
     return err;
 }
 
-/* With one user more; NULL if there is none. */
-static nm_variant *known_variant(nm_engine *e, const nm_base *b, const char *key)
+/* What is open already, with one user more of it and of its base; NULL if it is not. */
+static nm_variant *take_open(nm_engine *e, nm_base *b, const char *key)
 {
     nm_variant *found = NULL;
     pthread_mutex_lock(&e->lock);
-    for (size_t i = 0; !found && i < b->variants; i++)
+    for (size_t i = 0; b->model && !found && i < b->variants; i++)
         if (!strcmp(b->variant[i]->key, key)) found = b->variant[i];
-    if (found) found->users++;
+    if (found) found->users++, b->users++;
     pthread_mutex_unlock(&e->lock);
     return found;
 }
 
-/* With one user more. The persona goes over to the variant. */
-static nm_err open_variant(nm_engine *e, nm_base *b, parts *p, nm_variant **out)
+/* With one user, and the persona. */
+static nm_err open_variant(nm_engine *e, nm_base *b, const char *key, parts *p, nm_variant **out)
 {
-    char *key = NULL;
-    NM_TRY(variant_key(&key, p));
-    *out = known_variant(e, b, key);
-    nm_variant *v = *out ? NULL : nm_calloc(1, sizeof *v);
-    nm_err err = *out || v ? NM_OK : nm_fail_memory(sizeof *v);
-    if (err == NM_OK && v) err = variant_name(&v->name, b, p);
-    if (!v || err != NM_OK) {
-        nm_free(key);
-        nm_free(v);
-        return err;
-    }
+    nm_variant *v = nm_calloc(1, sizeof *v);
+    if (!v) return nm_fail_memory(sizeof *v);
     v->base = b;
-    v->key = key;
     v->users = 1;
     v->persona = p->persona;
+    nm_err err = variant_name(&v->name, b, p);
     p->persona = NULL;
-    err = fill_variant(e, v, p);
+    v->key = nm_strndup(key, strlen(key));
+    if (err == NM_OK && !v->key) err = nm_fail_memory(strlen(key));
+    if (err == NM_OK) err = fill_variant(e, v, p);
     pthread_mutex_lock(&e->lock);
     if (err == NM_OK) err = NM_GROW(b->variant, b->variant_capacity, b->variants + 1);
     if (err == NM_OK) b->variant[b->variants++] = *out = v;
@@ -621,30 +614,43 @@ static nm_err open_variant(nm_engine *e, nm_base *b, parts *p, nm_variant **out)
     return err;
 }
 
-static nm_err take(nm_engine *e, nm_base *b, parts *p, nm_variant **out)
+/* Opens what lacks: the base, or a stack on it. On the slow clerk's thread alone, so nobody else does so meanwhile. */
+static nm_err take_closed(nm_engine *e, nm_base *b, const char *key, parts *p, nm_variant **out)
 {
     pthread_mutex_lock(&e->lock);
     b->users++;
     bool open = b->model != NULL;
     pthread_mutex_unlock(&e->lock);
     nm_err err = open ? NM_OK : open_base(e, b);
-    if (err == NM_OK) err = open_variant(e, b, p, out);
+    if (err == NM_OK) err = open_variant(e, b, key, p, out);
     pthread_mutex_lock(&e->lock);
     if (err != NM_OK) b->users--;
     pthread_mutex_unlock(&e->lock);
     return err;
 }
 
-nm_err nm_names_take(nm_engine *e, const char *name, const nm_ask_lora *lora, size_t n_lora, nm_variant **out, const char **code)
+static nm_err look_up(nm_engine *e, const char *name, const nm_ask_lora *lora, size_t n_lora, nm_base **base, parts *p)
+{
+    char plain[NAME_LONGEST];
+    nm_err err = name && *name ? unalias(e, name, plain) : NM_OK;
+    pthread_mutex_lock(&e->naming);
+    if (err == NM_OK) err = parse_name(e, name && *name ? plain : e->options.models[0], base, p);
+    for (size_t i = 0; err == NM_OK && i < n_lora; i++) err = add_part(e, p, lora[i].id, strlen(lora[i].id), lora[i].scale);
+    pthread_mutex_unlock(&e->naming);
+    return err;
+}
+
+nm_err nm_names_take(nm_engine *e, const char *name, const nm_ask_lora *lora, size_t n_lora, bool may_open, nm_variant **out, const char **code)
 {
     parts p = {.count = 0};
     nm_base *base = NULL;
-    char plain[NAME_LONGEST];
-    nm_err err = name && *name ? unalias(e, name, plain) : NM_OK;
-    if (err == NM_OK) err = parse_name(e, name && *name ? plain : e->options.models[0], &base, &p);
-    for (size_t i = 0; err == NM_OK && i < n_lora; i++) err = add_part(e, &p, lora[i].id, strlen(lora[i].id), lora[i].scale);
+    char *key = NULL;
+    nm_err err = look_up(e, name, lora, n_lora, &base, &p);
     if (err == NM_NOT_FOUND) *code = "model_not_found";
-    if (err == NM_OK) err = take(e, base, &p, out);
+    if (err == NM_OK) err = variant_key(&key, &p);
+    if (err == NM_OK) *out = take_open(e, base, key);
+    if (err == NM_OK && !*out && may_open) err = take_closed(e, base, key, &p, out);
+    nm_free(key);
     free_parts(&p);
     return err;
 }

@@ -11,7 +11,7 @@
 enum { MARK = 24, DEPTH_MOST = 128 };       /* bytes of a mark */
 
 /* The two marks of a request: private-use characters round random digits, which templates neither trim nor change the case of. */
-typedef struct marks { char open[MARK], close[MARK]; const nm_base *base; bool used; } marks;
+typedef struct marks { char open[MARK], close[MARK]; const nm_base *base; const volatile sig_atomic_t *cancel; bool used; } marks;
 
 static int by_text(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
@@ -64,6 +64,7 @@ static nm_err mark_text(const marks *m, const char *text, size_t length, nm_str 
     size_t from = 0;
     *any = false;
     for (size_t at = 0; at < length;) {
+        if (nm_cancelled(m->cancel)) return nm_fail(NM_INTERRUPTED, "cancelled");
         size_t n = control_at(m->base, text + at, length - at);
         if (!n) { at++; continue; }
         *any = true;
@@ -126,11 +127,11 @@ static nm_err marked(marks *m, const json_t *value, int depth, json_t **out)
     return err;
 }
 
-static void begin_marks(marks *m, const nm_base *base)
+static void begin_marks(marks *m, const nm_base *base, const volatile sig_atomic_t *cancel)
 {
     unsigned long long n = 0;
     if (getrandom(&n, sizeof n, 0) != sizeof n) n = (unsigned long long)(uintptr_t)m;
-    *m = (marks){.base = base};
+    *m = (marks){.base = base, .cancel = cancel};
     snprintf(m->open, sizeof m->open, "\xee\x80\x80%016llu", n % 10000000000000000u);
     snprintf(m->close, sizeof m->close, "\xee\x80\x81%016llu", n % 10000000000000000u);
 }
@@ -186,11 +187,11 @@ static nm_err take_last(json_t *messages, json_t **content)
     return NM_OK;
 }
 
-static nm_err render_vars(const nm_template *tmpl, const json_t *vars, char **text, size_t *length)
+static nm_err render_vars(const marks *m, const nm_template *tmpl, const json_t *vars, char **text, size_t *length)
 {
     char *json = json_dumps(vars, JSON_COMPACT);
     if (!json) return nm_fail_memory(0);
-    nm_template_options o = {.now = INT64_MIN};
+    nm_template_options o = {.now = INT64_MIN, .cancel = m->cancel};
     nm_err err = nm_template_render(tmpl, json, strlen(json), &o, text, length);
     free(json);
     if (err == NM_FAILED || err == NM_REFUSED) err = nm_fail(NM_USAGE, "%s", nm_error_text());      /* these messages do not go with this template */
@@ -240,10 +241,10 @@ static bool fill_contents(json_t *messages)
 }
 
 /* Turns that are calls alone have no content: some templates ask for null there, others add up whatever stands there and fail of it. */
-static nm_err render_either(const nm_template *tmpl, const json_t *vars, char **text, size_t *length)
+static nm_err render_either(const marks *m, const nm_template *tmpl, const json_t *vars, char **text, size_t *length)
 {
-    nm_err err = render_vars(tmpl, vars, text, length);
-    return err == NM_USAGE && fill_contents(json_object_get(vars, "messages")) ? render_vars(tmpl, vars, text, length) : err;
+    nm_err err = render_vars(m, tmpl, vars, text, length);
+    return err == NM_USAGE && fill_contents(json_object_get(vars, "messages")) ? render_vars(m, tmpl, vars, text, length) : err;
 }
 
 static nm_err render_with(marks *m, const nm_served *served, const nm_template *tmpl, const nm_ask *ask, json_t *vars, nm_str *out)
@@ -264,7 +265,7 @@ static nm_err render_with(marks *m, const nm_served *served, const nm_template *
     if (err == NM_OK && ask->continue_last) err = take_last(messages, &last);
     if (err == NM_OK) err = fill_vars(vars, served, ask, messages, tools);
     else json_decref(messages), json_decref(tools);
-    if (err == NM_OK) err = render_either(tmpl, vars, &text, &length);
+    if (err == NM_OK) err = render_either(m, tmpl, vars, &text, &length);
     if (err == NM_OK) err = nm_str_append(out, text, length);
     if (err == NM_OK && last) err = nm_str_append(out, json_string_value(last), json_string_length(last));
     json_decref(last);
@@ -318,29 +319,25 @@ static nm_err append_ids(int32_t **ids, size_t *count, size_t *capacity, const i
     return NM_OK;
 }
 
-static nm_err append_text(const nm_tokenizer *t, const char *text, size_t length, unsigned flags, int32_t **ids, size_t *count, size_t *capacity)
+/* PRE text SUF suffix MID, as models for code were taught (Bavarian et al. 2022), behind BOS where the model wants one. */
+static nm_err make_gap(const nm_served *served, const nm_ask *ask, const nm_tokenize_options *within, int32_t **ids, size_t *count)
 {
-    int32_t *more;
-    size_t n;
-    NM_TRY(nm_tokenize(t, text, length, flags, &more, &n));
-    nm_err err = append_ids(ids, count, capacity, more, n);
-    nm_free(more);
-    return err;
-}
-
-/* PRE text SUF suffix MID, as models for code were taught (Bavarian et al. 2022). */
-static nm_err make_gap(const nm_served *served, const nm_ask *ask, int32_t **ids, size_t *count)
-{
-    const nm_tokenizer *t = nm_model_tokenizer(served->model);
     nm_fim fim;
-    size_t capacity = 0;
     if (!nm_fim_find(&fim, served->model)) return nm_fail(NM_USAGE, "%s was not made to fill gaps (\"suffix\"): its vocabulary has no tokens for that", served->name);
-    NM_TRY(append_text(t, "", 0, NM_TEXT_PROMPT, ids, count, &capacity));       /* BOS where the model wants one */
-    NM_TRY(append_ids(ids, count, &capacity, &fim.prefix, 1));
-    NM_TRY(append_text(t, ask->text, ask->text_length, 0, ids, count, &capacity));
-    NM_TRY(append_ids(ids, count, &capacity, &fim.suffix, 1));
-    NM_TRY(append_text(t, ask->suffix, strlen(ask->suffix), 0, ids, count, &capacity));
-    return append_ids(ids, count, &capacity, &fim.middle, 1);
+    const char *text[] = {"", ask->text, ask->suffix};
+    size_t length[] = {0, ask->text_length, strlen(ask->suffix)}, n[3] = {0}, capacity = 0;
+    int32_t behind[] = {fim.prefix, fim.suffix, fim.middle}, *part[3] = {NULL};
+    nm_err err = NM_OK;
+    for (int i = 0; i < 3 && err == NM_OK; i++)
+        err = nm_tokenize_within(nm_model_tokenizer(served->model), text[i], length[i], i ? 0 : NM_TEXT_PROMPT, within, &part[i], &n[i]);
+    bool fits = part[0] && part[1] && part[2];
+    if (!fits) *count = n[0] + n[1] + n[2];
+    for (int i = 0; i < 3 && err == NM_OK && fits; i++) {
+        err = append_ids(ids, count, &capacity, part[i], n[i]);
+        if (err == NM_OK) err = append_ids(ids, count, &capacity, &behind[i], 1);
+    }
+    for (int i = 0; i < 3; i++) nm_free(part[i]);
+    return err;
 }
 
 /* ---- All of it -------------------------------------------------------------------------------------------------------------------- */
@@ -353,19 +350,21 @@ static nm_err check_ids(const nm_tokenizer *t, const int32_t *ids, size_t n)
     return NM_OK;
 }
 
-static nm_err make_chat(marks *m, const nm_served *served, const nm_template *tmpl, const nm_ask *ask, nm_str *s, int32_t **ids, size_t *count)
+static nm_err make_chat(marks *m, const nm_served *served, const nm_template *tmpl, const nm_ask *ask, nm_tokenize_options within, nm_str *s, int32_t **ids, size_t *count)
 {
     guards g = {0};
     nm_err err = render(m, served, tmpl, ask, s);
     if (err == NM_OK && m->used) err = unmark(m, s, &g);
-    if (err == NM_OK) err = nm_tokenize_guarded(nm_model_tokenizer(served->model), s->data, s->length, NM_TEXT_PROMPT, g.at, g.count / 2, ids, count);
+    within.guards = g.at, within.n_guards = g.count / 2;
+    if (err == NM_OK) err = nm_tokenize_within(nm_model_tokenizer(served->model), s->data, s->length, NM_TEXT_PROMPT, &within, ids, count);
     nm_free(g.at);
     return err;
 }
 
-nm_err nm_prompt_make(const nm_served *served, const nm_base *base, const nm_template *tmpl, const nm_ask *ask, char **text, size_t *length, int32_t **ids, size_t *count)
+nm_err nm_prompt_make(const nm_variant *v, const nm_ask *ask, const nm_tokenize_options *within, char **text, size_t *length, int32_t **ids, size_t *count)
 {
-    const nm_tokenizer *t = nm_model_tokenizer(served->model);
+    nm_served served = nm_variant_served(v);
+    const nm_tokenizer *t = nm_model_tokenizer(served.model);
     nm_str s = {0};
     marks m;
     nm_err err = NM_OK;
@@ -375,12 +374,12 @@ nm_err nm_prompt_make(const nm_served *served, const nm_base *base, const nm_tem
         err = check_ids(t, ask->ids, ask->n_ids);
         if (err == NM_OK) err = append_ids(ids, count, &capacity, ask->ids, ask->n_ids);
     } else if (ask->messages) {
-        begin_marks(&m, base);
-        err = make_chat(&m, served, tmpl, ask, &s, ids, count);
+        begin_marks(&m, v->base, within->cancel);
+        err = make_chat(&m, &served, v->tmpl, ask, *within, &s, ids, count);
     } else {
         err = nm_str_append(&s, ask->text ? ask->text : "", ask->text_length);
-        if (err == NM_OK && ask->suffix) err = make_gap(served, ask, ids, count);
-        else if (err == NM_OK) err = nm_tokenize(t, s.data, s.length, NM_TEXT_PROMPT, ids, count);
+        if (err == NM_OK && ask->suffix) err = make_gap(&served, ask, within, ids, count);
+        else if (err == NM_OK) err = nm_tokenize_within(t, s.data, s.length, NM_TEXT_PROMPT, within, ids, count);
     }
     if (err == NM_OK && s.data) *text = nm_str_take(&s, length);
     nm_str_free(&s);
@@ -397,7 +396,7 @@ nm_served nm_variant_served(const nm_variant *v)
         .adapters = v->adapter, .scales = v->scale, .n_adapters = v->parts, .variant = v};
 }
 
-nm_err nm_served_prompt(const nm_served *served, const nm_ask *ask, char **text, size_t *length, int32_t **ids, size_t *count)
+nm_err nm_served_prompt(const nm_served *served, const nm_ask *ask, const volatile sig_atomic_t *cancel, char **text, size_t *length, int32_t **ids, size_t *count)
 {
-    return nm_prompt_make(served, served->variant->base, served->variant->tmpl, ask, text, length, ids, count);
+    return nm_prompt_make(served->variant, ask, &(nm_tokenize_options){.cancel = cancel}, text, length, ids, count);
 }

@@ -106,6 +106,7 @@ nm_err nm_request_embed(nm_request *r, nm_engine *engine, const char *model, con
 void nm_request_cancel(nm_request *r)
 {
     atomic_store(&r->cancelled, true);
+    nm_cancel(&r->gone, true);
     for (size_t i = 0; i < r->n_jobs; i++) {
         nm_job *job = atomic_load(&r->jobs[i]);
         if (job) nm_job_cancel(job);

@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "base/cancel.h"
 #include "server/engine.h"
 #include "server/http.h"
 
@@ -19,6 +20,7 @@ typedef struct nm_request {
     pthread_mutex_t lock;           /* for callbacks of several jobs, which may come at once */
     atomic_int refs;
     atomic_bool cancelled;
+    volatile sig_atomic_t gone;     /* the same for work without a job, inside an nm_call_fn */
     _Atomic(nm_job *) *jobs;        /* n_jobs; NULL until asked */
     size_t n_jobs;
     void (*free_all)(struct nm_request *r);     /* what is the dialect's, and the memory itself */

@@ -5,12 +5,23 @@
  * takes one symbol away and offers at most two new pairs. */
 #include <string.h>
 
+#include "base/cancel.h"
 #include "base/err.h"
 #include "base/mem.h"
 #include "text/tokenizer_impl.h"
 #include "text/unicode.h"
 
-enum { NONE = -1 };
+enum { NONE = -1, CHECK_EVERY = 4096 };
+
+/* No token takes more bytes than the longest; a second BOS may go at the end. */
+nm_err nm_encoder_check(nm_encoder *e, size_t bytes)
+{
+    if (nm_cancelled(e->cancel)) return nm_fail(NM_INTERRUPTED, "cancelled");
+    size_t least = e->n_ids + bytes / (e->t->longest + 1u);
+    if (!e->most || least <= e->most + 1) return NM_OK;
+    e->least = least - 1;
+    return NM_INTERRUPTED;
+}
 
 nm_err nm_encoder_put_at(nm_encoder *e, int32_t id, size_t at)
 {
@@ -107,8 +118,12 @@ static void join(nm_encoder *e, uint32_t i, int32_t id)
 nm_err nm_encoder_merge(nm_encoder *e, nm_missing_fn missing)
 {
     e->n_heap = 0;
-    for (uint32_t i = 0; i + 1 < e->n_symbols; i++) NM_TRY(offer(e, i));
+    for (uint32_t i = 0; i + 1 < e->n_symbols; i++) {
+        NM_TRY(nm_encoder_check(e, 0));
+        NM_TRY(offer(e, i));
+    }
     while (e->n_heap) {
+        NM_TRY(nm_encoder_check(e, 0));
         nm_candidate c = heap_pop(e);
         /* Out of date if either side has merged since, unless they still make the same token. */
         if (!e->symbols[c.left].length || candidate(e, c.left).id != c.id) continue;
@@ -152,6 +167,7 @@ static nm_err encode_piece(void *arg, const char *piece, size_t length)
     nm_encoder *e = arg;
     const nm_tokenizer *t = e->t;
     e->steps += length;
+    NM_TRY(nm_encoder_check(e, 0));
     if (t->pre->whole_words) {
         int32_t id;
         NM_TRY(whole_word(e, piece, length, &id));
@@ -161,6 +177,7 @@ static nm_err encode_piece(void *arg, const char *piece, size_t length)
     for (size_t i = 0; i < length; i++) {
         int32_t id = t->byte_id[(unsigned char)piece[i]];
         if (id >= 0) NM_TRY(nm_encoder_symbol(e, (uint32_t)i, 1, id));
+        if (!(i % CHECK_EVERY)) NM_TRY(nm_encoder_check(e, e->n_symbols));      /* each a byte of a token */
     }
     return nm_encoder_merge(e, no_token);
 }

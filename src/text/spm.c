@@ -80,8 +80,10 @@ nm_err nm_encode_spm(nm_encoder *e, const char *text, size_t length)
     const nm_tokenizer *t = e->t;
     NM_TRY(escape(e, text, length));
     e->text = e->fragment = e->normal.data;
+    NM_TRY(nm_encoder_check(e, t->byte_gaps ? 0 : e->normal.length));       /* without bytes, runs of any length are one unknown token */
     for (size_t i = 0; i < e->normal.length;) {
         int used;
+        NM_TRY(nm_encoder_check(e, 0));
         nm_utf8_decode(e->text + i, e->normal.length - i, &used);
         int32_t id = nm_vocab_find(t, e->text + i, (size_t)used);
         NM_TRY(nm_encoder_symbol(e, (uint32_t)i, (uint32_t)used, id >= 0 && nm_vocab_plain(t, id) ? id : -1));

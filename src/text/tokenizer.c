@@ -87,6 +87,7 @@ static int32_t added_at(const nm_tokenizer *t, const char *text, size_t length, 
 /* text stands at byte `at` of the whole. */
 static nm_err encode_fragment(nm_encoder *e, const char *text, size_t length, size_t at)
 {
+    NM_TRY(nm_encoder_check(e, 0));
     if (!length) return NM_OK;
     e->fragment = text;
     e->fragment_at = (uint32_t)at;
@@ -192,7 +193,8 @@ static nm_err tokenize(nm_encoder e, const char *text, size_t length, unsigned f
     if (err != NM_OK) {
         nm_free(e.ids);
         nm_free(e.starts);
-        return err;
+        *count = e.least;
+        return e.least ? NM_OK : err;
     }
     *ids = e.ids;
     *count = e.n_ids;
@@ -225,6 +227,18 @@ nm_err nm_tokenize_guarded(const nm_tokenizer *tokenizer, const char *text, size
                            size_t *count)
 {
     return tokenize((nm_encoder){.t = tokenizer, .guards = guards, .n_guards = n_guards}, text, length, flags, ids, NULL, count, NULL);
+}
+
+nm_err nm_tokenize_within(const nm_tokenizer *tokenizer, const char *text, size_t length, unsigned flags, const nm_tokenize_options *options, int32_t **ids,
+                          size_t *count)
+{
+    nm_tokenize_options o = options ? *options : (nm_tokenize_options){0};
+    nm_encoder e = {.t = tokenizer, .guards = o.guards, .n_guards = o.n_guards, .most = o.most, .cancel = o.cancel};
+    NM_TRY(tokenize(e, text, length, flags, ids, NULL, count, NULL));
+    if (!o.most || *count <= o.most) return NM_OK;
+    nm_free(*ids);      /* the last few over the bound were not in the way */
+    *ids = NULL;
+    return NM_OK;
 }
 
 /* ---- Questions ------------------------------------------------------------------------------------------------------------ */

@@ -92,6 +92,9 @@ typedef struct nm_encoder {
     size_t n_ids, ids_capacity;
     const size_t *guards;               /* pairs of places, n_guards: within them no special token is read */
     size_t n_guards;
+    size_t most;                        /* ids; 0 = as many as come */
+    size_t least;                       /* so many there are, which is more than `most`: nothing further is encoded; 0 = not known yet */
+    const volatile sig_atomic_t *cancel;
     bool want_starts;
     uint32_t *starts;                   /* per id, its first byte in the whole text; kept only if wanted, as is what follows */
     size_t starts_capacity;
@@ -108,6 +111,8 @@ typedef struct nm_encoder {
     uint64_t steps;
 } nm_encoder;
 
+/* Where `bytes` more of the text are known to become tokens: NM_INTERRUPTED if that makes too many (e->least), or when cancelled. */
+nm_err nm_encoder_check(nm_encoder *e, size_t bytes);
 /* Appends an id that begins at byte `at` of the whole text. */
 nm_err nm_encoder_put_at(nm_encoder *e, int32_t id, size_t at);
 /* The same for one that begins at a byte of e->fragment. */

@@ -89,6 +89,7 @@ static nm_err longest_piece(nm_encoder *e, const char *word, size_t length, bool
 static nm_err encode_word(nm_encoder *e, const char *word, size_t length, size_t chars)
 {
     size_t before = e->n_ids, at = 0;
+    NM_TRY(nm_encoder_check(e, 0));
     while (at < length && chars <= LONGEST_WORD) {
         int32_t id = -1;
         size_t taken = 0;

@@ -270,13 +270,15 @@ static void *fake_run_call(void *arg)
     return NULL;
 }
 
-nm_err nm_engine_call(nm_engine *engine, const char *name, nm_call_fn fn, void *arg)
+nm_err nm_engine_call_text(nm_engine *engine, const char *name, size_t bytes, nm_call_fn fn, void *arg)
 {
     fake_call *c = gw_must(calloc(1, sizeof *c));
     *c = (fake_call){.call = fn, .arg = arg, .script = fake.script};
     fake_start(fake_run_call, c);
     return NM_OK;
 }
+
+nm_err nm_engine_call(nm_engine *engine, const char *name, nm_call_fn fn, void *arg) { return nm_engine_call_text(engine, name, 0, fn, arg); }
 
 nm_err nm_engine_embed(nm_engine *engine, const char *model, const char *const *texts, const size_t *lengths, size_t n, nm_embed_fn fn, void *arg, nm_job **job)
 {
@@ -298,7 +300,7 @@ json_t *nm_engine_models(nm_engine *engine) { return fake.models ? json_deep_cop
 const char *nm_engine_first(const nm_engine *engine) { return "fake"; }
 
 /* The roles and texts of all messages, and as many tokens as there are messages. */
-nm_err nm_served_prompt(const nm_served *served, const nm_ask *ask, char **text, size_t *length, int32_t **ids, size_t *count)
+nm_err nm_served_prompt(const nm_served *served, const nm_ask *ask, const volatile sig_atomic_t *cancel, char **text, size_t *length, int32_t **ids, size_t *count)
 {
     nm_str s = {0};
     for (size_t i = 0; i < json_array_size(ask->messages); i++) {

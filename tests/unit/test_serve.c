@@ -494,7 +494,7 @@ static void on_prompt(void *arg, const nm_served *served, nm_err err)
     int32_t *ids;
     size_t length;
     assert_int_equal(err, NM_OK);
-    err = nm_served_prompt(served, &p->ask, &p->text, &length, &ids, &p->n);
+    err = nm_served_prompt(served, &p->ask, NULL, &p->text, &length, &ids, &p->n);
     if (err != NM_OK) print_error("%s\n", nm_error_text());
     assert_int_equal(err, NM_OK);
     for (size_t i = 0; i < p->n; i++) p->turns += !strcmp(nm_token_raw(nm_model_tokenizer(served->model), ids[i]), "<|im_start|>");
@@ -527,6 +527,67 @@ static void test_smuggled_tokens(void **state)
         nm_free(p.text);
         json_decref(p.ask.messages);
     }
+    nm_engine_close(&e);
+}
+
+/* Holds the slow clerk until it is let go. */
+typedef struct stall { pthread_mutex_t lock; pthread_cond_t changed; bool holds, over; } stall;
+static void on_stall(void *arg, const nm_served *served, nm_err err)
+{
+    stall *h = arg;
+    assert_int_equal(err, NM_OK);
+    assert_non_null(served);
+    pthread_mutex_lock(&h->lock);
+    h->holds = true;
+    pthread_cond_broadcast(&h->changed);
+    while (!h->over) pthread_cond_wait(&h->changed, &h->lock);
+    h->holds = false;
+    pthread_cond_broadcast(&h->changed);
+    pthread_mutex_unlock(&h->lock);
+}
+
+static void wait_stalled(stall *h, bool holds)
+{
+    pthread_mutex_lock(&h->lock);
+    h->over = !holds;
+    pthread_cond_broadcast(&h->changed);
+    while (h->holds != holds) pthread_cond_wait(&h->changed, &h->lock);
+    pthread_mutex_unlock(&h->lock);
+}
+
+/* What is short does not wait for what is long, whoever waits behind that may leave, and what can never fit is not read to its end. */
+static void test_long_texts(void **state)
+{
+    enum { LONG = 10 * 1000 * 1000, CONTEXT = 256 };
+    (void)state;
+    NEED_MODEL();
+    nm_engine *e = open_engine((nm_engine_options){.context = CONTEXT});
+    stall h = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+    client brief = {0}, leaves = {0}, stays = {0};
+    char *text = malloc(LONG + 1);
+    assert_non_null(text);
+    for (size_t i = 0; i < LONG; i++) text[i] = "some words "[i % 11];
+    text[LONG] = 0;
+    nm_ask a = ask_text("A short one", 4), b = ask_text(text, 4);
+    assert_int_equal(nm_engine_call_text(e, NULL, LONG, on_stall, &h), NM_OK);
+    wait_stalled(&h, true);
+    begin(e, &leaves, &b);
+    begin(e, &stays, &b);
+    begin(e, &brief, &a);
+    finish(&brief);
+    assert_int_equal(brief.end.err, NM_OK);
+    nm_job_cancel(leaves.job);
+    finish(&leaves);
+    assert_int_equal(leaves.end.err, NM_INTERRUPTED);
+    wait_stalled(&h, false);
+    finish(&stays);
+    assert_int_equal(stays.end.err, NM_USAGE);
+    assert_string_equal(stays.code, "exceed_context_size_error");
+    assert_non_null(strstr(stays.error, "at least"));
+    assert_int_equal(stays.end.context, CONTEXT);
+    assert_true(stays.end.prompt_tokens > 4 * CONTEXT && stays.end.prompt_tokens < 5 * CONTEXT);
+    forget(&brief), forget(&leaves), forget(&stays);
+    free(text);
     nm_engine_close(&e);
 }
 
@@ -871,7 +932,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_together_as_alone), cmocka_unit_test(test_kept_prefix), cmocka_unit_test(test_several_answers), cmocka_unit_test(test_cancel), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_logprobs), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_embeddings_cancel), cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_smuggled_tokens), cmocka_unit_test(test_chat), cmocka_unit_test(test_cut_call), cmocka_unit_test(test_close_at_work),
+        cmocka_unit_test(test_logprobs), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_embeddings_cancel), cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_smuggled_tokens),
+        cmocka_unit_test(test_long_texts), cmocka_unit_test(test_chat), cmocka_unit_test(test_cut_call), cmocka_unit_test(test_close_at_work),
         cmocka_unit_test(test_kept_in_files), cmocka_unit_test(test_files_of_other_stacks), cmocka_unit_test(test_files_while_serving),
         cmocka_unit_test(test_hold),
     };

@@ -853,6 +853,66 @@ static void test_work_with_real_vocabularies(void **state)
     }
 }
 
+static void assert_within(const nm_tokenizer *t, const char *text, size_t length, unsigned flags, size_t most)
+{
+    nm_tokenize_options o = {.most = most};
+    int32_t *all, *ids;
+    size_t n, count;
+    assert_int_equal(nm_tokenize(t, text, length, flags, &all, &n), NM_OK);
+    assert_int_equal(nm_tokenize_within(t, text, length, flags, &o, &ids, &count), NM_OK);
+    if (most && n > most) {
+        assert_null(ids);
+        assert_true(count > most && count <= n);
+    } else {
+        assert_int_equal(count, n);
+        assert_memory_equal(ids, all, n * sizeof *ids);
+    }
+    nm_free(all);
+    nm_free(ids);
+}
+
+/* A bound stops what exceeds it, and changes nothing of what does not. */
+static void texts_within(const nm_tokenizer *t)
+{
+    static const char *const units[] = {"a", " ", "<|im_start|>", "\xe6\xbc\xa2", "\xff", "the quick brown fox ", "a\xcc\x81 "};
+    static const size_t bounds[] = {0, 1, 2, 3, 100, 1000, 4095, 4096, 100000};
+    static char text[3 * 4096];
+    for (size_t u = 0; u < COUNT(units); u++) {
+        size_t n = strlen(units[u]), length = sizeof text / n * n;
+        for (size_t i = 0; i < length; i++) text[i] = units[u][i % n];
+        for (size_t b = 0; b < COUNT(bounds); b++) {
+            assert_within(t, text, length, 0, bounds[b]);
+            assert_within(t, text, length, NM_TEXT_PROMPT, bounds[b]);
+            assert_within(t, text, bounds[b] % sizeof text / n * n, NM_TEXT_BOS, 1 + bounds[b] / 2);
+        }
+    }
+    const volatile sig_atomic_t cancel = 1;
+    int32_t *ids;
+    size_t count;
+    assert_int_equal(nm_tokenize_within(t, "a b", 3, 0, &(nm_tokenize_options){.cancel = &cancel}, &ids, &count), NM_INTERRUPTED);
+    assert_null(ids);
+    assert_int_equal(count, 0);
+}
+
+static void test_within(void **state)
+{
+    static const char *const names[] = {"refact", "llama-bpe", "llama-spm", "gemma-4"};
+    static vocab v;
+    for (size_t i = 0; i < COUNT(names); i++) {
+        nm_tokenizer *t = open_data(names[i]);
+        texts_within(t);
+        nm_tokenizer_close(&t);
+    }
+    make_spm(&v);
+    nm_tokenizer *t = open_vocab(&v, "llama", NULL, NULL);
+    texts_within(t);
+    nm_tokenizer_close(&t);
+    make_words(&v, true);
+    t = open_vocab(&v, "bert", NULL, NULL);
+    texts_within(t);
+    nm_tokenizer_close(&t);
+}
+
 int main(void)
 {
     (void)golden_nfc;
@@ -864,6 +924,7 @@ int main(void)
         cmocka_unit_test(test_parts_of_turns), cmocka_unit_test(test_phi3_strips), cmocka_unit_test(test_sentencepiece), cmocka_unit_test(test_wordpiece),
         cmocka_unit_test(test_bad_tokens), cmocka_unit_test(test_bad_lengths), cmocka_unit_test(test_bad_merges), cmocka_unit_test(test_bad_ids),
         cmocka_unit_test(test_unknown_kinds), cmocka_unit_test(test_bad_calls), cmocka_unit_test(test_failing_allocations),
-        cmocka_unit_test(test_work_of_a_megabyte), cmocka_unit_test(test_work_with_real_vocabularies)};
+        cmocka_unit_test(test_work_of_a_megabyte), cmocka_unit_test(test_within),
+        cmocka_unit_test(test_work_with_real_vocabularies)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
