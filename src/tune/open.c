@@ -19,7 +19,15 @@ static const double RATE_TIMES_WIDTH = 1.152;
 /* Nats of the anchor at which that rate gives way: taught models stay around 0.05 where all is well. */
 static const double EASE = 0.1;
 
-nm_err nm_tune_open_rows(const nm_tune *t, nm_dataset **out, const nm_dataset_options *what)
+/* Whether reading is to end: there may be much to read. */
+static bool is_cancelled(void *arg, uint64_t done, uint64_t total)
+{
+    const nm_tune *t = arg;
+    (void)done, (void)total;
+    return nm_cancelled(t->listener.cancel);
+}
+
+nm_err nm_tune_open_rows(nm_tune *t, nm_dataset **out, const nm_dataset_options *what)
 {
     const nm_tune_settings *set = t->set;
     char *text = NULL;
@@ -29,6 +37,8 @@ nm_err nm_tune_open_rows(const nm_tune *t, nm_dataset **out, const nm_dataset_op
     o.format = set->format;
     o.template_text = text;
     o.seed = set->seed.value;
+    o.progress = is_cancelled;
+    o.progress_arg = t;
     if (!o.rows) {
         o.max_length = set->max_length;
         o.map = set->map;
