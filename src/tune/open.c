@@ -146,6 +146,7 @@ nm_err nm_tune_trainer_options(nm_tune *t, nm_trainer_options *o)
     o->batch = (int32_t)batch;
     o->no_packing = set->no_packing;
     o->beside = set->beside;
+    o->cancel = t->listener.cancel;
     o->warmup = set->warmup < 1 ? (int64_t)ceil(set->warmup * (double)t->at.steps) : (int64_t)set->warmup;
     return NM_OK;
 }
