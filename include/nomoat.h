@@ -403,7 +403,8 @@ NM_API void nm_stop_reset(nm_stop *stop);
 
 /* ---- Constrained output --------------------------------------------------------------------------------------------------- */
 
-/* A grammar in GBNF, the notation of llama.cpp's users: rules `name ::= ...` over characters, "root" first. Immutable once open: any number of threads may use it. */
+/* A grammar in GBNF, the notation of llama.cpp's users: rules `name ::= ...` over characters, and control tokens as @"text", "root" first. Immutable once
+ * open: any number of threads may use it. */
 typedef struct nm_grammar nm_grammar;
 /* NM_USAGE with line and column for a fault of the text, a rule that is missing, one that can never end, or bounds exceeded. */
 NM_API nm_err nm_grammar_open(nm_grammar **out, const char *gbnf, size_t length);
@@ -417,7 +418,8 @@ NM_API nm_err nm_schema_grammar(char **gbnf, size_t *gbnf_length, const char *sc
 NM_API nm_err nm_pattern_grammar(char **gbnf, size_t *gbnf_length, const char *pattern, size_t length);
 
 /* One text under way within a grammar. Belongs to one thread at a time; the grammar and the tokenizer must outlive it. The text is what nm_detokenize makes of the tokens
- * without flags, so decode it without NM_TEXT_CONTINUES. NM_REFUSED for a vocabulary of words (WordPiece). */
+ * without flags, so decode it without NM_TEXT_CONTINUES; control tokens, which show nothing, may come only where the grammar
+ * names them, as @"text". NM_REFUSED for a vocabulary of words (WordPiece). */
 typedef struct nm_constraint nm_constraint;
 NM_API nm_err nm_constraint_open(nm_constraint **out, const nm_grammar *grammar, const nm_tokenizer *tokenizer);
 NM_API void nm_constraint_close(nm_constraint **constraint);
@@ -453,10 +455,11 @@ typedef struct nm_speech_options {
     bool reasoning_open;        /* the prompt ends inside a block of reasoning */
     uint64_t seed;              /* of calls' ids */
     bool marks;                 /* also give what is no part of reasoning or content, for those who show an answer as it was written */
+    bool must_call;             /* a grammar of nm_speech_grammar binds the answer: what it was cut within before it was a call is nothing, not content */
 } nm_speech_options;
 NM_API nm_err nm_speech_open(nm_speech **out, const nm_speech_options *options);
 NM_API void nm_speech_close(nm_speech **speech);
-/* text NULL: the end. What is no call after all comes as content; nothing is lost. */
+/* text NULL: the end. What is no call after all comes as content; nothing is lost, but with must_call. */
 NM_API nm_err nm_speech_push(nm_speech *speech, const char *text, size_t length, nm_speech_fn give, void *arg);
 /* Whether what comes next, as far as it is known, is reasoning. */
 NM_API bool nm_speech_reasons(const nm_speech *speech);
@@ -467,7 +470,8 @@ NM_API bool nm_speech_is_mark(const char *token_text);
 /* Whether a rendered prompt ends (white space apart) inside a block of reasoning. */
 NM_API bool nm_speech_reasoning_open(const char *prompt, size_t length);
 /* GBNF of answers that call tools of this array in the family's notation: at least one call, or exactly one; choice: a function's name, or NULL for any. Reasoning may come
- * first where the template has it, and must where the prompt has opened it. NM_USAGE names what is wrong with the tools. *gbnf: nm_free. */
+ * first where the template has it, and must where the prompt has opened it. A mark is its characters or the control token of its
+ * text. NM_USAGE names what is wrong with the tools. *gbnf: nm_free. */
 NM_API nm_err nm_speech_grammar(char **gbnf, size_t *gbnf_length, const char *template_text, const char *tools, const char *choice, bool one, bool reasoning_open);
 
 /* ---- Training data --------------------------------------------------------------------------------------------------------- */

@@ -1,5 +1,6 @@
-/* Owns a text under way within a grammar: which tokens may come next. The text is what nm_detokenize makes of the tokens without flags: special tokens show
- * nothing and so never may come, and the space that SentencePiece puts before a text is left out.
+/* Owns a text under way within a grammar: which tokens may come next. The text is what nm_detokenize makes of the tokens without flags: the space that
+ * SentencePiece puts before a text is left out, and special tokens show nothing. So they never may come, but for control tokens where the grammar names them:
+ * their bytes in the tree (text/trie.h) are none that text could have.
  *
  * One token is looked at byte by byte. A mask of all is a walk over the tree of the vocabulary, and kept with its state, so that within a string, say, it is
  * made once. */
@@ -96,9 +97,9 @@ static nm_err begin(nm_constraint *c)
     return make_room(c, 1);
 }
 
-static bool shows_text(const nm_constraint *c, int32_t id) { return id >= 0 && id < c->t->n && c->t->at[id + 1] > c->t->at[id]; }
+static bool has_bytes(const nm_constraint *c, int32_t id) { return id >= 0 && id < c->t->n && c->t->at[id + 1] > c->t->at[id]; }
 
-/* The state behind a token that shows text; NM_STATE_DEAD if it may not come. */
+/* The state behind a token of the tree; NM_STATE_DEAD if it may not come. */
 static nm_err walk(nm_constraint *c, int32_t id, uint32_t *state)
 {
     const char *s = c->t->text + c->t->at[id], *end = c->t->text + c->t->at[id + 1];
@@ -114,7 +115,7 @@ bool nm_constraint_allows(nm_constraint *c, int32_t id)
     uint32_t state;
     if (c->closed) return false;
     if (nm_token_ends(c->tokenizer, id)) return nm_automaton_accepts(c->a, c->at);
-    return shows_text(c, id) && walk(c, id, &state) == NM_OK && state != NM_STATE_DEAD;
+    return has_bytes(c, id) && walk(c, id, &state) == NM_OK && state != NM_STATE_DEAD;
 }
 
 static nm_err refuse(const nm_constraint *c, int32_t id)
@@ -126,7 +127,7 @@ nm_err nm_constraint_accept(nm_constraint *c, int32_t id)
 {
     uint32_t state;
     bool ends = nm_token_ends(c->tokenizer, id);
-    if (c->closed || (ends ? !nm_automaton_accepts(c->a, c->at) : !shows_text(c, id))) return refuse(c, id);
+    if (c->closed || (ends ? !nm_automaton_accepts(c->a, c->at) : !has_bytes(c, id))) return refuse(c, id);
     if (ends) {
         c->closed = true;
         return NM_OK;
@@ -134,7 +135,7 @@ nm_err nm_constraint_accept(nm_constraint *c, int32_t id)
     NM_TRY(walk(c, id, &state));
     if (state == NM_STATE_DEAD) return refuse(c, id);
     c->at = state;
-    c->begun = true;
+    if (!nm_token_is_control(c->tokenizer, id)) c->begun = true;
     return NM_OK;
 }
 

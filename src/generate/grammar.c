@@ -1,10 +1,13 @@
 /* Owns opening and closing grammars, and whole texts against them. */
 #include "generate/grammar.h"
 
+#include <string.h>
+
 #include "base/err.h"
 #include "base/mem.h"
 #include "generate/automaton.h"
 #include "generate/grammar_build.h"
+#include "text/trie.h"
 
 static void free_build(nm_build *b)
 {
@@ -57,6 +60,7 @@ nm_err nm_grammar_matches(const nm_grammar *grammar, const char *text, size_t le
 {
     nm_automaton *a;
     *matches = false;
+    if (length && memchr(text, NM_TRIE_CONTROL, length)) return NM_OK;      /* no text: a control token is none */
     NM_TRY(nm_automaton_open(&a, grammar));
     uint32_t state = nm_automaton_start(a);
     nm_err err = NM_OK;

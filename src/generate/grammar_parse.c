@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "base/str.h"
 #include "generate/grammar_build.h"
+#include "text/trie.h"
 
 nm_err nm_grammar_fault(const nm_build *b, size_t at, const char *format, ...)
 {
@@ -203,6 +204,23 @@ static nm_err literal(nm_build *b, uint32_t choice)
     return NM_OK;
 }
 
+static nm_err control_byte(nm_build *b, uint32_t choice)
+{
+    uint32_t set;
+    NM_TRY(nm_grammar_byte(b, NM_TRIE_CONTROL, &set));
+    return add_part(b, choice, false, set, b->at);
+}
+
+/* @"text": the control token of this text, as it stands in the tree of the vocabulary. */
+static nm_err control(nm_build *b, uint32_t choice)
+{
+    b->at++;
+    if (peek(b) != '"') return nm_grammar_fault(b, b->at, "a literal is expected behind '@': the text of a control token");
+    NM_TRY(control_byte(b, choice));
+    NM_TRY(literal(b, choice));
+    return control_byte(b, choice);
+}
+
 static nm_err add_range(nm_build *b, uint32_t low, uint32_t high)
 {
     NM_TRY(NM_GROW(b->ranges, b->ranges_capacity, b->n_ranges + 1));
@@ -351,6 +369,7 @@ static nm_err symbol(nm_build *b, uint32_t choice, int depth)
     size_t at = b->at;
     switch (peek(b)) {
     case '"': return literal(b, choice);
+    case '@': return control(b, choice);
     case '[': return class(b, choice);
     case '(': return group(b, choice, depth);
     case '.': return any_character(b, choice);
@@ -359,7 +378,7 @@ static nm_err symbol(nm_build *b, uint32_t choice, int depth)
     return add_part(b, choice, true, rule, at);
 }
 
-static bool begins_symbol(int c) { return c >= 0 && (is_name(c) || strchr("\"[(.", c)) && c; }
+static bool begins_symbol(int c) { return c >= 0 && (is_name(c) || strchr("\"@[(.", c)) && c; }
 static bool begins_repetition(int c) { return c > 0 && strchr("*+?{", c); }
 
 static nm_err sequence(nm_build *b, uint32_t choice, int depth)

@@ -20,6 +20,7 @@ static void send(nm_speech *s, const nm_speech_piece *piece)
 void nm_speech_say(nm_speech *s, nm_speech_kind kind, const char *text, size_t length)
 {
     if (!length || (kind == NM_SPEECH_MARK && !s->marks)) return;
+    if (kind == NM_SPEECH_CONTENT && s->must_call && s->ending) return;     /* held as the beginning of a mark or call */
     nm_speech_piece piece = {.kind = kind, .text = text, .length = length};
     if (kind == NM_SPEECH_ARGUMENTS) piece.call = s->calls - 1;
     send(s, &piece);
@@ -250,6 +251,7 @@ nm_err nm_speech_open(nm_speech **out, const nm_speech_options *options)
     if (s->harmony || s->tools.kind != NM_JSON_ARRAY || !s->tools.array.count) s->n_rows = 0;
     s->seed = options->seed;
     s->marks = options->marks;
+    s->must_call = options->must_call;
     s->tag = -1;
     s->state = options->reasoning_open && !s->harmony ? REASONING : BEFORE;
     s->skip_space = options->reasoning_open;
@@ -284,7 +286,7 @@ static bool step(nm_speech *s, bool end)
 
 nm_err nm_speech_push(nm_speech *s, const char *text, size_t length, nm_speech_fn give, void *arg)
 {
-    bool end = !text;
+    bool end = s->ending = !text;
     s->give = give;
     s->arg = arg;
     if (s->err == NM_OK) s->err = nm_str_append(&s->held, end ? "" : text, end ? 0 : length);

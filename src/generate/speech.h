@@ -108,7 +108,8 @@ struct nm_speech {
     nm_json tools;
     const nm_family *rows[NM_SPEECH_ROWS];
     int n_rows, row;                /* row: that is tried */
-    bool marks, harmony;
+    bool marks, harmony, must_call;
+    bool ending;                    /* no more text comes */
     uint64_t seed;
     int state, tag;
     bool skip_space;                /* white space that comes next belongs to the mark before it */

@@ -92,10 +92,10 @@ const char *nm_family_lead(const nm_family *row, size_t *length)
 bool nm_speech_is_mark(const char *text)
 {
     size_t n = strlen(text);
-    for (const nm_reasoning *r = nm_reasonings; r->open; r++)
-        if (!strcmp(text, r->open) || !strcmp(text, r->close)) return true;
     if (nm_harmony_is_mark(text) || !strcmp(text, NM_SPEECH_QUOTE)) return true;
     bool framed = n > 2 && (((*text == '<') && text[n - 1] == '>') || (*text == '[' && text[n - 1] == ']') || !strncmp(text, "｜", strlen("｜")));
+    for (const nm_reasoning *r = nm_reasonings; framed && r->open; r++)
+        if (strstr(r->open, text) || strstr(r->close, text)) return true;
     for (int i = 0; framed && i < N_FAMILIES; i++)
         if (strstr(families[i].begin, text) || strstr(families[i].call, text) || strstr(families[i].end, text)) return true;
     return false;

@@ -44,6 +44,52 @@ static void put_literal(maker *m, const char *text, size_t length)
 
 static void put_text(maker *m, const char *text) { put_literal(m, text, strlen(text)); }
 
+/* ---- Marks -------------------------------------------------------------------------------------------------------------------- */
+
+#define BAR "｜"
+
+static size_t bracket(const char *text, size_t length)
+{
+    if (*text == '<' || *text == '[') return 1;
+    return length > strlen(BAR) && !memcmp(text, BAR, strlen(BAR)) ? strlen(BAR) : 0;
+}
+
+/* Bytes of the mark that the text begins with; 0: none. */
+static size_t mark_length(const char *text, size_t length)
+{
+    char mark[64];
+    size_t open = bracket(text, length);
+    const char *close = *text == '<' ? ">" : *text == '[' ? "]" : BAR;
+    const char *end = open ? memmem(text + open, length - open, close, strlen(close)) : NULL;
+    size_t n = end ? (size_t)(end - text) + strlen(close) : 0;
+    if (!n || n >= sizeof mark) return 0;
+    memcpy(mark, text, n);
+    mark[n] = 0;
+    return nm_speech_is_mark(mark) ? n : 0;
+}
+
+/* A literal whose marks are characters or, where the vocabulary has it, one control token. A mark may stand within another: each is shorter than the one around it. */
+static void put_marked(maker *m, const char *text, size_t length)
+{
+    size_t from = 0;
+    for (size_t at = 0, n; at < length; at += n ? n : 1) {
+        n = mark_length(text + at, length - at);
+        if (!n) continue;
+        size_t open = bracket(text + at, n);
+        put_literal(m, text + from, at - from);
+        put(m, "( @");
+        put_literal(m, text + at, n);
+        put(m, "| ");
+        put_literal(m, text + at, open);
+        put_marked(m, text + at + open, n - open);
+        put(m, ") ");
+        from = at + n;
+    }
+    put_literal(m, text + from, length - from);
+}
+
+static void put_mark(maker *m, const char *text) { put_marked(m, text, strlen(text)); }
+
 /* ---- Text up to a mark ----------------------------------------------------------------------------------------------------- */
 
 enum { MARK_MOST = 40 };        /* code points of a mark; the longest has 21 */
@@ -250,11 +296,11 @@ static void put_loop(maker *m, const char *body, const char *end)
 }
 
 /* %g: a string between its marks. */
-static void put_marked(maker *m)
+static void put_quoted(maker *m)
 {
-    if (is_text(m->schema)) put_text(m, NM_SPEECH_QUOTE);
+    if (is_text(m->schema)) put_mark(m, NM_SPEECH_QUOTE);
     put_value(m, NM_SPEECH_QUOTE, strlen(NM_SPEECH_QUOTE));
-    if (is_text(m->schema)) put_text(m, NM_SPEECH_QUOTE);
+    if (is_text(m->schema)) put_mark(m, NM_SPEECH_QUOTE);
 }
 
 /* One rule for each parameter of a list. */
@@ -266,7 +312,7 @@ static void list_rule(maker *m, size_t i, bool python)
     put_text(m, m->key);
     put_text(m, python ? "=" : ":");
     if (python) put_schema(m, m->schema);
-    else put_marked(m);
+    else put_quoted(m);
     MORE(m, "%s\n", m->line.data);
     nm_str_free(&m->line);
     m->line = outer;
@@ -332,7 +378,7 @@ static void put_shape(maker *m, const char *shape, const char *end)
     while (shape < end) {
         size_t n = strcspn(shape, "%");
         if (n > (size_t)(end - shape)) n = (size_t)(end - shape);
-        put_literal(m, shape, n);
+        put_marked(m, shape, n);
         shape += n;
         if (shape < end) shape = put_item(m, shape);
     }
@@ -354,11 +400,11 @@ static void put_reasoning(maker *m, const char *template_text, bool open)
     int text = text_without(m, r->close, strlen(r->close));
     if (!open) {
         put(m, "( ");
-        put_text(m, r->open);
+        put_mark(m, r->open);
     }
     PUT(m, "x%d-0 ", text);
-    put_text(m, r->close);
-    if (m->row->harmony) put_text(m, "<|start|>assistant");
+    put_mark(m, r->close);
+    if (m->row->harmony) put_mark(m, "<|start|>assistant");
     else put(m, "\"\\n\"? \"\\n\"? ");
     if (!open) put(m, ")? ");
 }

@@ -25,7 +25,7 @@ static nm_err open_text(nm_lane *l, const nm_job *j)
     bool chat = j->ask.messages != NULL;
     char *tools = chat && json_array_size(j->ask.tools) ? json_dumps(j->ask.tools, JSON_COMPACT) : NULL;
     nm_speech_options so = {.template_text = chat ? j->variant->template_text : NULL, .tools = tools, .reasoning_open = j->reasoning_open,
-        .seed = j->sampling.seed + (uint64_t)l->index};
+        .must_call = j->binds_reasoning, .seed = j->sampling.seed + (uint64_t)l->index};
     nm_err err = nm_decoder_open(&l->decoder, nm_model_tokenizer(j->variant->base->model), (chat && !j->ask.continue_last) || j->grammar ? 0 : NM_TEXT_CONTINUES);
     if (err == NM_OK) err = nm_stop_open(&l->stop, j->ask.stop, j->ask.n_stop);
     if (err == NM_OK && chat) err = nm_speech_open(&l->speech, &so);

@@ -43,6 +43,20 @@ static nm_err sort_tokens(nm_trie *t)
     return NM_OK;
 }
 
+static nm_err read_token(nm_str *text, const nm_tokenizer *tokenizer, int32_t id)
+{
+    size_t before = text->length;
+    if (!nm_token_is_control(tokenizer, id)) {
+        NM_TRY(nm_token_bytes(tokenizer, id, text));
+        if (text->length > before && memchr(text->data + before, NM_TRIE_CONTROL, text->length - before)) text->length = before;
+        return NM_OK;
+    }
+    if (!nm_vocab_length(tokenizer, id)) return NM_OK;
+    NM_TRY(nm_str_putc(text, (char)NM_TRIE_CONTROL));
+    NM_TRY(nm_str_append(text, nm_vocab_text(tokenizer, id), nm_vocab_length(tokenizer, id)));
+    return nm_str_putc(text, (char)NM_TRIE_CONTROL);
+}
+
 /* The bytes of all tokens. */
 static nm_err read_tokens(nm_trie *t, const nm_tokenizer *tokenizer)
 {
@@ -51,7 +65,7 @@ static nm_err read_tokens(nm_trie *t, const nm_tokenizer *tokenizer)
     for (int32_t i = 0; i < t->n && err == NM_OK; i++) {
         t->at[i] = (uint32_t)text.length;
         if (nm_token_ends(tokenizer, i)) t->ends[t->n_ends++] = i;
-        else err = nm_token_bytes(tokenizer, i, &text);
+        else err = read_token(&text, tokenizer, i);
         if (text.length > UINT32_MAX) err = nm_fail(NM_REFUSED, "a vocabulary of more than 4 GiB of text");
         if (err == NM_OK && text.length > t->at[i]) t->ids[t->n_ids++] = i;
     }

@@ -6,6 +6,9 @@
 
 #include "nomoat.h"
 
+/* Stands before and behind the text of a control token, which shows nothing and so must not be met as text. No character has this byte; tokens that show it are not in the tree. */
+enum { NM_TRIE_CONTROL = 0xff };
+
 /* Nodes in the order of a walk that goes down first; the root is not among them. Tokens that end a turn and those without text are not in it. */
 typedef struct nm_trie {
     uint32_t n_nodes, deepest;

@@ -63,6 +63,17 @@ class Flows:
         await self.page.js('location.hash = "#/"; dispatchEvent(new HashChangeEvent("hashchange"))')
         await self.page.until('document.querySelector(".greeting:not([hidden])")')
 
+    async def reload(self):
+        """Until the old page is gone: it may look as the new one is to."""
+        await self.page.js('window.before = true')
+        await self.page.send('Page.reload')
+        for _ in range(3):
+            try:
+                await self.page.until('!window.before && document.readyState === "complete" && document.querySelector("main header")', 'the page is drawn anew')
+                return
+            except RuntimeError:        # asked just when the one gave way to the other
+                pass
+
     async def intercepted(self, pattern, answer):
         self.page.intercept = answer
         await self.page.send('Fetch.enable', patterns=[{'urlPattern': f'*{pattern}*'}])
@@ -137,7 +148,7 @@ class Flows:
         await self.page.click('.assistant .actions button', 'A good answer')
         await asyncio.sleep(0.5)
         hash_ = await self.page.js('location.hash')
-        await self.page.send('Page.reload')
+        await self.reload()
         await self.page.until(f'location.hash === {json.dumps(hash_)} && {LAST}?.querySelector(".body").textContent === "An apple, corrected"', 'it is there after a reload')
         assert await self.page.js(f'{LAST}.querySelector("[data-rating=\\"1\\"]").getAttribute("aria-pressed")') == 'true'
         assert await self.page.js('document.querySelector(".user .branches span").textContent') == '2/2'
@@ -179,9 +190,8 @@ class Flows:
         await asyncio.sleep(3)
         if not await self.page.js('!!document.querySelector(".running")'):
             return 'the model says too little'
-        await self.page.js('window.before = true')
-        await self.page.send('Page.reload')
-        await self.page.until(f'!window.before && !document.querySelector(".running") && {LAST}?.querySelector(".actions button") && {LAST}.querySelector(".body").textContent.length > 0', 'what had come is there after a reload')
+        await self.reload()
+        await self.page.until(f'{LAST}?.querySelector(".actions button") && {LAST}.querySelector(".body").textContent.length > 0', 'what had come is there after a reload')
         told = await self.page.js(f'{LAST}.textContent.slice(-300)')
         assert 'stopped' in told, told
 
@@ -192,7 +202,7 @@ class Flows:
         await self.page.click('dialog button', 'Delete')
         await self.page.until('location.hash === "#/" && ![...document.querySelectorAll(".chat")].some(c => c.textContent.includes("twenty thousand"))')
         await asyncio.sleep(0.7)
-        await self.page.send('Page.reload')
+        await self.reload()
         await self.page.until('document.querySelectorAll(".chat").length > 1')
         assert not await self.page.js('[...document.querySelectorAll(".chat")].some(c => c.textContent.includes("twenty thousand"))')
 
@@ -254,7 +264,7 @@ class Flows:
         assert len(set(seen)) == 3 and 'dark' in ''.join(seen), seen
         await self.page.click('.theme')
         await self.page.click('.theme')       # dark stays after a reload
-        await self.page.send('Page.reload')
+        await self.reload()
         await self.page.until('document.documentElement?.dataset.theme === "dark" && document.querySelector(".theme")')
         await self.page.click('.theme')
 
@@ -483,7 +493,7 @@ class Flows:
         assert '%' in await self.page.js('document.querySelector(".badge").textContent')
         await self.page.js('location.hash = "#/feedback"')
         await self.page.until('document.querySelector(".exports h3")')
-        await self.page.send('Page.reload')
+        await self.reload()
         await self.page.until('document.querySelector(".badge:not([hidden])")', 'the badge after a reload')
         await self.taught_by()
         await self.page.until('document.querySelector(".chart > .curve .loss")', 'the run after a reload')

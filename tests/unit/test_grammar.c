@@ -116,7 +116,7 @@ static void test_refusals(void **state)
         {"root ::= root \"a\" | \"b\"", "the rule 'root' begins with itself"},
         {"root ::= \"x\" a\na ::= w b\nb ::= a \"x\" | \"y\"\nw ::= \" \"*", "begins with itself"},
         {"root ::= \"x\"\ne ::= (e \"+\")? \"1\"", "the rule 'e' begins with itself"},
-        {"\xc3\xa9", "line 1, column 1: '\xc3\xa9'"}, {"root ::= \"\xc3\xa9\xc3\xa9\" !", "line 1, column 15: '!'"},
+        {"root ::= @a", "column 11: a literal is expected"}, {"root ::= @\"a", "never closed"}, {"\xc3\xa9", "line 1, column 1: '\xc3\xa9'"}, {"root ::= \"\xc3\xa9\xc3\xa9\" !", "line 1, column 15: '!'"},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         nm_grammar *g;
@@ -489,6 +489,33 @@ static void test_ends(void **state)
     nm_tokenizer_close(&t);
 }
 
+/* A control token comes where the grammar names it, and neither by its characters, nor by any text, nor by bytes that no text has. */
+static void test_control_tokens(void **state)
+{
+    (void)state;
+    nm_tokenizer *t = byte_vocab();
+    nm_grammar *g = open_grammar("root ::= (@\"<|im_start|>\" | \"<|im_start|>\") [^b]* \"b\" @\"<|im_start|>\"{2} @\"none\"?");
+    nm_constraint *c = open_constraint(g, t);
+    int32_t start = id_of(t, "<|im_start|>"), a = id_of(t, "a"), no_text = id_of(t, "\xc3\xbf");
+    assert_int_equal(check_mask(c, t), 2);      /* it, and '<' */
+    assert_false(nm_constraint_allows(c, no_text));
+    accept(c, start);
+    assert_true(nm_constraint_allows(c, a) && nm_constraint_allows(c, id_of(t, "<")));
+    assert_false(nm_constraint_allows(c, start) || nm_constraint_allows(c, no_text));
+    check_mask(c, t);
+    accept(c, a);
+    accept(c, id_of(t, "b"));
+    assert_int_equal(check_mask(c, t), 1);
+    accept(c, start);
+    assert_false(nm_constraint_allows(c, id_of(t, "<|im_end|>")));
+    accept(c, start);
+    assert_true(nm_constraint_allows(c, id_of(t, "<|im_end|>")) && !nm_constraint_allows(c, start));
+    nm_constraint_close(&c);
+    assert_false(matches_n(g, "\xff<|im_start|>\xff" "b", 16));
+    nm_grammar_close(&g);
+    nm_tokenizer_close(&t);
+}
+
 /* More states than are remembered: what is forgotten, also in the middle of a mask, is found again. */
 static void test_forgetting_constraint(void **state)
 {
@@ -809,6 +836,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_notation), cmocka_unit_test(test_refusals), cmocka_unit_test(test_bounds), cmocka_unit_test(test_long_texts),
         cmocka_unit_test(test_too_many_ways), cmocka_unit_test(test_random_grammars), cmocka_unit_test(test_masks), cmocka_unit_test(test_forgetting_constraint), cmocka_unit_test(test_ends),
+        cmocka_unit_test(test_control_tokens),
         cmocka_unit_test(test_first_space), cmocka_unit_test(test_real_vocabularies), cmocka_unit_test(test_random_documents),
         cmocka_unit_test(test_draw_within), cmocka_unit_test(test_bias), cmocka_unit_test(test_threads), cmocka_unit_test(test_failing_memory),
         cmocka_unit_test(test_forgetting),

@@ -554,6 +554,30 @@ static void test_chat(void **state)
     nm_engine_close(&e);
 }
 
+/* A call that must come and is cut within its first mark is nothing, not content. */
+static void test_cut_call(void **state)
+{
+    (void)state;
+    NEED_MODEL();
+    nm_engine *e = open_engine((nm_engine_options){0});
+    for (int32_t most = 1; most < 4; most++) {
+        client c = {0};
+        nm_ask a = ask_chat("[{\"role\": \"user\", \"content\": \"What is the time?\"}]", most);
+        a.tools = json_loads("[{\"type\": \"function\", \"function\": {\"name\": \"now\", \"parameters\": {\"type\": \"object\", \"properties\": {}}}}]", 0, NULL);
+        a.tool_choice = json_string("required");
+        begin(e, &c, &a);
+        finish(&c);
+        assert_int_equal(c.end.err, NM_OK);
+        assert_string_equal(text_of(&c, 0), "");
+        assert_int_equal(c.finish[0], NM_FINISH_LENGTH);
+        forget(&c);
+        json_decref(a.messages);
+        json_decref(a.tools);
+        json_decref(a.tool_choice);
+    }
+    nm_engine_close(&e);
+}
+
 static void test_close_at_work(void **state)
 {
     (void)state;
@@ -847,7 +871,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_together_as_alone), cmocka_unit_test(test_kept_prefix), cmocka_unit_test(test_several_answers), cmocka_unit_test(test_cancel), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_logprobs), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_embeddings_cancel), cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_smuggled_tokens), cmocka_unit_test(test_chat), cmocka_unit_test(test_close_at_work),
+        cmocka_unit_test(test_logprobs), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_embeddings_cancel), cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_smuggled_tokens), cmocka_unit_test(test_chat), cmocka_unit_test(test_cut_call), cmocka_unit_test(test_close_at_work),
         cmocka_unit_test(test_kept_in_files), cmocka_unit_test(test_files_of_other_stacks), cmocka_unit_test(test_files_while_serving),
         cmocka_unit_test(test_hold),
     };

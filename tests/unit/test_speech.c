@@ -352,6 +352,25 @@ static void test_bad_tools(void **state)
     expect(&(nm_speech_options){.template_text = "<tool_call>", .tools = "[]"}, "<tool_call> ", "c(<tool_call> )");
 }
 
+/* An answer that is bound to calls, cut anywhere: calls as far as they came, and never content. */
+static void test_cut(void **state)
+{
+    (void)state;
+    static const struct { const char *template_text, *text, *expected; } all[] = {
+        {"<tool_call>", "<tool_c", ""}, {"<tool_call>", "<tool_call>\n{\"name\": \"now\", \"argu", ""}, {"<tool_call> <think>", "<thi", ""},
+        {"<tool_call>", "<tool_call>\n{\"name\": \"now\", \"arguments\": {\"a", "0:now{\"a"}, {"<tool_call>", "<think>hm</think>\n\n<tool_", "r(hm)"},
+        {"<tool_call>", "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>\n<tool_call>\n{\"na", "0:now{}"},
+        {"<tool_call>", "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</too", "0:now{}"},
+        {"<tool_call> <function=", "<tool_call>\n<function=get_w", ""}, {"<tool_call> <function=", "<tool_call>\n<function=get_weather>\n<parameter=city>\nPar", "0:get_weather{\"city\": \"Par"},
+        {"[TOOL_CALLS]", "[TOOL_CA", ""}, {"[TOOL_CALLS]", "[TOOL_CALLS][{\"name\": \"now\", \"arguments\": {}}, {\"name", "0:now{}"},
+        {"ipython \"parameters\"", "{\"name\": \"no", ""}, {"Action: ```json", "Action:```js", ""},
+        {"<|channel|><|message|>", "<|channel|>commentary to=functions.now <|constr", ""}, {"<|channel|><|message|>", "<|chan", ""},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        expect(&(nm_speech_options){.template_text = all[i].template_text, .tools = tools, .must_call = true}, all[i].text, all[i].expected);
+    family("<tool_call>", "<tool_c", "c(<tool_c)");
+}
+
 /* ---- Grammars of calls ------------------------------------------------------------------------------------------------ */
 
 static const char asked[] =
@@ -489,6 +508,31 @@ static void test_grammar_families(void **state)
     nm_grammar_close(&b.grammar);
 }
 
+/* Marks of the notation may be control tokens; names, values and free text never. */
+static void test_grammar_marks(void **state)
+{
+    (void)state;
+    static const struct { const char *template_text, *marks[4]; } all[] = {
+        {"[TOOL_CALLS] [ARGS]", {"@\"[TOOL_CALLS]\"", "@\"[ARGS]\""}}, {"<tool_call> <think>", {"@\"<think>\"", "@\"</think>\"", "@\"<tool_call>\"", "@\"</tool_call>\""}},
+        {"｜DSML｜ invoke name=", {"\"<\" ( @\"｜DSML｜\"", "@\"<｜DSML｜tool_calls>\""}}, {"<|tool_call>call:", {"@\"<|\\\"|>\"", "@\"<|tool_call>\"", "@\"<tool_call|>\""}},
+        {"<｜tool▁calls▁begin｜>", {"@\"<｜tool▁calls▁begin｜>\"", "@\"<｜tool▁sep｜>\""}},
+    };
+    static const char named[] = "[{\"name\":\"f\",\"parameters\":{\"type\":\"object\",\"properties\":{\"<think>\":{\"const\":\"<tool_call>\"}}}}]";
+    char *gbnf;
+    size_t length;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        assert_int_equal(nm_speech_grammar(&gbnf, &length, all[i].template_text, asked, NULL, false, false), NM_OK);
+        for (size_t k = 0; k < 4 && all[i].marks[k]; k++)
+            if (!strstr(gbnf, all[i].marks[k])) fail_msg("%s: no %s in\n%s", all[i].template_text, all[i].marks[k], gbnf);
+        nm_free(gbnf);
+    }
+    assert_int_equal(nm_speech_grammar(&gbnf, &length, "[TOOL_CALLS]", named, NULL, false, false), NM_OK);
+    assert_null(strstr(gbnf, "@\"<"));
+    nm_free(gbnf);
+    assert_true(nm_speech_is_mark("[TOOL_CALLS]") && nm_speech_is_mark("<|python_tag|>") && nm_speech_is_mark("<|channel>") && nm_speech_is_mark("</think>"));
+    assert_false(nm_speech_is_mark("<|im_end|>") || nm_speech_is_mark("think") || nm_speech_is_mark("<"));
+}
+
 static void test_grammar_faults(void **state)
 {
     (void)state;
@@ -589,7 +633,7 @@ int main(void)
         cmocka_unit_test(test_grammar_hermes),
         cmocka_unit_test(test_grammar_parameters),
         cmocka_unit_test(test_grammar_families),
-        cmocka_unit_test(test_grammar_faults),
+        cmocka_unit_test(test_cut), cmocka_unit_test(test_grammar_marks), cmocka_unit_test(test_grammar_faults),
         cmocka_unit_test(test_templates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
