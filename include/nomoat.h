@@ -615,6 +615,7 @@ typedef struct nm_trainer_options {
     bool no_packing;            /* each sequence in a pass of its own: slower, the same bits */
     uint64_t memory;            /* bytes for values of passes and the adapter's numbers; 0 = no limit. Less memory, more recomputation: the same bits */
     bool beside;                /* others answer from the model meanwhile: its kept weights stay resident, where passes otherwise let go of each after its use */
+    const volatile sig_atomic_t *cancel;    /* when it turns non-zero while PiSSA's start is found, opening ends with NM_INTERRUPTED; may be NULL */
 } nm_trainer_options;
 
 typedef struct nm_trainer_info {

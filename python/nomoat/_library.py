@@ -100,7 +100,8 @@ OrderOptions = _structure("nm_order_options", "int32_t batch; double epochs; int
 OrderStep = _structure("nm_order_step", "const uint32_t *samples; size_t count; const uint32_t *parts; size_t n_parts")
 TrainerOptions = _structure("nm_trainer_options", """nm_compute compute; int32_t rank; float alpha; bool rslora; bool dora; const char *targets; const char *init;
     bool force; const nm_stack *below; nm_start start; float dropout; const char *optimizer; float lr, lr_ratio; float weight_decay; float clip;
-    nm_schedule schedule; int64_t warmup, steps; uint64_t seed; int32_t max_length; int32_t anchor; float ease; int32_t batch; bool no_packing; uint64_t memory; bool beside""")
+    nm_schedule schedule; int64_t warmup, steps; uint64_t seed; int32_t max_length; int32_t anchor; float ease; int32_t batch; bool no_packing; uint64_t memory; bool beside;
+    const volatile sig_atomic_t *cancel""")
 TrainReport = _structure("nm_train_report", """int64_t step; double loss, grad_norm; double anchor; float lr; int64_t supervised, tokens; double seconds;
     double anchor_seconds, update_seconds""")
 SpeechFn = _callback("nm_speech_fn", "nm_err", "void *", "const nm_speech_piece *")

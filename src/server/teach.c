@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/cancel.h"
 #include "base/err.h"
 #include "base/mem.h"
 #include "hub/store.h"
@@ -128,7 +129,7 @@ static void start(nm_teach *t, bool again)
 {
     t->wanted = true;
     t->again = again;
-    if (t->look) t->cancel = 1;
+    if (t->look) nm_cancel(&t->cancel, true);
     set_phase(t, NM_TEACH_PREPARING);
     pthread_cond_signal(&t->work);
 }
@@ -164,7 +165,7 @@ bool nm_teach_stop_run(nm_teach *t, nm_teach_refusal *no)
     pthread_mutex_lock(&t->lock);
     bool good = nm_teach_at_work(&t->run) || refuse(no, "not_running", "nothing is being taught");
     if (good) {
-        if (!t->look) t->cancel = 1;
+        if (!t->look) nm_cancel(&t->cancel, true);
         set_phase(t, NM_TEACH_STOPPING);
     }
     pthread_mutex_unlock(&t->lock);
@@ -293,9 +294,9 @@ bool nm_teach_listen(nm_teach *t, nm_exchange *x)
 static void answer_look(nm_teach *t, nm_teach_look *l, nm_err err, json_t *answer)
 {
     pthread_mutex_lock(&t->lock);
-    bool pushed = err == NM_INTERRUPTED && (t->wanted || t->closing);
+    bool closing = t->closing, pushed = err == NM_INTERRUPTED && (t->wanted || closing);
     pthread_mutex_unlock(&t->lock);
-    if (pushed && t->closing) nm_teach_refuse(l->x, &(nm_teach_refusal){"shutting_down", "the server is going down"});
+    if (pushed && closing) nm_teach_refuse(l->x, &(nm_teach_refusal){"shutting_down", "the server is going down"});
     else if (pushed) nm_teach_refuse(l->x, &(nm_teach_refusal){"already_running", "something began to be taught"});
     else if (err != NM_OK) nm_teach_fail(l->x, err);
     else nm_teach_reply(l->x, 200, answer);
@@ -311,7 +312,7 @@ static void see_to_look(nm_teach *t)
     t->looks = l->next;
     t->n_looks--;
     t->look = l;
-    t->cancel = l->gone || t->wanted || t->closing;
+    nm_cancel(&t->cancel, l->gone || t->wanted || t->closing);
     pthread_mutex_unlock(&t->lock);
     nm_err err = nm_teach_do_look(t, l, &answer);
     pthread_mutex_lock(&t->lock);
@@ -325,7 +326,7 @@ static void see_to_run(nm_teach *t)
 {
     bool again = t->again;
     t->wanted = false;
-    t->cancel = t->closing || t->run.phase == NM_TEACH_STOPPING;
+    nm_cancel(&t->cancel, t->closing || t->run.phase == NM_TEACH_STOPPING);
     pthread_mutex_unlock(&t->lock);
     nm_teach_do_run(t, again);
     pthread_mutex_lock(&t->lock);
@@ -500,7 +501,7 @@ void nm_teach_end(nm_teach *t)
     if (!t) return;
     pthread_mutex_lock(&t->lock);
     t->closing = true;
-    t->cancel = 1;
+    nm_cancel(&t->cancel, true);
     pthread_cond_broadcast(&t->work);
     pthread_cond_broadcast(&t->news);
     pthread_mutex_unlock(&t->lock);

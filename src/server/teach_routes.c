@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cancel.h"
 #include "base/err.h"
 #include "base/mem.h"
 #include "hub/store.h"
@@ -95,7 +96,7 @@ static void look_is_gone(void *arg)
     nm_teach_look *l = arg;
     pthread_mutex_lock(&l->teach->lock);
     l->gone = true;
-    if (l->teach->look == l) l->teach->cancel = 1;
+    if (l->teach->look == l) nm_cancel(&l->teach->cancel, true);
     pthread_mutex_unlock(&l->teach->lock);
 }
 

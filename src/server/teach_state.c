@@ -38,7 +38,7 @@ void nm_teach_run_note(nm_teach_run *r, const char *line)
 
 static json_t *number(double value) { return isfinite(value) ? json_real(value) : json_null(); }
 static json_t *measured(double value) { return isfinite(value) && value >= 0 ? json_real(value) : json_null(); }
-static json_t *text(const char *value) { return value ? json_string(value) : json_null(); }
+static json_t *text(const char *value) { return value ? nm_wire_text(value, strlen(value)) : json_null(); }
 
 /* A copy: they grow while others write out what they were given. */
 static json_t *notes_of(const nm_teach_run *r) { return r->notes ? json_deep_copy(r->notes) : json_array(); }

@@ -276,6 +276,7 @@ static nm_err taught(work *w, bool again, double before, json_t **result)
 static void end_run(work *w, nm_err err, char *why, json_t *result)
 {
     nm_teach_run *r = &w->t->run;
+    if (err != NM_OK && w->t->closing) err = NM_INTERRUPTED;        /* whatever failed of it: the engine takes no work any more */
     if (w->tune && nm_tune_where(w->tune)->steps) take_where(r, nm_tune_where(w->tune));
     r->spent += nm_clock_seconds() - r->begun;
     r->begun = 0;

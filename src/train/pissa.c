@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/cancel.h"
+#include "base/err.h"
 #include "base/mem.h"
 #include "base/pool.h"
 
@@ -15,6 +17,7 @@ typedef struct starting {
     atomic_int_fast64_t ticket;
     uint8_t *scratch;           /* [threads][bytes] */
     size_t bytes;
+    const volatile sig_atomic_t *cancel;
 } starting;
 
 static size_t round64(size_t n) { return (n + 63) & ~(size_t)63; }
@@ -40,12 +43,13 @@ static void start_map(const starting *t, const nm_train_map *m, uint8_t *scratch
 static void start_maps(void *arg, int thread, int threads)
 {
     starting *t = arg;
-    for (int64_t i; (i = atomic_fetch_add(&t->ticket, 1)) < (int64_t)t->lora->maps;) start_map(t, &t->lora->map[i], t->scratch + (size_t)thread * t->bytes);
+    for (int64_t i; !nm_cancelled(t->cancel) && (i = atomic_fetch_add(&t->ticket, 1)) < (int64_t)t->lora->maps;)
+        start_map(t, &t->lora->map[i], t->scratch + (size_t)thread * t->bytes);
 }
 
-static nm_err start(nm_train_lora *l, float scale)
+static nm_err start(nm_train_lora *l, float scale, const volatile sig_atomic_t *cancel)
 {
-    starting t = {.lora = l, .scale = scale};
+    starting t = {.lora = l, .scale = scale, .cancel = cancel};
     for (size_t i = 0; i < l->maps; i++) {
         size_t bytes = round64(start_bytes(l, &l->map[i]));
         if (bytes > t.bytes) t.bytes = bytes;
@@ -54,6 +58,7 @@ static nm_err start(nm_train_lora *l, float scale)
     if (!(t.scratch = nm_alloc_aligned(all))) return nm_fail_memory(all);
     nm_err err = nm_pool_run(start_maps, &t);
     nm_free_aligned(t.scratch, all);
+    if (err == NM_OK && nm_cancelled(cancel)) err = nm_fail(NM_INTERRUPTED, "interrupted");
     return err == NM_OK ? nm_train_lora_derive(l) : err;
 }
 
@@ -134,10 +139,10 @@ static nm_err keep_start(nm_pissa *p, const nm_train_lora *l)
     return NM_OK;
 }
 
-nm_err nm_pissa_open(nm_pissa *p, nm_train_lora *l, float scale, const nm_stack *below)
+nm_err nm_pissa_open(nm_pissa *p, nm_train_lora *l, float scale, const nm_stack *below, const volatile sig_atomic_t *cancel)
 {
     NM_TRY(nm_pissa_list(p, l, scale, below));
-    nm_err err = start(l, scale);
+    nm_err err = start(l, scale, cancel);
     if (err == NM_OK) err = keep_start(p, l);
     if (err != NM_OK) nm_pissa_close(p);
     return err;

@@ -14,8 +14,8 @@ typedef struct nm_pissa {
 } nm_pissa;
 
 /* Starts the maps of `lora` from their triplets, A = sqrt(S / scale) V' and B = U sqrt(S / scale), and makes the stack of `below` (may be NULL; outlives it)
- * and what is subtracted. The same bits for any number of threads and on every machine. */
-nm_err nm_pissa_open(nm_pissa *pissa, nm_train_lora *lora, float scale, const nm_stack *below);
+ * and what is subtracted. The same bits for any number of threads and on every machine. cancel may be NULL: it is looked at between maps. */
+nm_err nm_pissa_open(nm_pissa *pissa, nm_train_lora *lora, float scale, const nm_stack *below, const volatile sig_atomic_t *cancel);
 /* Only what would be: the stack without its numbers, and how many bytes these take. */
 nm_err nm_pissa_list(nm_pissa *pissa, const nm_train_lora *lora, float scale, const nm_stack *below);
 void nm_pissa_close(nm_pissa *pissa);

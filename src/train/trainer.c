@@ -182,7 +182,7 @@ static nm_err open_lora(nm_trainer *t)
     nm_lora_free(&init);
     nm_free(wanted);
     if (err == NM_OK && t->options.start == NM_START_PISSA)
-        err = t->planned ? nm_pissa_list(&t->pissa, &t->lora, scale, t->options.below) : nm_pissa_open(&t->pissa, &t->lora, scale, t->options.below);
+        err = t->planned ? nm_pissa_list(&t->pissa, &t->lora, scale, t->options.below) : nm_pissa_open(&t->pissa, &t->lora, scale, t->options.below, t->options.cancel);
     t->scale = scale;
     t->lora.dropout = (nm_dropout){.p = t->options.dropout, .seed = t->options.seed};
     return err;

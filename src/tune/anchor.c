@@ -79,7 +79,7 @@ static nm_err take_prompts(nm_tune_anchor *a, const nm_dataset *d)
     return NM_OK;
 }
 
-static nm_err open_talks(nm_tune_anchor *a, const nm_tune *t)
+static nm_err open_talks(nm_tune_anchor *a, nm_tune *t)
 {
     nm_str rows = {0};
     nm_dataset *d = NULL;

@@ -19,7 +19,15 @@ static const double RATE_TIMES_WIDTH = 1.152;
 /* Nats of the anchor at which that rate gives way: taught models stay around 0.05 where all is well. */
 static const double EASE = 0.1;
 
-nm_err nm_tune_open_rows(const nm_tune *t, nm_dataset **out, const nm_dataset_options *what)
+/* Whether reading is to end: there may be much to read. */
+static bool is_cancelled(void *arg, uint64_t done, uint64_t total)
+{
+    const nm_tune *t = arg;
+    (void)done, (void)total;
+    return nm_cancelled(t->listener.cancel);
+}
+
+nm_err nm_tune_open_rows(nm_tune *t, nm_dataset **out, const nm_dataset_options *what)
 {
     const nm_tune_settings *set = t->set;
     char *text = NULL;
@@ -29,6 +37,8 @@ nm_err nm_tune_open_rows(const nm_tune *t, nm_dataset **out, const nm_dataset_op
     o.format = set->format;
     o.template_text = text;
     o.seed = set->seed.value;
+    o.progress = is_cancelled;
+    o.progress_arg = t;
     if (!o.rows) {
         o.max_length = set->max_length;
         o.map = set->map;
@@ -136,6 +146,7 @@ nm_err nm_tune_trainer_options(nm_tune *t, nm_trainer_options *o)
     o->batch = (int32_t)batch;
     o->no_packing = set->no_packing;
     o->beside = set->beside;
+    o->cancel = t->listener.cancel;
     o->warmup = set->warmup < 1 ? (int64_t)ceil(set->warmup * (double)t->at.steps) : (int64_t)set->warmup;
     return NM_OK;
 }

@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "base/duration.h"
-#include "base/duration.h"
 #include "tune/cost.h"
 
 enum { LEAST_STEPS = 20, LEAST_LOOKS = 2 };

@@ -54,7 +54,7 @@ nm_err nm_tune_step_samples(nm_tune *t, int64_t step, size_t *count);
 /* open.c: what a run needs, in this order. */
 nm_err nm_tune_open_data(nm_tune *t);
 /* what: sources or rows, and validation; the rest is as the settings say. */
-nm_err nm_tune_open_rows(const nm_tune *t, nm_dataset **out, const nm_dataset_options *what);
+nm_err nm_tune_open_rows(nm_tune *t, nm_dataset **out, const nm_dataset_options *what);
 void nm_tune_tell_data(const nm_tune *t);
 nm_err nm_tune_open_order(nm_tune *t);
 /* Validations of a run that says nothing else. */
