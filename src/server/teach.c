@@ -118,6 +118,7 @@ static bool may_begin(const nm_teach *t, const char *name, nm_teach_refusal *no)
 {
     if (t->closing) return refuse(no, "shutting_down", "the server is going down");
     if (nm_teach_at_work(&t->run)) return refuse(no, "already_running", at_work);
+    if (t->deciding) return refuse(no, "undecided", "the lesson before is being kept or discarded at this moment: try again");
     if (t->run.resumable && t->run.decided == NM_TEACH_UNDECIDED)
         return refuse(no, "undecided", "a lesson was stopped and can go on: resume, keep or discard it first");
     if (is_taken(name)) return refuse(no, "name_taken", "the store has an adapter of that name: choose another, or remove it first");
@@ -205,22 +206,27 @@ nm_err nm_teach_decide(nm_teach *t, nm_teach_decision decision, nm_teach_refusal
     pthread_mutex_unlock(&t->lock);
     bool there = name && nm_teach_adapter_path(name, "adapter_model.safetensors", &path) == NM_OK && !access(path, F_OK);
     pthread_mutex_lock(&t->lock);
-    bool good = may_decide(&t->run, decision, there, no);
+    bool ours = t->run.result || t->run.resumable || t->run.where.kept > 0;     /* else it has written nothing, and what has its name now is somebody's */
+    bool good = t->deciding ? refuse(no, "decided", "that is being decided already") : may_decide(&t->run, decision, there, no);
     if (good) {
+        t->deciding = true;
         t->run.decided = decision;
         t->run.resumable = false;
         nm_teach_changed(t);
     }
     pthread_mutex_unlock(&t->lock);
     nm_err err = NM_OK;
-    if (good && decision == NM_TEACH_DISCARDED) err = remove_adapter(t, name);
+    if (good && decision == NM_TEACH_DISCARDED) err = ours ? remove_adapter(t, name) : NM_OK;
     else if (good) unlink_checkpoint(name);
-    if (good && err == NM_OK) {
+    bool done = err == NM_OK;
+    if (good && done) {
         nm_lesson_forget(&t->files, "run");
         err = nm_teach_save(t);
-    } else if (good) {
+    }
+    if (good) {
         pthread_mutex_lock(&t->lock);
-        t->run.decided = NM_TEACH_UNDECIDED;
+        if (!done) t->run.decided = NM_TEACH_UNDECIDED;
+        t->deciding = false;
         pthread_mutex_unlock(&t->lock);
     }
     nm_free(path);

@@ -138,6 +138,7 @@ struct nm_teach {
     nm_teach_run run;
     bool wanted;                    /* the run is to begin, or to go on: then `again` */
     bool again;
+    bool deciding;                  /* what was decided is being done: nothing begins meanwhile */
     nm_teach_look *looks, *look;    /* that wait; at work */
     size_t n_looks;
     volatile sig_atomic_t cancel;   /* ends what the teacher does */

@@ -17,7 +17,6 @@ typedef struct work {
     nm_teach *t;
     const nm_lesson *lesson;
     nm_tune_settings set;
-    char memory[32];                /* what set.memory points to where it was chosen here */
     nm_held *held;
     nm_lesson_sources sources;
     nm_tune *tune;
@@ -89,6 +88,8 @@ static nm_err open_all(work *w, const char *where, bool again)
     w->set.force = o->force;
     w->set.beside = true;
     NM_TRY(nm_engine_hold(w->t->server->engine, w->lesson->model, &w->held));
+    w->set.room = nm_held_room(w->held);
+    if (!w->set.room) w->set.room = 1;      /* 0 would be no limit */
     if (nm_held_served(w->held)->persona) return nm_fail(NM_USAGE, "%s is a persona: name the model that is to be taught", w->lesson->model);
     return nm_lesson_gather(&w->sources, w->lesson, &w->t->files, w->t->server->desk, where, again);
 }
@@ -102,17 +103,10 @@ static void close_all(work *w)
     w->notes = NULL;
 }
 
-/* Prepares; where the fastest way takes more memory than there is room for beside what is served, in the way that takes so much: the results are the same. */
+/* Prepares within the room that there is beside what is served: less of it is slower, to the same results. */
 static nm_err prepare(work *w)
 {
-    uint64_t room = nm_held_room(w->held);
     NM_TRY(nm_tune_prepare(w->tune));
-    if (nm_tune_trainer(w->tune)->bytes > room && !w->set.memory) {
-        snprintf(w->memory, sizeof w->memory, "%lluM", (unsigned long long)(room / 1000000));
-        w->set.memory = w->memory;
-        NM_TRY(open_tune(w));
-        NM_TRY(nm_tune_prepare(w->tune));
-    }
     NM_TRY(nm_held_reserve(w->held, nm_tune_trainer(w->tune)->bytes));
     return w->set.fit ? nm_tune_fit(w->tune) : NM_OK;
 }

@@ -141,6 +141,7 @@ nm_err nm_tune_trainer_options(nm_tune *t, nm_trainer_options *o)
         .clip = (float)set->clip, .schedule = (nm_schedule)set->schedule, .steps = t->at.steps, .seed = set->seed.value};
     NM_TRY(find_largest(t, &batch, &o->max_length));
     NM_TRY(nm_read_bytes(set->memory, "--memory", &o->memory));
+    if (!set->memory) o->memory = set->room;
     o->anchor = t->anchor ? NM_ANCHOR_HELD : 0;
     o->ease = t->anchor ? (float)t->ease : 0;
     o->batch = (int32_t)batch;

@@ -36,6 +36,7 @@ typedef struct nm_tune_settings {
     int32_t looks;              /* validations of a run where save_every is not given; 0 = as many as suit. Chosen by nm_tune_fit, not by the user */
     nm_seed seed;
     const char *memory;
+    uint64_t room;              /* bytes at most where `memory` says nothing; 0 = any number */
     double anchor, ease;        /* ease: NAN = with the default rate */
     bool no_anchor;
     const char *anchor_data;
