@@ -231,7 +231,7 @@ static nm_err add_range(nm_build *b, uint32_t low, uint32_t high)
 static nm_err class_ranges(nm_build *b, size_t open)
 {
     b->n_ranges = 0;
-    for (uint32_t low, high; !take(b, "]");) {
+    for (uint32_t low = 0, high = 0; !take(b, "]");) {
         size_t at = b->at;
         NM_TRY(character(b, open, &low));
         high = low;
