@@ -6,7 +6,6 @@
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -14,6 +13,7 @@
 
 #include "base/err.h"
 #include "os/machine.h"
+#include "os/thread.h"
 
 enum {
     POOL_MAX = 256,
@@ -130,39 +130,24 @@ static void stop_workers(crew *c)
     c->stop = false;
 }
 
-/* Signals from outside are the caller's: one that a worker takes would not wake a caller who waits for input, or for a lock. What a
- * thread's own work raises (SIGBUS of a cut file) must reach it. */
-static void block_signals(sigset_t *before)
-{
-    static const int own[] = {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS};
-    sigset_t outside;
-    sigfillset(&outside);
-    for (size_t i = 0; i < sizeof own / sizeof *own; i++) sigdelset(&outside, own[i]);
-    pthread_sigmask(SIG_BLOCK, &outside, before);
-}
-
 static nm_err start_workers(crew *c)
 {
     int want = nm_threads() - 1;
-    sigset_t before;
     if (want == c->running) return NM_OK;
     if (c->running) stop_workers(c);
     c->spin = want < nm_machine_cores() ? SPIN_NS : 0;      /* more threads than cores: who spins keeps another from arriving */
     atomic_store(&c->run, 0);
-    block_signals(&before);     /* the workers inherit it, and the caller's priority */
-    /* The workers read `running` only after a run begins, so it may grow while they start. */
+    /* The workers inherit the caller's priority. They read `running` only after a run begins, so it may grow while they start. */
     for (int i = 0; i < want; i++) {
         worker *w = &c->worker[i];
         w->crew = c;
         w->thread = i + 1;
-        if (pthread_create(&w->id, NULL, work, w) != 0) {
+        if (nm_thread_start(&w->id, work, w) != 0) {
             stop_workers(c);
-            pthread_sigmask(SIG_SETMASK, &before, NULL);
             return nm_fail(NM_FAILED, "cannot start %d compute threads: use --threads with a smaller number", want + 1);
         }
         c->running++;
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return NM_OK;
 }
 

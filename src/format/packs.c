@@ -21,6 +21,7 @@
 #include "base/mem.h"
 #include "base/str.h"
 #include "os/file.h"
+#include "os/thread.h"
 
 static const char kept[] = ".pack", unfinished[] = ".tmp";
 
@@ -387,11 +388,7 @@ static nm_err reserve(nm_packs_writer *w)
 
 static nm_err start(nm_packs_writer *w)
 {
-    sigset_t all, before;
-    sigfillset(&all);               /* signals are the caller's; and one for a file that is too long must not end the process */
-    pthread_sigmask(SIG_BLOCK, &all, &before);
-    int why = pthread_create(&w->thread, NULL, keep, w);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int why = nm_thread_start(&w->thread, keep, w);     /* which is not ended by the signal of a file that is too long */
     return why ? nm_fail(NM_FAILED, "cannot start a thread that keeps packed weights: %s", strerror(why)) : NM_OK;
 }
 

@@ -1,7 +1,6 @@
 /* Giving a map huge pages where its file system has none: copies take the place of its pages, behind the backs of those who read them. */
 #include <pthread.h>
 #include <semaphore.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -12,6 +11,7 @@
 #include "base/mem.h"
 #include "os/machine.h"
 #include "os/map.h"
+#include "os/thread.h"
 
 enum { HUGE_PAGE = 2 << 20, LEAST = 16 << 20, MOST_PIECES = 512, LATER_MS = 500 };
 
@@ -115,7 +115,6 @@ static void free_copier(nm_map_copier *c)
 
 void nm_map_hasten(nm_map *map)
 {
-    sigset_t all, before;
     if (!map->data || map->hastened || map->size < LEAST || (uintptr_t)map->data % HUGE_PAGE || !system_has_huge_pages()) return;
     if (nm_machine_memory_available() < map->size / 4 * 5) return;
     nm_map_copier *c = nm_calloc(1, sizeof *c);
@@ -124,11 +123,7 @@ void nm_map_hasten(nm_map *map)
     c->size = map->size;
     sem_init(&c->stop, 0, 0);
     pthread_mutex_init(&c->lock, NULL);
-    sigfillset(&all);
-    sigdelset(&all, SIGBUS);            /* of a file that is cut while it is read */
-    pthread_sigmask(SIG_BLOCK, &all, &before);
-    map->hastened = pthread_create(&c->thread, NULL, copy_all, c) == 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    map->hastened = nm_thread_start(&c->thread, copy_all, c) == 0;
     if (map->hastened) map->copier = c;
     else free_copier(c);
 }

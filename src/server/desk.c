@@ -2,11 +2,11 @@
 #include "server/desk.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <string.h>
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "os/thread.h"
 #include "server/fields.h"
 #include "server/json_write.h"
 #include "server/page_personas.h"
@@ -86,11 +86,7 @@ static void *work_off(void *arg)
 
 static nm_err start(nm_desk *desk)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &before);      /* signals are the main thread's */
-    desk->started = !pthread_create(&desk->thread, NULL, work_off, desk);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    desk->started = !nm_thread_start(&desk->thread, work_off, desk);
     return desk->started ? NM_OK : nm_fail(NM_FAILED, "cannot start a thread for what the page keeps");
 }
 

@@ -4,6 +4,7 @@
 
 #include "os/clock.h"
 #include "os/machine.h"
+#include "os/thread.h"
 #include "server/engine_impl.h"
 
 enum { PARALLEL = 16, QUEUE = 256, N_MOST = 128, KEPT_MOST = 1000 * 1000 * 1000 };
@@ -243,11 +244,11 @@ nm_err nm_engine_embed(nm_engine *e, const char *model, const char *const *texts
 
 static nm_err start(nm_engine *e)
 {
-    if (pthread_create(&e->loop, NULL, nm_loop_main, e)) return nm_fail(NM_FAILED, "no thread for the engine could be started");
+    if (nm_thread_start(&e->loop, nm_loop_main, e)) return nm_fail(NM_FAILED, "no thread for the engine could be started");
     e->loop_runs = true;
-    if (pthread_create(&e->clerk, NULL, nm_clerk_main, e)) return nm_fail(NM_FAILED, "no thread for the engine could be started");
+    if (nm_thread_start(&e->clerk, nm_clerk_main, e)) return nm_fail(NM_FAILED, "no thread for the engine could be started");
     e->clerk_runs = true;
-    if (pthread_create(&e->slow_clerk, NULL, nm_slow_clerk_main, e)) return nm_fail(NM_FAILED, "no thread for the engine could be started");
+    if (nm_thread_start(&e->slow_clerk, nm_slow_clerk_main, e)) return nm_fail(NM_FAILED, "no thread for the engine could be started");
     e->slow_clerk_runs = true;
     return NM_OK;
 }

@@ -13,6 +13,7 @@
 #include "base/hash.h"
 #include "os/clock.h"
 #include "os/file.h"
+#include "os/thread.h"
 #include "server/engine_impl.h"
 
 enum {
@@ -384,7 +385,7 @@ void nm_shelf_open(nm_engine *e)
     s->folder = nm_strndup(folder, strlen(folder));
     nm_err err = s->folder ? nm_folder_make(folder, 0700) : nm_fail_memory(strlen(folder));
     e->shelf = s;
-    if (err == NM_OK && pthread_create(&s->thread, NULL, shelf_main, e)) err = nm_fail(NM_FAILED, "no thread for kept prefixes could be started");
+    if (err == NM_OK && nm_thread_start(&s->thread, shelf_main, e)) err = nm_fail(NM_FAILED, "no thread for kept prefixes could be started");
     if (err == NM_OK) return;
     nm_engine_note(e, nm_error_text());
     nm_free(s->folder);

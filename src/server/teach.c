@@ -14,6 +14,7 @@
 #include "hub/store.h"
 #include "os/clock.h"
 #include "os/file.h"
+#include "os/thread.h"
 #include "server/sse.h"
 #include "server/task.h"
 
@@ -468,12 +469,8 @@ static nm_err find_folder(nm_teach *t)
 
 static nm_err start_threads(nm_teach *t)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &before);      /* signals are the main thread's */
-    t->teaching = !pthread_create(&t->teacher, NULL, teach, t);
-    t->ushering = t->teaching && !pthread_create(&t->usher, NULL, usher, t);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    t->teaching = !nm_thread_start(&t->teacher, teach, t);
+    t->ushering = t->teaching && !nm_thread_start(&t->usher, usher, t);
     return t->ushering ? NM_OK : nm_fail(NM_FAILED, "cannot start a thread for teaching");
 }
 

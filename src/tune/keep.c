@@ -239,7 +239,7 @@ nm_err nm_tune_resume(nm_tune *t)
     nm_json_free(&note);
     nm_free(text);
     NM_TRY(err);
-    t->at.from = nm_trainer_steps(t->trainer);
+    t->at.from = t->at.step = nm_trainer_steps(t->trainer);
     nm_tune_note(t, "going on after step %lld of %lld", (long long)t->at.from, (long long)t->at.steps);
     return NM_OK;
 }

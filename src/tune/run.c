@@ -26,7 +26,8 @@ void nm_tune_note(const nm_tune *t, const char *format, ...)
 
 /* ---- A step ------------------------------------------------------------------------------------------------------------------------------ */
 
-nm_err nm_tune_step_samples(nm_tune *t, int64_t step, size_t *count)
+/* The samples of step `step` (from 0), kept ones included, into t->sample. */
+static nm_err step_samples(nm_tune *t, int64_t step, size_t *count)
 {
     nm_order_step s;
     NM_TRY(nm_order_step_at(t->order, step, &s));
@@ -44,7 +45,7 @@ static nm_err take_step(nm_tune *t, int64_t step, nm_train_report *report)
     nm_sample anchor[NM_ANCHORS];
     size_t anchors = 0;
     double answering = 0;
-    NM_TRY(nm_tune_step_samples(t, step, &count));
+    NM_TRY(step_samples(t, step, &count));
     if (t->anchor) NM_TRY(nm_tune_anchor_at(t, step, anchor, &anchors, &answering));
     NM_TRY(nm_trainer_step(t->trainer, t->sample, count, anchor, anchors, (float)t->set->anchor, report, t->listener.cancel));
     report->seconds += answering;

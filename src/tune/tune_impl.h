@@ -48,8 +48,6 @@ enum { NM_ANCHOR_TOKENS = 224, NM_ANCHOR_HELD = 96, NM_ANCHORS = 3 };
 
 /* run.c */
 __attribute__((format(printf, 2, 3))) void nm_tune_note(const nm_tune *t, const char *format, ...);
-/* The samples of step `step` (from 0), kept ones included, into t->sample. */
-nm_err nm_tune_step_samples(nm_tune *t, int64_t step, size_t *count);
 
 /* open.c: what a run needs, in this order. */
 nm_err nm_tune_open_data(nm_tune *t);
