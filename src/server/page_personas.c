@@ -495,7 +495,7 @@ static void handle_erase(nm_exchange *x, void *context) { nm_desk_take(x, contex
 
 const nm_route nm_routes_personas[] = {
     {.method = "GET", .path = "/nm/personas", .dialect = NM_DIALECT_OURS, .handle = handle_list},
-    {.method = "PUT", .path = "/nm/personas/*", .dialect = NM_DIALECT_OURS, .most_body = NM_DESK_BODY_MOST, .handle = handle_put},
+    {.method = "PUT", .path = "/nm/personas/*", .dialect = NM_DIALECT_OURS, .most_body = NM_MODELFILE_MOST, .handle = handle_put},
     {.method = "DELETE", .path = "/nm/personas/*", .dialect = NM_DIALECT_OURS, .handle = handle_erase},
     {.method = NULL},
 };

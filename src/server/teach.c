@@ -1,10 +1,12 @@
 /* The teacher's and the usher's threads, and what may follow on what: a run begins, is stopped, goes on, is kept or discarded. */
 #include "server/teach.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <sys/file.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -453,12 +455,22 @@ static void recall(nm_teach *t)
     nm_free(text);
 }
 
+/* Where nothing can be locked nothing is. */
+static nm_err own(nm_teach *t, const char *folder)
+{
+    t->owner = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (t->owner < 0 || !flock(t->owner, LOCK_EX | LOCK_NB) || errno != EWOULDBLOCK) return NM_OK;
+    return nm_fail(NM_REFUSED, "%s: another nomoat serves with this folder, and teaches there", folder);
+}
+
 static nm_err find_folder(nm_teach *t)
 {
     char *data = NULL;
     nm_str s = {0};
     NM_TRY(nm_folder_open(NM_FOLDER_DATA, &data));
     nm_err err = nm_str_printf(&s, "%s/teach", data);
+    if (err == NM_OK) err = nm_folder_make(s.data, 0700);
+    if (err == NM_OK) err = own(t, s.data);
     if (err == NM_OK) err = nm_teach_files_open(&t->files, s.data);
     if (err == NM_OK) err = nm_str_puts(&s, "/state.json");
     if (err == NM_OK) t->state = nm_str_take(&s, NULL);
@@ -481,6 +493,7 @@ nm_err nm_teach_open(nm_teach **out, nm_server *server)
     *out = NULL;
     if (!t) return nm_fail_memory(sizeof *t);
     t->server = server;
+    t->owner = -1;
     pthread_mutex_init(&t->lock, NULL);
     pthread_mutex_init(&t->disk, NULL);
     pthread_condattr_init(&monotonic);
@@ -520,6 +533,7 @@ void nm_teach_close(nm_teach **teach)
     if (t->ushering) pthread_join(t->usher, NULL);
     nm_teach_run_free(&t->run);
     nm_teach_files_close(&t->files);
+    if (t->owner >= 0) close(t->owner);
     nm_free(t->state);
     pthread_cond_destroy(&t->work);
     pthread_cond_destroy(&t->news);

@@ -24,6 +24,7 @@
 
 enum { NM_TEACH_ID = 33, NM_TEACH_NAME_LONGEST = 200, NM_TEACH_FILES_MOST = 1000 };
 #define NM_TEACH_FILE_MOST ((size_t)64 << 20)
+#define NM_TEACH_FILES_BYTES ((uint64_t)4 << 30)       /* of all of them together */
 
 typedef struct nm_teach_file {
     char id[NM_TEACH_ID];           /* 32 hexadecimal digits of chance */
@@ -128,6 +129,7 @@ enum { NM_TEACH_LISTENERS = 32, NM_TEACH_LOOKS = 8, NM_TEACH_ERRANDS = 64 };
 struct nm_teach {
     nm_server *server;
     char *state;                    /* path of state.json */
+    int owner;                      /* the locked folder: another server on it would take this one's run for one that has ended */
     nm_teach_files files;
     pthread_mutex_t lock;           /* what follows; held for a moment */
     pthread_mutex_t disk;           /* writing the state: before `lock` */

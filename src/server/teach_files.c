@@ -150,7 +150,10 @@ nm_err nm_teach_files_add(nm_teach_files *f, const char *name, const char *data,
     if (!length) return nm_fail(NM_USAGE, "the body is the file, and it is empty");
     pthread_mutex_lock(&f->lock);
     bool full = f->count >= NM_TEACH_FILES_MOST;
+    uint64_t bytes = length;
+    for (size_t i = 0; i < f->count; i++) bytes += f->list[i].bytes;
     pthread_mutex_unlock(&f->lock);
+    if (bytes > NM_TEACH_FILES_BYTES) return nm_fail(NM_USAGE, "the files would be more than %d GB together: delete some", (int)(NM_TEACH_FILES_BYTES >> 30));
     if (full) return nm_fail(NM_USAGE, "there are %d files already: delete some", NM_TEACH_FILES_MOST);
     nm_teach_id(id);
     NM_TRY(write_both(f, id, name, now, data, length));

@@ -422,6 +422,32 @@ static void test_run(void **state)
     json_decref(before);
 }
 
+/* A lesson that has written nothing has nothing to discard: what has its name by then is somebody's. */
+static void test_nothing_written(void **state)
+{
+    char path[256];
+    json_t *file = ask("POST", "/nm/teach/files?name=none.jsonl", "{'nothing': 1}\n", 201);
+    begin_run(text_of(file, "file"), SHORT, "others");
+    json_decref(wait_for("failed"));
+    snprintf(path, sizeof path, "%s/nomoat/adapters/others", folder);
+    assert_int_equal(nm_folder_make(path, 0700), NM_OK);
+    json_decref(ask("POST", "/nm/teach/discard", "", 200));
+    assert_true(is_there("others"));
+    assert_int_equal(rmdir(path), 0);
+    json_decref(file);
+}
+
+/* One server at a time teaches in a folder; the other answers all the same. */
+static void test_two_servers(void **state)
+{
+    nm_server *other;
+    nm_engine_options alike = options;
+    assert_int_equal(nm_server_open(&other, &alike, (nm_http_options){.host = "127.0.0.1"}), NM_OK);
+    assert_non_null(server->teach);
+    assert_null(other->teach);
+    nm_server_close(&other, 10);
+}
+
 static void test_discard(void **state)
 {
     char id[NM_TEACH_ID];
@@ -582,7 +608,8 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        TEST(test_files), TEST(test_lessons_refused), TEST(test_bad_rows), TEST(test_preview), TEST(test_forecast), TEST(test_run), TEST(test_discard), TEST(test_stop_and_resume),
+        TEST(test_files), TEST(test_lessons_refused), TEST(test_bad_rows), TEST(test_nothing_written), TEST(test_two_servers),
+        TEST(test_preview), TEST(test_forecast), TEST(test_run), TEST(test_discard), TEST(test_stop_and_resume),
         TEST(test_killed), TEST(test_events), TEST(test_chats), TEST(test_explain),
     };
     return cmocka_run_group_tests_name("teach", tests, NULL, NULL);
