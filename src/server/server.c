@@ -12,11 +12,18 @@
 static const nm_route *const tables[] = {nm_routes_openai, nm_routes_anthropic, nm_routes_ollama, nm_routes_llamacpp, nm_routes_page, nm_routes_personas, nm_routes_teach,
     nm_routes_chats, NULL};
 
-/* What the page keeps is no reason not to serve: the user is told, and the page. */
-static void open_desk(nm_server *s)
+/* Why nothing is kept, or taught: no reason not to serve. The user is told once the server is there, for where it cannot be, that alone is of interest; and the page is. */
+typedef struct faults { char desk[1024], teach[1024]; } faults;
+
+static void open_desk(nm_server *s, faults *f)
 {
-    if (nm_desk_open(&s->desk, NULL, s->engine) != NM_OK && s->options->note) s->options->note(s->options->note_arg, nm_error_text());
-    if (nm_teach_open(&s->teach, s) != NM_OK && s->options->note) s->options->note(s->options->note_arg, nm_error_text());
+    if (nm_desk_open(&s->desk, NULL, s->engine) != NM_OK) snprintf(f->desk, sizeof f->desk, "%s", nm_error_text());
+    if (nm_teach_open(&s->teach, s) != NM_OK) snprintf(f->teach, sizeof f->teach, "%s", nm_error_text());
+}
+
+static void tell(const nm_server *s, const char *fault)
+{
+    if (*fault && s->options->note) s->options->note(s->options->note_arg, fault);
 }
 
 /* Closing ends what the engine has begun with errors of its own: the one that is the reason stays the one that is told. */
@@ -31,15 +38,18 @@ static nm_err give_up(nm_server **s, nm_err err)
 nm_err nm_server_open(nm_server **out, const nm_engine_options *engine, nm_http_options http)
 {
     nm_server *s = nm_calloc(1, sizeof *s);
+    faults f = {0};
     *out = NULL;
     if (!s) return nm_fail_memory(sizeof *s);
     *s = (nm_server){.started = (int64_t)time(NULL), .options = engine, .host = http.host, .keyed = http.key != NULL};
     http.routes = tables;
     http.context = s;
     nm_err err = nm_engine_open(&s->engine, engine);
-    if (err == NM_OK) open_desk(s);
+    if (err == NM_OK) open_desk(s, &f);
     if (err == NM_OK) err = nm_http_open(&s->http, &http);
     if (err != NM_OK) return give_up(&s, err);
+    tell(s, f.desk);
+    tell(s, f.teach);
     *out = s;
     return NM_OK;
 }
