@@ -91,7 +91,7 @@ Sampling = _structure("nm_sampling", """float temperature; int32_t top_k; float 
     int32_t penalty_last; uint64_t seed""")
 # `text` has no zero behind it, so it is an address here.
 SpeechPiece = _structure("nm_speech_piece", "nm_speech_kind kind; const void *text; size_t length; int32_t call; const char *id; const char *name")
-SpeechOptions = _structure("nm_speech_options", "const char *template_text; const char *tools; bool reasoning_open; uint64_t seed; bool marks")
+SpeechOptions = _structure("nm_speech_options", "const char *template_text; const char *tools; bool reasoning_open; uint64_t seed; bool marks; bool must_call")
 DatasetOptions = _structure("nm_dataset_options", """const char *const *sources; size_t n_sources; const char *rows; size_t rows_length; const char *validation;
     int32_t least_validation; int32_t most_validation; const char *map; const char *format; const char *template_text; const char *template_kwargs;
     nm_train_on train_on; int32_t max_length; bool skip_bad; uint64_t seed; int64_t now; nm_progress_fn progress; void *progress_arg""")
