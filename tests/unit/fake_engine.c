@@ -83,7 +83,9 @@ void fake_reset(void)
         json_decref(fake_own.asked[i]);
         fake_own.asked[i] = NULL;
     }
+    pthread_mutex_lock(&fake_own.lock);     /* HTTP's thread may count a cancel of the request before */
     fake = (fake_state){0};
+    pthread_mutex_unlock(&fake_own.lock);
 }
 
 const json_t *fake_asked(size_t i) { return i < FAKE_ASKS ? fake_own.asked[i] : NULL; }
