@@ -155,6 +155,17 @@ static nm_err set_token(json_t *vars, const char *key, const nm_tokenizer *t, in
     return id >= 0 ? set_default(vars, key, json_string(nm_token_raw(t, id))) : NM_OK;
 }
 
+/* What the client gives the template by name: text of its, too. */
+static nm_err begin_vars(marks *m, const nm_ask *ask, json_t **vars)
+{
+    json_t *given = ask->template_kwargs ? json_copy(ask->template_kwargs) : json_object();
+    nm_err err = given ? NM_OK : nm_fail_memory(0);
+    if (err == NM_OK && ask->effort) err = set_default(given, "reasoning_effort", json_string(ask->effort));
+    if (err == NM_OK) err = marked(m, given, 0, vars);
+    json_decref(given);
+    return err;
+}
+
 /* The variables that transformers gives to every template, and what the request says. `messages` and `tools` are taken over. */
 static nm_err fill_vars(json_t *vars, const nm_served *served, const nm_ask *ask, json_t *messages, json_t *tools)
 {
@@ -168,7 +179,6 @@ static nm_err fill_vars(json_t *vars, const nm_served *served, const nm_ask *ask
         NM_TRY(set_default(vars, "enable_thinking", json_boolean(ask->think)));
         NM_TRY(set_default(vars, "thinking", json_boolean(ask->think)));
     }
-    if (ask->effort) NM_TRY(set_default(vars, "reasoning_effort", json_string(ask->effort)));
     NM_TRY(set_token(vars, "bos_token", t, nm_token_bos(t)));
     NM_TRY(set_token(vars, "eos_token", t, nm_token_eos(t)));
     NM_TRY(set_token(vars, "pad_token", t, nm_token_pad(t)));
@@ -276,8 +286,9 @@ static nm_err render_with(marks *m, const nm_served *served, const nm_template *
 static nm_err render(marks *m, const nm_served *served, const nm_template *tmpl, const nm_ask *ask, nm_str *out)
 {
     if (!tmpl) return nm_fail(NM_USAGE, "%s has no chat template: send text to /v1/completions instead", served->name);
-    json_t *vars = ask->template_kwargs ? json_copy(ask->template_kwargs) : json_object();
-    nm_err err = vars ? render_with(m, served, tmpl, ask, vars, out) : nm_fail_memory(0);
+    json_t *vars = NULL;
+    NM_TRY(begin_vars(m, ask, &vars));
+    nm_err err = render_with(m, served, tmpl, ask, vars, out);
     json_decref(vars);
     return err;
 }
