@@ -323,15 +323,13 @@ static bool check_key(nm_exchange *x)
     return false;
 }
 
-/* A number for each client: of its address, and the key that it shows. */
-static unsigned long long client_of(struct MHD_Connection *connection, const char *shown)
+/* A number for each client: of its address. Where any word does for a key, those of the programs on one computer tell them apart; where one key is asked for, whoever shows others
+ * beside it must not be many. */
+static unsigned long long client_of(const nm_exchange *x)
 {
-    const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
-    const struct sockaddr *a = info ? info->client_addr : NULL;
-    uint64_t h = shown ? nm_hash(1, shown, strlen(shown)) : 0;
-    if (a && a->sa_family == AF_INET) h = nm_hash(h, &((const struct sockaddr_in *)(const void *)a)->sin_addr, sizeof(struct in_addr));
-    if (a && a->sa_family == AF_INET6) h = nm_hash(h, &((const struct sockaddr_in6 *)(const void *)a)->sin6_addr, sizeof(struct in6_addr));
-    return h;
+    const char *bearer = nm_guard_bearer(header(x, "Authorization", 0)), *shown = bearer ? bearer : header(x, "x-api-key", 0);
+    bool tells = shown && !x->http->guard.key;
+    return nm_hash(tells ? nm_hash(1, shown, strlen(shown)) : 0, x->on->address, sizeof x->on->address);
 }
 
 static void no_route(nm_exchange *x, const nm_str *allow)
@@ -354,12 +352,12 @@ static bool check_share(nm_exchange *x)
     pthread_mutex_lock(&http->lock);
     for (const nm_connection *c = http->connections; c; c = c->next) n += !c->shut && c->x && same_client(c, x->on);
     pthread_mutex_unlock(&http->lock);
-    if (n > http->most_of_one) refuse(x, 503, "as many requests as one address may have are under way: try again later");
+    if (n > http->most_of_one) refuse(x, 429, "as many requests as one address may have are under way: try again later");
     return !x->answered;
 }
 
 /* All that can be decided before the body. Whatever refuses has answered. */
-static void admit(nm_exchange *x, struct MHD_Connection *connection, nm_str *allow)
+static void admit(nm_exchange *x, nm_str *allow)
 {
     x->dialect = guess_dialect(x->http, x->target.data);
     if (!check_share(x) || !check_host(x)) return;
@@ -369,8 +367,7 @@ static void admit(nm_exchange *x, struct MHD_Connection *connection, nm_str *all
         nm_exchange_fail_err(x, err);
         return;
     }
-    const char *shown = nm_guard_bearer(header(x, "Authorization", 0));
-    x->client = client_of(connection, shown ? shown : header(x, "x-api-key", 0));
+    x->client = client_of(x);
     if (check_origin(x, allow) && check_key(x) && !x->route) no_route(x, allow);
 }
 
@@ -405,7 +402,7 @@ static enum MHD_Result on_head(nm_exchange *x, struct MHD_Connection *connection
     x->connection = connection;
     x->chunked = strcmp(version, "HTTP/1.1") == 0;
     pthread_mutex_unlock(&x->lock);
-    if (read_head(x, connection, method, version) && check_framing(x, version)) admit(x, connection, &allow);
+    if (read_head(x, connection, method, version) && check_framing(x, version)) admit(x, &allow);
     nm_str_free(&allow);
     x->most_body = x->route && x->route->most_body ? x->route->most_body : x->http->most_body;
     if (!x->answered && told_length(x) > x->most_body) too_large(x);

@@ -141,6 +141,13 @@ static void tell(nm_exchange *x, void *context)
     nm_exchange_reply(x, 200, "text/plain", text, (size_t)n);
 }
 
+static void client_number(nm_exchange *x, void *context)
+{
+    char text[32];
+    int n = snprintf(text, sizeof text, "%llu", nm_exchange_client(x));
+    nm_exchange_reply(x, 200, "text/plain", text, (size_t)n);
+}
+
 /* A worker whose memory goes once its answer has ended, whatever its client does. */
 typedef struct risk { nm_exchange *x; int marks; } risk;
 static void mark(void *arg) { ((risk *)arg)->marks++; }
@@ -182,7 +189,8 @@ static const nm_route openai[] = {
     {"GET", "/now", NM_DIALECT_OPENAI, false, 0, now}, {"POST", "/echo", NM_DIALECT_OPENAI, false, 0, echo}, {"POST", "/small", NM_DIALECT_OPENAI, false, 16, echo},
     {"GET", "/later", NM_DIALECT_OPENAI, false, 0, later}, {"GET", "/events", NM_DIALECT_OPENAI, false, 0, events}, {"GET", "/flood", NM_DIALECT_OPENAI, false, 0, flood},
     {"GET", "/never", NM_DIALECT_OPENAI, false, 0, never}, {"GET", "/begun", NM_DIALECT_OPENAI, false, 0, begun}, {"GET", "/breaks", NM_DIALECT_OPENAI, false, 0, fail_in_stream},
-    {"GET", "/risk", NM_DIALECT_OPENAI, false, 0, at_risk}, {"GET", "/busy", NM_DIALECT_OPENAI, false, 0, busy}, {0}};
+    {"GET", "/risk", NM_DIALECT_OPENAI, false, 0, at_risk}, {"GET", "/busy", NM_DIALECT_OPENAI, false, 0, busy},
+    {"GET", "/client", NM_DIALECT_OPENAI, false, 0, client_number}, {0}};
 static const nm_route others[] = {
     {"GET", "/html", NM_DIALECT_OURS, true, 0, html}, {"GET", "/tell/*", NM_DIALECT_OLLAMA, false, 0, tell}, {"DELETE", "/tell/*", NM_DIALECT_OLLAMA, false, 0, tell},
     {"POST", "/v1/messages", NM_DIALECT_ANTHROPIC, false, 0, echo}, {0}};
@@ -226,6 +234,16 @@ static int dial(void)
         close(fd);
         return -1;
     }
+    return fd;
+}
+
+static int dial_from(const char *address)
+{
+    struct sockaddr_in from = {.sin_family = AF_INET}, to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)nm_http_port(http)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(inet_pton(AF_INET, address, &from.sin_addr), 1);
+    assert_int_equal(bind(fd, (struct sockaddr *)&from, sizeof from), 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
     return fd;
 }
 
@@ -463,6 +481,37 @@ static void test_key(void **state)
     assert_status(GET_WITH("/now", "Authorization: Basic secret-key\r\n"), 401);
     assert_status(POST_WITH("/v1/messages", ""), 401);
     assert_has("{\"type\":\"error\",\"error\":{\"type\":\"authentication_error\"");
+    shut();
+}
+
+/* Who asks, as a number: words in place of a key tell programs of one computer apart; where there is a key, nobody becomes many by showing others beside it. */
+static unsigned long long number_of(const char *request, const char *from)
+{
+    bool closed;
+    int fd = dial_from(from);
+    put(fd, request);
+    take(fd, NULL, 3000, &closed);
+    close(fd);
+    assert_int_equal(status_of(got), 200);
+    return strtoull(strstr(got, "\r\n\r\n") + 4, NULL, 10);
+}
+
+static void test_clients(void **state)
+{
+    nm_http_options o = plain();
+    open_with(o);
+    unsigned long long bare = number_of(GET("/client"), "127.0.0.1"), one = number_of(GET_WITH("/client", "x-api-key: one\r\n"), "127.0.0.1");
+    assert_true(bare == number_of(GET("/client"), "127.0.0.1"));
+    assert_true(bare != number_of(GET("/client"), "127.0.0.2"));
+    assert_true(bare != one && one == number_of(GET_WITH("/client", "Authorization: Bearer one\r\n"), "127.0.0.1"));
+    assert_true(one != number_of(GET_WITH("/client", "x-api-key: two\r\n"), "127.0.0.1"));
+    shut();
+    o.key = "k";
+    open_with(o);
+    one = number_of(GET_WITH("/client", "x-api-key: k\r\n"), "127.0.0.1");
+    assert_true(one == number_of(GET_WITH("/client", "x-api-key: k\r\nAuthorization: Bearer 1\r\n"), "127.0.0.1"));
+    assert_true(one == number_of(GET_WITH("/client", "x-api-key: 2\r\nAuthorization: Bearer k\r\n"), "127.0.0.1"));
+    assert_true(one != number_of(GET_WITH("/client", "x-api-key: k\r\n"), "127.0.0.2"));
     shut();
 }
 
@@ -903,16 +952,6 @@ static void test_races(void **state)
     for (int i = 0; i < N; i++) close(fd[i]);
 }
 
-static int dial_from(const char *address)
-{
-    struct sockaddr_in from = {.sin_family = AF_INET}, to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)nm_http_port(http)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_int_equal(inet_pton(AF_INET, address, &from.sin_addr), 1);
-    assert_int_equal(bind(fd, (struct sockaddr *)&from, sizeof from), 0);
-    assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
-    return fd;
-}
-
 static int ms_since(uint64_t begin) { return (int)((nm_clock_ns() - begin) / 1000000); }
 
 /* Those that say nothing, or drip a head or a body, keep nobody out; not what an address has that keeps itself alive beside them. */
@@ -955,7 +994,7 @@ static void test_share(void **state)
     put(more, GET("/never"));
     take(more, NULL, 3000, &closed);
     assert_true(closed);
-    assert_int_equal(status_of(got), 503);
+    assert_int_equal(status_of(got), 429);
     assert_has("Retry-After: 1\r\n");
     close(more);
     assert_status(GET("/now"), 200);
@@ -1080,7 +1119,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_error_shapes), cmocka_unit_test(test_host_names), cmocka_unit_test(test_targets), cmocka_unit_test(test_answers), cmocka_unit_test(test_continue), cmocka_unit_test(test_heads),
-        cmocka_unit_test(test_routes), cmocka_unit_test(test_host), cmocka_unit_test(test_origin), cmocka_unit_test(test_key), cmocka_unit_test(test_listening),
+        cmocka_unit_test(test_routes), cmocka_unit_test(test_host), cmocka_unit_test(test_origin), cmocka_unit_test(test_key), cmocka_unit_test(test_clients), cmocka_unit_test(test_listening),
         cmocka_unit_test(test_smuggling), cmocka_unit_test(test_sizes), cmocka_unit_test(test_slow_requests), cmocka_unit_test(test_stream), cmocka_unit_test(test_promptness),
         cmocka_unit_test(test_keep_alive), cmocka_unit_test(test_leaving), cmocka_unit_test(test_half_closed), cmocka_unit_test(test_slow_reader),
         cmocka_unit_test(test_many_streams), cmocka_unit_test(test_close_under_way), cmocka_unit_test(test_races), cmocka_unit_test(test_connections), cmocka_unit_test(test_crowd), cmocka_unit_test(test_share), cmocka_unit_test(test_quiesce), cmocka_unit_test(test_memory)};
