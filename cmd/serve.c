@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "commands.h"
@@ -58,12 +59,12 @@ static nm_err read_key(const settings *set, char **key)
         text = nm_strndup(given, n = strlen(given));
         if (!text) return nm_fail_memory(n);
     } else return NM_OK;
-    while (n && strchr(" \t\r\n", text[n - 1])) n--;
+    while (n && text[n - 1] && strchr(" \t\r\n", text[n - 1])) n--;
     text[n] = 0;
     size_t from = strspn(text, " \t\r\n");
     memmove(text, text + from, n - from + 1);
-    for (const char *c = text; *c; c++)
-        if ((unsigned char)*c <= ' ' || *c == 0x7f) n = from;       /* cannot stand in a header */
+    for (size_t i = 0; i < n - from; i++)
+        if ((unsigned char)text[i] <= ' ' || text[i] == 0x7f) n = from;     /* cannot stand in a header */
     if (n > from) {
         *key = text;
         return NM_OK;
@@ -114,6 +115,12 @@ static void say_where(const settings *set, const nm_server *s)
     nm_note("OpenAI's API is at /v1, Anthropic's at /v1/messages, Ollama's at /api; the page at /. Ctrl-C ends it");
 }
 
+static void warn_of_key_file(const char *path)
+{
+    struct stat st;
+    if (path && !stat(path, &st) && st.st_mode & S_IROTH) nm_note("%s: everybody on this computer can read the key: chmod 600 would keep it", path);
+}
+
 /* In a process of its own; whatever it comes to. */
 static void open_page(const settings *set, const nm_server *s)
 {
@@ -143,6 +150,7 @@ static nm_err serve(settings *set, char **models, int count, const char *key)
     nm_http_options http = {.host = set->host, .port = set->port, .key = key, .allow_hosts = set->allow_host.items, .cors = set->cors.items};
     NM_TRY(nm_server_open(&server, &o, http));
     say_where(set, server);
+    warn_of_key_file(set->key_file);
     open_page(set, server);
     nm_err err = wait_for_end();
     nm_note("ending what is under way; once more ends it at once");

@@ -73,6 +73,10 @@ printf ' \n' >"$work/empty"
 check 'a key file without a key' refused 2 "$model" --api-key-file "$work/empty"
 printf 'two words\n' >"$work/words"
 check 'a key with white space in it' refused 2 "$model" --api-key-file "$work/words"
+printf 'ab\0cd\n' >"$work/cut"
+check 'a key with a zero in it' refused 2 "$model" --api-key-file "$work/cut"
+printf '\0\0' >"$work/zeros"
+check 'a key of zeros' refused 2 "$model" --api-key-file "$work/zeros"
 check 'no key file' refused 3 "$model" --api-key-file "$work/none"
 check 'more memory than a model has' refused 2 "$model" --memory much
 check 'control characters in a name' refused 3 "$(printf 'a\033[31mb')"
@@ -194,9 +198,12 @@ allowed() { ask 200 /v1/models -H 'Origin: http://page.example' -D "$work/heads"
 check 'an origin that is named' allowed
 stop TERM
 printf '\n  secret-key \n' >"$work/key"
+chmod 600 "$work/key"
 check 'with a key, for the network' start "$model" --host 0.0.0.0 --api-key-file "$work/key"
 url=http://127.0.0.1:$port
 check 'which it tells' logged 'who know the key'
+silent() { ! logged 'can read'; }
+check 'and nothing of a file that nobody else can read' silent
 check 'without it 401' ask 401 /v1/models
 check 'with another' ask 401 /v1/models -H 'Authorization: Bearer secret-kez'
 check 'with a part' ask 401 /v1/models -H 'Authorization: Bearer secret'
@@ -207,6 +214,10 @@ check 'and health' ask 200 /health
 check 'not the conversations' ask 401 /nm/chats
 no_key() { ! logged secret && ! tr '\0' ' ' <"/proc/$server/cmdline" | grep -q secret; }
 check 'the key is not in the log' no_key
+stop TERM
+chmod 644 "$work/key"
+check 'a key that everybody can read' start "$model" --api-key-file "$work/key"
+check 'is told' logged 'can read the key'
 stop TERM
 variable() { NOMOAT_API_KEY=other start "$model" && ask 401 /v1/models && ask 200 /v1/models -H 'Authorization: Bearer other'; }
 check 'a key from the environment' variable
