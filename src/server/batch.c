@@ -10,6 +10,7 @@ enum {
     ROWS_MOST = NM_PASS_ROWS,
     ROWS_LEAST = 32,            /* of prompts in a pass, however slow the machine */
     ROWS_FIRST = 128,           /* before the machine's speed is known */
+    PARTS_BESIDE = 8,           /* so many of the answers at once there may be one more of, for clients that have none */
     WORTH_WAITING = 64,         /* tokens of a prompt that another one is about to compute */
     RESERVED = 1024             /* tokens of an answer that memory is reserved for at a time: most say no bound, and end soon */
 };
@@ -26,17 +27,21 @@ static int32_t lacks(const nm_lane *l) { return (int32_t)l->n_ids - nm_session_l
 /* Texts to embed are read one by one. */
 static int32_t lanes_of(const nm_job *j) { return j->kind == NM_JOB_EMBED ? 1 : j->n; }
 
-static int32_t lanes_running(const nm_engine *e)
+/* One that asks for more answers than there is room for has all of it. */
+static int32_t room_of(const nm_engine *e, const nm_job *j) { return lanes_of(j) < e->options.parallel ? lanes_of(j) : e->options.parallel; }
+
+static int32_t room_taken(const nm_engine *e)
 {
     int32_t n = 0;
-    for (size_t i = 0; i < e->n_running; i++) n += lanes_of(e->running[i]);
+    for (size_t i = 0; i < e->n_running; i++) n += room_of(e, e->running[i]);
     return n;
 }
 
-static int32_t running_of(const nm_engine *e, unsigned long long client)
+static int32_t taken_by(const nm_engine *e, unsigned long long client)
 {
     int32_t n = 0;
-    for (size_t i = 0; i < e->n_running; i++) n += e->running[i]->ask.client == client;
+    for (size_t i = 0; i < e->n_running; i++)
+        if (e->running[i]->ask.client == client) n += room_of(e, e->running[i]);
     return n;
 }
 
@@ -125,20 +130,22 @@ static bool any_starves(const nm_engine *e)
     return false;
 }
 
-/* The next to begin, off the list: of the client with least at work, the one that came first. NULL if none may. */
+/* The next to begin, off the list: of the client with least at work, the one that came first. NULL if none may. Where all room is taken there is some more for those who have
+ * nothing at work, so that nobody waits for the end of others' long answers. */
 static nm_job *take_ready(nm_engine *e)
 {
     nm_job **best = NULL;
     bool starves = any_starves(e);      /* what is under way comes first */
-    int32_t fewest = INT32_MAX, room = e->options.parallel - lanes_running(e);
+    int32_t fewest = INT32_MAX, room = e->options.parallel - room_taken(e);
     for (nm_job **at = &e->ready; *at; at = &(*at)->next) {
-        int32_t n = running_of(e, (*at)->ask.client);
+        int32_t n = taken_by(e, (*at)->ask.client);
         bool cancelled = nm_cancelled(&(*at)->cancelled);
         if (!cancelled && (starves || should_wait(e, *at))) continue;
         if (cancelled || n < fewest) best = at, fewest = cancelled ? -1 : n;
     }
     /* Whose turn it is waits until there is room, and others with it, or one that asks for many answers would never begin. */
-    nm_job *j = best && (fewest < 0 || !e->n_running || (lanes_of(*best) <= room && fits_memory(e, *best, tokens_ahead(*best)))) ? *best : NULL;
+    if (fewest == 0) room += e->options.parallel / PARTS_BESIDE;
+    nm_job *j = best && (fewest < 0 || !e->n_running || (room_of(e, *best) <= room && fits_memory(e, *best, tokens_ahead(*best)))) ? *best : NULL;
     if (j) {
         *best = j->next;
         j->next = NULL;
@@ -214,6 +221,7 @@ static void end_job(nm_engine *e, size_t at, nm_err err, const char *code)
         else nm_kept_put(e, j->variant, s);
     }
     memmove(&e->running[at], &e->running[at + 1], (--e->n_running - at) * sizeof *e->running);
+    e->at_work = bytes_at_work(e, NULL);
     pthread_cond_broadcast(&e->work);
     pthread_mutex_unlock(&e->lock);
     nm_job_end(j, err, code);

@@ -187,7 +187,7 @@ static void handle(nm_engine *e, nm_job *j, bool slow)
     const char *code = NULL;
     double from = nm_clock_seconds();
     nm_err err = nm_cancelled(&j->cancelled) ? nm_fail(NM_INTERRUPTED, "cancelled") : NM_OK;
-    if (err == NM_OK) err = nm_names_take(e, j->ask.model, j->ask.lora, j->ask.n_lora, slow, &j->variant, &code);
+    if (err == NM_OK) err = nm_names_take(e, j, slow, &j->variant, &code);
     if (err == NM_OK && !j->variant) {
         pass_on(e, j, &e->slow);
         return;

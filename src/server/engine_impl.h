@@ -51,6 +51,7 @@ typedef struct nm_base {            /* a model that can be named; open or not */
     nm_variant **variant;           /* stacks on it */
     size_t variants, variant_capacity;
     int32_t users;                  /* jobs and calls that need it open */
+    int32_t held;                   /* those of them that are held.c's, and end when they like */
     double last_used, keep_alive;   /* seconds */
     char **control;                 /* texts of control tokens, borrowed from the tokenizer */
     size_t controls;
@@ -173,6 +174,7 @@ struct nm_engine {
     uint64_t at_work;               /* bytes reserved for sessions of answers under way */
     uint64_t reserved;              /* and for work beside requests (held.c) */
     uint64_t want_room;             /* bytes that somebody waits for; the loop makes them */
+    bool changes;                   /* a model is about to take the place of others */
     nm_kept *kept;
     size_t n_kept, kept_capacity;
     uint64_t kept_most;             /* bytes */
@@ -187,9 +189,9 @@ struct nm_engine {
 /* names.c: under the lock, but for opening */
 nm_err nm_names_open(nm_engine *e);
 void nm_names_close(nm_engine *e);
-/* What a name means, with its model and adapters open; a user of both is added. On a clerk's thread, without the lock. may_open: on the slow clerk's; else *out is NULL where
- * something must be opened. */
-nm_err nm_names_take(nm_engine *e, const char *name, const nm_ask_lora *lora, size_t n_lora, bool may_open, nm_variant **out, const char **code);
+/* What the job's name means, with its model and adapters open; a user of both is added. On a clerk's thread, without the lock. may_open: on the slow clerk's, which waits for
+ * room where that lacks; else *out is NULL where something must be opened. */
+nm_err nm_names_take(nm_engine *e, const nm_job *j, bool may_open, nm_variant **out, const char **code);
 void nm_names_leave(nm_engine *e, nm_variant *variant, double keep_alive);     /* takes the lock */
 /* Closes models that nobody uses: those whose time has come and, where room is wanted, the longest unused. On the loop's thread, under the lock. */
 void nm_names_reap(nm_engine *e, double now);

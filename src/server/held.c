@@ -31,6 +31,7 @@ static void take(void *arg, const nm_served *served, nm_err err)
         pthread_mutex_lock(&h->engine->lock);
         h->variant->users++;
         h->variant->base->users++;
+        h->variant->base->held++;
         pthread_mutex_unlock(&h->engine->lock);
     }
     pthread_mutex_lock(&w->lock);
@@ -109,6 +110,7 @@ void nm_held_release(nm_held **held)
     if (!h) return;
     pthread_mutex_lock(&h->engine->lock);
     give_back(h);
+    h->variant->base->held--;
     pthread_mutex_unlock(&h->engine->lock);
     nm_names_leave(h->engine, h->variant, NM_ASK_REAL);
     nm_free(h);

@@ -341,11 +341,13 @@ static nm_err variant_name(char **out, const nm_base *b, const parts *p)
 
 /* ---- Opening -------------------------------------------------------------------------------------------------------------- */
 
+static uint64_t base_bytes(const nm_base *b) { return nm_model_describe(b->model)->weight_bytes + nm_runner_bytes(b->runner); }
+
 uint64_t nm_names_bytes(const nm_engine *e)
 {
     uint64_t bytes = e->reserved;
     for (size_t i = 0; i < e->bases; i++)
-        if (e->base[i]->model) bytes += nm_model_describe(e->base[i]->model)->weight_bytes + nm_runner_bytes(e->base[i]->runner);
+        if (e->base[i]->model) bytes += base_bytes(e->base[i]);
     return bytes;
 }
 
@@ -370,15 +372,41 @@ void nm_names_make_room(nm_engine *e, uint64_t bytes)
     wait_for_room(e);
 }
 
-static nm_err make_room(nm_engine *e, const nm_base *b)
+/* Under the lock: bytes of models that cannot be closed now, and of what is done with them; `ever`: of those that stay open when all that is under way has ended. */
+static uint64_t bytes_in_use(const nm_engine *e, bool ever)
+{
+    uint64_t bytes = e->reserved + (ever ? 0 : e->at_work);
+    for (size_t i = 0; i < e->bases; i++)
+        if (e->base[i]->model && (ever ? e->base[i]->held : e->base[i]->users)) bytes += base_bytes(e->base[i]);
+    return bytes;
+}
+
+/* Under the lock: the bound is a guess, and one model is always tried. */
+static bool fits_beside(const nm_engine *e, const nm_base *b, uint64_t used) { return !used || used + b->found.bytes <= e->memory; }
+
+/* Under the lock: answers of other models come to their end first. Whoever asks for these meanwhile comes behind, or clients of two models that do not fit together would keep
+ * each other out. */
+static nm_err wait_for_others(nm_engine *e, const nm_base *b, const volatile sig_atomic_t *cancel)
+{
+    while (!fits_beside(e, b, bytes_in_use(e, false))) {
+        if (e->closes || nm_cancelled(cancel)) return nm_fail(NM_INTERRUPTED, "cancelled");
+        if (!fits_beside(e, b, bytes_in_use(e, true)))
+            return nm_fail(NM_NO_MEMORY, "there is no memory for %s beside what is being taught: try again later, or serve with a larger --memory", b->name);
+        pthread_cond_wait(&e->work, &e->lock);
+    }
+    nm_names_make_room(e, b->found.bytes);
+    if (fits_beside(e, b, nm_names_bytes(e) + e->at_work)) return NM_OK;
+    return nm_fail(NM_NO_MEMORY, "there is no memory for %s beside the models at work: try again later, or serve with a larger --memory", b->name);
+}
+
+static nm_err make_room(nm_engine *e, const nm_base *b, const volatile sig_atomic_t *cancel)
 {
     pthread_mutex_lock(&e->lock);
-    nm_names_make_room(e, b->found.bytes);
-    uint64_t used = nm_names_bytes(e);
-    bool first = used == 0;     /* the bound is a guess: one model is always tried */
-    bool fits_in = first || used + e->at_work + b->found.bytes <= e->memory;
+    e->changes = true;
+    nm_err err = wait_for_others(e, b, cancel);
+    e->changes = false;
     pthread_mutex_unlock(&e->lock);
-    return fits_in ? NM_OK : nm_fail(NM_NO_MEMORY, "there is no memory for %s beside the models at work: try again later, or serve with a larger --memory", b->name);
+    return err;
 }
 
 /* Each time that it is opened: positions that a model has never seen cost answers their sense, and nothing else tells why. */
@@ -401,13 +429,13 @@ static int32_t choose_context(const nm_engine *e, const nm_model *m)
     return o.context;
 }
 
-static nm_err open_base(nm_engine *e, nm_base *b)
+static nm_err open_base(nm_engine *e, nm_base *b, const volatile sig_atomic_t *cancel)
 {
     nm_model_options mo = {.no_pack = e->options.no_pack, .keep = e->options.keep};
     nm_runner_options ro = {.compute = e->options.compute, .max_rows = NM_PASS_ROWS};
     nm_model *model = NULL;
     nm_runner *runner = NULL;
-    NM_TRY(make_room(e, b));
+    NM_TRY(make_room(e, b, cancel));
     NM_TRY(nm_model_open(&model, b->found.path, &mo));
     nm_err err = nm_runner_open(&runner, model, &ro);
     nm_session_options so = {.kv = e->options.kv, .compute = e->options.compute};
@@ -581,12 +609,13 @@ static nm_err variant_key(char **out, parts *p)
     return err;
 }
 
-/* What is open already, with one user more of it and of its base; NULL if it is not. */
+/* What is open already, with one user more of it and of its base; NULL if it is not, or where others are to have their turn first. */
 static nm_variant *take_open(nm_engine *e, nm_base *b, const char *key)
 {
     nm_variant *found = NULL;
     pthread_mutex_lock(&e->lock);
-    for (size_t i = 0; b->model && !found && i < b->variants; i++)
+    bool yields = e->changes && !b->held;
+    for (size_t i = 0; b->model && !yields && !found && i < b->variants; i++)
         if (!strcmp(b->variant[i]->key, key)) found = b->variant[i];
     if (found) found->users++, b->users++;
     pthread_mutex_unlock(&e->lock);
@@ -615,13 +644,13 @@ static nm_err open_variant(nm_engine *e, nm_base *b, const char *key, parts *p, 
 }
 
 /* Opens what lacks: the base, or a stack on it. On the slow clerk's thread alone, so nobody else does so meanwhile. */
-static nm_err take_closed(nm_engine *e, nm_base *b, const char *key, parts *p, nm_variant **out)
+static nm_err take_closed(nm_engine *e, nm_base *b, const char *key, parts *p, const volatile sig_atomic_t *cancel, nm_variant **out)
 {
     pthread_mutex_lock(&e->lock);
     b->users++;
     bool open = b->model != NULL;
     pthread_mutex_unlock(&e->lock);
-    nm_err err = open ? NM_OK : open_base(e, b);
+    nm_err err = open ? NM_OK : open_base(e, b, cancel);
     if (err == NM_OK) err = open_variant(e, b, key, p, out);
     pthread_mutex_lock(&e->lock);
     if (err != NM_OK) b->users--;
@@ -640,16 +669,16 @@ static nm_err look_up(nm_engine *e, const char *name, const nm_ask_lora *lora, s
     return err;
 }
 
-nm_err nm_names_take(nm_engine *e, const char *name, const nm_ask_lora *lora, size_t n_lora, bool may_open, nm_variant **out, const char **code)
+nm_err nm_names_take(nm_engine *e, const nm_job *j, bool may_open, nm_variant **out, const char **code)
 {
     parts p = {.count = 0};
     nm_base *base = NULL;
     char *key = NULL;
-    nm_err err = look_up(e, name, lora, n_lora, &base, &p);
+    nm_err err = look_up(e, j->ask.model, j->ask.lora, j->ask.n_lora, &base, &p);
     if (err == NM_NOT_FOUND) *code = "model_not_found";
     if (err == NM_OK) err = variant_key(&key, &p);
     if (err == NM_OK) *out = take_open(e, base, key);
-    if (err == NM_OK && !*out && may_open) err = take_closed(e, base, key, &p, out);
+    if (err == NM_OK && !*out && may_open) err = take_closed(e, base, key, &p, &j->cancelled, out);
     nm_free(key);
     free_parts(&p);
     return err;
