@@ -1,13 +1,38 @@
 /* Members of a request's JSON, with their types checked. */
 #include "server/fields.h"
 
+#include <stdio.h>
+
 #include "base/err.h"
 #include "base/mem.h"
+
+enum { VALUES_MOST = 1 << 20 };     /* a value takes up to 250 bytes of memory, and may be written in three */
+
+/* Values that a text has, if it is JSON, or a few more. */
+static size_t count_values(const char *text, size_t length)
+{
+    size_t n = 1;
+    bool quoted = false;
+    for (size_t i = 0; i < length; i++) {
+        if (text[i] == '"') quoted = !quoted;
+        else if (!quoted) n += text[i] == ',' || text[i] == '[' || text[i] == '{';
+        else if (text[i] == '\\') i++;
+    }
+    return n;
+}
+
+json_t *nm_json_read(const char *text, size_t length, json_error_t *e)
+{
+    if (count_values(text, length) <= VALUES_MOST) return json_loadb(text, length, JSON_REJECT_DUPLICATES, e);
+    *e = (json_error_t){.line = 1, .column = 1};
+    snprintf(e->text, sizeof e->text, "more than %d values: send fewer at a time", VALUES_MOST);
+    return NULL;
+}
 
 nm_err nm_body_object(json_t **out, const char *body, size_t length)
 {
     json_error_t e;
-    *out = json_loadb(body, length, JSON_REJECT_DUPLICATES, &e);
+    *out = nm_json_read(body, length, &e);
     if (!*out) return nm_fail(NM_USAGE, "the body is no JSON: line %d, column %d: %s", e.line, e.column, e.text);
     if (json_is_object(*out)) return NM_OK;
     json_decref(*out);

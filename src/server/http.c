@@ -163,6 +163,7 @@ static nm_err start_threads(nm_http *http)
     nm_err err = start_daemon(http);
     if (err == NM_OK && pthread_create(&http->watcher, NULL, &watch, http) != 0) err = nm_fail(NM_FAILED, "cannot start serving: the system grants no thread more");
     else if (err == NM_OK) http->watched = true;
+    if (err == NM_OK) err = nm_http_start_reader(http);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return err;
 }
@@ -174,6 +175,7 @@ static void init_locks(nm_http *http)
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_mutex_init(&http->lock, NULL);
     pthread_cond_init(&http->wake, &monotonic);
+    pthread_cond_init(&http->given, &monotonic);
     pthread_condattr_destroy(&monotonic);
 }
 
@@ -237,14 +239,14 @@ static void wake_all(nm_http *http)
     }
 }
 
-static void stop_watcher(nm_http *http)
+static void stop_threads(nm_http *http)
 {
-    if (!http->watched) return;
     pthread_mutex_lock(&http->lock);
     http->stop = true;
     pthread_cond_signal(&http->wake);
+    pthread_cond_signal(&http->given);
     pthread_mutex_unlock(&http->lock);
-    pthread_join(http->watcher, NULL);
+    if (http->watched) pthread_join(http->watcher, NULL);
 }
 
 void nm_http_close(nm_http **opened)
@@ -253,9 +255,10 @@ void nm_http_close(nm_http **opened)
     *opened = NULL;
     if (!http) return;
     atomic_store(&http->closing, true);
-    stop_watcher(http);
+    stop_threads(http);
     wake_all(http);
     if (http->daemon) MHD_stop_daemon(http->daemon);
+    nm_http_stop_reader(http);
     if (http->listen_fd >= 0 && (!http->daemon || http->quiesced)) close(http->listen_fd);
     nm_free(http->guard.key);
     free_list(http->guard.allow);
@@ -264,6 +267,7 @@ void nm_http_close(nm_http **opened)
     nm_free(http->polls);
     nm_free(http->polled);
     pthread_cond_destroy(&http->wake);
+    pthread_cond_destroy(&http->given);
     pthread_mutex_destroy(&http->lock);
     nm_free(http);
 }

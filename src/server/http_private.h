@@ -1,6 +1,7 @@
 /* Owns what the files of HTTP share: the listening server, its connections, and the exchange with what guards which of its parts. Seen by http*.c and error_shape.c alone.
  *
- * Threads: libmicrohttpd's one thread ("the HTTP thread") calls everything in http_request.c; the watcher looks for clients that left; answers come from anywhere.
+ * Threads: libmicrohttpd's one thread ("the HTTP thread") calls everything in http_request.c; the watcher looks for clients that left; the reader runs the handlers of large
+ * requests; answers come from anywhere.
  * Locks, in the order in which they may be taken: http.lock, exchange.lock, libmicrohttpd's own. No handler and no on_gone runs under any of them. */
 #ifndef NM_SERVER_HTTP_PRIVATE_H
 #define NM_SERVER_HTTP_PRIVATE_H
@@ -22,6 +23,8 @@ enum {
     NM_HTTP_WATCH_MS = 20,              /* between two looks at clients that wait */
     NM_HTTP_IDLE_MS = 200,              /* the same where none waits: for what is slow to come */
     NM_HTTP_PROBE_MS = 1000,            /* between two probes of a client that has closed its side */
+    NM_HTTP_BODY_LARGE = 64 << 10,      /* bytes that a handler takes apart in some thousandth of a second */
+    NM_HTTP_BODIES = 4,                 /* so many large ones of the longest that is taken may be there together */
     NM_HTTP_SPARE = 16                  /* connections beyond the bound, while those that make place for them close */
 };
 
@@ -54,8 +57,13 @@ struct nm_http {
     pthread_mutex_t lock;
     pthread_cond_t wake;                /* of the watcher */
     pthread_t watcher;
-    bool stop;
+    bool stop;                          /* of both */
     nm_connection *connections;
+    size_t bodies;                      /* bytes of large ones; the HTTP thread's */
+    pthread_t reader;
+    bool reads;
+    pthread_cond_t given;               /* to the reader */
+    nm_exchange *large;                 /* requests that it will see to, the first come first */
     int waiting, open;                  /* connections whose client is watched; that are not shut */
     struct pollfd *polls;               /* the watcher's own, most_connections and NM_HTTP_SPARE of each */
     nm_exchange **polled;
@@ -69,6 +77,7 @@ struct nm_exchange {
 
     /* The request: the HTTP thread's until the handler runs, fixed from then on. */
     nm_http *http;                      /* the HTTP thread's alone: it ends before the exchange may */
+    nm_exchange *next;                  /* in http->large */
     unsigned long long id, client;
     const nm_route *route;
     nm_dialect dialect;
@@ -80,6 +89,7 @@ struct nm_exchange {
     bool chunked;                       /* HTTP/1.1: streams come in chunks */
     bool fatal;                         /* what follows on this connection cannot be told from the body */
     size_t most_body, swallowed;
+    size_t counted;                     /* bytes of the body, of http->bodies */
     nm_connection *on;
 
     pthread_mutex_t lock;
@@ -119,6 +129,12 @@ void nm_http_on_connection(void *http, struct MHD_Connection *connection, void *
 
 /* Under http.lock: ends a connection; libmicrohttpd finds its socket shut, and closes it. */
 void nm_http_shut(nm_http *http, nm_connection *c);
+
+/* ---- http_reader.c ---- */
+nm_err nm_http_start_reader(nm_http *http);
+void nm_http_stop_reader(nm_http *http);        /* when http->stop is set, and `given` told */
+/* Has the exchange handled, which holds it. */
+void nm_http_give_reader(nm_http *http, nm_exchange *x);
 
 /* ---- http_listen.c ---- */
 /* A listening socket and the port that it has. NM_REFUSED: not loopback, and no key. */

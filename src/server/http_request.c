@@ -411,14 +411,40 @@ static enum MHD_Result on_head(nm_exchange *x, struct MHD_Connection *connection
     return nm_exchange_deliver(x);
 }
 
+/* What counts of a body against all those that are there: whatever is sent and kept back of others, what is small is always taken. */
+static size_t beyond(size_t length) { return length > NM_HTTP_BODY_LARGE ? length - NM_HTTP_BODY_LARGE : 0; }
+
+static void drop_body(nm_exchange *x)
+{
+    x->http->bodies -= beyond(x->counted);
+    x->counted = 0;
+}
+
+static void add_to_body(nm_exchange *x, const char *bytes, size_t size)
+{
+    nm_http *http = x->http;
+    size_t all = http->bodies - beyond(x->counted) + beyond(x->counted + size);
+    if (all > http->bodies && all > http->most_body * NM_HTTP_BODIES) {
+        nm_exchange_fail(x, 503, NULL, NULL, "the bodies of the requests under way are as large as they may be together: try again later");
+    } else if (nm_str_append(&x->body, bytes, size) != NM_OK) {
+        nm_exchange_fail(x, 503, NULL, NULL, "there is no memory for the request");
+    } else {
+        http->bodies = all;
+        x->counted += size;
+    }
+}
+
 static enum MHD_Result on_body(nm_exchange *x, const char *upload, size_t size)
 {
     size_t most = x->http->most_body;
     x->on->moved = nm_clock_ns();
     x->swallowed = x->swallowed > SIZE_MAX - size ? SIZE_MAX : x->swallowed + size;
     if (!x->answered && x->swallowed > x->most_body) too_large(x);
-    if (!x->answered && nm_str_append(&x->body, upload, size) != NM_OK) nm_exchange_fail(x, 503, NULL, NULL, "there is no memory for the request");
-    if (x->answered) nm_str_free(&x->body);
+    if (!x->answered) add_to_body(x, upload, size);
+    if (x->answered) {
+        drop_body(x);
+        nm_str_free(&x->body);
+    }
     return x->answered && x->swallowed / 4 > most ? MHD_NO : MHD_YES;
 }
 
@@ -428,7 +454,8 @@ static enum MHD_Result on_whole(nm_exchange *x)
     x->phase = NM_PHASE_ANSWER;
     if (first && !x->answered) {
         set_received(x->http, x->on, false);
-        x->route->handle(x, x->http->context);
+        if (x->body.length > NM_HTTP_BODY_LARGE) nm_http_give_reader(x->http, x);
+        else x->route->handle(x, x->http->context);
     }
     pthread_mutex_lock(&x->lock);
     bool waits = !x->ended;
@@ -455,6 +482,7 @@ void nm_http_on_completed(void *http, struct MHD_Connection *connection, void **
     *context = NULL;
     if (!x) return;
     set_request(http, x->on, NULL);
+    drop_body(x);
     nm_exchange_detach(x);
     nm_exchange_release(&x);
 }

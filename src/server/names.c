@@ -12,7 +12,7 @@
 #include "os/file.h"
 #include "server/engine_impl.h"
 
-enum { NAME_LONGEST = 1024, VARIANTS_MOST = 64, STACK_MOST = 64, CONTEXT_UNKNOWN = 4096, CONTEXT_LEAST = 512 };
+enum { NAME_LONGEST = 1024, ADDED_MOST = 1024, VARIANTS_MOST = 64, STACK_MOST = 64, CONTEXT_UNKNOWN = 4096, CONTEXT_LEAST = 512 };
 
 /* One adapter of a name. */
 typedef struct part { nm_named_adapter a; float scale; char *mark; } part;
@@ -151,10 +151,20 @@ static nm_err check_new_name(nm_engine *e, const char *name)
     if (!name[strspn(name, "0123456789")]) return nm_fail(NM_USAGE, "\"%s\" cannot be an adapter's name: numbers are the places of those that are loaded", name);
     bool taken = false;
     pthread_mutex_lock(&e->lock);
+    bool full = e->n_added >= ADDED_MOST;
     for (size_t i = 0; i < e->n_added; i++) taken |= same(e->added[i].name, name, strlen(name));
     taken |= known_base(e, name, strlen(name)) != NULL;
     pthread_mutex_unlock(&e->lock);
+    if (full) return nm_fail(NM_USAGE, "%d adapters have names already: unload some", ADDED_MOST);
     return taken ? nm_fail(NM_USAGE, "The lora adapter '%s' has already been loaded.", name) : NM_OK;
+}
+
+/* What others call another adapter stays that one. */
+static nm_err remember_stored(nm_engine *e, const char *name, const nm_found_adapter *list, size_t count, const char *path)
+{
+    for (size_t i = 0; i < count; i++)
+        if (same(list[i].name, name, strlen(name)) && strcmp(list[i].path, path)) return nm_fail(NM_USAGE, "\"%s\" is the name of another adapter of the store", name);
+    return remember_adapter(e, name, path);
 }
 
 nm_err nm_engine_add_adapter(nm_engine *e, const char *name, const char *path)
@@ -168,7 +178,7 @@ nm_err nm_engine_add_adapter(nm_engine *e, const char *name, const char *path)
     for (size_t i = 0; !known && i < count; i++)
         if (!strcmp(list[i].path, path) || !strcmp(list[i].name, path)) {
             known = true;
-            err = remember_adapter(e, name, list[i].path);
+            err = remember_stored(e, name, list, count, list[i].path);
         }
     nm_found_adapters_free(list, count);
     if (err == NM_OK && !known) return nm_fail(NM_REFUSED, "%s: only adapters of the store can be loaded by clients: 'nomoat import' it first", path);
@@ -179,7 +189,7 @@ nm_err nm_engine_remove_adapter(nm_engine *e, const char *name)
 {
     nm_err err = NM_NOT_FOUND;
     pthread_mutex_lock(&e->lock);
-    for (size_t i = 0; err != NM_OK && i < e->n_added; i++) {
+    for (size_t i = e->n_added_given; err != NM_OK && i < e->n_added; i++) {
         if (strcmp(e->added[i].name, name)) continue;
         nm_free(e->added[i].name);
         nm_free(e->added[i].path);
@@ -823,6 +833,7 @@ nm_err nm_names_open(nm_engine *e)
     }
     e->options.models = (const char *const *)names;
     for (size_t i = 0; i < e->options.n_models; i++) NM_TRY(add_given(e, given[i], &names[i], &e->given[i]));
+    e->n_added_given = e->n_added;
     return NM_OK;
 }
 

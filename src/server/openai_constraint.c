@@ -35,7 +35,8 @@ static nm_err read_grammar(nm_openai_ask *a, const json_t *value, const char *na
 /* An object, or its text. Without members it is any object. */
 static nm_err read_schema(nm_openai_ask *a, const json_t *value, const char *name)
 {
-    a->schema = json_is_string(value) ? json_loads(json_string_value(value), JSON_REJECT_DUPLICATES, NULL) : json_incref((json_t *)value);
+    json_error_t e;
+    a->schema = json_is_string(value) ? nm_json_read(json_string_value(value), json_string_length(value), &e) : json_incref((json_t *)value);
     if (!json_is_object(a->schema)) return nm_fail(NM_USAGE, "\"%s\" must be a JSON schema: an object", name);
     a->ask.json = !json_object_size(a->schema);
     a->ask.schema = a->ask.json ? NULL : a->schema;

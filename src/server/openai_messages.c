@@ -5,6 +5,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "server/fields.h"
 #include "server/openai.h"
 
 enum { WHERE = 96 };
@@ -61,7 +62,8 @@ json_t *nm_openai_arguments(const json_t *arguments)
     if (json_is_object(arguments)) return json_deep_copy(arguments);
     const char *text = json_string_value(arguments);
     if (!text || !*text) return json_object();
-    json_t *value = json_loadb(text, json_string_length(arguments), 0, NULL);
+    json_error_t e;
+    json_t *value = nm_json_read(text, json_string_length(arguments), &e);
     if (json_is_object(value)) return value;
     json_decref(value);
     return json_stringn(text, json_string_length(arguments));

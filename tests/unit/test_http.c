@@ -70,6 +70,14 @@ static void *reply_later(void *arg)
 }
 static void later(nm_exchange *x, void *context) { in_thread(reply_later, x); }
 
+/* A handler that takes its time, as one does that has much to take apart; `now` and others must not wait for it. */
+static void dwell(nm_exchange *x, void *context)
+{
+    atomic_fetch_add(&started, 1);
+    nap(700);
+    echo(x, context);
+}
+
 static void *write_events(void *arg)
 {
     char text[64];
@@ -190,7 +198,7 @@ static const nm_route openai[] = {
     {"GET", "/later", NM_DIALECT_OPENAI, false, 0, later}, {"GET", "/events", NM_DIALECT_OPENAI, false, 0, events}, {"GET", "/flood", NM_DIALECT_OPENAI, false, 0, flood},
     {"GET", "/never", NM_DIALECT_OPENAI, false, 0, never}, {"GET", "/begun", NM_DIALECT_OPENAI, false, 0, begun}, {"GET", "/breaks", NM_DIALECT_OPENAI, false, 0, fail_in_stream},
     {"GET", "/risk", NM_DIALECT_OPENAI, false, 0, at_risk}, {"GET", "/busy", NM_DIALECT_OPENAI, false, 0, busy},
-    {"GET", "/client", NM_DIALECT_OPENAI, false, 0, client_number}, {0}};
+    {"GET", "/client", NM_DIALECT_OPENAI, false, 0, client_number}, {"POST", "/dwell", NM_DIALECT_OPENAI, false, 0, dwell}, {0}};
 static const nm_route others[] = {
     {"GET", "/html", NM_DIALECT_OURS, true, 0, html}, {"GET", "/tell/*", NM_DIALECT_OLLAMA, false, 0, tell}, {"DELETE", "/tell/*", NM_DIALECT_OLLAMA, false, 0, tell},
     {"POST", "/v1/messages", NM_DIALECT_ANTHROPIC, false, 0, echo}, {0}};
@@ -246,6 +254,8 @@ static int dial_from(const char *address)
     assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
     return fd;
 }
+
+static int ms_since(uint64_t begin) { return (int)((nm_clock_ns() - begin) / 1000000); }
 
 static bool put_bytes(int fd, const char *bytes, size_t length)
 {
@@ -674,6 +684,73 @@ static void test_sizes(void **state)
     shut();
 }
 
+enum { LARGE = 100000 };
+#define LARGE_TO(path, length) "POST " path " HTTP/1.1\r\n" HOST "Content-Length: " length "\r\n" ENDS
+
+/* So many bytes of a body that was told to be one longer. */
+static int send_large(const char *head, size_t n)
+{
+    char *text = repeated(head, 'a', n, "");
+    int fd = dial();
+    assert_true(put(fd, text));
+    free(text);
+    return fd;
+}
+
+/* Whose body is large waits for others' like it; nobody else does. What has left by its turn is not begun. */
+static void test_large_bodies(void **state)
+{
+    enum { N = 3 };
+    int fd[N];
+    bool closed;
+    open_with(plain());
+    for (int i = 0; i < N; i++) fd[i] = send_large(LARGE_TO("/dwell", "100000"), LARGE);
+    assert_true(soon(&started, 1, 3000));
+    uint64_t begin = nm_clock_ns();
+    assert_status(GET("/now"), 200);
+    assert_in_range(ms_since(begin), 0, 500);
+    close(fd[1]);
+    for (int i = 0; i < N; i += 2) {
+        take(fd[i], NULL, 5000, &closed);
+        assert_true(closed);
+        assert_int_equal(status_of(got), 200);
+        close(fd[i]);
+    }
+    assert_int_equal(atomic_load(&started), 2);
+    for (int i = 0; i < N; i++) fd[i] = send_large(LARGE_TO("/dwell", "100000"), LARGE);
+    assert_true(soon(&started, 3, 3000));
+    shut();
+    for (int i = 0; i < N; i++) close(fd[i]);
+}
+
+static int large_echo(void)
+{
+    bool closed;
+    int fd = send_large(LARGE_TO("/echo", "100000"), LARGE);
+    take(fd, NULL, 3000, &closed);
+    close(fd);
+    return status_of(got);
+}
+
+/* Bodies that are there at the same time have a bound together; small ones are taken all the same, and those that go make room. */
+static void test_many_bodies(void **state)
+{
+    enum { N = 11 };        /* and one more is too many: four times the longest, of each what is beyond 64 KiB */
+    int fd[N], status = 200;
+    nm_http_options o = plain();
+    o.most_body = LARGE;
+    open_with(o);
+    for (int i = 0; i < N; i++) fd[i] = send_large(LARGE_TO("/echo", "100000"), LARGE - 1);
+    for (int i = 0; i < 50 && status == 200; i++) nap(20), status = large_echo();
+    assert_int_equal(status, 503);
+    assert_has("Retry-After: 1\r\n");
+    assert_status(POST_WITH("/echo", ""), 200);
+    for (int i = 0; i < N; i++) close(fd[i]);
+    for (int i = 0; i < 50 && status == 503; i++) nap(20), status = large_echo();
+    assert_int_equal(status, 200);
+    shut();
+}
+
 /* Bytes that come one by one, for as long as the server takes them; milliseconds until it closes. */
 static int drip(const char *first, int most_ms)
 {
@@ -952,8 +1029,6 @@ static void test_races(void **state)
     for (int i = 0; i < N; i++) close(fd[i]);
 }
 
-static int ms_since(uint64_t begin) { return (int)((nm_clock_ns() - begin) / 1000000); }
-
 /* Those that say nothing, or drip a head or a body, keep nobody out; not what an address has that keeps itself alive beside them. */
 static void test_crowd(void **state)
 {
@@ -1120,7 +1195,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_error_shapes), cmocka_unit_test(test_host_names), cmocka_unit_test(test_targets), cmocka_unit_test(test_answers), cmocka_unit_test(test_continue), cmocka_unit_test(test_heads),
         cmocka_unit_test(test_routes), cmocka_unit_test(test_host), cmocka_unit_test(test_origin), cmocka_unit_test(test_key), cmocka_unit_test(test_clients), cmocka_unit_test(test_listening),
-        cmocka_unit_test(test_smuggling), cmocka_unit_test(test_sizes), cmocka_unit_test(test_slow_requests), cmocka_unit_test(test_stream), cmocka_unit_test(test_promptness),
+        cmocka_unit_test(test_smuggling), cmocka_unit_test(test_sizes), cmocka_unit_test(test_large_bodies), cmocka_unit_test(test_many_bodies),
+        cmocka_unit_test(test_slow_requests), cmocka_unit_test(test_stream), cmocka_unit_test(test_promptness),
         cmocka_unit_test(test_keep_alive), cmocka_unit_test(test_leaving), cmocka_unit_test(test_half_closed), cmocka_unit_test(test_slow_reader),
         cmocka_unit_test(test_many_streams), cmocka_unit_test(test_close_under_way), cmocka_unit_test(test_races), cmocka_unit_test(test_connections), cmocka_unit_test(test_crowd), cmocka_unit_test(test_share), cmocka_unit_test(test_quiesce), cmocka_unit_test(test_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);

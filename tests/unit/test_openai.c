@@ -436,6 +436,32 @@ static void test_refusals(void **state)
     }
 }
 
+/* Many values take much memory, however short they are written; signs in a text are none. */
+static void test_many_values(void **state)
+{
+    enum { N = 1 << 20 };
+    nm_str s = {0};
+    fake_reset();
+    nm_str_puts(&s, "{\"prompt\":[");
+    for (int i = 0; i < N; i++) nm_str_puts(&s, "1,");
+    nm_str_puts(&s, "1]}");
+    expect_error(post("/v1/completions", s.data), 400, "invalid_request_error", NULL, NULL, "more than 1048576 values");
+    s.length = 0;
+    nm_str_puts(&s, "{" HI ",\"json_schema\":\"{\\\"enum\\\":[");
+    for (int i = 0; i < N; i++) nm_str_puts(&s, "1,");
+    nm_str_puts(&s, "1]}\"}");
+    expect_error(post(CHAT, s.data), 400, "invalid_request_error", NULL, "json_schema", "object");
+    assert_int_equal(fake.asks, 0);
+    s.length = 0;
+    nm_str_puts(&s, "{\"max_tokens\":1,\"prompt\":\"\\\"");
+    for (int i = 0; i < N; i++) nm_str_puts(&s, "[,");
+    nm_str_puts(&s, "\\\"\"}");
+    reply r = post("/v1/completions", s.data);
+    assert_int_equal(r.status, 200);
+    nm_free(r.all);
+    nm_str_free(&s);
+}
+
 /* ---- What the engine refuses ------------------------------------------------------------------------------------- */
 
 static void test_engine_errors(void **state)
@@ -840,7 +866,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_models), cmocka_unit_test(test_document), cmocka_unit_test(test_chat), cmocka_unit_test(test_chat_stream), cmocka_unit_test(test_chat_stream_usage),
         cmocka_unit_test(test_tools), cmocka_unit_test(test_allowed_tools), cmocka_unit_test(test_functions), cmocka_unit_test(test_logprobs), cmocka_unit_test(test_settings),
-        cmocka_unit_test(test_messages), cmocka_unit_test(test_refusals), cmocka_unit_test(test_engine_errors), cmocka_unit_test(test_late_errors), cmocka_unit_test(test_gone),
+        cmocka_unit_test(test_messages), cmocka_unit_test(test_refusals), cmocka_unit_test(test_many_values), cmocka_unit_test(test_engine_errors), cmocka_unit_test(test_late_errors), cmocka_unit_test(test_gone),
         cmocka_unit_test(test_completions), cmocka_unit_test(test_many_prompts), cmocka_unit_test(test_one_prompt_fails), cmocka_unit_test(test_text_logprobs),
         cmocka_unit_test(test_embeddings), cmocka_unit_test(test_responses), cmocka_unit_test(test_responses_stream), cmocka_unit_test(test_responses_input),
         cmocka_unit_test(test_responses_logprobs), cmocka_unit_test(test_responses_store), cmocka_unit_test(test_store_bound), cmocka_unit_test(test_leaving_storm), cmocka_unit_test(test_failing_memory),

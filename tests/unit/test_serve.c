@@ -964,6 +964,50 @@ static void test_fair(void **state)
     nm_engine_close(&e);
 }
 
+/* Names that clients give: within the store, none that somebody else would be misled by, and none of the command line's is taken away. */
+static void test_added_adapters(void **state)
+{
+    char root[] = "/tmp/nomoat-test-added-XXXXXX", store[200], path[300], target[500], given[1200];
+    const char *data = getenv("NOMOAT_TEST_DATA");
+    (void)state;
+    NEED_MODEL();
+    if (!data) skip();
+    assert_non_null(mkdtemp(root));
+    setenv("XDG_DATA_HOME", root, 1);
+    snprintf(store, sizeof store, "%s/nomoat/adapters", root);
+    assert_int_equal(nm_folder_make(store, 0700), NM_OK);
+    for (int i = 0; i < 2; i++) {
+        snprintf(target, sizeof target, "%s/oracle/lora_%c/final", data, 'a' + i);
+        snprintf(path, sizeof path, "%s/%c", store, 'a' + i);
+        assert_int_equal(symlink(target, path), 0);
+    }
+    snprintf(given, sizeof given, "%s+%s=0.5", model_path, target);
+    nm_engine *e;
+    const char *models[] = {given};
+    nm_engine_options o = {.models = models, .n_models = 1};
+    if (nm_engine_open(&e, &o) != NM_OK) fail_msg("%s", nm_error_text());
+    static const char *const outside[] = {"/etc/passwd", "../adapters/a", "a/../b", "/", "", "a/", "./a"};
+    for (size_t i = 0; i < sizeof outside / sizeof *outside; i++) assert_int_equal(nm_engine_add_adapter(e, "x", outside[i]), NM_REFUSED);
+    static const char *const bad[] = {"", "7", "a+b", "a=1", "a:1", "../x", "x/y", "final", "FINAL"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_int_equal(nm_engine_add_adapter(e, bad[i], "a"), NM_USAGE);
+    assert_int_equal(nm_engine_add_adapter(e, "b", "a"), NM_USAGE);         /* another's name */
+    assert_int_equal(nm_engine_add_adapter(e, "a", path), NM_USAGE);        /* b's path */
+    assert_int_equal(nm_engine_add_adapter(e, "a", "a"), NM_OK);
+    assert_int_equal(nm_engine_add_adapter(e, "x", "a"), NM_OK);
+    assert_int_equal(nm_engine_remove_adapter(e, "x"), NM_OK);
+    assert_int_equal(nm_engine_remove_adapter(e, "x"), NM_NOT_FOUND);
+    assert_int_equal(nm_engine_remove_adapter(e, "final"), NM_NOT_FOUND);   /* the command line's */
+    client c = {0};
+    nm_ask a = ask_text(prompts[0], 2);
+    begin(e, &c, &a);
+    finish(&c);
+    assert_int_equal(c.end.err, NM_OK);
+    assert_non_null(strstr(c.model, "+final=0.5"));
+    forget(&c);
+    nm_engine_close(&e);
+    unsetenv("XDG_DATA_HOME");
+}
+
 static uint64_t loaded(nm_engine *e)
 {
     nm_engine_counts c;
@@ -1070,7 +1114,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_together_as_alone), cmocka_unit_test(test_kept_prefix), cmocka_unit_test(test_several_answers), cmocka_unit_test(test_cancel), cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_logprobs), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_embeddings_cancel), cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_smuggled_tokens),
-        cmocka_unit_test(test_smuggled_beside_messages), cmocka_unit_test(test_fair), cmocka_unit_test(test_two_models),
+        cmocka_unit_test(test_smuggled_beside_messages), cmocka_unit_test(test_fair), cmocka_unit_test(test_two_models), cmocka_unit_test(test_added_adapters),
         cmocka_unit_test(test_long_texts), cmocka_unit_test(test_chat), cmocka_unit_test(test_cut_call), cmocka_unit_test(test_close_at_work),
         cmocka_unit_test(test_kept_in_files), cmocka_unit_test(test_files_of_other_stacks), cmocka_unit_test(test_files_while_serving),
         cmocka_unit_test(test_hold),
