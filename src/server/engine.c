@@ -320,6 +320,7 @@ void nm_engine_close(nm_engine **engine)
     if (!e) return;
     pthread_mutex_lock(&e->lock);
     e->drains = e->closes = true;
+    nm_cancel(&e->ends, true);
     nm_cancel(&e->interrupt, true);
     pthread_cond_broadcast(&e->work);
     pthread_mutex_unlock(&e->lock);

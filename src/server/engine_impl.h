@@ -159,6 +159,7 @@ struct nm_engine {
     pthread_t clerk, slow_clerk, loop;
     bool clerk_runs, slow_clerk_runs, loop_runs;
     bool drains, closes;
+    volatile sig_atomic_t ends;     /* the same as closes, for what a clerk is at (nm_cancelled) */
     nm_job *fresh, *slow, *ready, *refused; /* lists, oldest first */
     nm_job **running;               /* the loop's, changed under the lock */
     size_t n_running, running_capacity;

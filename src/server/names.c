@@ -441,7 +441,7 @@ static int32_t choose_context(const nm_engine *e, const nm_model *m)
 
 static nm_err open_base(nm_engine *e, nm_base *b, const volatile sig_atomic_t *cancel)
 {
-    nm_model_options mo = {.no_pack = e->options.no_pack, .keep = e->options.keep};
+    nm_model_options mo = {.no_pack = e->options.no_pack, .keep = e->options.keep, .cancel = &e->ends};
     nm_runner_options ro = {.compute = e->options.compute, .max_rows = NM_PASS_ROWS};
     nm_model *model = NULL;
     nm_runner *runner = NULL;
