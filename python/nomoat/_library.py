@@ -2,6 +2,7 @@
 
 Structures and prototypes are written as they stand in nomoat.h. tests/test_layout.py has a C compiler hold both to the header.
 """
+import _thread
 import contextlib
 import ctypes
 import ctypes.util
@@ -320,25 +321,32 @@ class Guard:
 
 def patiently(cancel, work):
     """work(), which may stay in the library for long, such that Ctrl-C ends it: the main thread, which alone hears of it, waits while another thread works, and then
-    sets `cancel` (a c_int that the library looks at). On other threads just work()."""
-    if threading.current_thread() is not threading.main_thread():
+    sets `cancel` (a c_int that the library looks at). On other threads just work(). So no callback runs on the main thread, where what Ctrl-C raises would be lost between
+    C and Python."""
+    if threading.get_ident() != threading.main_thread().ident:
         return work()
-    done, result, raised = threading.Event(), [], []
+    claim, done, result, raised = threading.Lock(), threading.Event(), [], []
 
     def run():
+        if not claim.acquire(blocking=False):       # another one has it: Ctrl-C came while that was started
+            return
         try:
             result.append(work())
         except BaseException as error:
             raised.append(error)
         finally:
             done.set()
-    interrupted = None
-    thread = threading.Thread(target=run, name="nomoat", daemon=True)
-    thread.start()
-    while not done.is_set():
+    interrupted, started = None, False
+    while True:
         try:
+            if not started:
+                _thread.start_new_thread(run, ())
+                started = True
             done.wait()
+            break
         except BaseException as error:      # what a signal's handler raises
+            if isinstance(error, RuntimeError) and not started:
+                raise                       # no thread can be had
             interrupted, cancel.value = error, 1
     if interrupted is not None:
         raise interrupted

@@ -53,7 +53,8 @@ class Writer:
     def _pattern(self):
         if self._controls is None:
             t = self.tokenizer
-            control = [lib.nm_token_raw(t, i).decode("utf-8", "replace") for i in range(lib.nm_token_count(t)) if lib.nm_token_is_control(t, i)]
+            control = [lib.nm_token_raw(t, i).decode("utf-8", "replace") for i in range(lib.nm_token_count(t))
+                       if lib.nm_token_is_control(t, i) or lib.nm_token_ends(t, i) or i == lib.nm_token_unk(t)]
             self._controls = re.compile("|".join(re.escape(text) for text in sorted(filter(None, control), key=len, reverse=True)) or r"(?!)")
         return self._controls
 
@@ -62,7 +63,7 @@ class Writer:
         if isinstance(value, str):
             return self._pattern().sub(lambda found: marks[0] + found.group() + marks[1], value)
         if isinstance(value, dict):
-            return {key: self._marked(item, marks) for key, item in value.items()}
+            return {self._marked(key, marks): self._marked(item, marks) for key, item in value.items()}
         return [self._marked(item, marks) for item in value] if isinstance(value, (list, tuple)) else value
 
     def variables(self, messages, tools, think, kwargs):
@@ -82,7 +83,7 @@ class Writer:
         """The prompt as bytes, and its ids."""
         mark = "%016d" % secrets.randbelow(10 ** 16)        # private characters round random digits: templates neither trim nor change them
         marks = ("\ue000" + mark, "\ue001" + mark)
-        given = self.variables(self._marked(messages, marks), self._marked(tools, marks) if tools else None, think, kwargs)
+        given = self.variables(self._marked(messages, marks), self._marked(tools, marks) if tools else None, think, self._marked(kwargs, marks))
         text = json.dumps(given, ensure_ascii=False, allow_nan=False).encode("utf-8")
         options = c.TemplateOptions(now=-2 ** 63)       # the clock
         with self.template.used() as template:

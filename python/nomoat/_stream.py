@@ -120,7 +120,7 @@ class Stream:
                     self.close()
                     raise StopIteration
                 try:
-                    self._step()
+                    c.patiently(self._cancel, self._step)
                 except BaseException:
                     self.close()
                     raise
@@ -214,7 +214,7 @@ class Stream:
         else:
             for token in self._ids:
                 c.check(lib.nm_sampler_accept(self._sampler._held.pointer, token))
-            c.patiently(self._cancel, lambda: self._seat.prefill(self._ids, self._on_logits, self._cancel, self._raised))
+            self._seat.prefill(self._ids, self._on_logits, self._cancel, self._raised)
 
     def _step(self):
         if self._cancel.value:
