@@ -964,23 +964,79 @@ static void test_fair(void **state)
     nm_engine_close(&e);
 }
 
-/* Names that clients give: within the store, none that somebody else would be misled by, and none of the command line's is taken away. */
-static void test_added_adapters(void **state)
+/* A data folder with the adapters a and b in its store, on which XDG_DATA_HOME points; `last` is b's path in the store. */
+static void make_store(char *root, const char *data, char last[300])
 {
-    char root[] = "/tmp/nomoat-test-added-XXXXXX", store[200], path[300], target[500], given[1200];
+    char target[500];
+    assert_non_null(mkdtemp(root));
+    setenv("XDG_DATA_HOME", root, 1);
+    snprintf(last, 300, "%s/nomoat/adapters", root);
+    assert_int_equal(nm_folder_make(last, 0700), NM_OK);
+    for (int i = 0; i < 2; i++) {
+        snprintf(target, sizeof target, "%s/oracle/lora_%c/final", data, 'a' + i);
+        snprintf(last, 300, "%s/nomoat/adapters/%c", root, 'a' + i);
+        assert_int_equal(symlink(target, last), 0);
+    }
+}
+
+typedef struct heard { char text[1024]; double sum; int32_t cached; } heard;
+static void hear(heard *h, client *c)
+{
+    finish(c);
+    assert_int_equal(c->end.err, NM_OK);
+    *h = (heard){.sum = c->logprob_sum, .cached = c->end.cached_tokens};
+    snprintf(h->text, sizeof h->text, "%s", text_of(c, 0));
+    forget(c);
+}
+
+/* Requests with different stacks share passes, and what is kept is kept by stack, its scales and its order: each answer is, to the bit, what it is alone. */
+static void test_stacks_together(void **state)
+{
+    static const char *const stacks[] = {"", "+a", "+b", "+a=0.5", "+a+b", "+b+a", "+a+b=0.25"};
+    enum { N = sizeof stacks / sizeof *stacks };
+    char root[] = "/tmp/nomoat-test-stacks-XXXXXX", last[300], names[N][100];
     const char *data = getenv("NOMOAT_TEST_DATA");
     (void)state;
     NEED_MODEL();
     if (!data) skip();
-    assert_non_null(mkdtemp(root));
-    setenv("XDG_DATA_HOME", root, 1);
-    snprintf(store, sizeof store, "%s/nomoat/adapters", root);
-    assert_int_equal(nm_folder_make(store, 0700), NM_OK);
-    for (int i = 0; i < 2; i++) {
-        snprintf(target, sizeof target, "%s/oracle/lora_%c/final", data, 'a' + i);
-        snprintf(path, sizeof path, "%s/%c", store, 'a' + i);
-        assert_int_equal(symlink(target, path), 0);
+    make_store(root, data, last);
+    nm_engine *e = open_engine((nm_engine_options){0});
+    nm_ask a = ask_text("Once upon a time there was a small house at the end of a long road, and in it lived a man who had", 12);
+    heard single[N], together;
+    client c[N] = {{.pieces = 0}};
+    a.top_logprobs = 0;
+    for (int i = 0; i < N; i++) {
+        snprintf(names[i], sizeof names[i], "smollm2-135m-instruct-q4_1%s", stacks[i]);
+        a.model = names[i], a.no_cache = true;
+        begin(e, &c[i], &a);
+        hear(&single[i], &c[i]);
     }
+    for (int round = 0; round < 2; round++) {
+        a.no_cache = false;
+        for (int i = 0; i < N; i++) a.model = names[i], begin(e, &c[i], &a);
+        for (int i = 0; i < N; i++) {
+            hear(&together, &c[i]);
+            assert_string_equal(together.text, single[i].text);
+            assert_memory_equal(&together.sum, &single[i].sum, sizeof together.sum);
+            assert_true(round ? together.cached > 20 : together.cached == 0);
+        }
+    }
+    for (int i = 1; i < N; i++)
+        for (int k = 0; k < i; k++) assert_true(single[i].sum != single[k].sum || (i == 5 && k == 4));      /* the order need not show */
+    nm_engine_close(&e);
+    unsetenv("XDG_DATA_HOME");
+}
+
+/* Names that clients give: within the store, none that somebody else would be misled by, and none of the command line's is taken away. */
+static void test_added_adapters(void **state)
+{
+    char root[] = "/tmp/nomoat-test-added-XXXXXX", path[300], target[500], given[1200];
+    const char *data = getenv("NOMOAT_TEST_DATA");
+    (void)state;
+    NEED_MODEL();
+    if (!data) skip();
+    make_store(root, data, path);
+    snprintf(target, sizeof target, "%s/oracle/lora_b/final", data);
     snprintf(given, sizeof given, "%s+%s=0.5", model_path, target);
     nm_engine *e;
     const char *models[] = {given};
@@ -1114,7 +1170,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_together_as_alone), cmocka_unit_test(test_kept_prefix), cmocka_unit_test(test_several_answers), cmocka_unit_test(test_cancel), cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_logprobs), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_embeddings_cancel), cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_smuggled_tokens),
-        cmocka_unit_test(test_smuggled_beside_messages), cmocka_unit_test(test_fair), cmocka_unit_test(test_two_models), cmocka_unit_test(test_added_adapters),
+        cmocka_unit_test(test_smuggled_beside_messages), cmocka_unit_test(test_fair), cmocka_unit_test(test_two_models), cmocka_unit_test(test_stacks_together), cmocka_unit_test(test_added_adapters),
         cmocka_unit_test(test_long_texts), cmocka_unit_test(test_chat), cmocka_unit_test(test_cut_call), cmocka_unit_test(test_close_at_work),
         cmocka_unit_test(test_kept_in_files), cmocka_unit_test(test_files_of_other_stacks), cmocka_unit_test(test_files_while_serving),
         cmocka_unit_test(test_hold),
