@@ -2,12 +2,14 @@
  * what nm_session_save writes, which tells by itself whose it is; its name tells what it begins with, so that looking up opens nothing. Either way takes some 0.1 s for
  * 2,000 tokens of a small model (47 MB): saving has a thread of its own, looking up and loading are the clerk's, and the loop waits for neither. What goes wrong here is
  * told, and costs an answer nothing but its head start. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/hash.h"
@@ -22,6 +24,7 @@ enum {
     LEVEL = 64, LEVELS = 10,    /* a name tells of the first 64, 128, ... 32768 tokens */
     WAITING_MOST = 16,          /* sessions to be saved; their memory is not free yet */
     CLOSING_SECONDS = 10,       /* that saving may take when the server ends */
+    LEFT_SECONDS = 3600,        /* after which what is half written was left by a server that is no more */
     NAME = 256
 };
 #define SIZE ((uint64_t)4000000000)
@@ -376,6 +379,26 @@ void nm_shelf_find(nm_engine *e, nm_job *j)
 
 /* ---- Beginning and end ------------------------------------------------------------------------------------------------------------------- */
 
+/* The two names that a file has before it is whole (save_as, and nm_new_file). */
+static bool is_half(const char *name)
+{
+    size_t n = strlen(name);
+    return (n > 5 && !strcmp(name + n - 5, ".part")) || !strncmp(name, ".nomoat-", 8);
+}
+
+/* Nothing else would, and they are beside the bound of bytes. */
+static void remove_left(const nm_shelf *s)
+{
+    DIR *dir = opendir(s->folder);
+    struct stat st;
+    for (struct dirent *d; dir && (d = readdir(dir));) {
+        char *path = is_half(d->d_name) ? path_of(s, d->d_name) : NULL;
+        if (path && !lstat(path, &st) && S_ISREG(st.st_mode) && st.st_mtime < time(NULL) - LEFT_SECONDS) unlink(path);
+        nm_free(path);
+    }
+    if (dir) closedir(dir);
+}
+
 void nm_shelf_open(nm_engine *e)
 {
     const char *folder = e->options.kept_folder;
@@ -385,6 +408,7 @@ void nm_shelf_open(nm_engine *e)
     s->folder = nm_strndup(folder, strlen(folder));
     nm_err err = s->folder ? nm_folder_make(folder, 0700) : nm_fail_memory(strlen(folder));
     e->shelf = s;
+    if (err == NM_OK) remove_left(s);
     if (err == NM_OK && nm_thread_start(&s->thread, shelf_main, e)) err = nm_fail(NM_FAILED, "no thread for kept prefixes could be started");
     if (err == NM_OK) return;
     nm_engine_note(e, nm_error_text());

@@ -1,4 +1,5 @@
 /* The engine of the server: what an answer is must not depend on who else is served, on what was kept, or on who leaves. On a real model. */
+#include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -853,6 +854,33 @@ static void test_kept_in_files(void **state)
     remove_folder();
 }
 
+/* Half files of a server that was killed go, but not those that another may be writing. */
+static void test_left_files(void **state)
+{
+    static const char *const before[] = {"0123", ".nomoat-7-", "other"}, *const behind[] = {".part", ".tmp", ""};
+    char path[2][3][200];
+    (void)state;
+    NEED_MODEL();
+    make_folder();
+    assert_int_equal(nm_folder_make(folder, 0700), NM_OK);
+    for (int old = 0; old < 2; old++)
+        for (int i = 0; i < 3; i++) {
+            snprintf(path[old][i], sizeof path[old][i], "%s/%s%d%s", folder, before[i], old, behind[i]);
+            assert_int_equal(nm_file_write(path[old][i], "x", 1), NM_OK);
+            struct timespec then[2] = {{.tv_sec = 1000000000}, {.tv_sec = 1000000000}};
+            if (old) assert_int_equal(utimensat(AT_FDCWD, path[old][i], then, 0), 0);
+        }
+    nm_engine *e = open_with_folder(model_path, 0);
+    nm_engine_close(&e);
+    for (int old = 0; old < 2; old++)
+        for (int i = 0; i < 3; i++) {
+            bool there = !access(path[old][i], F_OK);
+            assert_int_equal(there, !old || i == 2);
+            if (there) unlink(path[old][i]);
+        }
+    remove_folder();
+}
+
 /* Two stacks of one name: what was kept of the one is nothing for the other. */
 static void test_files_of_other_stacks(void **state)
 {
@@ -1172,7 +1200,7 @@ int main(void)
         cmocka_unit_test(test_logprobs), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_embeddings_cancel), cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_smuggled_tokens),
         cmocka_unit_test(test_smuggled_beside_messages), cmocka_unit_test(test_fair), cmocka_unit_test(test_two_models), cmocka_unit_test(test_stacks_together), cmocka_unit_test(test_added_adapters),
         cmocka_unit_test(test_long_texts), cmocka_unit_test(test_chat), cmocka_unit_test(test_cut_call), cmocka_unit_test(test_close_at_work),
-        cmocka_unit_test(test_kept_in_files), cmocka_unit_test(test_files_of_other_stacks), cmocka_unit_test(test_files_while_serving),
+        cmocka_unit_test(test_kept_in_files), cmocka_unit_test(test_left_files), cmocka_unit_test(test_files_of_other_stacks), cmocka_unit_test(test_files_while_serving),
         cmocka_unit_test(test_hold),
     };
     return cmocka_run_group_tests_name("serve", tests, NULL, NULL);
