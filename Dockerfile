@@ -1,4 +1,4 @@
-# nomoat in a container: docker build -t nomoat . (docs/serving.md has the line that runs it.) Written by hand and not tried: where this was made no container could be built.
+# nomoat in a container: docker build -t nomoat . (docs/serving.md has the line that runs it.) Runs as user 10001, to whom a folder mounted as /data must belong.
 FROM debian:12 AS build
 WORKDIR /src
 COPY . .
@@ -11,7 +11,7 @@ FROM debian:12-slim
 RUN apt-get update -q \
     && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends libedit2 libjansson4 libmicrohttpd12 libsqlite3-0 libssl3 zlib1g \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 --home-dir /data --shell /usr/sbin/nologin nomoat \
+    && useradd --uid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin nomoat \
     && install -d -o nomoat -g nomoat /data
 COPY --from=build /out/usr/bin/nomoat /usr/bin/nomoat
 USER nomoat

@@ -80,6 +80,7 @@ ModelOptions = _structure("nm_model_options", """bool metadata_only, whole, no_p
     const volatile sig_atomic_t *cancel""")
 ModelInfo = _structure("nm_model_info", """const char *name; const char *architecture; const char *file_type;
     int32_t n_layer, n_embd, n_head, n_head_kv, n_vocab, n_context; uint64_t n_parameters, file_bytes, weight_bytes; bool has_weights; const char *not_kept""")
+TokenizeOptions = _structure("nm_tokenize_options", "const size_t *guards; size_t n_guards; size_t most; const volatile sig_atomic_t *cancel")
 TemplateOptions = _structure("nm_template_options", "int64_t now; uint64_t max_steps; size_t max_output; const volatile sig_atomic_t *cancel")
 AdapterInfo = _structure("nm_adapter_info", """const char *path; const char *format; const char *base; const char *base_type; nm_match match; double correlation;
     int32_t n_maps, max_rank; uint64_t n_parameters, bytes; char hash[17]; const char *prompt_format""")
@@ -124,6 +125,7 @@ size_t nm_model_meta_find(const nm_model *model, const char *key);
 bool nm_model_meta_integer(const nm_model *model, size_t index, uint64_t item, int64_t *value);
 nm_err nm_tokenize(const nm_tokenizer *tokenizer, const char *text, size_t length, unsigned flags, int32_t **ids, size_t *count);
 nm_err nm_tokenize_guarded(const nm_tokenizer *tokenizer, const char *text, size_t length, unsigned flags, const size_t *guards, size_t n_guards, int32_t **ids, size_t *count);
+nm_err nm_tokenize_within(const nm_tokenizer *tokenizer, const char *text, size_t length, unsigned flags, const nm_tokenize_options *options, int32_t **ids, size_t *count);
 nm_err nm_detokenize(const nm_tokenizer *tokenizer, const int32_t *ids, size_t count, unsigned flags, char **text, size_t *length);
 nm_err nm_decoder_open(nm_decoder **out, const nm_tokenizer *tokenizer, unsigned flags);
 void nm_decoder_close(nm_decoder **decoder);

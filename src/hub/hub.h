@@ -28,8 +28,6 @@ nm_err nm_adapter_stored(nm_found_adapter *out, const char *name);
 /* ---- change.c ---------------------------------------------------------------------------------------------------- */
 
 enum { NM_NAME_LONGEST = 128 };
-/* "NAME:latest" is NAME. NM_USAGE for what cannot be a name in a store. *out: nm_free. */
-nm_err nm_store_plain_name(char **out, const char *name);
 /* A name made from a file's: without folder, split number and ".gguf"; what a name may not hold becomes '-'. "model" if nothing is left. */
 nm_err nm_name_from_file(char **out, const char *file);
 

@@ -80,6 +80,8 @@ typedef struct nm_import_options {
     void *progress_arg;
     nm_wait_fn wait;    /* may be NULL */
 } nm_import_options;
+/* "NAME:latest" is NAME. NM_USAGE for what cannot be a name in a store. *out: nm_free. */
+nm_err nm_store_plain_name(char **out, const char *name);
 /* Takes a GGUF file (with the other parts of a split), or the only one in a folder, into the store. name NULL: from the file's name.
  * NM_USAGE: a bad name, a second part of a split, several models in a folder; NM_REFUSED: the name is taken. */
 nm_err nm_store_import(nm_found *out, nm_stored_as *as, const char *path, const char *name, const nm_import_options *options);

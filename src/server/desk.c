@@ -48,6 +48,7 @@ static void run(const nm_desk *desk, errand *e)
     nm_desk_answer a = {0};
     nm_err err = e->fn(&(nm_desk_work){e->x, desk->engine, desk->chats}, &a);
     if (err == NM_OK) reply(e->x, &a);
+    else if (a.status) nm_exchange_fail(e->x, a.status, NULL, NULL, nm_error_text());
     else nm_exchange_fail_err(e->x, err);
     json_decref(a.json);
     nm_str_free(&a.lines);

@@ -10,7 +10,11 @@
 #define NM_DESK_BODY_MOST ((size_t)8 << 20)
 
 typedef struct nm_desk_work { nm_exchange *exchange; nm_engine *engine; nm_chats *chats; } nm_desk_work;
-typedef struct nm_desk_answer { json_t *json; nm_str lines; } nm_desk_answer;       /* one of them, new; neither is {} */
+typedef struct nm_desk_answer {
+    json_t *json;                   /* new; or lines. Neither is {} */
+    nm_str lines;
+    int status;                     /* of a refusal for which HTTP has a word of its own; 0: as the error says */
+} nm_desk_answer;
 typedef nm_err (*nm_desk_fn)(const nm_desk_work *work, nm_desk_answer *answer);
 
 /* For handlers. chats: where no conversations are kept, the request is refused. */

@@ -199,7 +199,7 @@ nm_err nm_engine_embed(nm_engine *engine, const char *model, const char *const *
 const char *nm_engine_first(const nm_engine *engine);
 /* What there is. Each gives a new JSON value (the caller's), NULL without memory. */
 json_t *nm_engine_models(nm_engine *engine);    /* [{"name", "base", "kind": "model"|"adapter"|"stack"|"persona", "path", "bytes", "loaded", "modified", "default"}]; open ones have
-                                                   "architecture", "parameters", "file_type", "context" */
+                                                   "architecture", "parameters", "file_type", "context". A persona that a model's name hides is left out, and noted once */
 json_t *nm_engine_slots(nm_engine *engine);     /* [{"id", "model", "state": "prompt"|"answer", "prompt_tokens", "cached_tokens", "tokens", "context"}] */
 typedef struct nm_engine_counts {
     uint64_t requests, failed, cancelled, prompt_tokens, cached_tokens, tokens;

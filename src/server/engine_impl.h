@@ -172,6 +172,8 @@ struct nm_engine {
     nm_named_adapter *added;        /* names given while it runs */
     size_t n_added, added_capacity;
     size_t n_added_given;           /* the first so many are the command line's, and stay */
+    char **told;                    /* personas that models hide, of which the user was told */
+    size_t n_told, told_capacity;
     uint64_t memory;                /* bytes for models, sessions and kept prefixes */
     uint64_t at_work;               /* bytes reserved for sessions of answers under way */
     uint64_t reserved;              /* and for work beside requests (held.c) */

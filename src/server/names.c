@@ -852,6 +852,8 @@ void nm_names_close(nm_engine *e)
     nm_free(e->given);
     for (size_t i = 0; i < e->n_added; i++) nm_free(e->added[i].name), nm_free(e->added[i].path);
     nm_free(e->added);
+    for (size_t i = 0; i < e->n_told; i++) nm_free(e->told[i]);
+    nm_free(e->told);
     for (size_t i = 0; e->options.models && i < e->options.n_models; i++) nm_free((char *)e->options.models[i]);
     nm_free((void *)e->options.models);
 }

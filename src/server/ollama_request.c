@@ -1,5 +1,5 @@
-/* Owns reading Ollama's requests: chats and prompts with their options become what the engine takes. Refuses images, and templates in Go's notation; options that only
- * tell another engine how to use the machine (num_gpu, num_thread, use_mmap, ...) are passed over. */
+/* Owns reading Ollama's requests: chats and prompts with their options become what the engine takes. Refuses images, templates in Go's notation and other servers' contexts;
+ * options that only tell another engine how to use the machine (num_gpu, num_thread, use_mmap, ...) are passed over. */
 #include "server/ollama.h"
 
 #include <string.h>
@@ -150,9 +150,18 @@ static nm_err read_choice(nm_ollama *r)
     return NM_OK;
 }
 
+/* Theirs is Go's. */
+static nm_err refuse_template(const json_t *body, const char *instead)
+{
+    const char *tmpl = "";
+    NM_TRY(nm_field_text(body, "template", &tmpl));
+    return *tmpl ? nm_fail(NM_USAGE, "\"template\" is in Go's notation, which is not read here: %s", instead) : NM_OK;
+}
+
 static nm_err read_chat(nm_ollama *r)
 {
     json_t *given = NULL;
+    NM_TRY(refuse_template(r->body, "a persona may have one of its own, or send the whole prompt to /api/generate with \"raw\": true"));
     NM_TRY(nm_field_array(r->body, "messages", &given));
     size_t n = json_array_size(given);
     r->nothing = n == 0;
@@ -167,28 +176,26 @@ static nm_err read_chat(nm_ollama *r)
 
 /* ---- Prompts ------------------------------------------------------------------------------------------------------------------------- */
 
-/* "context" is what older servers gave back of a chat: this one gives none, so what comes is another's and is not looked at. */
-static nm_err check_context(const json_t *body)
+/* "context" is what older servers gave back of a chat: this one gives none, so what comes is another's, whose ids mean other words here. */
+static nm_err refuse_context(const json_t *body)
 {
     json_t *given = NULL;
     NM_TRY(nm_field_array(body, "context", &given));
-    for (size_t i = 0; i < json_array_size(given); i++)
-        if (!json_is_integer(json_array_get(given, i))) return nm_fail(NM_USAGE, "\"context\" must be an array of whole numbers");
-    return NM_OK;
+    return json_array_size(given) ? nm_fail(NM_USAGE, "\"context\" is not kept here: send what was said as \"messages\" to /api/chat") : NM_OK;
 }
 
 static nm_err read_prompt(nm_ollama *r)
 {
-    const char *prompt = "", *system = NULL, *suffix = NULL, *tmpl = NULL;
+    const char *prompt = "", *system = NULL, *suffix = NULL;
     bool raw = false;
     NM_TRY(nm_field_text(r->body, "prompt", &prompt));
     NM_TRY(nm_field_text(r->body, "system", &system));
     NM_TRY(nm_field_text(r->body, "suffix", &suffix));
-    NM_TRY(nm_field_text(r->body, "template", &tmpl));
     NM_TRY(nm_field_bool(r->body, "raw", &raw));
     NM_TRY(refuse_images(r->body, "the request"));
-    NM_TRY(check_context(r->body));
-    if (tmpl && *tmpl) return nm_fail(NM_USAGE, "\"template\" is in Go's notation, which is not read here: send the whole prompt with \"raw\": true");
+    NM_TRY(refuse_context(r->body));
+    NM_TRY(refuse_template(r->body, raw ? "\"raw\" takes the prompt as it stands" : "send the whole prompt with \"raw\": true"));
+    if (raw && system && *system) return nm_fail(NM_USAGE, "\"raw\" takes the prompt as it stands: put \"system\" into it");
     r->nothing = !*prompt && (!suffix || !*suffix);
     if (raw || (suffix && *suffix)) {
         r->ask.text = prompt;

@@ -366,6 +366,17 @@ static nm_err fill(draft *d, const char *name, const json_t *persona)
     return read_settings(&d->file, given);
 }
 
+/* A model wins over a persona of its name wherever that is asked for, and an adapter's name means the adapter. What the store has, nm_persona_save refuses. */
+static nm_err check_served(const json_t *models, const char *name)
+{
+    char *plain;
+    NM_TRY(nm_store_plain_name(&plain, name));
+    const char *kind = listed(models, "model", plain, strlen(plain)) ? "a model" : listed(models, "adapter", plain, strlen(plain)) ? "an adapter" : NULL;
+    nm_err err = kind ? nm_fail(NM_REFUSED, "%s: the server has %s of that name: take another", plain, kind) : NM_OK;
+    nm_free(plain);
+    return err;
+}
+
 static nm_err write_file(const draft *d, nm_str *text)
 {
     return d->basis ? nm_modelfile_revise(text, d->basis->text, d->basis->length, &d->file) : nm_modelfile_write(text, &d->file);
@@ -378,7 +389,8 @@ nm_err nm_page_persona_put(nm_engine *e, const char *name, const json_t *persona
     nm_str text = {0};
     if (!models) return nm_fail_memory(0);
     nm_modelfile_init(&d.file);
-    nm_err err = fill(&d, name, persona);
+    nm_err err = check_served(models, name);
+    if (err == NM_OK) err = fill(&d, name, persona);
     if (err == NM_OK) err = write_file(&d, &text);
     if (err == NM_OK) err = nm_persona_save(name, text.data, text.length, true, NULL);
     nm_str_free(&text);
@@ -430,7 +442,7 @@ static nm_err fill_moved(draft *d, const json_t *persona)
 }
 
 /* Under the first of NAME, NAME-2, NAME-3, ... that is free, or that has this text already: it was moved before by a process that ended too soon. */
-static nm_err save_free(const char *name, const nm_str *text)
+static nm_err save_free(const json_t *models, const char *name, const nm_str *text)
 {
     char plain[NAME_MOST + 1], numbered[NAME_MOST + 16];
     plain_name(plain, name, "persona");
@@ -442,7 +454,8 @@ static nm_err save_free(const char *name, const nm_str *text)
         bool same = nm_persona_find(&there, now) == NM_OK && there && there->length == text->length && !memcmp(there->text, text->data, text->length);
         nm_persona_free(there);
         if (same) return NM_OK;
-        err = nm_persona_save(now, text->data, text->length, false, NULL);
+        err = check_served(models, now);
+        if (err == NM_OK) err = nm_persona_save(now, text->data, text->length, false, NULL);
     }
     return err;
 }
@@ -461,7 +474,7 @@ nm_err nm_page_persona_move(void *engine, const char *name, const json_t *person
         soften(d.file.system);
         err = nm_modelfile_write(&text, &d.file);
     }
-    if (err == NM_OK) err = save_free(name, &text);
+    if (err == NM_OK) err = save_free(models, name, &text);
     nm_str_free(&text);
     nm_modelfile_free(&d.file);
     nm_persona_free(d.basis);
@@ -476,9 +489,9 @@ static nm_err list(const nm_desk_work *w, nm_desk_answer *a) { return nm_page_pe
 static nm_err put(const nm_desk_work *w, nm_desk_answer *a)
 {
     json_t *body;
-    (void)a;
     NM_TRY(nm_desk_body(w, &body));
     nm_err err = nm_page_persona_put(w->engine, nm_exchange_tail(w->exchange), body);
+    if (err == NM_REFUSED) a->status = 409;
     json_decref(body);
     return err;
 }

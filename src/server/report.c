@@ -1,5 +1,7 @@
 /* What there is, as JSON: models, adapters, answers under way. */
+#include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 
 #include "server/engine_impl.h"
@@ -117,13 +119,49 @@ static void add_persona(nm_engine *e, json_t *list, const nm_persona *p)
     nm_free(path);
 }
 
+/* Names mean models in any case of letters, before they mean personas. */
+static bool is_hidden(const json_t *list, const char *name)
+{
+    size_t i;
+    json_t *item;
+    json_array_foreach(list, i, item)
+        if (!strcmp(json_string_value(json_object_get(item, "kind")), "model") && !strcasecmp(json_string_value(json_object_get(item, "name")), name)) return true;
+    return false;
+}
+
+/* Whether it was not told before. */
+static bool is_news(nm_engine *e, const char *name)
+{
+    bool told = false;
+    char *copy = nm_strndup(name, strlen(name));
+    pthread_mutex_lock(&e->lock);
+    for (size_t i = 0; !told && i < e->n_told; i++) told = !strcmp(e->told[i], name);
+    if (!told && copy && NM_GROW(e->told, e->told_capacity, e->n_told + 1) == NM_OK) {
+        e->told[e->n_told++] = copy;
+        copy = NULL;
+    }
+    pthread_mutex_unlock(&e->lock);
+    nm_free(copy);
+    return !told;
+}
+
+/* A persona that was there before the model, or was saved by a program that does not know what this one serves. */
+static void note_hidden(nm_engine *e, const char *name)
+{
+    char line[400];
+    if (!e->options.note || !is_news(e, name)) return;
+    snprintf(line, sizeof line, "the persona %.255s is hidden by the model of that name: save it under another", name);
+    e->options.note(e->options.note_arg, line);
+}
+
 static nm_err add_personas(nm_engine *e, json_t *list)
 {
     nm_persona **personas;
     size_t n;
     NM_TRY(nm_persona_list(&personas, &n, NULL));
     for (size_t i = 0; i < n; i++) {
-        if (!listed(list, personas[i]->name)) add_persona(e, list, personas[i]);
+        if (is_hidden(list, personas[i]->name)) note_hidden(e, personas[i]->name);
+        else if (!listed(list, personas[i]->name)) add_persona(e, list, personas[i]);
     }
     nm_persona_list_free(personas, n);
     return NM_OK;

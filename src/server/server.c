@@ -50,6 +50,7 @@ nm_err nm_server_open(nm_server **out, const nm_engine_options *engine, nm_http_
     if (err != NM_OK) return give_up(&s, err);
     tell(s, f.desk);
     tell(s, f.teach);
+    json_decref(nm_engine_models(s->engine));      /* notes what of it nobody can ask for */
     *out = s;
     return NM_OK;
 }

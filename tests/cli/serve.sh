@@ -196,6 +196,22 @@ start "$model" --cors http://page.example --allow-host models.example
 check 'a host that is allowed' ask 200 /v1/models -H 'Host: models.example'
 allowed() { ask 200 /v1/models -H 'Origin: http://page.example' -D "$work/heads" && grep -qi '^access-control-allow-origin: http://page.example' "$work/heads"; }
 check 'an origin that is named' allowed
+
+# ---- a persona with a model's name, which nobody can ask for
+named=smollm2-135m-instruct-q4_1
+once() { [ "$(grep -ic "persona $named is hidden by the model" "$work/log")" -eq 1 ]; }
+one() { [ "$(grep -o "\"id\":\"$named\"" "$work/out" | wc -l)" -eq 1 ] && ! has persona; }
+check 'the page is told so' post 409 /nm/personas/$named '{"system": "Be brief."}' -X PUT
+check 'and why' has 'a model of that name'
+"$NOMOAT" save SmolLM2-135M-instruct-q4_1 "$model" >/dev/null 2>"$work/err"      # which knows of no server
+check 'one that was saved meanwhile' ask 200 /v1/models
+check 'is not listed' one
+ask 200 /v1/models
+check 'and told of once' once
+stop TERM
+start "$model"
+check 'and at the next start' once
+"$NOMOAT" rm SmolLM2-135M-instruct-q4_1 >/dev/null 2>"$work/err"
 stop TERM
 printf '\n  secret-key \n' >"$work/key"
 chmod 600 "$work/key"

@@ -559,7 +559,9 @@ static void personas_are_the_stores(void **state)
     assert_persona(0, "{\"name\": \"Poet\", \"model\": \"here+style=0.5\", \"system\": \"Rhyme.\\nAlways.\", \"settings\": {\"seed\": 1, \"temperature\": 0.5, \"max_tokens\": 9, \"think\": false}}");
     assert_int_equal(put_persona("poet", "{\"settings\": {\"probabilities\": true}}"), NM_OK);        /* the whole of it, on the default */
     assert_file("Poet", "FROM ROOT/here.gguf\n");
-    assert_int_equal(put_persona("here", "{\"model\": \"there\"}"), NM_USAGE);
+    assert_int_equal(put_persona("there", "{\"model\": \"there\"}"), NM_USAGE);
+    assert_int_equal(put_persona("Here:latest", "{}"), NM_REFUSED);     /* served under that name, and not the store's */
+    assert_non_null(strstr(nm_error_text(), "a model of that name"));
     assert_int_equal(put_persona("x", "{\"model\": \"here+none\"}"), NM_USAGE);
     assert_int_equal(put_persona("x", "{\"model\": \"here+style=much\"}"), NM_USAGE);
     assert_int_equal(put_persona("x", "{\"settings\": {\"top_p\": 2}}"), NM_USAGE);
@@ -585,7 +587,7 @@ static void what_the_page_has_no_word_for_stays(void **state)
 static const char old_table[] =
     "DROP TABLE IF EXISTS persona; CREATE TABLE persona (name TEXT PRIMARY KEY, model TEXT NOT NULL, system TEXT NOT NULL, settings TEXT NOT NULL) STRICT; PRAGMA user_version = 1;"
     "INSERT INTO persona VALUES ('Poet ''; --', 'here+style=0.5', 'Rhyme.', '{\"seed\": 1, \"heat\": 2, \"top_p\": 7}'), ('poet', '', 'a \"\"\"\nb', '{}'), ('\xe8\xa9\xa9', '../../etc/passwd', '', '{}'),"
-    " ('taken', 'here', 'Mine.', '{}')";
+    " ('taken', 'here', 'Mine.', '{}'), ('here', 'here', 'Like it.', '{}')";
 
 static int64_t one_number(const char *sql)
 {
@@ -632,10 +634,11 @@ static void old_personas_move(void **state)
         assert_int_equal(one_number("SELECT count(*) FROM sqlite_schema WHERE name = 'persona'"), 0);
         json_t *out;
         assert_int_equal(nm_page_personas(NULL, &out), NM_OK);
-        assert_int_equal(json_array_size(json_object_get(out, "personas")), 5);
+        assert_int_equal(json_array_size(json_object_get(out, "personas")), 6);
         json_decref(out);
     }
     assert_file("taken", "FROM here.gguf\n");
+    assert_file("here-2", "FROM ROOT/here.gguf\nSYSTEM Like it.\n");
     assert_file("taken-2", "FROM ROOT/here.gguf\nSYSTEM Mine.\n");
     assert_file("Poet", "FROM ROOT/here.gguf\nADAPTER style=0.5\nPARAMETER seed 1\nSYSTEM Rhyme.\n");
     assert_file("poet-2", "FROM ROOT/here.gguf\nSYSTEM \"\"\"a '''\nb\"\"\"\n");
@@ -703,6 +706,7 @@ static void routes(void **state)
         {"PUT", "/nm/chats/*", "a/b", "{}", NULL, NULL, 400, "letters"}, {"GET", "/nm/chats/*", NULL, NULL, NULL, NULL, 200, "\"leaf\":\"a2\""},
         {"GET", "/nm/chats/*", "none", NULL, NULL, NULL, 404, "no such"}, {"GET", "/nm/chats", NULL, NULL, NULL, NULL, 200, "The Moon"},
         {"GET", "/nm/chats", NULL, NULL, "search", "zebra", 200, "{\"chats\":[]}"}, {"PUT", "/nm/personas/*", "P", "{}", NULL, NULL, 200, "{}"},
+        {"PUT", "/nm/personas/*", "HERE", "{}", NULL, NULL, 409, "a model of that name"}, {"PUT", "/nm/personas/*", "style", "{}", NULL, NULL, 409, "an adapter"},
         {"PUT", "/nm/personas/*", "a b", "{}", NULL, NULL, 400, "cannot be a name"}, {"PUT", "/nm/personas/*", "Q", "{\"model\": \"/etc/passwd\"}", NULL, NULL, 400, "no model"},
         {"PUT", "/nm/personas/*", "Q", "{\"settings\": {\"heat\": 1}}", NULL, NULL, 400, "heat"}, {"PUT", "/nm/personas/*", "Q", "{\"model\": 1}", NULL, NULL, 400, "model"},
         {"GET", "/nm/personas", NULL, NULL, NULL, NULL, 200, "\"P\""}, {"DELETE", "/nm/personas/*", "P", NULL, NULL, NULL, 200, "{}"},

@@ -445,7 +445,7 @@ static void test_ollama_requests(void **state)
         "{'role':'tool','content':'5','name':'f'}],'tools':[{'type':'function','function':{'name':'f'}}],'tool_choice':'required'}");
     free_reply(&(reply[]){post("/api/generate", "{'model':'m','prompt':'a','system':'s','format':'json','think':false,'options':{'num_predict':7,'stop':'x','seed':-1}}")}[0]);
     assert_asked(1, "{'model':'m','json':true,'think':0,'max_tokens':7,'stop':['x'],'messages':[{'role':'system','content':'s'},{'role':'user','content':'a'}]}");
-    free_reply(&(reply[]){post("/api/generate", "{'model':'m','prompt':'a','raw':true,'context':[1,2],'keep_alive':30.5}")}[0]);
+    free_reply(&(reply[]){post("/api/generate", "{'model':'m','prompt':'a','raw':true,'template':'','system':'','context':[],'keep_alive':30.5}")}[0]);
     assert_asked(2, "{'model':'m','text':'a','keep_alive':30.5}");
     free_reply(&(reply[]){post("/api/generate", "{'model':'m','prompt':'a','suffix':'b','keep_alive':'250ms'}")}[0]);
     assert_asked(3, "{'model':'m','text':'a','suffix':'b','keep_alive':0.25}");
@@ -500,9 +500,13 @@ static void test_ollama_errors(void **state)
     };
     fake_reset();
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_fails(post("/api/chat", bad[i].body), 400, "{\"error\":\"", bad[i].message);
+    assert_fails(post("/api/chat", "{'model':'m','messages':[],'template':'{{ .Prompt }}'}"), 400, "{\"error\":\"", "template");
     assert_fails(post("/api/generate", "{'model':'m','prompt':'a','template':'{{ .Prompt }}'}"), 400, "{\"error\":\"", "raw");
+    assert_fails(post("/api/generate", "{'model':'m','prompt':'a','raw':true,'template':'{{ .Prompt }}'}"), 400, "{\"error\":\"", "template");
+    assert_fails(post("/api/generate", "{'model':'m','prompt':'a','raw':true,'system':'s'}"), 400, "{\"error\":\"", "system");
+    assert_fails(post("/api/generate", "{'model':'m','prompt':'a','context':[1,2]}"), 400, "{\"error\":\"", "/api/chat");
     assert_fails(post("/api/generate", "{'model':'m','prompt':'a','images':['x']}"), 400, "{\"error\":\"", "images");
-    assert_fails(post("/api/generate", "{'model':'m','prompt':'a','context':['x']}"), 400, "{\"error\":\"", "context");
+    assert_fails(post("/api/generate", "{'model':'m','prompt':'a','context':'x'}"), 400, "{\"error\":\"", "context");
     assert_int_equal(fake.asks, 0);
     fake.script = (fake_script){STEPS(hello), .late = NM_FAILED, .error = "broke"};
     ASSERT_STREAM(post("/api/generate", "{'model':'m','prompt':'Hi'}"), "application/x-ndjson", false, "{'model':'m','response':'Hel','done':false}",
