@@ -83,7 +83,7 @@ export function drawHeader() {
     const {chat} = app;
     const begun = chat.messages.size > 0;
     const who = h('button', {type: 'button', class: 'who-answers', 'aria-expanded': String(panelShown()), 'aria-controls': 'panel', onclick: () => showPanel(!panelShown())},
-        h('span', {}, short(chat.model || firstModel()) || 'No model'), icon('sliders'));
+        h('span', {}, short(chat.model || firstModel()) || 'No model'), h('span', {class: 'hidden'}, ': settings'), icon('sliders'));
     const tools = h('div', {class: 'tools', role: 'group', 'aria-label': 'This conversation', hidden: !begun},
         iconButton('edit', 'Rename', rename), iconButton('download', 'Export as JSON lines', exportChat), iconButton('trash', 'Delete', remove));
     redraw(header, menuButton(), who, chat.title ? h('h2', {class: 'chat-title'}, chat.title) : h('span', {class: 'chat-title'}), tools);

@@ -127,7 +127,7 @@ function itemLines(lines, from, item) {
 
 function listElement(items, marker, depth) {
     const start = parseInt(marker, 10);
-    const element = ordered(marker) ? h('ol', {start: start === 1 ? null : start}) : h('ul');
+    const element = ordered(marker) ? h('ol', {dir: 'auto', start: start === 1 ? null : start}) : h('ul', {dir: 'auto'});
     for (const lines of items) {
         const task = /^\[([ xX])\]\s+/.exec(lines[0]);
         const item = h('li', {class: task ? 'task' : null});

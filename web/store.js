@@ -1,7 +1,7 @@
 // The conversations: trees of messages, kept by the server (SQLite), or in memory alone where it cannot. Also personas, votes and exports.
 import {call, request} from '/api.js';
 import {newId, note} from '/dom.js';
-import {isolated} from '/words.js';
+import {isolated, sound} from '/words.js';
 
 export const store = {kept: true, why: '', memory: new Map(), personas: [], personasKept: false};
 
@@ -12,7 +12,7 @@ export function newChat(basis) {
 }
 
 export function addMessage(chat, parent, role, content, more) {
-    const message = {id: newId(), parent, role, content, created: Date.now(), ...more};
+    const message = {id: newId(), parent, role, content: sound(content), created: Date.now(), ...more};
     chat.messages.set(message.id, message);
     chat.leaf = message.id;
     chat.dirty.add(message.id);

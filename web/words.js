@@ -22,6 +22,9 @@ export const several = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? on
 
 export const times = (n) => (n === 1 ? 'once' : n === 2 ? 'twice' : `${Number(n.toPrecision(3))} times`);
 
+// What every reader of JSON takes: no halves of signs, no NUL. A conversation with one could be neither stored nor sent again.
+export const sound = (text) => text.toWellFormed().replaceAll('\0', '\ufffd');
+
 // Somebody's text within a sentence: signs in it that turn the direction of writing end with it.
 export const isolated = (text) => `\u2068${text}\u2069`;
 

@@ -279,6 +279,18 @@ class Flows:
         await self.page.until('(async () => (await fetch("/nm/chats/" + location.hash.split("/")[2])).ok)()', 'it is stored', 20)
         self.page.errors[:] = [e for e in self.page.errors if '404' not in e]
 
+    async def no_sign_hinders_storing(self):
+        """An answer with U+0000, and a question with half a sign: what no JSON takes elsewhere is replaced."""
+        async def answer(params):
+            body = b'data: {"choices": [{"delta": {"content": "a\\u0000b"}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+            await self.page.send('Fetch.fulfillRequest', requestId=params['requestId'], responseCode=200, body=base64.b64encode(body).decode())
+        await self.fresh()
+        await self.intercepted('/v1/chat/completions', answer)
+        await self.page.js('(a => { a.value = "half \\ud83d"; a.dispatchEvent(new Event("input")); })(document.getElementById("prompt"))')
+        await self.say('!')
+        await self.released()
+        await self.page.until('(async () => (await (await fetch("/nm/chats/" + location.hash.split("/")[2])).json()).messages?.[1]?.content === "a\\ufffdb")()', 'it is stored', 10)
+
     async def stack_is_chosen(self):
         await self.fresh()
         await self.page.key(',', control=True)
@@ -792,7 +804,7 @@ class Flows:
         await self.page.theme('light')
 
 
-FLOWS = [Flows.answer_streams, Flows.goes_on, Flows.is_stopped, Flows.scrolling_is_left_alone, Flows.what_is_written_waits, Flows.branches, Flows.feedback_is_kept, Flows.is_found, Flows.is_exported, Flows.is_renamed_and_deleted, Flows.half_an_answer_is_kept, Flows.deleted_while_it_answers, Flows.another_tab_is_seen, Flows.server_comes_back,
+FLOWS = [Flows.answer_streams, Flows.goes_on, Flows.is_stopped, Flows.scrolling_is_left_alone, Flows.what_is_written_waits, Flows.branches, Flows.feedback_is_kept, Flows.is_found, Flows.is_exported, Flows.is_renamed_and_deleted, Flows.half_an_answer_is_kept, Flows.deleted_while_it_answers, Flows.another_tab_is_seen, Flows.server_comes_back, Flows.no_sign_hinders_storing,
          Flows.stack_is_chosen, Flows.persona_is_kept, Flows.tokens_are_seen, Flows.tokens_are_read, Flows.fingers_do, Flows.theme_switches, Flows.blind_comparison, Flows.memory_serves_where_nothing_is_kept, Flows.nothing_of_a_model_is_html, Flows.markdown_is_fast, Flows.grows_as_it_would_at_once,
          Flows.errors_are_told, Flows.keyboard_alone, Flows.lesson_is_put_together, Flows.masks_are_seen, Flows.forecast_is_made, Flows.run_is_seen_and_stopped, Flows.run_goes_on_and_ends,
          Flows.adapter_is_compared_and_kept, Flows.adapter_is_discarded, Flows.teaching_survives_faults, Flows.effect_is_seen, Flows.views_look, Flows.key_is_asked]
