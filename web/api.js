@@ -1,5 +1,6 @@
 // Talking with the server: JSON calls, streams of server-sent events, the key it may ask for, errors in words for people.
 import {dialog, h} from '/dom.js';
+import {sound} from '/words.js';
 
 export class ApiError extends Error {
     constructor(status, message, code) { super(message); this.status = status; this.code = code; }
@@ -111,8 +112,8 @@ export async function answer(body, into, signal, each) {
         if (chunk.usage) into.usage = chunk.usage;
         if (!choice) continue;
         const delta = choice.delta ?? {};
-        if (delta.reasoning_content) into.reasoning = (into.reasoning ?? '') + delta.reasoning_content;
-        if (delta.content) into.content += delta.content;
+        if (delta.reasoning_content) into.reasoning = (into.reasoning ?? '') + sound(delta.reasoning_content);
+        if (delta.content) into.content += sound(delta.content);
         // Tokens of the reasoning come with no content: what is shown is the answer's own.
         if (choice.logprobs?.content && !delta.reasoning_content) (into.tokens ??= []).push(...choice.logprobs.content.map(token));
         if (choice.finish_reason) finish = choice.finish_reason;
@@ -122,4 +123,4 @@ export async function answer(body, into, signal, each) {
     return finish;
 }
 
-function token(t) { return [t.token, t.logprob, (t.top_logprobs ?? []).map((alternative) => [alternative.token, alternative.logprob])]; }
+function token(t) { return [sound(t.token), t.logprob, (t.top_logprobs ?? []).map((alternative) => [sound(alternative.token), alternative.logprob])]; }

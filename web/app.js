@@ -1,6 +1,6 @@
 // The page's state, its views by the address's fragment ("#/", "#/chat/ID", "#/teach", "#/compare", "#/feedback"), its header and keys.
 import {compareView} from '/compare.js';
-import {asked, confirmed, dialog, h, icon, iconButton, note, save} from '/dom.js';
+import {asked, confirmed, dialog, h, icon, iconButton, note, redraw, save, touched} from '/dom.js';
 import {feedbackView} from '/feedback.js';
 import {drawPanel, lastSettings} from '/panel.js';
 import {drawChats, drawSidebar, focusSearch, searched} from '/sidebar.js';
@@ -9,14 +9,15 @@ import {firstModel, loadModels, models, short} from '/stack.js';
 import {teachView} from '/teach.js';
 import {drawThread, focusComposer, running, stop, threadView} from '/thread.js';
 import {follow, unfollow} from '/training.js';
+import {isolated} from '/words.js';
 
 export const app = {
     chat: null,             // the conversation that is open
+    blank: null,            // the one that has no message yet: what is written in it waits while other views are looked at
     view: '',
     open: new Map(),        // conversations of this tab by id: one that is being answered stays
     refresh: () => refreshList(),
     showPanel: (shown) => showPanel(shown),
-    touch: () => matchMedia('(pointer: coarse)').matches,      // there, a focus brings up a keyboard
     // A new conversation has its first message: it gets its address.
     adopt(chat) {
         app.open.set(chat.id, chat);
@@ -46,7 +47,8 @@ async function route() {
         app.open.set(id, chat);
         return showChat(chat);
     }
-    return showChat(newChat(lastSettings()));
+    app.blank = app.blank?.messages.size === 0 ? Object.assign(app.blank, lastSettings()) : newChat(lastSettings());
+    return showChat(app.blank);
 }
 
 function showChat(chat) {
@@ -58,7 +60,7 @@ function showChat(chat) {
     drawHeader();
     if (panelShown()) drawPanel();
     refreshList();
-    if (!app.touch()) focusComposer();
+    if (!touched()) focusComposer();
 }
 
 function otherView(view) {
@@ -81,10 +83,10 @@ export function drawHeader() {
     const {chat} = app;
     const begun = chat.messages.size > 0;
     const who = h('button', {type: 'button', class: 'who-answers', 'aria-expanded': String(panelShown()), 'aria-controls': 'panel', onclick: () => showPanel(!panelShown())},
-        h('span', {}, short(chat.model || firstModel()) || 'No model'), icon('sliders'));
+        h('span', {}, short(chat.model || firstModel()) || 'No model'), h('span', {class: 'hidden'}, ': settings'), icon('sliders'));
     const tools = h('div', {class: 'tools', role: 'group', 'aria-label': 'This conversation', hidden: !begun},
         iconButton('edit', 'Rename', rename), iconButton('download', 'Export as JSON lines', exportChat), iconButton('trash', 'Delete', remove));
-    header.replaceChildren(menuButton(), who, h('h2', {class: 'chat-title'}, chat.title), tools);
+    redraw(header, menuButton(), who, chat.title ? h('h2', {class: 'chat-title'}, chat.title) : h('span', {class: 'chat-title'}), tools);
     document.title = chat.title ? `${chat.title} · nomoat` : 'nomoat';
 }
 
@@ -107,7 +109,7 @@ const fileName = (title) => title.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, '-')
 
 async function remove() {
     const {chat} = app;
-    if (!await confirmed('Delete this conversation?', `“${chat.title}” goes away with all its branches and its feedback.`, 'Delete')) return;
+    if (!await confirmed('Delete this conversation?', `“${isolated(chat.title)}” goes away with all its branches and its feedback.`, 'Delete')) return;
     if (running(chat)) stop();
     try {
         await deleteChat(chat);
@@ -153,7 +155,21 @@ function showSidebar(shown) {
 }
 
 export async function refreshList() {
-    try { drawChats(await listChats(searched())); } catch (e) { note(e.message, 'bad'); }
+    try {
+        const search = searched(), list = await listChats(search);
+        drawChats(list);
+        if (!search) await catchUp(app.chat, list.find(({id}) => id === app.chat?.id));
+    } catch (e) { note(e.message, 'bad'); }
+}
+
+// Another tab, or another device, may have gone on with the conversation that is open: it is read anew, unless something is under way here.
+async function catchUp(chat, listed) {
+    const idle = () => app.view === 'chat' && app.chat === chat && !running(chat) && !chat.dirty.size && !document.querySelector('.editor');
+    if (!store.kept || !listed || !idle() || listed.updated <= chat.updated) return;
+    const newer = await loadChat(chat.id);
+    if (!idle()) return;
+    app.open.set(chat.id, Object.assign(newer, {draft: chat.draft}));
+    showChat(newer);
 }
 
 // ---- keys ----
@@ -165,6 +181,11 @@ function help() {
     dialog('Keys', (close) => [h('dl', {class: 'keys'}, KEYS.map(([keys, what]) => [h('dt', {}, keys.split(' ').map((k) => h('kbd', {}, k))), h('dd', {}, what)])),
         h('div', {class: 'row end'}, h('button', {type: 'button', class: 'primary', onclick: () => close()}, 'Close'))]);
 }
+
+// What is open already gets no new address: the list over it goes all the same.
+document.getElementById('sidebar').addEventListener('click', (e) => { if (e.target.closest('a')?.hash === location.hash) showSidebar(false); });
+// Not by its address, which is the views'.
+document.querySelector('.skip').addEventListener('click', (e) => { e.preventDefault(); main.focus(); });
 
 document.addEventListener('keydown', (e) => {
     if (document.querySelector('dialog[open]')) return;

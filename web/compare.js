@@ -1,7 +1,7 @@
 // Two stacks answer the same question side by side, in an order that is not told until one has voted. Votes are kept, and are pairs for training.
 import {answer} from '/api.js';
 import {open} from '/app.js';
-import {grow, h, note, speak} from '/dom.js';
+import {grow, h, note, sends, speak} from '/dom.js';
 import {render} from '/markdown.js';
 import {votes} from '/store.js';
 import {chooser, firstModel, fitting, models, parse, print, short} from '/stack.js';
@@ -33,10 +33,12 @@ function draw(box) {
     const arena = h('div', {class: 'arena'});
     const tally = h('section', {class: 'tally'});
     const side = (name, label) => h('section', {}, h('h3', {}, label), chooser(label, state.stacks[name], (text) => { state.stacks[name] = text; }));
-    const form = askForm('What both shall answer', 'Question', 'Ask both', () => {
-        if (state.stacks.a === state.stacks.b) note('Both are the same: choose another model, or another strength of an adapter, for one of them.', 'bad');
-        else round(arena, tally);
+    const [form, follow] = askForm('What both shall answer', 'Question', 'Ask both', () => {
+        if (state.stacks.a !== state.stacks.b) return round(arena, tally);
+        note('Both are the same: choose another model, or another strength of an adapter, for one of them.', 'bad');
+        return null;
     }, {id: 'question', value: state.prompt, oninput: (e) => { state.prompt = e.target.value; }});
+    if (state.round) follow(state.round);
     box.replaceChildren(h('p', {class: 'lead'}, 'Two answers, in an order you are not told. Vote, then see whose they were.'), h('div', {class: 'sides'}, side('a', 'One'), side('b', 'The other')),
         form, arena, tally);
     if (state.round) drawRound(arena, tally);
@@ -50,12 +52,13 @@ function round(arena, tally) {
     state.round = {prompt: state.prompt.trim(), controller: new AbortController(), choice: null,
         answers: order.map((name) => ({name, model: state.stacks[name], content: '', done: false, failed: ''}))};
     drawRound(arena, tally);
-    for (const one of state.round.answers) run(state.round, one);
+    return begun(state.round);
 }
 
-async function run(own, one) {
-    await answerInto(one, own.prompt, own.controller.signal);
-    if (own.answers.every((a) => a.done)) speak('Both answers are complete');
+// A round whose answers are under way: {prompt, controller, answers}, and when all have ended, in `ended`.
+function begun(own) {
+    own.ended = Promise.all(own.answers.map((one) => answerInto(one, own.prompt, own.controller.signal))).then(() => speak('Both answers are complete'));
+    return own;
 }
 
 // One answer to a prompt, told to one.show as it grows.
@@ -73,26 +76,34 @@ async function answerInto(one, prompt, signal) {
 
 // Where it is no secret whose answer is which: [{label, model}] answer a question of the user's, each below its name.
 export function sideBySide(sides) {
-    let controller = null;
     const pair = h('div', {class: 'pair'});
-    const form = askForm('What both shall answer', 'Question to both', 'Ask', async (prompt) => {
-        controller?.abort();
-        const own = controller = new AbortController();
+    const [form] = askForm('What both shall answer', 'Question to both', 'Ask', (prompt) => {
         const answers = sides.map((side) => ({...side, content: '', done: false, failed: ''}));
         pair.replaceChildren(...answers.map((one) => answerBox(one, [one.label, h('span', {class: 'revealed'}, ` ${short(one.model)}`)], one.label)));
-        await Promise.all(answers.map((one) => answerInto(one, prompt, own.signal)));
-        if (controller === own) speak('Both answers are complete');
+        return begun({prompt, controller: new AbortController(), answers});
     });
     return h('div', {class: 'arena'}, form, pair);
 }
 
-// Enter sends, as in a conversation.
+// Keys as in a conversation. ask(prompt) gives the round that it began, or null; until that has ended, the button and Escape stop it. [form, follow(round)].
 function askForm(placeholder, label, action, ask, attributes) {
+    let own = null;
+    const stop = () => own?.controller.abort();
     const area = h('textarea', {rows: 2, placeholder, 'aria-label': label, ...attributes, oninput: (e) => { attributes?.oninput?.(e); grow(area); }, onkeydown: (e) => {
-        if (e.key === 'Enter' && !e.shiftKey && !e.isComposing) { e.preventDefault(); form.requestSubmit(); }
+        if (sends(e)) { e.preventDefault(); form.requestSubmit(); }
+        if (e.key === 'Escape') stop();
     }});
-    const form = h('form', {class: 'ask', onsubmit: (e) => { e.preventDefault(); if (area.value.trim()) ask(area.value.trim()); }}, area, h('button', {class: 'primary'}, action));
-    return form;
+    const button = h('button', {class: 'primary', onclick: (e) => { if (own) { e.preventDefault(); stop(); } }}, action);
+    const form = h('form', {class: 'ask', onsubmit: (e) => { e.preventDefault(); if (area.value.trim() && !own) follow(ask(area.value.trim())); }}, area, button);
+    const follow = async (round) => {
+        if (!round) return;
+        own = round;
+        button.textContent = 'Stop';
+        await round.ended;
+        own = null;
+        button.textContent = action;
+    };
+    return [form, follow];
 }
 
 function drawRound(arena, tally) {
@@ -101,7 +112,7 @@ function drawRound(arena, tally) {
     const buttons = [[0, 'The first is better'], ['both', 'Both are good'], ['neither', 'Neither is'], [1, 'The second is better']].map(([value, label]) =>
         h('button', {type: 'button', onclick: () => vote(own, value, arena, tally)}, label));
     votesBox.append(...buttons);
-    const enable = () => { for (const b of buttons) b.disabled = !own.answers.every((a) => a.done && !a.failed) || own.choice !== null; };
+    const enable = () => { for (const b of buttons) b.disabled = !own.answers.every((a) => a.done && !a.failed) || !own.answers.some((a) => a.content) || own.choice !== null; };
     arena.replaceChildren(h('div', {class: 'pair'}, own.answers.map((one, i) => column(own, one, i, enable))), own.choice === null ? votesBox : revealed(own));
     enable();
 }

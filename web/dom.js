@@ -23,6 +23,7 @@ const PATHS = {
     sliders: 'M4.5 8h8M17.5 8h2M4.5 16h2M11.5 16h8M17.5 8a2.5 2.5 0 1 1-5 0a2.5 2.5 0 1 1 5 0zM11.5 16a2.5 2.5 0 1 1-5 0a2.5 2.5 0 1 1 5 0z',
     sun: 'M16 12a4 4 0 1 1-8 0a4 4 0 1 1 8 0zM12 3.5v1.5M12 19v1.5M3.5 12H5M19 12h1.5M6 6l1 1M17 17l1 1M18 6l-1 1M7 17l-1 1',
     moon: 'M19.5 14.5A8 8 0 1 1 9.5 4.5a6.5 6.5 0 0 0 10 10z', auto: 'M12 4.5a7.5 7.5 0 1 0 0 15zM12 4.5a7.5 7.5 0 0 1 0 15',
+    down: 'M12 5v14M6 13l6 6 6-6',
     trash: 'M5 7h14M10 7V4.5h4V7M7 7l.8 12.5h8.4L17 7', search: 'M16 10.5a5.5 5.5 0 1 1-11 0a5.5 5.5 0 1 1 11 0zM15 15l4.5 4.5',
     download: 'M12 4.5v10.5M7.5 11l4.5 4.5 4.5-4.5M5 19.5h14', pair: 'M4.5 5.5h6v13h-6zM13.5 5.5h6v13h-6z', bars: 'M6 18.5v-8M12 18.5v-13M18 18.5v-5',
     close: 'M6.5 6.5l11 11M17.5 6.5l-11 11', tray: 'M4.5 13.5v5.5h15v-5.5l-3-8h-9zM4.5 13.5h4.5l1 2.5h4l1-2.5h4.5', chat: 'M5 5.5h14v10h-8l-4 3.5v-3.5H5z',
@@ -61,6 +62,20 @@ export function note(text, kind) {
     setTimeout(() => box.remove(), kind === 'bad' ? 12000 : 4000);
 }
 
+// Under a finger: there, a focus brings up a keyboard, which has no Shift Enter.
+export const touched = () => matchMedia('(pointer: coarse)').matches;
+
+// Whether a key sends what is written. Where fingers write, Enter begins a new line and the button sends.
+export const sends = (e) => e.key === 'Enter' && !e.shiftKey && !e.isComposing && (!touched() || e.ctrlKey || e.metaKey);
+
+// Puts other nodes into a box. What had the focus in it has it again, by its name.
+export function redraw(box, ...children) {
+    const name = box.contains(document.activeElement) ? called(document.activeElement) : '';
+    box.replaceChildren(...children);
+    if (name) [...box.querySelectorAll('a, button, input, select, textarea')].find((e) => called(e) === name)?.focus();
+}
+const called = (e) => e.id || e.getAttribute('aria-label') || e.textContent || e.className;
+
 // For screen readers alone.
 export function speak(text) { document.getElementById('spoken').textContent = text; }
 
@@ -72,6 +87,8 @@ export function dialog(title, build) {
         let result;
         const close = (value) => { result = value; box.close(); };
         box.append(h('h2', {id}, title), ...[build(close)].flat());
+        const said = box.querySelector('p');        // read out with the title
+        if (said) box.setAttribute('aria-describedby', said.id = `${id}-said`);
         box.addEventListener('close', () => { box.remove(); resolve(result); });
         document.body.append(box);
         box.showModal();

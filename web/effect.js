@@ -2,7 +2,7 @@
 import {call} from '/api.js';
 import {h} from '/dom.js';
 import {fitting, models, parse, print, short} from '/stack.js';
-import {alternatives, tokenRow, visible} from '/tokens.js';
+import {alternatives, pairs, tokenRow, visible} from '/tokens.js';
 import {percent, several} from '/words.js';
 
 const STEPS = [0.4, 0.69, 1.6, 3];    // nats, between the shades: 1.5, 2, 5 and 20 times
@@ -85,8 +85,6 @@ function legend(a) {
     return h('p', {class: 'legend'}, `With ${a}, less likely `, key('20 times', 'd4'), key('5', 'd3'), key('2', 'd2'), ' likelier ',
         key('2', 'u2'), key('5', 'u3'), key('20 times', 'u4'));
 }
-
-const pairs = (list) => (list ?? []).map(({text, logprob}) => [text, logprob]);
 
 function described(t, a, b) {
     const rest = (list, who) => {

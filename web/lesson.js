@@ -3,7 +3,7 @@ import {call} from '/api.js';
 import {confirmed, fold, h, icon, iconButton, note, speak} from '/dom.js';
 import {counts} from '/store.js';
 import {chooser, firstModel, models} from '/stack.js';
-import {several, size} from '/words.js';
+import {isolated, several, size} from '/words.js';
 
 const KEPT = 'lesson';
 const KINDS = ['.jsonl', '.json', '.csv', '.txt', '.gz'];
@@ -83,9 +83,10 @@ function sources(touched) {
     const list = h('ul', {class: 'sources'});
     const draw = () => list.replaceChildren(...files.map((file) => fileRow(file, touched, draw)));
     const feedback = h('div', {class: 'sources'});
+    const sending = h('p', {class: 'sending faint', role: 'status'});
     load(draw, touched);
     drawFeedback(feedback, touched);
-    return [dropZone((given) => take(given, draw, touched)), list, feedback];
+    return [dropZone((given) => take(given, sending, draw, touched)), sending, list, feedback];
 }
 
 async function load(draw, touched) {
@@ -115,16 +116,18 @@ function dropZone(take) {
     return zone;
 }
 
-async function take(given, draw, touched) {
+async function take(given, sending, draw, touched) {
     for (const file of given) {
+        sending.textContent = `${isolated(file.name)} goes to the server: ${size(file.size)}`;
         try {
-            if (file.size > MOST) throw new Error(`${file.name} is too large: ${size(file.size)}, and ${size(MOST)} are taken. nomoat tune reads files of any size.`);
-            if (!KINDS.some((kind) => file.name.toLowerCase().endsWith(kind))) throw new Error(`${file.name} is of no kind that is taught: give ${KINDS.join(', ')}.`);
+            if (file.size > MOST) throw new Error(`${isolated(file.name)} is too large: ${size(file.size)}, and ${size(MOST)} are taken. nomoat tune reads files of any size.`);
+            if (!KINDS.some((kind) => file.name.toLowerCase().endsWith(kind))) throw new Error(`${isolated(file.name)} is of no kind that is taught: give ${KINDS.join(', ')}.`);
             const kept = await call('POST', `/nm/teach/files?name=${encodeURIComponent(file.name)}`, file);
             files = [...files.filter((f) => f.file !== kept.file), kept];
             lesson.files = [...new Set([...lesson.files, kept.file])];
             speak(`${file.name} is taken`);
         } catch (e) { note(e.message, 'bad'); }
+        sending.textContent = '';
         draw();
         touched();
     }
@@ -141,7 +144,7 @@ function fileRow(file, touched, draw) {
 }
 
 async function removeFile(file, touched, draw) {
-    if (!await confirmed('Remove this file?', `The server forgets its copy of “${file.name}”; yours stays where it is.`, 'Remove')) return;
+    if (!await confirmed('Remove this file?', `The server forgets its copy of “${isolated(file.name)}”; yours stays where it is.`, 'Remove')) return;
     try {
         await call('DELETE', `/nm/teach/files/${file.file}`);
         files = files.filter((f) => f.file !== file.file);
@@ -194,7 +197,8 @@ function number(name, [least, most, by], touched, more) {
 }
 
 function numberField([name, label, least, most, by, usual, help], touched) {
-    return h('label', {title: help}, h('span', {}, label), number(name, [least, most, by], touched, {placeholder: usual, title: help, 'aria-description': help}));
+    return h('label', {title: help}, h('span', {}, label), number(name, [least, most, by], touched, {placeholder: usual, title: help, 'aria-description': help}),
+        h('span', {class: 'help faint', 'aria-hidden': 'true'}, help));
 }
 
 function timeField(touched, draw) {

@@ -24,12 +24,22 @@ export function render(container, text) {
         kept = kept && before?.source === source && before.kind === block.kind && block.whole !== false;
         if (kept) { shown.push(before); continue; }
         const node = block.build();
-        if (before) before.node.replaceWith(node);
+        if (before) replace(before.node, node);
         else container.append(node);
         shown.push({source, node, kind: block.whole === false ? 'partial' : block.kind});
     }
     for (const rest of old.slice(shown.length)) rest.node.remove();
     container.shown = shown;
+}
+
+// What is wider than the page stays where it was scrolled to, and with the focus in it, while it grows.
+function replace(old, node) {
+    const part = (block) => (block.matches('.table') ? block : block.querySelector('pre'));
+    const [from, to] = [part(old), part(node)];
+    const left = from?.scrollLeft, had = from && from === document.activeElement;
+    old.replaceWith(node);
+    if (left && to) to.scrollLeft = left;
+    if (had) to?.focus({preventScroll: true});
 }
 
 function* blocks(lines, depth) {
@@ -117,7 +127,7 @@ function itemLines(lines, from, item) {
 
 function listElement(items, marker, depth) {
     const start = parseInt(marker, 10);
-    const element = ordered(marker) ? h('ol', {start: start === 1 ? null : start}) : h('ul');
+    const element = ordered(marker) ? h('ol', {dir: 'auto', start: start === 1 ? null : start}) : h('ul', {dir: 'auto'});
     for (const lines of items) {
         const task = /^\[([ xX])\]\s+/.exec(lines[0]);
         const item = h('li', {class: task ? 'task' : null});

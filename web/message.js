@@ -5,7 +5,7 @@ import {canExplain, effectView} from '/effect.js';
 import {render} from '/markdown.js';
 import {path, plain, siblings} from '/store.js';
 import {short} from '/stack.js';
-import {tokenView} from '/tokens.js';
+import {readView, tokenView} from '/tokens.js';
 
 export function messageView(chat, message, does) {
     const mine = message.role === 'user';
@@ -31,13 +31,19 @@ function update(chat, view, running) {
     think(view, running);
     if (view.shows !== 'text') {
         body.shown = null;
-        body.replaceChildren(view.shows === 'tokens' ? tokenView(message.extra.tokens) : effectOf(chat, view));
+        body.replaceChildren(view.shows === 'tokens' ? tokensOf(chat, view) : effectOf(chat, view));
         return;
     }
     if (!body.shown) body.replaceChildren();
     render(body, message.content);
     view.failed.hidden = !message.extra?.failed;
     view.failed.textContent = message.extra?.failed ?? '';
+}
+
+// As noted while it was written; else as the model reads it now.
+function tokensOf(chat, view) {
+    const {message} = view;
+    return message.extra?.tokens?.length ? tokenView(message.extra.tokens) : readView(message.model, plain(chat, path(chat, message.id)));
 }
 
 function effectOf(chat, view) { return effectView(view.message.model, plain(chat, path(chat, view.message.id)), view.looked ??= {}); }
@@ -64,13 +70,13 @@ function actions(chat, view, does) {
     const list = [...branches(chat, message, does), copyButton];
     if (message.role === 'user') return [...list, iconButton('edit', 'Edit and ask anew', () => does.edit(view))];
     list.push(iconButton('retry', 'Answer anew', () => does.retry(message)));
-    if (!message.content) return list.filter((item) => item !== copyButton);
-    list.push(iconButton('edit', 'Correct this answer', () => does.correct(view)), ...ratings(message, does));
-    if (message.extra?.tokens?.length) list.push(showButton(view, 'tokens', 'bars', 'Show probabilities of tokens'));
-    if (message.model && canExplain(message.model)) list.push(showButton(view, 'effect', 'lens', 'What the adapter changed'));
     const told = figures(message);
-    if (told) list.push(h('span', {class: 'figures'}, told));
-    return list;
+    const said = told ? h('span', {class: 'figures'}, told) : null;
+    if (!message.content) return [...list, said].filter((item) => item && item !== copyButton);
+    list.push(iconButton('edit', 'Correct this answer', () => does.correct(view)), ...ratings(message, does));
+    if (message.model) list.push(showButton(view, 'tokens', 'bars', 'Show probabilities of tokens'));
+    if (message.model && canExplain(message.model)) list.push(showButton(view, 'effect', 'lens', 'What the adapter changed'));
+    return said ? [...list, said] : list;
 }
 
 function branches(chat, message, does) {
@@ -108,6 +114,7 @@ function figures(message) {
     if (usage?.completion_tokens && seconds > 0.05) parts.push(`${(usage.completion_tokens / seconds).toFixed(1)}/s`);
     if (finish === 'length') parts.push('cut at the length asked for');
     if (finish === 'stopped') parts.push('stopped');
+    if (!message.content && finish !== 'error') parts.push('no text');
     return parts.join(' · ');
 }
 

@@ -1,6 +1,6 @@
 // The settings of a conversation: who answers (a stack, a persona), the system prompt, sampling, thinking, probabilities.
 import {app, drawHeader} from '/app.js';
-import {asked, confirmed, grow, h, icon, iconButton, note} from '/dom.js';
+import {asked, confirmed, grow, h, icon, iconButton, note, redraw} from '/dom.js';
 import {deletePersona, loadPersonas, saveChat, savePersona, store} from '/store.js';
 import {chooser, firstModel, loadModels} from '/stack.js';
 
@@ -19,7 +19,7 @@ export function drawPanel() {
     const {chat} = app;
     const system = h('textarea', {id: 'system', rows: 3, placeholder: 'What the model should know or be', oninput: () => { chat.system = system.value; grow(system); changed(); }});
     system.value = chat.system;
-    panel.replaceChildren(
+    redraw(panel,
         h('div', {class: 'panel-head'}, h('h2', {}, 'Settings'), iconButton('close', 'Close the settings', () => app.showPanel(false))),
         personas(chat),
         section('Model and adapters', chooser('Model', chat.model, (text) => { chat.model = text; changed(); drawHeader(); })),
@@ -33,15 +33,15 @@ export function drawPanel() {
 // Settings are remembered for the next conversation, and stored with this one once it has a message.
 function changed() {
     const {chat} = app;
-    try { localStorage.setItem('last', JSON.stringify({model: chat.model, system: chat.system, settings: chat.settings})); } catch { /* forbidden */ }
+    try { localStorage.setItem('last', JSON.stringify({model: chat.model, system: chat.system, settings: chat.settings, persona: chat.persona})); } catch { /* forbidden */ }
     clearTimeout(changed.timer);
     if (chat.messages.size) changed.timer = setTimeout(() => saveChat(chat), 400);
 }
 
 export function lastSettings() {
     try {
-        const {model = '', system = '', settings = {}} = JSON.parse(localStorage.getItem('last') ?? '{}');
-        return {model, system, settings};
+        const {model = '', system = '', settings = {}, persona = ''} = JSON.parse(localStorage.getItem('last') ?? '{}');
+        return {model, system, settings, persona};
     } catch { return {}; }
 }
 
@@ -55,7 +55,7 @@ function numberField(chat, [name, label, least, most, by, help]) {
         else if (value >= least && value <= most) chat.settings[name] = value;
         changed();
     }});
-    return h('label', {title: help}, h('span', {}, label), input);
+    return h('label', {title: help}, h('span', {}, label), input, h('span', {class: 'help faint', 'aria-hidden': 'true'}, help));
 }
 
 function thinkField(chat) {
@@ -70,20 +70,18 @@ function thinkField(chat) {
 
 function switchField(chat) {
     const box = h('input', {type: 'checkbox', role: 'switch', checked: Boolean(chat.settings.probabilities), onchange: () => { chat.settings.probabilities = box.checked; changed(); }});
-    return h('label', {class: 'switch'}, box, h('span', {}, 'Note them with each answer: how sure the model was of each token, and what else it might have said'));
+    return h('label', {class: 'switch'}, box, h('span', {}, 'Note with each answer how sure the model was of each token, and what else it might have said. Where they were not noted, the model reads the answer when you look at them.'));
 }
 
 function personas(chat) {
     const select = h('select', {id: 'persona', onchange: () => {
-        const persona = store.personas.find((p) => p.name === select.value);
-        if (!persona) return;
+        const persona = store.personas.find((p) => p.name === select.value) ?? {model: '', system: '', settings: {}, name: ''};
         Object.assign(chat, {model: persona.model, system: persona.system, settings: {...persona.settings, probabilities: chat.settings.probabilities}, persona: persona.name});
         changed();
         drawHeader();
         drawPanel();
-        document.getElementById('persona').focus();
     }}, h('option', {value: ''}, store.personas.length ? 'None' : 'None yet'), store.personas.map((p) => h('option', {value: p.name, selected: p.name === chat.persona}, p.name)));
-    const remove = iconButton('trash', 'Delete this persona', () => removePersona(chat, select.value), {disabled: !chat.persona || store.personas.some((p) => p.name === chat.persona && p.readonly)});
+    const remove = iconButton('trash', 'Delete this persona', () => removePersona(chat, select.value), {disabled: !store.personas.some((p) => p.name === chat.persona && !p.readonly)});
     return section('Persona', h('div', {class: 'row'}, h('label', {class: 'hidden', htmlFor: 'persona'}, 'Persona'), select, remove),
         h('button', {type: 'button', class: 'quiet', onclick: () => keepPersona(chat)}, icon('plus'), 'Keep these settings as a persona'));
 }
@@ -91,9 +89,12 @@ function personas(chat) {
 async function keepPersona(chat) {
     const name = await asked('Keep as a persona', 'Name: letters, digits and . _ -', chat.persona ?? '', 'Keep');
     if (!name) return;
+    const taken = name !== chat.persona && store.personas.some((p) => p.name === name);
+    if (taken && !await confirmed('Change the persona?', `There is a “${name}” already: these settings take the place of its own.`, 'Change')) return;
     try {
         await savePersona({name, model: chat.model || firstModel(), system: chat.system, settings: chat.settings});
         chat.persona = name;
+        changed();
         await loadModels();
         drawPanel();
     } catch (e) { note(e.message, 'bad'); }
@@ -105,7 +106,9 @@ async function removePersona(chat, name) {
         await deletePersona(name);
         await loadPersonas();
         await loadModels();
-        delete chat.persona;
+        chat.persona = '';
+        changed();
         drawPanel();
+        document.getElementById('persona').focus();
     } catch (e) { note(e.message, 'bad'); }
 }

@@ -1,6 +1,7 @@
 // The conversations: trees of messages, kept by the server (SQLite), or in memory alone where it cannot. Also personas, votes and exports.
 import {call, request} from '/api.js';
 import {newId, note} from '/dom.js';
+import {isolated, sound} from '/words.js';
 
 export const store = {kept: true, why: '', memory: new Map(), personas: [], personasKept: false};
 
@@ -11,7 +12,7 @@ export function newChat(basis) {
 }
 
 export function addMessage(chat, parent, role, content, more) {
-    const message = {id: newId(), parent, role, content, created: Date.now(), ...more};
+    const message = {id: newId(), parent, role, content: sound(content), created: Date.now(), ...more};
     chat.messages.set(message.id, message);
     chat.leaf = message.id;
     chat.dirty.add(message.id);
@@ -67,8 +68,10 @@ export async function loadChat(id) {
 }
 
 const queues = new Map();       // by conversation: one request at a time, in order
+const unsaved = new Set();      // what could not be stored
+const AGAIN = 5000;             // milliseconds until that is tried again
 
-// Stores what is dirty. Never throws: what could not be stored stays dirty, is told once, and goes along with the next call.
+// Stores what is dirty. Never throws: what could not be stored stays dirty, is told once, and tried again.
 export function saveChat(chat) {
     if (chat.deleted) return Promise.resolve();
     chat.updated = Date.now();
@@ -88,16 +91,23 @@ async function put(chat) {
     for (const d of ids) chat.dirty.delete(d);
     try {
         await call('PUT', `/nm/chats/${id}`, {title, model, system, settings, leaf, created, updated, messages: ids.map((d) => chat.messages.get(d))});
-        chat.unsaved = false;
+        if (unsaved.delete(chat)) note(`“${isolated(chat.title)}” is stored now.`);
     } catch (e) {
         for (const d of ids) chat.dirty.add(d);
-        if (!chat.unsaved) note(`This conversation is not stored: ${e.message}`, 'bad');
-        chat.unsaved = true;
+        const passes = !e.status || e.status === 429 || e.status >= 500;
+        if (!unsaved.has(chat)) note(`This conversation is not stored: ${e.message}${passes ? ' It is tried again as long as this page is open.' : ''}`, 'bad');
+        unsaved.add(chat);
+        clearTimeout(chat.again);
+        if (passes) chat.again = setTimeout(() => saveChat(chat), AGAIN);
     }
 }
 
+// Who leaves would lose it: the browser asks.
+addEventListener('beforeunload', (e) => { if (unsaved.size) e.preventDefault(); });
+
 export async function deleteChat(chat) {
     chat.deleted = true;        // an answer under way may still want to be stored
+    unsaved.delete(chat);
     store.memory.delete(chat.id);
     await queues.get(chat.id);
     if (store.kept) await call('DELETE', `/nm/chats/${chat.id}`);

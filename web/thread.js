@@ -1,16 +1,17 @@
 // The view of one conversation: its messages, the composer, and answers under way. An answer goes on when another conversation is looked at.
 import {answer} from '/api.js';
 import {app, drawHeader, refreshList} from '/app.js';
-import {grow, h, icon, note, speak} from '/dom.js';
+import {grow, h, icon, iconButton, note, sends, speak, touched} from '/dom.js';
 import {messageView} from '/message.js';
 import {addMessage, newestLeaf, path, plain, saveChat, touch} from '/store.js';
 import {firstModel, short} from '/stack.js';
 
 const runs = new Map();     // by conversation: {message, controller}
 const KEEP_EVERY = 2000;    // milliseconds between storing what an answer has so far
+const READ_OUT = 600;       // characters: shorter answers are read out to who listens
 
 let views = new Map();      // of the conversation that is shown, by message
-let list, composer, area, button, greeting;
+let list, composer, area, button, greeting, scroll, down;
 
 export const running = (chat) => runs.has(chat?.id);
 
@@ -18,13 +19,17 @@ export function threadView() {
     list = h('ol', {class: 'messages', 'aria-label': 'Messages'});
     greeting = h('div', {class: 'greeting'});
     area = h('textarea', {id: 'prompt', rows: 1, placeholder: 'Write a message', 'aria-label': 'Message', oninput: () => { app.chat.draft = area.value; grow(area); ready(); }, onkeydown: (e) => {
-        if (e.key === 'Enter' && !e.shiftKey && !e.isComposing) { e.preventDefault(); submit(); }
+        if (sends(e)) { e.preventDefault(); submit(); }
     }});
     button = h('button', {class: 'send', onclick: (e) => { if (running(app.chat)) { e.preventDefault(); stop(); } }});
     composer = h('form', {class: 'composer', onsubmit: (e) => { e.preventDefault(); submit(); }}, h('div', {class: 'write'}, area, button),
-        h('p', {class: 'hint'}, h('kbd', {}, 'Enter'), ' sends, ', h('kbd', {}, 'Shift Enter'), ' begins a new line. Models make mistakes.'));
+        h('p', {class: 'hint'}, h('kbd', {}, 'Enter'), ' sends, ', h('kbd', {}, 'Shift Enter'), ' begins a new line, ',
+            h('kbd', {}, 'Ctrl /'), ' lists all keys. Models make mistakes.'));
     area.value = app.chat.draft ?? '';
-    return [h('div', {class: 'scroll', id: 'scroll', tabindex: 0, role: 'region', 'aria-label': 'Conversation'}, greeting, list), h('div', {class: 'dock'}, composer)];
+    scroll = h('div', {class: 'scroll', id: 'scroll', tabindex: 0, role: 'region', 'aria-label': 'Conversation', onscroll: scrolled}, greeting, list);
+    down = iconButton('down', 'To the end', () => { toEnd(); if (!touched()) focusComposer(); }, {class: 'icon-button down', hidden: true});
+    new ResizeObserver(() => { if (follows) toEnd(); }).observe(scroll);      // a keyboard came up, or the composer grew
+    return [scroll, h('div', {class: 'dock'}, down, h('div', {class: 'dock-in'}, composer))];
 }
 
 export function drawThread() {
@@ -97,7 +102,7 @@ async function respond(chat, question) {
     drawThread();
     drawHeader();
     refreshList();
-    if (document.activeElement === document.body && !app.touch()) focusComposer();    // the button that was pressed is no more
+    if (document.activeElement === document.body && !touched()) focusComposer();    // the button that was pressed is no more
     speak('The answer is being written');
     const into = {content: '', reasoning: ''};
     const extra = {finish: 'stopped'};
@@ -120,13 +125,13 @@ function finish(chat, message) {
     runs.delete(chat.id);
     touch(chat, message);
     saveChat(chat).then(refreshList);
-    speak(message.extra.failed ?? 'The answer is complete');
+    const brief = message.content.length > 0 && message.content.length < READ_OUT;
+    if (!message.extra.failed) speak(brief ? `Answer: ${message.content}` : 'The answer is complete');       // a failure is an alert already
     if (!shown(chat)) return;
-    const follow = atEnd();
     views.get(message.id)?.finish();
     ready();
     drawHeader();
-    if (follow) toEnd();
+    follow();
 }
 
 function grown(chat, message, into) {
@@ -142,9 +147,8 @@ function grown(chat, message, into) {
     run.frame = requestAnimationFrame(() => {
         run.frame = 0;
         if (!shown(chat) || !runs.has(chat.id)) return;
-        const follow = atEnd();
         views.get(message.id)?.update(true);
-        if (follow) toEnd();
+        follow();
     });
 }
 
@@ -171,6 +175,7 @@ const does = {
             addMessage(chat, wrong.parent, 'assistant', text, {model: wrong.model, corrects: wrong.id, rating: 0});
             saveChat(chat);
             drawThread();
+            views.get(chat.leaf).actions.querySelector('.icon-edit')?.parentElement.focus();
             note('Kept as a correction, beside the answer it replaces.');
         });
     },
@@ -184,15 +189,27 @@ const does = {
     },
 };
 
-// ---- the end of the text stays in sight while nobody scrolls up ----
+// ---- the end of the text stays in sight until somebody scrolls up, however little ----
 
-function atEnd() {
-    const box = document.getElementById('scroll');
-    return box && box.scrollHeight - box.scrollTop - box.clientHeight < 80;
+const NEAR = 60;        // pixels from the end within which scrolling down follows again
+let follows = true, top = 0;
+
+const below = () => scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight;
+
+function scrolled() {
+    if (below() < 2 || (scroll.scrollTop > top && below() < NEAR)) follows = true;
+    else if (scroll.scrollTop < top) follows = false;
+    top = scroll.scrollTop;
+    down.hidden = below() < scroll.clientHeight / 2;
+}
+
+function follow() {
+    if (follows) toEnd();
+    else scrolled();
 }
 
 function toEnd() {
-    const box = document.getElementById('scroll');
-    if (box) box.scrollTop = box.scrollHeight;
+    follows = true;
+    scroll.scrollTop = scroll.scrollHeight;
+    scrolled();
 }
-

@@ -1,5 +1,6 @@
 // An answer as its tokens, each shaded; pointing at one, or reaching it by arrow keys, shows what stands behind it. Here: how sure the model was of each, and
 // what it might have said instead. A token then: [text, logprob, [[text, logprob], ...]].
+import {call} from '/api.js';
 import {h} from '/dom.js';
 import {percent} from '/words.js';
 
@@ -11,6 +12,16 @@ export function tokenView(tokens) {
     const row = tokenRow('The answer by tokens', tokens.map((token) => ({text: token[0], class: `p${step(token[1])}`, said: described(token), more: () => [alternatives(token)]})));
     return h('div', {class: 'token-view'}, legend(), row);
 }
+
+// The same of an answer with which nothing was noted: it is read, not made anew. messages: the conversation up to it.
+export function readView(model, messages) {
+    const box = h('div', {}, h('p', {class: 'faint'}, 'The answer is read…'));
+    call('POST', '/nm/explain', {a: model, b: model, messages}).then(({tokens}) => tokenView(tokens.map((t) => [t.text, t.a, pairs(t.top_a)])),
+        (e) => h('p', {class: 'failed', role: 'alert'}, e.message)).then((view) => box.replaceChildren(view));
+    return box;
+}
+
+export const pairs = (list) => (list ?? []).map(({text, logprob}) => [text, logprob]);
 
 // tokens: {text, class, said: its name, more(): what the tip shows of it}.
 export function tokenRow(label, tokens) {
@@ -30,12 +41,12 @@ export function tokenRow(label, tokens) {
     new ResizeObserver(() => { if (!tip.hidden) place(tip, at, text); }).observe(text);
     const hide = () => { tip.hidden = true; };
     text.addEventListener('pointerover', (e) => show(e.target));
-    text.addEventListener('pointerleave', hide);
+    text.addEventListener('pointerleave', (e) => { if (e.pointerType === 'mouse') hide(); });      // a finger that is lifted leaves what it pointed at
     text.addEventListener('focusin', (e) => show(e.target));
     text.addEventListener('focusout', hide);
     text.addEventListener('keydown', (e) => {
-        const to = {ArrowRight: 1, ArrowLeft: -1}[e.key];
-        const next = to && spans[spans.indexOf(e.target) + to];
+        const i = spans.indexOf(e.target);
+        const next = spans[{ArrowRight: i + 1, ArrowLeft: i - 1, Home: 0, End: spans.length - 1}[e.key]];
         if (e.key === 'Escape') hide();
         if (!next) return;
         e.preventDefault();

@@ -22,5 +22,11 @@ export const several = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? on
 
 export const times = (n) => (n === 1 ? 'once' : n === 2 ? 'twice' : `${Number(n.toPrecision(3))} times`);
 
+// What every reader of JSON takes: no halves of signs, no NUL. A conversation with one could be neither stored nor sent again.
+export const sound = (text) => text.toWellFormed().replaceAll('\0', '\ufffd');
+
+// Somebody's text within a sentence: signs in it that turn the direction of writing end with it.
+export const isolated = (text) => `\u2068${text}\u2069`;
+
 // A probability from its logarithm.
 export const percent = (logprob) => { const p = 100 * Math.exp(logprob); return `${p >= 99.95 ? '100' : p >= 10 ? p.toFixed(0) : p >= 0.1 ? p.toFixed(1) : '<0.1'} %`; };

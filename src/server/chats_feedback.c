@@ -243,7 +243,7 @@ static const struct { const char *what, *sql; put_row put; } exports[] = {
         " ORDER BY message.n", line_row},
     {"pairs", "SELECT * FROM (" PAIRS ") WHERE ?1 IS NULL OR chat = (SELECT n FROM chat WHERE id = ?1)", pair_row},
     {"pairs", "SELECT messages, iif(choice = 'a', a_content, b_content), iif(choice = 'a', b_content, a_content) FROM vote WHERE choice IN ('a', 'b') AND a_content <> b_content"
-        " AND ?1 IS NULL ORDER BY n", vote_pair_row},
+        " AND a_content <> '' AND b_content <> '' AND ?1 IS NULL ORDER BY n", vote_pair_row},
     {"votes", "SELECT messages, a_model, a_content, b_model, b_content, choice FROM vote WHERE ?1 IS NULL ORDER BY n", vote_row},
 };
 

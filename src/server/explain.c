@@ -26,7 +26,7 @@ typedef struct explain {
     const char *name[SIDES];
     size_t length;                  /* bytes of the answer */
     side side[SIDES];
-    int at;                         /* the side that is asked */
+    int sides, at;                  /* 1 where both are the same; the one that is asked */
 } explain;
 
 static void drop(void *task)
@@ -112,7 +112,7 @@ static json_t *tokens_of(const side *a, const side *b)
 
 static void answer(explain *e)
 {
-    const side *a = &e->side[0], *b = &e->side[1];
+    const side *a = &e->side[0], *b = &e->side[e->sides - 1];
     if (!same_tokens(a, b)) {
         nm_task_fail(&e->base, nm_fail(NM_USAGE, "\"a\" and \"b\" read the answer as different tokens: they must stand on models of one vocabulary"));
         return;
@@ -126,7 +126,7 @@ static void on_ended(void *arg, const nm_ended *ended)
 {
     explain *e = arg;
     if (ended->err != NM_OK) nm_task_fail_ended(&e->base, ended);
-    else if (++e->at < SIDES) ask_side(e);
+    else if (++e->at < e->sides) ask_side(e);
     else answer(e);
     nm_task_release(e);
 }
@@ -173,6 +173,7 @@ static nm_err read_request(explain *e, nm_exchange *x)
         NM_TRY(nm_field_text(e->body, names[i], &e->name[i]));
         if (!e->name[i] || !*e->name[i]) return nm_fail(NM_USAGE, "\"%s\" must be given: MODEL{+ADAPTER}", names[i]);
     }
+    e->sides = strcmp(e->name[0], e->name[1]) ? SIDES : 1;
     return read_messages(e);
 }
 

@@ -10,7 +10,7 @@ import urllib.request
 
 import websockets
 
-KEYS = {'Enter': (13, '\r'), 'Escape': (27, ''), 'Tab': (9, ''), 'ArrowRight': (39, ''), 'ArrowLeft': (37, ''), 'ArrowUp': (38, ''), 'End': (35, '')}
+KEYS = {'Enter': (13, '\r'), 'Escape': (27, ''), 'Tab': (9, ''), 'ArrowRight': (39, ''), 'ArrowLeft': (37, ''), 'ArrowUp': (38, ''), 'End': (35, ''), 'Delete': (46, '')}
 
 
 class Page:

@@ -50,6 +50,13 @@ class Flows:
         if wait:
             await self.page.until(IDLE, 'the answer ends', 120)
 
+    async def tap(self, selector):
+        await asyncio.sleep(0.3)        # what slides has come to rest
+        x, y = await self.page.js(f'(e => {{ e.scrollIntoView({{block: "nearest"}}); const r = e.getClientRects()[0]; return [r.left + r.width / 2, r.top + r.height / 2]; }})(document.querySelector({json.dumps(selector)}))')
+        await self.page.send('Input.dispatchTouchEvent', type='touchStart', touchPoints=[{'x': x, 'y': y}])
+        await self.page.send('Input.dispatchTouchEvent', type='touchEnd', touchPoints=[])
+        await asyncio.sleep(0.2)
+
     async def length(self, text):
         """Bounds answers, so that a slow model does not make the test slow."""
         await self.page.js('localStorage.setItem("last", JSON.stringify(' + json.dumps(text) + '))')
@@ -121,6 +128,42 @@ class Flows:
         await self.page.key('Enter')       # an empty message is none
         assert await self.page.js('document.querySelectorAll(".message").length') == 2
 
+    async def scrolling_is_left_alone(self):
+        """Who scrolls up while an answer grows, however little, stays there; who comes back to the end is taken along again."""
+        await self.page.size(1280, 400)
+        await self.fresh({'max_tokens': 4000, 'temperature': 0})
+        await self.say('Count from one to ten thousand, one number a line', wait=False)
+        at = 'document.getElementById("scroll")'
+        await self.page.until(f'{at}.scrollHeight > {at}.clientHeight + 150 || !document.querySelector(".running")', 'more than a screen', 120)
+        if not await self.page.js('!!document.querySelector(".running")'):
+            await self.page.size(1280, 860)
+            return 'the model says too little'
+        await self.page.send('Input.dispatchMouseEvent', type='mouseWheel', x=640, y=150, deltaX=0, deltaY=-30)
+        await asyncio.sleep(0.4)
+        left = await self.page.js(f'{at}.scrollTop')
+        height = await self.page.js(f'{at}.scrollHeight')
+        await self.page.until(f'{at}.scrollHeight > {height} + 60', 'it grows on', 60)
+        assert await self.page.js(f'{at}.scrollTop') == left
+        await self.page.until('document.querySelector(".down:not([hidden])")', 'the way to the end', 60)
+        await self.page.click('.down')
+        await self.page.until(f'{at}.scrollHeight - {at}.scrollTop - {at}.clientHeight < 2')
+        height = await self.page.js(f'{at}.scrollHeight')
+        await self.page.until(f'{at}.scrollHeight > {height} + 60 && {at}.scrollHeight - {at}.scrollTop - {at}.clientHeight < 2', 'it is followed again', 60)
+        await self.page.key('Escape')
+        await self.page.until(IDLE, 'it stops', 10)
+        await self.page.size(1280, 860)
+
+    async def what_is_written_waits(self):
+        """A draft stays while another view is looked at, of a conversation that has no message yet as well."""
+        await self.fresh()
+        await self.page.type('Not sent yet')
+        await self.page.js('location.hash = "#/feedback"')
+        await self.page.until('document.querySelector(".exports")')
+        await self.page.js('location.hash = "#/"')
+        await self.page.until('document.getElementById("prompt")?.value === "Not sent yet"')
+        await self.page.js('document.getElementById("prompt").select()')
+        await self.page.key('Delete')
+
     async def branches(self):
         await self.fresh()
         await self.say('Name a colour')
@@ -180,6 +223,7 @@ class Flows:
         await self.page.type('Another name')
         await self.page.key('Enter')
         await self.page.until('document.querySelector(".chat[aria-current=page] .title")?.textContent === "Another name" && !document.querySelector("dialog")')
+        assert await self.page.js('document.activeElement.getAttribute("aria-label")') == 'Rename'
         await self.page.click('.tools button', 'Delete')
         await self.page.click('dialog button', 'Delete')
         await self.page.until('location.hash === "#/" && ![...document.querySelectorAll(".chat")].some(c => c.textContent === "Another name")')
@@ -205,6 +249,47 @@ class Flows:
         await self.reload()
         await self.page.until('document.querySelectorAll(".chat").length > 1')
         assert not await self.page.js('[...document.querySelectorAll(".chat")].some(c => c.textContent.includes("twenty thousand"))')
+
+    async def another_tab_is_seen(self):
+        """What another tab added to the conversation that is open is there when one comes back to this one."""
+        await self.fresh()
+        await self.say('Hello')
+        await self.page.until('document.querySelector(".chat[aria-current=page]")')
+        await asyncio.sleep(0.3)
+        await self.page.js('''(async () => {
+            const path = '/nm/chats/' + location.hash.split('/')[2], chat = await (await fetch(path)).json();
+            const said = {id: 'elsewhere', parent: chat.leaf, role: 'user', content: 'Said in another tab', created: Date.now()};
+            await fetch(path, {method: 'PUT', headers: {'Content-Type': 'application/json'}, body: JSON.stringify({...chat, id: undefined, leaf: 'elsewhere', updated: Date.now() + 1, messages: [said]})});
+            dispatchEvent(new Event('focus'));
+        })()''')
+        await self.page.until('document.querySelectorAll(".message").length === 3 && document.querySelectorAll(".user .body")[1].textContent === "Said in another tab"')
+
+    async def server_comes_back(self):
+        """What could not be stored is stored as soon as the server is there again, with nobody's doing."""
+        async def fail(params):
+            if params['request']['method'] == 'PUT':
+                await self.page.send('Fetch.failRequest', requestId=params['requestId'], errorReason='ConnectionRefused')
+            else:
+                await self.page.send('Fetch.continueRequest', requestId=params['requestId'])
+        await self.fresh()
+        await self.intercepted('/nm/chats/', fail)
+        await self.say('Stored later')
+        await self.page.until('document.querySelector(".note.bad")?.textContent.includes("tried again")')
+        await self.released()
+        await self.page.until('(async () => (await fetch("/nm/chats/" + location.hash.split("/")[2])).ok)()', 'it is stored', 20)
+        self.page.errors[:] = [e for e in self.page.errors if '404' not in e]
+
+    async def no_sign_hinders_storing(self):
+        """An answer with U+0000, and a question with half a sign: what no JSON takes elsewhere is replaced."""
+        async def answer(params):
+            body = b'data: {"choices": [{"delta": {"content": "a\\u0000b"}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+            await self.page.send('Fetch.fulfillRequest', requestId=params['requestId'], responseCode=200, body=base64.b64encode(body).decode())
+        await self.fresh()
+        await self.intercepted('/v1/chat/completions', answer)
+        await self.page.js('(a => { a.value = "half \\ud83d"; a.dispatchEvent(new Event("input")); })(document.getElementById("prompt"))')
+        await self.say('!')
+        await self.released()
+        await self.page.until('(async () => (await (await fetch("/nm/chats/" + location.hash.split("/")[2])).json()).messages?.[1]?.content === "a\\ufffdb")()', 'it is stored', 10)
 
     async def stack_is_chosen(self):
         await self.fresh()
@@ -238,6 +323,9 @@ class Flows:
         await self.page.js('document.getElementById("panel").hidden && document.querySelector(".who-answers").click()')
         await self.page.js('(s => { s.value = "Pirate"; s.dispatchEvent(new Event("change")); })(document.getElementById("persona"))')
         await self.page.until('document.getElementById("system").value === "Answer as a pirate."')
+        await self.page.js('(s => { s.value = ""; s.dispatchEvent(new Event("change")); })(document.getElementById("persona"))')
+        await self.page.until('document.getElementById("system").value === "" && document.getElementById("persona").value === ""', 'without it nothing of it stays')
+        await self.page.js('(s => { s.value = "Pirate"; s.dispatchEvent(new Event("change")); })(document.getElementById("persona"))')
         await self.page.click('#panel button', 'Delete this persona')
         await self.page.click('dialog button', 'Delete')
         await self.page.until('![...document.getElementById("persona").options].some(o => o.value === "Pirate")')
@@ -254,6 +342,37 @@ class Flows:
         assert '%' in await self.page.js('document.activeElement.getAttribute("aria-label")')
         text = await self.page.js('[...document.querySelectorAll(".tokens .token")].map(t => t.textContent).join("")')
         assert len(text) > 5
+
+    async def tokens_are_read(self):
+        """An answer with which nothing was noted: the model reads it. A finger shows what stands behind a token as a pointer does."""
+        await self.fresh()
+        await self.say('Tell me about the moon')
+        text = await self.page.js(f'{LAST}.querySelector(".body").textContent')
+        await self.page.click('.assistant .actions button', 'Show probabilities of tokens')
+        await self.page.until('document.querySelectorAll(".tokens .token").length > 1', seconds=60)
+        assert len(text) > 5 and text[:5] in await self.page.js('[...document.querySelectorAll(".tokens .token")].map(t => t.textContent).join("")')
+        await self.page.size(360, 740, True)
+        for _ in range(2):      # again where it is already
+            await self.tap('.tokens .token:nth-child(2)')
+            assert await self.page.js('document.querySelectorAll(".tip:not([hidden]) tr").length') >= 2
+        await self.page.size(1280, 860)
+
+    async def fingers_do(self):
+        """A phone: Enter begins a new line and the button sends; the list goes away over what is open already."""
+        await self.page.size(360, 740, True)
+        await self.fresh()
+        await self.page.js('document.getElementById("prompt").focus()')
+        await self.page.type('One')
+        await self.page.key('Enter')
+        await self.page.type('Two')
+        assert await self.page.js('document.getElementById("prompt").value') == 'One\nTwo'
+        await self.tap('.send')
+        await self.page.until(IDLE, 'the answer ends', 120)
+        await self.tap('.menu')
+        await self.page.until('document.body.classList.contains("sidebar-open") && document.querySelector(".chat[aria-current=page]")')
+        await self.tap('.chat[aria-current=page]')
+        await self.page.until('!document.body.classList.contains("sidebar-open") && document.querySelectorAll(".message").length === 2')
+        await self.page.size(1280, 860)
 
     async def theme_switches(self):
         await self.page.theme('light')
@@ -280,6 +399,12 @@ class Flows:
         assert not await self.page.js('document.querySelectorAll(".revealed").length')
         await self.page.click('.votes button', 'The first is better')
         await self.page.until('document.querySelectorAll(".revealed").length === 2 && document.querySelector(".tally td")')
+        await self.page.js('document.getElementById("question").select()')
+        await self.page.type('Count slowly from one to twenty thousand')
+        await self.page.key('Enter')
+        await self.page.until('document.querySelector(".ask button").textContent === "Stop" && document.querySelector(".pair").textContent.length > 40', 'both answer', 60)
+        await self.page.click('.ask button', 'Stop')        # what has come so far can be voted on
+        await self.page.until('document.querySelector(".ask button").textContent === "Ask both" && document.querySelectorAll(".votes button:not(:disabled)").length === 4', seconds=10)
 
     async def memory_serves_where_nothing_is_kept(self):
         async def refuse(params):
@@ -384,6 +509,9 @@ class Flows:
         """Tab goes to every control, each visible with focus, and back to the beginning."""
         await self.page.js('document.activeElement.blur(); location.hash = "#/"')
         await asyncio.sleep(0.3)
+        await self.page.js('document.querySelector(".skip").click()')
+        assert await self.page.js('location.hash === "#/" && document.activeElement.id === "main"')
+        await self.page.js('document.activeElement.blur()')
         seen = []
         for _ in range(60):
             await self.page.key('Tab')
@@ -647,7 +775,7 @@ class Flows:
         await self.page.js('document.querySelector(".adapter input[type=checkbox]")?.click()')
         await self.shots('settings')
         await self.page.js('document.querySelector(".who-answers").click()')
-        await self.page.size(390, 780, True)
+        await self.page.size(360, 740, True)
         await self.page.js('document.querySelector(".menu").click()')
         assert await self.page.js('document.activeElement.matches("#sidebar .new")')
         await self.shots('conversations')
@@ -662,7 +790,7 @@ class Flows:
 
     async def shots(self, name):
         for size, phone in ((None, False), ('phone', True)):
-            await self.page.size(390 if phone else 1280, 780 if phone else 860, phone)
+            await self.page.size(360 if phone else 1280, 740 if phone else 860, phone)
             for theme in ('light', 'dark'):
                 await self.page.theme(theme)
                 await self.page.shot(os.path.join(self.folder, f'{name}-{"phone-" if phone else ""}{theme}.png'))
@@ -676,8 +804,8 @@ class Flows:
         await self.page.theme('light')
 
 
-FLOWS = [Flows.answer_streams, Flows.goes_on, Flows.is_stopped, Flows.branches, Flows.feedback_is_kept, Flows.is_found, Flows.is_exported, Flows.is_renamed_and_deleted, Flows.half_an_answer_is_kept, Flows.deleted_while_it_answers, Flows.stack_is_chosen,
-         Flows.persona_is_kept, Flows.tokens_are_seen, Flows.theme_switches, Flows.blind_comparison, Flows.memory_serves_where_nothing_is_kept, Flows.nothing_of_a_model_is_html, Flows.markdown_is_fast, Flows.grows_as_it_would_at_once,
+FLOWS = [Flows.answer_streams, Flows.goes_on, Flows.is_stopped, Flows.scrolling_is_left_alone, Flows.what_is_written_waits, Flows.branches, Flows.feedback_is_kept, Flows.is_found, Flows.is_exported, Flows.is_renamed_and_deleted, Flows.half_an_answer_is_kept, Flows.deleted_while_it_answers, Flows.another_tab_is_seen, Flows.server_comes_back, Flows.no_sign_hinders_storing,
+         Flows.stack_is_chosen, Flows.persona_is_kept, Flows.tokens_are_seen, Flows.tokens_are_read, Flows.fingers_do, Flows.theme_switches, Flows.blind_comparison, Flows.memory_serves_where_nothing_is_kept, Flows.nothing_of_a_model_is_html, Flows.markdown_is_fast, Flows.grows_as_it_would_at_once,
          Flows.errors_are_told, Flows.keyboard_alone, Flows.lesson_is_put_together, Flows.masks_are_seen, Flows.forecast_is_made, Flows.run_is_seen_and_stopped, Flows.run_goes_on_and_ends,
          Flows.adapter_is_compared_and_kept, Flows.adapter_is_discarded, Flows.teaching_survives_faults, Flows.effect_is_seen, Flows.views_look, Flows.key_is_asked]
 
