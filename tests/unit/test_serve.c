@@ -15,7 +15,7 @@
 #include "base/str.h"
 #include "os/clock.h"
 #include "os/file.h"
-#include "server/engine.h"
+#include "server/engine_impl.h"
 
 /* ---- A client ---------------------------------------------------------------------------------------------------------------------- */
 
@@ -530,6 +530,45 @@ static void test_smuggled_tokens(void **state)
     nm_engine_close(&e);
 }
 
+static void expect_turns(const char *tmpl, const char *messages, const char *expected)
+{
+    nm_template *t;
+    char *text = NULL;
+    size_t length;
+    json_t *vars = json_pack("{s:o}", "messages", json_loads(messages, 0, NULL));
+    assert_non_null(vars);
+    assert_int_equal(nm_template_open(&t, tmpl, strlen(tmpl), "t"), NM_OK);
+    assert_int_equal(nm_turns_render(t, vars, NULL, &text, &length), expected ? NM_OK : NM_USAGE);
+    if (expected) assert_string_equal(text, expected);
+    nm_free(text);
+    nm_template_close(&t);
+    json_decref(vars);
+}
+
+/* Templates that refuse what agents send get the same words in turns that they allow; others get what was sent. */
+static void test_turns(void **state)
+{
+#define EACH(refusals) "{% for m in messages %}" refusals "{{ m.role[0] ~ ':' ~ m.content ~ ';' }}{% endfor %}"
+#define FIRST "{% if m.role == 'system' and not loop.first %}{{ raise_exception('first') }}{% endif %}"
+#define NO_SYSTEM "{% if m.role == 'system' %}{{ raise_exception('none') }}{% endif %}"
+#define ALTERNATE "{% if not loop.first and m.role == messages[loop.index0 - 1].role %}{{ raise_exception('twice') }}{% endif %}"
+#define RESULTS "{% if m.role == 'user' and not loop.first and messages[loop.index0 - 1].role == 'tool' %}{{ raise_exception('result') }}{% endif %}"
+#define SAY(role, text) "{\"role\": \"" role "\", \"content\": \"" text "\"}"
+    static const char within[] = "[" SAY("system", "s") "," SAY("user", "a") "," SAY("assistant", "b") "," SAY("system", "t") "," SAY("user", "c") "]";
+    static const char twice[] = "[" SAY("system", "s") "," SAY("system", "t") "," SAY("user", "a") "," SAY("user", "") "," SAY("user", "b") "," SAY("assistant", "c") "," SAY("assistant", "d") "]";
+    static const char result[] = "[" SAY("user", "a") ",{\"role\": \"tool\", \"content\": \"5\", \"tool_call_id\": \"i\"}," SAY("user", "b") "]";
+    (void)state;
+    expect_turns(EACH(""), within, "s:s;u:a;a:b;s:t;u:c;");
+    expect_turns(EACH(FIRST), within, "s:s;u:a;a:b;u:t\n\nc;");
+    expect_turns(EACH(ALTERNATE), twice, "s:s\n\nt;u:a\n\nb;a:c\n\nd;");
+    expect_turns(EACH(NO_SYSTEM), within, "u:s\n\na;a:b;u:t\n\nc;");
+    expect_turns(EACH(NO_SYSTEM), "[" SAY("system", "s") "]", "u:s;");
+    expect_turns(EACH(""), result, "u:a;t:5;u:b;");
+    expect_turns(EACH(RESULTS), result, "u:a;t:5\n\nb;");
+    expect_turns("{{ messages[0].content + 'x' }}", "[{\"role\": \"assistant\", \"content\": null}]", "x");
+    expect_turns("{{ raise_exception('never') }}", within, NULL);
+}
+
 /* Holds the slow clerk until it is let go. */
 typedef struct stall { pthread_mutex_t lock; pthread_cond_t changed; bool holds, over; } stall;
 static void on_stall(void *arg, const nm_served *served, nm_err err)
@@ -932,7 +971,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_together_as_alone), cmocka_unit_test(test_kept_prefix), cmocka_unit_test(test_several_answers), cmocka_unit_test(test_cancel), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_logprobs), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_embeddings_cancel), cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_smuggled_tokens),
+        cmocka_unit_test(test_logprobs), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_embeddings_cancel), cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_smuggled_tokens), cmocka_unit_test(test_turns),
         cmocka_unit_test(test_long_texts), cmocka_unit_test(test_chat), cmocka_unit_test(test_cut_call), cmocka_unit_test(test_close_at_work),
         cmocka_unit_test(test_kept_in_files), cmocka_unit_test(test_files_of_other_stacks), cmocka_unit_test(test_files_while_serving),
         cmocka_unit_test(test_hold),

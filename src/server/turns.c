@@ -1,0 +1,101 @@
+/* From messages to text by a chat template, in the turns that it allows. Agents send what some templates refuse: turns that are calls alone, system messages within a
+ * conversation, two turns of one side in a row. What is refused is tried again with the same words in other turns, from the least change to the largest. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/engine_impl.h"
+
+static const char *role_of(const json_t *message)
+{
+    const char *role = json_string_value(json_object_get(message, "role"));
+    return role ? role : "";
+}
+
+static bool is(const json_t *message, const char *role) { return !strcmp(role_of(message), role); }
+
+static const char *content_of(const json_t *message)
+{
+    const char *content = json_string_value(json_object_get(message, "content"));
+    return content ? content : "";
+}
+
+/* Messages that say nothing get empty text in place of null: some templates add up whatever stands there. False where there are none. */
+static bool fill_contents(json_t *messages)
+{
+    bool any = false;
+    size_t i;
+    json_t *message;
+    json_array_foreach(messages, i, message)
+        if (json_is_null(json_object_get(message, "content"))) any |= !json_object_set_new(message, "content", json_string(""));
+    return any;
+}
+
+static bool set_joined(json_t *message, const char *first, const char *second)
+{
+    return !json_object_set_new(message, "content", json_pack("s++", first, *first && *second ? "\n\n" : "", second));
+}
+
+/* Nothing but words: it can be told together with another one. */
+static bool is_plain(const json_t *message) { return !json_object_get(message, "tool_calls") && !json_object_get(message, "tool_call_id"); }
+
+/* System messages behind the beginning become the user's, and turns of one side in a row become one. False where there are none. */
+static bool join_turns(json_t *messages)
+{
+    bool any = false;
+    for (size_t i = 1; i < json_array_size(messages);) {
+        json_t *before = json_array_get(messages, i - 1), *message = json_array_get(messages, i);
+        if (is(message, "system") && !is(before, "system")) any |= !json_object_set_new(message, "role", json_string("user"));
+        bool joins = !strcmp(role_of(before), role_of(message)) && is_plain(before) && is_plain(message) && set_joined(before, content_of(before), content_of(message));
+        if (joins) json_array_remove(messages, i);
+        else i++;
+        any |= joins;
+    }
+    return any;
+}
+
+/* What the user says behind a tool's result goes with it: some templates let none but the assistant speak there. False where there is none. */
+static bool join_results(json_t *messages)
+{
+    bool any = false;
+    for (size_t i = 1; i < json_array_size(messages);) {
+        json_t *before = json_array_get(messages, i - 1), *message = json_array_get(messages, i);
+        bool joins = is(before, "tool") && is(message, "user") && set_joined(before, content_of(before), content_of(message));
+        if (joins) json_array_remove(messages, i);
+        else i++;
+        any |= joins;
+    }
+    return any;
+}
+
+/* The system message goes in front of what the user says first. False where there is none. */
+static bool fold_system(json_t *messages)
+{
+    json_t *system = json_incref(json_array_get(messages, 0)), *next = json_array_get(messages, 1);
+    bool good = is(system, "system");
+    if (good && !is(next, "user")) good = !json_object_set_new(system, "role", json_string("user"));
+    else if (good) good = set_joined(next, content_of(system), content_of(next)) && !json_array_remove(messages, 0);
+    json_decref(system);
+    return good;
+}
+
+static nm_err render(const nm_template *tmpl, const json_t *vars, const volatile sig_atomic_t *cancel, char **text, size_t *length)
+{
+    char *json = json_dumps(vars, JSON_COMPACT);
+    if (!json) return nm_fail_memory(0);
+    nm_template_options o = {.now = INT64_MIN, .cancel = cancel};
+    nm_err err = nm_template_render(tmpl, json, strlen(json), &o, text, length);
+    free(json);
+    return err;
+}
+
+nm_err nm_turns_render(const nm_template *tmpl, json_t *vars, const volatile sig_atomic_t *cancel, char **text, size_t *length)
+{
+    json_t *messages = json_object_get(vars, "messages");
+    nm_err err = render(tmpl, vars, cancel, text, length);
+    if ((err == NM_FAILED || err == NM_REFUSED) && fill_contents(messages)) err = render(tmpl, vars, cancel, text, length);
+    if (err == NM_REFUSED && join_turns(messages)) err = render(tmpl, vars, cancel, text, length);
+    if (err == NM_REFUSED && join_results(messages)) err = render(tmpl, vars, cancel, text, length);
+    if (err == NM_REFUSED && fold_system(messages)) err = render(tmpl, vars, cancel, text, length);
+    if (err == NM_FAILED || err == NM_REFUSED) return nm_fail(NM_USAGE, "%s", nm_error_text());      /* these messages do not go with this template */
+    return err;
+}
