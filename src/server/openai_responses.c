@@ -15,7 +15,7 @@ typedef enum item_kind { ITEM_REASONING, ITEM_MESSAGE, ITEM_CALL } item_kind;
 
 typedef struct item {
     item_kind kind;
-    char id[NM_OPENAI_ID];
+    char id[NM_REQUEST_NAME];
     char *call_id, *name;
     const char *space, *plain;  /* of a function in a namespace, as the request has them; else NULL */
     nm_str text;                /* arguments of a call */
@@ -28,7 +28,7 @@ typedef struct response {
     json_t *body;
     nm_openai_ask a;
     json_t *conversation;       /* without instructions */
-    char id[NM_OPENAI_ID];
+    char id[NM_REQUEST_NAME];
     int64_t created;
     char *model;
     const nm_tokenizer *tokenizer;
@@ -362,7 +362,7 @@ static nm_err open_item(response *r, item_kind kind, const char *call_id, const 
     NM_TRY(NM_GROW(r->items, r->capacity, r->n_items + 1));
     item *i = &r->items[r->n_items++];
     *i = (item){.kind = kind};
-    nm_openai_id(i->id, prefixes[kind]);
+    nm_request_name(i->id, prefixes[kind]);
     NM_TRY(nm_str_append(&i->text, "", 0));
     if (kind == ITEM_CALL) {
         i->call_id = nm_strndup(call_id ? call_id : i->id, strlen(call_id ? call_id : i->id));
@@ -519,7 +519,7 @@ static nm_err open_response(response *r, nm_exchange *x)
     NM_TRY(read_response(r));
     r->a.ask.client = nm_exchange_client(x);
     r->created = (int64_t)time(NULL);
-    nm_openai_id(r->id, "resp_");
+    nm_request_name(r->id, "resp_");
     return nm_request_open(&r->base, x, 1, free_response);
 }
 
