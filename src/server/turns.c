@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "server/engine_impl.h"
 
 static const char *role_of(const json_t *message)
@@ -67,6 +68,30 @@ static bool join_results(json_t *messages)
     return any;
 }
 
+/* Mistral's templates want ids of nine letters: others become such, alike wherever they stand. */
+static bool shorten_id(json_t *object, const char *key)
+{
+    enum { LETTERS = 9 };
+    const char *id = json_string_value(json_object_get(object, key));
+    char own[LETTERS + 1] = {0};
+    if (!id || strlen(id) == LETTERS) return false;
+    uint64_t h = nm_hash(1, id, strlen(id));
+    for (int i = 0; i < LETTERS; i++, h /= 26) own[i] = (char)('a' + h % 26);
+    return !json_object_set_new(object, key, json_string(own));
+}
+
+static bool shorten_ids(json_t *messages)
+{
+    bool any = false;
+    size_t i, k;
+    json_t *message, *call;
+    json_array_foreach(messages, i, message) {
+        any |= shorten_id(message, "tool_call_id");
+        json_array_foreach(json_object_get(message, "tool_calls"), k, call) any |= shorten_id(call, "id");
+    }
+    return any;
+}
+
 /* The system message goes in front of what the user says first. False where there is none. */
 static bool fold_system(json_t *messages)
 {
@@ -95,6 +120,7 @@ nm_err nm_turns_render(const nm_template *tmpl, json_t *vars, const volatile sig
     if ((err == NM_FAILED || err == NM_REFUSED) && fill_contents(messages)) err = render(tmpl, vars, cancel, text, length);
     if (err == NM_REFUSED && join_turns(messages)) err = render(tmpl, vars, cancel, text, length);
     if (err == NM_REFUSED && join_results(messages)) err = render(tmpl, vars, cancel, text, length);
+    if (err == NM_REFUSED && shorten_ids(messages)) err = render(tmpl, vars, cancel, text, length);
     if (err == NM_REFUSED && fold_system(messages)) err = render(tmpl, vars, cancel, text, length);
     if (err == NM_FAILED || err == NM_REFUSED) return nm_fail(NM_USAGE, "%s", nm_error_text());      /* these messages do not go with this template */
     return err;

@@ -565,6 +565,15 @@ static void test_turns(void **state)
     expect_turns(EACH(NO_SYSTEM), "[" SAY("system", "s") "]", "u:s;");
     expect_turns(EACH(""), result, "u:a;t:5;u:b;");
     expect_turns(EACH(RESULTS), result, "u:a;t:5\n\nb;");
+    expect_turns("{% for m in messages %}{% set id = m.tool_call_id or m.tool_calls[0].id %}{% if id | length != 9 %}{{ raise_exception('nine') }}{% endif %}{{ id == 'abcdefghi' or id.isalpha() }};{% endfor %}"
+        "{{ messages[1].tool_calls[0].id == messages[2].tool_call_id }}", "[{\"role\": \"tool\", \"tool_call_id\": \"abcdefghi\"}, {\"role\": \"assistant\", \"tool_calls\": [{\"id\": \"call_1\"}]}, "
+        "{\"role\": \"tool\", \"tool_call_id\": \"call_1\"}]", "True;True;True;True");
+    json_t *both = json_pack("[{s:s, s:s, s:s}{s:s, s:s}]", "role", "tool", "content", "5", "tool_call_id", "i", "role", "user", "content", "go");
+    assert_int_equal(nm_tools_as_text(both, NULL), NM_OK);
+    char *plain = json_dumps(both, 0);
+    expect_turns(EACH(ALTERNATE), plain, "u:<tool_response>\n5\n</tool_response>\n\ngo;");
+    free(plain);
+    json_decref(both);
     expect_turns("{{ messages[0].content + 'x' }}", "[{\"role\": \"assistant\", \"content\": null}]", "x");
     expect_turns("{{ raise_exception('never') }}", within, NULL);
 }
