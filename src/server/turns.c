@@ -92,6 +92,38 @@ static bool shorten_ids(json_t *messages)
     return any;
 }
 
+/* One call of a turn as a turn of its own, the first with what was said, and with the results that came to it. Those are behind `at`, and are taken out. */
+static bool take_call(json_t *out, json_t *messages, size_t at, const json_t *turn, size_t k)
+{
+    json_t *call = json_array_get(json_object_get(turn, "tool_calls"), k), *own = k ? json_pack("{s:s, s:s}", "role", "assistant", "content", "") : json_copy((json_t *)turn);
+    const char *id = json_string_value(json_object_get(call, "id"));
+    bool good = own && !json_object_set_new(own, "tool_calls", json_pack("[O]", call)) && !json_array_append(out, own);
+    json_decref(own);
+    for (size_t i = at + 1; good && is(json_array_get(messages, i), "tool");) {
+        const char *of = json_string_value(json_object_get(json_array_get(messages, i), "tool_call_id"));
+        if (id && of && !strcmp(id, of)) good = !json_array_append(out, json_array_get(messages, i)) && !json_array_remove(messages, i);
+        else i++;
+    }
+    return good;
+}
+
+/* Llama's templates want one call a turn. False where no turn has several. */
+static bool split_calls(json_t *messages)
+{
+    bool any = false, good = true;
+    json_t *out = json_array();
+    for (size_t i = 0; good && i < json_array_size(messages); i++) {
+        json_t *turn = json_array_get(messages, i);
+        size_t n = json_array_size(json_object_get(turn, "tool_calls"));
+        any |= n > 1;
+        for (size_t k = 0; good && k < n && n > 1; k++) good = take_call(out, messages, i, turn, k);
+        if (n < 2) good = !json_array_append(out, turn);
+    }
+    good = good && out && any && !json_array_clear(messages) && !json_array_extend(messages, out);
+    json_decref(out);
+    return good;
+}
+
 /* The system message goes in front of what the user says first. False where there is none. */
 static bool fold_system(json_t *messages)
 {
@@ -121,6 +153,7 @@ nm_err nm_turns_render(const nm_template *tmpl, json_t *vars, const volatile sig
     if (err == NM_REFUSED && join_turns(messages)) err = render(tmpl, vars, cancel, text, length);
     if (err == NM_REFUSED && join_results(messages)) err = render(tmpl, vars, cancel, text, length);
     if (err == NM_REFUSED && shorten_ids(messages)) err = render(tmpl, vars, cancel, text, length);
+    if (err == NM_REFUSED && split_calls(messages)) err = render(tmpl, vars, cancel, text, length);
     if (err == NM_REFUSED && fold_system(messages)) err = render(tmpl, vars, cancel, text, length);
     if (err == NM_FAILED || err == NM_REFUSED) return nm_fail(NM_USAGE, "%s", nm_error_text());      /* these messages do not go with this template */
     return err;

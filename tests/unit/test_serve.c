@@ -568,6 +568,9 @@ static void test_turns(void **state)
     expect_turns("{% for m in messages %}{% set id = m.tool_call_id or m.tool_calls[0].id %}{% if id | length != 9 %}{{ raise_exception('nine') }}{% endif %}{{ id == 'abcdefghi' or id.isalpha() }};{% endfor %}"
         "{{ messages[1].tool_calls[0].id == messages[2].tool_call_id }}", "[{\"role\": \"tool\", \"tool_call_id\": \"abcdefghi\"}, {\"role\": \"assistant\", \"tool_calls\": [{\"id\": \"call_1\"}]}, "
         "{\"role\": \"tool\", \"tool_call_id\": \"call_1\"}]", "True;True;True;True");
+    expect_turns("{% for m in messages %}{% if m.tool_calls and m.tool_calls | length != 1 %}{{ raise_exception('one') }}{% endif %}{{ m.content ~ ':' ~ (m.tool_call_id or m.tool_calls[0].id) }};{% endfor %}",
+        "[{\"role\": \"assistant\", \"content\": \"a\", \"tool_calls\": [{\"id\": \"number--1\"}, {\"id\": \"number--2\"}, {\"id\": \"number--3\"}]}, {\"role\": \"tool\", \"content\": \"y\", \"tool_call_id\": \"number--2\"}, "
+        "{\"role\": \"tool\", \"content\": \"x\", \"tool_call_id\": \"number--1\"}, {\"role\": \"tool\", \"content\": \"z\", \"tool_call_id\": \"number--9\"}]", "a:number--1;x:number--1;:number--2;y:number--2;:number--3;z:number--9;");
     json_t *both = json_pack("[{s:s, s:s, s:s}{s:s, s:s}]", "role", "tool", "content", "5", "tool_call_id", "i", "role", "user", "content", "go");
     assert_int_equal(nm_tools_as_text(both, NULL), NM_OK);
     char *plain = json_dumps(both, 0);
