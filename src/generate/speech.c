@@ -166,19 +166,14 @@ static bool reasoning_step(nm_speech *s, bool end)
 
 /* ---- Content, and where calls begin --------------------------------------------------------------------------------- */
 
-static bool row_fits_at(const nm_speech *s, const nm_family *row, const char *text, size_t at)
+/* The first mark of a call, from row `from` on, at text + at; space: how much white space the text begins with. */
+static nm_fit mark_at(const nm_speech *s, int from, const char *text, size_t length, size_t at, size_t space, int *row)
 {
-    return !row->whole || (!s->begun && leading_space(text, at) == at);
-}
-
-/* The first mark of a call, from row `from` on, at text + at. */
-static nm_fit mark_at(const nm_speech *s, int from, const char *text, size_t length, size_t at, int *row)
-{
-    bool may = false;
+    bool may = false, first = !s->begun && at <= space;
     for (int i = from; i < s->n_rows; i++) {
         size_t n;
         const char *lead = nm_family_lead(s->rows[i], &n);
-        if (!row_fits_at(s, s->rows[i], text, at)) continue;
+        if (s->rows[i]->whole && !first) continue;
         nm_fit fit = begins(text + at, length - at, lead, n);
         may |= fit == NM_FIT_MORE;
         if (fit != NM_FIT_DONE) continue;
@@ -199,10 +194,10 @@ static bool content_step(nm_speech *s, bool end)
 {
     if (!skip_space(s)) return false;
     const char *text = nm_speech_text(s);
-    size_t length = nm_speech_left(s), at = s->n_rows ? 0 : length;
+    size_t length = nm_speech_left(s), at = s->n_rows ? 0 : length, space = leading_space(text, length);
     nm_fit fit = NM_FIT_FAIL;
     int row = 0;
-    for (; at < length && fit == NM_FIT_FAIL; at += fit == NM_FIT_FAIL) fit = mark_at(s, 0, text, length, at, &row);
+    for (; at < length && fit == NM_FIT_FAIL; at += fit == NM_FIT_FAIL) fit = mark_at(s, 0, text, length, at, space, &row);
     if (fit != NM_FIT_DONE && (end || !s->n_rows)) at = length;
     size_t n = fit == NM_FIT_DONE || (s->n_rows && !end) ? trimmed(text, at) : at;
     nm_speech_take(s, NM_SPEECH_CONTENT, n);
@@ -213,9 +208,10 @@ static bool content_step(nm_speech *s, bool end)
 /* What is held is no call in this notation: another may begin with the same mark; else the mark's first byte is content, and the search goes on behind it. */
 static void try_next(nm_speech *s)
 {
-    size_t mark = s->caller.mark;
+    const char *text = nm_speech_text(s);
+    size_t mark = s->caller.mark, length = nm_speech_left(s);
     int row;
-    if (mark_at(s, s->row + 1, nm_speech_text(s), nm_speech_left(s), mark, &row) == NM_FIT_DONE) {
+    if (mark_at(s, s->row + 1, text, length, mark, leading_space(text, length), &row) == NM_FIT_DONE) {
         begin_calls(s, row, mark);
         return;
     }

@@ -31,6 +31,8 @@ static const nm_family families[] = {
     {.name = "atem", .tells = {"<atem:invoke", "<atem:parameter"}, .begin = "<atem:function_calls>\n",
      .call = "<atem:invoke name=\"%n\">\n%(<atem:parameter name=\"%k\">%v</atem:parameter>\n%)</atem:invoke>", .between = "\n", .end = "\n</atem:function_calls>"},
     {.name = "hermes", .tells = {"<tool_call>", NULL}, .begin = "", .call = "<tool_call>\n%j\n</tool_call>", .between = "\n", .end = ""},
+    {.name = "hermes", .tells = {"<tool_call>", NULL}, .begin = "", .call = "%j", .between = "\n", .end = "", .whole = true},      /* as Qwen2.5-Coder does, told otherwise */
+    {.name = "hermes", .tells = {"<tool_call>", NULL}, .begin = "", .call = "```json\n%j\n```", .between = "\n", .end = "", .whole = true},
     {.name = "functionary", .tells = {"<function=", NULL}, .begin = "", .call = "<function=%n>%a%_</function>", .between = "%_", .end = ""},
     {.name = "functionary", .tells = {"</function>", NULL}, .begin = "", .call = "<function=%n>%a%_</function>", .between = "%_", .end = ""},
     {.name = "mistral-args", .tells = {"[TOOL_CALLS]", "[CALL_ID]"}, .begin = "", .call = "[TOOL_CALLS]%_%n[CALL_ID]%i[ARGS]%a", .between = "%_", .end = "", .short_ids = true},

@@ -12,7 +12,7 @@ enum { KIND_NONE, KIND_TEXT, KIND_THINKING, KIND_TOOL };
 typedef struct answer {
     nm_task task;
     nm_anthropic request;
-    char id[32];
+    char id[NM_REQUEST_NAME];
     char *model;
     int32_t prompt_tokens, tokens;
     int kind;                       /* of the block that is open */
@@ -196,7 +196,7 @@ static void messages(nm_exchange *x, void *context)
 {
     answer *a = begin(x, context, false);
     if (!a) return;
-    snprintf(a->id, sizeof a->id, "msg_%020llx", nm_exchange_id(x));
+    nm_request_name(a->id, "msg_");
     a->index = -1;
     a->blocks = json_array();
     if (a->blocks) nm_task_ask(&a->task, &a->request.ask, (nm_listener){.started = on_started, .piece = on_piece, .answered = on_answered, .ended = on_ended});

@@ -248,21 +248,28 @@ static nm_err read_thinking(nm_anthropic *r)
     return NM_OK;
 }
 
-/* output_config: {"effort", "format": {"type": "json_schema", "schema"}}. */
-static nm_err read_output(nm_anthropic *r)
+static nm_err read_format(nm_anthropic *r, const json_t *holder, const char *name, const char *full)
 {
-    json_t *config = NULL, *format = NULL, *schema = NULL;
+    json_t *format = NULL, *schema = NULL;
     const char *type = "";
-    NM_TRY(nm_field_object(r->body, "output_config", &config));
-    if (!config) return NM_OK;
-    NM_TRY(nm_field_text(config, "effort", &r->ask.effort));
-    NM_TRY(nm_field_object(config, "format", &format));
+    NM_TRY(nm_field_object(holder, name, &format));
     if (!format) return NM_OK;
     NM_TRY(nm_field_text(format, "type", &type));
     NM_TRY(nm_field_object(format, "schema", &schema));
-    if (strcmp(type, "json_schema") || !schema) return nm_fail(NM_USAGE, "\"output_config.format\" must be {\"type\": \"json_schema\", \"schema\"}");
+    if (strcmp(type, "json_schema") || !schema) return nm_fail(NM_USAGE, "\"%s\" must be {\"type\": \"json_schema\", \"schema\"}", full);
     r->ask.schema = schema;
     return NM_OK;
+}
+
+/* output_config: {"effort", "format": {"type": "json_schema", "schema"}}; older packages have the format as "output_format". */
+static nm_err read_output(nm_anthropic *r)
+{
+    json_t *config = NULL;
+    NM_TRY(read_format(r, r->body, "output_format", "output_format"));
+    NM_TRY(nm_field_object(r->body, "output_config", &config));
+    if (!config) return NM_OK;
+    NM_TRY(nm_field_text(config, "effort", &r->ask.effort));
+    return read_format(r, config, "format", "output_config.format");
 }
 
 static nm_err read_settings(nm_anthropic *r, bool counting)

@@ -217,6 +217,10 @@ bool nm_template_knows_tools(const char *template_text);
 /* Puts tools (NULL: none), and calls and results among the messages, into the messages' text. */
 nm_err nm_tools_as_text(json_t *messages, const json_t *tools);
 
+/* turns.c */
+/* The text of vars' messages, which may be changed for it; NM_USAGE where the template refuses them in every way. cancel may be NULL. *text: nm_free. */
+nm_err nm_turns_render(const nm_template *tmpl, json_t *vars, const volatile sig_atomic_t *cancel, char **text, size_t *length);
+
 /* ask.c */
 nm_err nm_ask_copy(nm_ask *to, const nm_ask *from);
 /* What the request leaves open, as a persona has it: numbers and stop strings. Its messages are prompt.c's. The ask is a copy of nm_ask_copy's. */

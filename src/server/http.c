@@ -57,6 +57,7 @@ static void look(nm_http *http)
     pthread_mutex_unlock(&http->lock);
     for (int i = 0; i < n; i++) {
         if (http->polls[i].revents & (POLLHUP | POLLERR)) nm_exchange_leave(http->polled[i]);
+        else nm_exchange_ping(http->polled[i], now - http->idle_ns / 4);
         nm_exchange_release(&http->polled[i]);
     }
     pthread_mutex_lock(&http->lock);

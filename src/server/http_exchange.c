@@ -6,6 +6,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "os/clock.h"
 #include "server/http_private.h"
 #include "server/server.h"
 
@@ -198,6 +199,7 @@ void nm_exchange_begin(nm_exchange *x, int status, const char *type)
     pthread_mutex_lock(&x->lock);
     if (take_answer(x, status, type)) {
         x->stream = true;
+        x->said = nm_clock_ns();
         wake(x);
     }
     pthread_mutex_unlock(&x->lock);
@@ -216,13 +218,28 @@ static bool make_room(nm_exchange *x, size_t length)
     return true;
 }
 
+/* Under the lock. */
+static void say(nm_exchange *x, const char *bytes, size_t length)
+{
+    x->said = nm_clock_ns();
+    if (make_room(x, length) && nm_str_append(&x->out, bytes, length) == NM_OK) wake(x);
+    else drop(x);
+}
+
 void nm_exchange_write(nm_exchange *x, const char *bytes, size_t length)
 {
     pthread_mutex_lock(&x->lock);
-    if (length && x->stream && !x->ended && !x->gone) {
-        if (make_room(x, length) && nm_str_append(&x->out, bytes, length) == NM_OK) wake(x);
-        else drop(x);
-    }
+    if (length && x->stream && !x->ended && !x->gone) say(x, bytes, length);
+    pthread_mutex_unlock(&x->lock);
+}
+
+/* Anthropic's clients know an event for it, others a comment. */
+void nm_exchange_ping(nm_exchange *x, uint64_t since)
+{
+    const char *text = x->dialect == NM_DIALECT_ANTHROPIC ? "event: ping\ndata: {\"type\":\"ping\"}\n\n" : ":\n\n";
+    pthread_mutex_lock(&x->lock);
+    bool events = x->stream && x->type && !strcmp(x->type, "text/event-stream");
+    if (events && x->suspended && !x->ended && !x->gone && x->said < since) say(x, text, strlen(text));
     pthread_mutex_unlock(&x->lock);
 }
 

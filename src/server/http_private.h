@@ -97,6 +97,7 @@ struct nm_exchange {
     struct MHD_Connection *connection;  /* NULL once libmicrohttpd is done with it */
     bool suspended, answered, stream, ended;
     bool probed;                        /* by a zero before the length of the next chunk */
+    uint64_t said;                      /* in nm_clock_ns: when the stream last said something */
     int status;
     char *type;
     nm_str added;                       /* headers: name, zero, value, zero, ... */
@@ -117,6 +118,8 @@ enum MHD_Result nm_exchange_deliver(nm_exchange *x);
 void nm_exchange_leave(nm_exchange *x);
 /* The client has closed its side, or all of the connection, which it does not tell: what is sent to it now has no meaning, and draws a reset in the second case. */
 void nm_exchange_probe(nm_exchange *x);
+/* Says something without meaning in a stream of events that has said nothing since then: clients and proxies give up on silence, and reading a long prompt takes minutes. */
+void nm_exchange_ping(nm_exchange *x, uint64_t since);
 /* libmicrohttpd is done with the exchange, of which it took everything or not: calls on_gone where the answer had not ended. */
 void nm_exchange_detach(nm_exchange *x);
 

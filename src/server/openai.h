@@ -13,10 +13,6 @@
 
 #define NM_OPENAI_FINGERPRINT "fp_nomoat_" NM_VERSION
 
-enum { NM_OPENAI_ID = 48 };     /* bytes of an id with its zero */
-/* PREFIX and 32 digits that nobody can guess. */
-void nm_openai_id(char out[NM_OPENAI_ID], const char *prefix);
-
 /* ---- Errors ---- */
 typedef struct nm_openai_error {
     int status;

@@ -1,27 +1,10 @@
-/* What answers of OpenAI's dialect have in common: ids, errors, usage, timings, probabilities of tokens. */
+/* What answers of OpenAI's dialect have in common: errors, usage, timings, probabilities of tokens. */
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "base/err.h"
-#include "base/hash.h"
 #include "base/mem.h"
-#include "base/rng.h"
-#include "os/clock.h"
 #include "server/openai.h"
-
-/* A kernel that gives no random bytes yet (early at boot, some sandboxes) leaves the clock and the count of ids, which still never meet. */
-void nm_openai_id(char out[NM_OPENAI_ID], const char *prefix)
-{
-    static atomic_ullong made;
-    uint64_t bits[2];
-    if (getrandom(bits, sizeof bits, GRND_NONBLOCK) != (ssize_t)sizeof bits) {
-        uint64_t count = atomic_fetch_add(&made, 1);
-        for (int i = 0; i < 2; i++) bits[i] = nm_rng_u64(nm_clock_ns(), (uint64_t)i, count);
-    }
-    snprintf(out, NM_OPENAI_ID, "%.15s%016llx%016llx", prefix, (unsigned long long)bits[0], (unsigned long long)bits[1]);
-}
 
 /* ---- Errors ------------------------------------------------------------------------------------------------------ */
 

@@ -22,7 +22,7 @@ typedef struct choice {
 
 typedef struct chat {
     nm_request base;
-    char id[NM_OPENAI_ID];
+    char id[NM_REQUEST_NAME];
     int64_t created;
     char *model;
     const nm_tokenizer *tokenizer;
@@ -395,7 +395,7 @@ static void on_ended(void *arg, const nm_ended *e)
 static void ask_engine(chat *c, nm_server *server, nm_exchange *x, const nm_ask *ask)
 {
     nm_listener listener = {.started = on_started, .piece = on_piece, .answered = on_answered, .ended = on_ended, .arg = c};
-    nm_openai_id(c->id, "chatcmpl-");
+    nm_request_name(c->id, "chatcmpl-");
     c->created = (int64_t)time(NULL);
     nm_err err = nm_request_ask(&c->base, server->engine, 0, ask, &listener);
     if (err != NM_OK) nm_openai_fail_err(x, err);

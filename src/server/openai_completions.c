@@ -38,7 +38,7 @@ struct completions {
     nm_engine *engine;
     json_t *body;               /* what ask borrows from */
     nm_openai_ask a;
-    char id[NM_OPENAI_ID];
+    char id[NM_REQUEST_NAME];
     int64_t created;
     char *model;
     bool stream, usage, echo, begun, over;
@@ -525,7 +525,7 @@ static nm_err open_completions(completions *c, nm_server *server, nm_exchange *x
     c->engine = server->engine;
     c->a.ask.client = nm_exchange_client(x);
     c->created = (int64_t)time(NULL);
-    nm_openai_id(c->id, "cmpl-");
+    nm_request_name(c->id, "cmpl-");
     return nm_request_open(&c->base, x, c->n_prompts, free_completions);
 }
 

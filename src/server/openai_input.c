@@ -21,6 +21,21 @@ json_t *nm_openai_string(const char *bytes, size_t length)
 static nm_err append_new(json_t *list, json_t *value) { return json_array_append_new(list, value) ? nm_fail_memory(0) : NM_OK; }
 static nm_err set_new(json_t *object, const char *key, json_t *value) { return json_object_set_new(object, key, value) ? nm_fail_memory(0) : NM_OK; }
 
+/* {"type": "namespace", "name", "tools"} is how agents give the tools of one of their servers. Models know no such spaces: they are told NAMESPACE__NAME. */
+static json_t *spaced_name(const char *space, const char *name)
+{
+    size_t n = strlen(space);
+    return json_sprintf("%s%s%s", space, n >= 2 && !strcmp(space + n - 2, "__") ? "" : "__", name);
+}
+
+static const char *text_of(const json_t *object, const char *key)
+{
+    const char *text = json_string_value(json_object_get(object, key));
+    return text ? text : "";
+}
+
+static bool is_space(const json_t *tool) { return !strcmp(text_of(tool, "type"), "namespace"); }
+
 /* The assistant's turn that goes on, or a new one. A turn that an earlier response ended is not gone on with: its message is shared. */
 static json_t *turn(json_t *messages, size_t from)
 {
@@ -41,7 +56,8 @@ static nm_err add_call(json_t *messages, size_t from, const json_t *item, const 
     if (!calls) NM_TRY(set_new(message, "tool_calls", calls = json_array()));
     json_t *arguments = nm_openai_arguments(json_object_get(item, "arguments"));
     if (!arguments) return nm_fail_memory(0);
-    return append_new(calls, json_pack("{s:s, s:s, s:{s:s, s:o}}", "id", id, "type", "function", "function", "name", name, "arguments", arguments));
+    json_t *told = *text_of(item, "namespace") ? spaced_name(text_of(item, "namespace"), name) : json_string(name);
+    return append_new(calls, json_pack("{s:s, s:s, s:{s:o, s:o}}", "id", id, "type", "function", "function", "name", told, "arguments", arguments));
 }
 
 static nm_err add_output(json_t *messages, const json_t *item, const char *where)
@@ -136,6 +152,32 @@ json_t *nm_openai_instruct(json_t *messages, const char *instructions)
 
 /* ---- Tools ------------------------------------------------------------------------------------------------------- */
 
+bool nm_openai_find_spaced(const json_t *tools, const char *told, const char **space, const char **name)
+{
+    size_t i, k;
+    json_t *tool, *inner;
+    json_array_foreach(tools, i, tool)
+        json_array_foreach(is_space(tool) ? json_object_get(tool, "tools") : NULL, k, inner) {
+            json_t *full = spaced_name(text_of(tool, "name"), text_of(inner, "name"));
+            bool found = full && !strcmp(json_string_value(full), told);
+            json_decref(full);
+            if (!found) continue;
+            *space = text_of(tool, "name");
+            *name = text_of(inner, "name");
+            return true;
+        }
+    return false;
+}
+
+/* What agents name in each request, whether it is to be had or not, and models can do without: they are not told of it. */
+static bool is_spare(const json_t *tool)
+{
+    static const char *const types[] = {"web_search", "image_generation", "local_shell", "custom", "tool_search"};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (!strncmp(text_of(tool, "type"), types[i], strlen(types[i]))) return true;
+    return false;
+}
+
 /* {"type": "function", "name", ...} as chats have it, {"type": "function", "function": {"name", ...}}; other types stay, to be refused by name. */
 static json_t *chat_tool(json_t *tool)
 {
@@ -150,11 +192,26 @@ static json_t *chat_tool(json_t *tool)
     return json_pack("{s:s, s:o}", "type", "function", "function", function);
 }
 
+static void add_space(json_t *out, const json_t *space)
+{
+    json_t *tool;
+    size_t i;
+    json_array_foreach(json_object_get(space, "tools"), i, tool) {
+        if (is_spare(tool)) continue;
+        json_t *as = chat_tool(tool), *function = json_object_get(as, "function");
+        if (function) json_object_set_new(function, "name", spaced_name(text_of(space, "name"), text_of(tool, "name")));
+        json_array_append_new(out, as);
+    }
+}
+
 static json_t *chat_tools(const json_t *tools)
 {
     json_t *out = json_array(), *tool;
     size_t i;
-    json_array_foreach(tools, i, tool) json_array_append_new(out, chat_tool(tool));
+    json_array_foreach(tools, i, tool) {
+        if (is_space(tool)) add_space(out, tool);
+        else if (!is_spare(tool)) json_array_append_new(out, chat_tool(tool));
+    }
     return out;
 }
 

@@ -15,8 +15,9 @@ typedef enum item_kind { ITEM_REASONING, ITEM_MESSAGE, ITEM_CALL } item_kind;
 
 typedef struct item {
     item_kind kind;
-    char id[NM_OPENAI_ID];
+    char id[NM_REQUEST_NAME];
     char *call_id, *name;
+    const char *space, *plain;  /* of a function in a namespace, as the request has them; else NULL */
     nm_str text;                /* arguments of a call */
     nm_json_out logprobs;       /* elements without their brackets */
     bool done;
@@ -27,7 +28,7 @@ typedef struct response {
     json_t *body;
     nm_openai_ask a;
     json_t *conversation;       /* without instructions */
-    char id[NM_OPENAI_ID];
+    char id[NM_REQUEST_NAME];
     int64_t created;
     char *model;
     const nm_tokenizer *tokenizer;
@@ -162,6 +163,12 @@ static void write_parts(nm_json_out *o, const item *i, bool full)
     nm_json_end_array(o);
 }
 
+static void write_name(nm_json_out *o, const item *i)
+{
+    nm_json_text(o, "name", i->space ? i->plain : i->name);
+    if (i->space) nm_json_text(o, "namespace", i->space);
+}
+
 static void write_item(nm_json_out *o, const char *key, const item *i, const char *status)
 {
     static const char *const types[] = {"reasoning", "message", "function_call"};
@@ -172,7 +179,7 @@ static void write_item(nm_json_out *o, const char *key, const item *i, const cha
     nm_json_text(o, "status", status);
     if (i->kind == ITEM_CALL) {
         nm_json_text(o, "call_id", i->call_id);
-        nm_json_text(o, "name", i->name);
+        write_name(o, i);
         nm_json_bytes(o, "arguments", full ? i->text.data : "", full ? i->text.length : 0);
     } else if (i->kind == ITEM_MESSAGE) {
         nm_json_text(o, "role", "assistant");
@@ -328,7 +335,7 @@ static void send_done(response *r, const item *i, const char *status)
 {
     static const char *const types[] = {"response.reasoning_text.done", "response.output_text.done", "response.function_call_arguments.done"};
     nm_json_out *o = item_event(r, types[i->kind], i, i->kind != ITEM_CALL);
-    if (i->kind == ITEM_CALL) nm_json_text(o, "name", i->name);
+    if (i->kind == ITEM_CALL) write_name(o, i);
     nm_json_bytes(o, i->kind == ITEM_CALL ? "arguments" : "text", i->text.data, i->text.length);
     if (i->kind == ITEM_MESSAGE) write_logprob_list(o, &i->logprobs);
     event_send(r, types[i->kind]);
@@ -355,12 +362,13 @@ static nm_err open_item(response *r, item_kind kind, const char *call_id, const 
     NM_TRY(NM_GROW(r->items, r->capacity, r->n_items + 1));
     item *i = &r->items[r->n_items++];
     *i = (item){.kind = kind};
-    nm_openai_id(i->id, prefixes[kind]);
+    nm_request_name(i->id, prefixes[kind]);
     NM_TRY(nm_str_append(&i->text, "", 0));
     if (kind == ITEM_CALL) {
         i->call_id = nm_strndup(call_id ? call_id : i->id, strlen(call_id ? call_id : i->id));
         i->name = nm_strndup(name ? name : "", strlen(name ? name : ""));
         if (!i->call_id || !i->name) return nm_fail_memory(0);
+        nm_openai_find_spaced(json_object_get(r->body, "tools"), i->name, &i->space, &i->plain);
     }
     if (r->begun) send_item(r, "response.output_item.added", i, "in_progress");
     if (r->begun && kind != ITEM_CALL) send_part(r, "response.content_part.added", i, false);
@@ -511,7 +519,7 @@ static nm_err open_response(response *r, nm_exchange *x)
     NM_TRY(read_response(r));
     r->a.ask.client = nm_exchange_client(x);
     r->created = (int64_t)time(NULL);
-    nm_openai_id(r->id, "resp_");
+    nm_request_name(r->id, "resp_");
     return nm_request_open(&r->base, x, 1, free_response);
 }
 

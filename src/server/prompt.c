@@ -197,17 +197,6 @@ static nm_err take_last(json_t *messages, json_t **content)
     return NM_OK;
 }
 
-static nm_err render_vars(const marks *m, const nm_template *tmpl, const json_t *vars, char **text, size_t *length)
-{
-    char *json = json_dumps(vars, JSON_COMPACT);
-    if (!json) return nm_fail_memory(0);
-    nm_template_options o = {.now = INT64_MIN, .cancel = m->cancel};
-    nm_err err = nm_template_render(tmpl, json, strlen(json), &o, text, length);
-    free(json);
-    if (err == NM_FAILED || err == NM_REFUSED) err = nm_fail(NM_USAGE, "%s", nm_error_text());      /* these messages do not go with this template */
-    return err;
-}
-
 static bool is_system(const json_t *message)
 {
     const char *role = json_string_value(json_object_get(message, "role"));
@@ -239,24 +228,6 @@ static json_t *all_messages(const nm_persona *p, json_t *messages)
     return NULL;
 }
 
-/* Messages that say nothing get empty text in place of null; false where there are none. */
-static bool fill_contents(json_t *messages)
-{
-    bool any = false;
-    size_t i;
-    json_t *message;
-    json_array_foreach(messages, i, message)
-        if (json_is_null(json_object_get(message, "content"))) any |= !json_object_set_new(message, "content", json_string(""));
-    return any;
-}
-
-/* Turns that are calls alone have no content: some templates ask for null there, others add up whatever stands there and fail of it. */
-static nm_err render_either(const marks *m, const nm_template *tmpl, const json_t *vars, char **text, size_t *length)
-{
-    nm_err err = render_vars(m, tmpl, vars, text, length);
-    return err == NM_USAGE && fill_contents(json_object_get(vars, "messages")) ? render_vars(m, tmpl, vars, text, length) : err;
-}
-
 static nm_err render_with(marks *m, const nm_served *served, const nm_template *tmpl, const nm_ask *ask, json_t *vars, nm_str *out)
 {
     json_t *messages = NULL, *tools = NULL, *last = NULL, *all = all_messages(served->persona, ask->messages);
@@ -275,7 +246,7 @@ static nm_err render_with(marks *m, const nm_served *served, const nm_template *
     if (err == NM_OK && ask->continue_last) err = take_last(messages, &last);
     if (err == NM_OK) err = fill_vars(vars, served, ask, messages, tools);
     else json_decref(messages), json_decref(tools);
-    if (err == NM_OK) err = render_either(m, tmpl, vars, &text, &length);
+    if (err == NM_OK) err = nm_turns_render(tmpl, vars, m->cancel, &text, &length);
     if (err == NM_OK) err = nm_str_append(out, text, length);
     if (err == NM_OK && last) err = nm_str_append(out, json_string_value(last), json_string_length(last));
     json_decref(last);

@@ -2,8 +2,13 @@
  * pointer but a number, and whoever is no longer in the list is not looked at. */
 #include "server/request.h"
 
+#include <stdio.h>
+#include <sys/random.h>
+
 #include "base/err.h"
 #include "base/mem.h"
+#include "base/rng.h"
+#include "os/clock.h"
 
 static struct { pthread_mutex_t lock; nm_request *first; uintptr_t last_id; } live = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -111,4 +116,16 @@ void nm_request_cancel(nm_request *r)
         nm_job *job = atomic_load(&r->jobs[i]);
         if (job) nm_job_cancel(job);
     }
+}
+
+/* A kernel that gives no random bytes yet (early at boot, some sandboxes) leaves the clock and the count of ids, which still never meet. */
+void nm_request_name(char out[NM_REQUEST_NAME], const char *prefix)
+{
+    static atomic_ullong made;
+    uint64_t bits[2];
+    if (getrandom(bits, sizeof bits, GRND_NONBLOCK) != (ssize_t)sizeof bits) {
+        uint64_t count = atomic_fetch_add(&made, 1);
+        for (int i = 0; i < 2; i++) bits[i] = nm_rng_u64(nm_clock_ns(), (uint64_t)i, count);
+    }
+    snprintf(out, NM_REQUEST_NAME, "%.15s%016llx%016llx", prefix, (unsigned long long)bits[0], (unsigned long long)bits[1]);
 }

@@ -40,4 +40,8 @@ void nm_request_done(nm_request *r);
 /* Ends all jobs, also those that are only now being asked for. */
 void nm_request_cancel(nm_request *r);
 
+enum { NM_REQUEST_NAME = 48 };      /* bytes with the zero */
+/* PREFIX and 32 digits that nobody can guess, and that none has again after another start: clients tell answers apart by it. */
+void nm_request_name(char out[NM_REQUEST_NAME], const char *prefix);
+
 #endif

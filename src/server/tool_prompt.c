@@ -47,6 +47,7 @@ static nm_err write_result(json_t *message)
     nm_err err = nm_str_printf(&s, "<tool_response>\n%s\n</tool_response>", content ? content : "");
     if (err == NM_OK) err = set_text(message, "content", &s);
     if (err == NM_OK && json_object_set_new(message, "role", json_string("user"))) err = nm_fail_memory(0);
+    json_object_del(message, "tool_call_id");       /* a turn of the user's like others */
     nm_str_free(&s);
     return err;
 }

@@ -247,7 +247,21 @@ def responses_tool():
     strict(client.responses.create(model=MODEL, input=history, max_output_tokens=8))
 
 
-TESTS = [models, whole, stream, several, tool_call, tool_call_stream, schema, errors, cancel, logprobs, completions, embeddings, responses, responses_stream, responses_tool]
+def responses_agent():
+    """As Codex asks: tools of a server in a namespace, which calls must say again, and tools that are not to be had."""
+    space = {"type": "namespace", "name": "mcp__weather", "description": "A server", "tools": [{"type": "function", "strict": False, **WEATHER}]}
+    ask = dict(model=MODEL, tools=[space, {"type": "web_search"}, {"type": "custom", "name": "apply_patch"}], tool_choice="required", parallel_tool_calls=False, store=False,
+               instructions="Be brief.", include=["reasoning.encrypted_content"], reasoning={"effort": "low", "summary": "auto"}, max_output_tokens=120, temperature=0)
+    history = [{"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "Be kind."}]},
+               {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "How is the weather in Oslo?"}]}]
+    done = [e.item for e in client.responses.create(**ask, input=history, stream=True) if e.type == "response.output_item.done"]
+    call = [i for i in done if i.type == "function_call"][0]
+    assert call.name == "get_weather" and call.namespace == "mcp__weather" and "city" in json.loads(call.arguments), call
+    history += [i.to_dict() for i in done] + [{"type": "function_call_output", "call_id": call.call_id, "output": "Rain."}]
+    assert strict(client.responses.create(**{**ask, "tool_choice": "auto", "max_output_tokens": 8}, input=history)).output
+
+
+TESTS = [models, whole, stream, several, tool_call, tool_call_stream, schema, errors, cancel, logprobs, completions, embeddings, responses, responses_stream, responses_tool, responses_agent]
 
 
 def main():

@@ -255,7 +255,7 @@ static void test_anthropic_text(void **state)
     fake.script = (fake_script){STEPS(hello), .prompt_tokens = 10, .cached_tokens = 4, .tokens = 2};
     reply r = post("/v1/messages", "{'model':'m','max_tokens':8,'messages':[{'role':'user','content':'Hi'}]}");
     json_t *body = parse(r.body);
-    assert_int_equal(json_string_length(json_object_get(body, "id")), 24);
+    assert_int_equal(json_string_length(json_object_get(body, "id")), 36);
     json_object_set_new(body, "id", json_string("x"));
     free(r.body);
     r.body = json_dumps(body, 0);
@@ -286,6 +286,8 @@ static void test_anthropic_request(void **state)
         "{'role':'assistant','content':'I say'}],"
         "'tools':[{'type':'function','function':{'name':'f','description':'F.','parameters':{'type':'object'}}}],"
         "'tool_choice':{'type':'function','function':{'name':'f'}}}");
+    free_reply(&(reply[]){post("/v1/messages", "{'max_tokens':8,'output_format':{'type':'json_schema','schema':{'type':'null'}},'messages':[{'role':'user','content':'a'}]}")}[0]);
+    assert_asked(1, "{'max_tokens':8,'think':0,'schema':{'type':'null'},'messages':[{'role':'user','content':'a'}]}");
 }
 
 static const fake_step acting[] = {
@@ -300,8 +302,8 @@ static void test_anthropic_stream(void **state)
     reply r = post("/v1/messages", "{'max_tokens':8,'stream':true,'thinking':{'type':'enabled'},'messages':[{'role':'user','content':'Hi'}]}");
     char *id = strstr(r.body, "msg_"), sign[200], start[600];
     assert_non_null(id);
-    snprintf(sign, sizeof sign, "{'type':'content_block_delta','index':0,'delta':{'type':'signature_delta','signature':'%.24s'}}", id);
-    snprintf(start, sizeof start, "{'type':'message_start','message':{'id':'%.24s','type':'message','role':'assistant','model':'fake','content':[],'stop_reason':null,'stop_sequence':null,"
+    snprintf(sign, sizeof sign, "{'type':'content_block_delta','index':0,'delta':{'type':'signature_delta','signature':'%.36s'}}", id);
+    snprintf(start, sizeof start, "{'type':'message_start','message':{'id':'%.36s','type':'message','role':'assistant','model':'fake','content':[],'stop_reason':null,'stop_sequence':null,"
         "'usage':{'input_tokens':10,'cache_creation_input_tokens':0,'cache_read_input_tokens':0,'output_tokens':0}}}", id);
     ASSERT_STREAM(r, "text/event-stream", true, start,
         "{'type':'content_block_start','index':0,'content_block':{'type':'thinking','thinking':'','signature':''}}", "{'type':'ping'}",
@@ -321,7 +323,7 @@ static void assert_content(const char *extra, const char *reason, const char *st
     char body[300], want[700];
     snprintf(body, sizeof body, "{'max_tokens':8,%s'messages':[{'role':'user','content':'Hi'}]}", extra);
     reply r = post("/v1/messages", body);
-    snprintf(want, sizeof want, "{'id':'%.24s','type':'message','role':'assistant','model':'fake','stop_reason':'%s','stop_sequence':%s,'content':%s,"
+    snprintf(want, sizeof want, "{'id':'%.36s','type':'message','role':'assistant','model':'fake','stop_reason':'%s','stop_sequence':%s,'content':%s,"
         "'usage':{'input_tokens':0,'cache_creation_input_tokens':0,'cache_read_input_tokens':0,'output_tokens':0}}", strstr(r.body, "msg_"), reason, stop, content);
     assert_reply(r, 200, want);
 }

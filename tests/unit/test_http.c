@@ -950,6 +950,33 @@ static void test_half_closed(void **state)
     shut();
 }
 
+static void *write_after_silence(void *arg)
+{
+    nm_exchange_begin(arg, 200, "text/event-stream");
+    nap(900);
+    nm_exchange_write(arg, "data: x\n\n", 9);
+    nm_exchange_end(arg);
+    return done(arg);
+}
+static void silently(nm_exchange *x, void *context) { in_thread(write_after_silence, x); }
+
+/* A stream that is silent for a quarter of the idle time says that it is alive, in its dialect. */
+static void test_silence(void **state)
+{
+    static const nm_route route[] = {{"GET", "/silently", NM_DIALECT_OURS, true, 0, silently}, {"GET", "/anthropic", NM_DIALECT_ANTHROPIC, true, 0, silently}, {0}};
+    const nm_route *const table[] = {openai, route, NULL};
+    nm_http_options o = plain();
+    o.routes = table;
+    o.idle_seconds = 1;
+    open_with(o);
+    assert_int_equal(status_of(talk("GET /silently HTTP/1.1\r\n" HOST ENDS)), 200);
+    assert_in_range(count(got, "3\r\n:\n\n\r\n"), 2, 3);
+    assert_int_equal(count(got, "data: x\n\n"), 1);
+    assert_int_equal(status_of(talk("GET /anthropic HTTP/1.1\r\n" HOST ENDS)), 200);
+    assert_in_range(count(got, "event: ping\ndata: {\"type\":\"ping\"}\n\n"), 2, 3);
+    shut();
+}
+
 static void test_slow_reader(void **state)
 {
     nm_http_options o = plain();
@@ -1197,7 +1224,7 @@ int main(void)
         cmocka_unit_test(test_routes), cmocka_unit_test(test_host), cmocka_unit_test(test_origin), cmocka_unit_test(test_key), cmocka_unit_test(test_clients), cmocka_unit_test(test_listening),
         cmocka_unit_test(test_smuggling), cmocka_unit_test(test_sizes), cmocka_unit_test(test_large_bodies), cmocka_unit_test(test_many_bodies),
         cmocka_unit_test(test_slow_requests), cmocka_unit_test(test_stream), cmocka_unit_test(test_promptness),
-        cmocka_unit_test(test_keep_alive), cmocka_unit_test(test_leaving), cmocka_unit_test(test_half_closed), cmocka_unit_test(test_slow_reader),
+        cmocka_unit_test(test_keep_alive), cmocka_unit_test(test_leaving), cmocka_unit_test(test_half_closed), cmocka_unit_test(test_silence), cmocka_unit_test(test_slow_reader),
         cmocka_unit_test(test_many_streams), cmocka_unit_test(test_close_under_way), cmocka_unit_test(test_races), cmocka_unit_test(test_connections), cmocka_unit_test(test_crowd), cmocka_unit_test(test_share), cmocka_unit_test(test_quiesce), cmocka_unit_test(test_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

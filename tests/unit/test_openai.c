@@ -425,7 +425,7 @@ static void test_refusals(void **state)
         {R("\"input\":[{\"role\":\"user\",\"content\":[{\"type\":\"input_image\"}]}]"), "input[0].content[0]", "input_image"},
         {R("\"input\":[{\"type\":\"function_call\",\"name\":\"f\"}]"), "input[0]", "call_id"}, {R("\"input\":[{\"type\":\"function_call_output\",\"output\":\"x\"}]"), "input[0].call_id", "call"},
         {R("\"input\":[{\"type\":\"function_call_output\",\"call_id\":\"x\"}]"), "input[0].output", "missing"}, {R("\"input\":\"a\",\"background\":true"), "background", "stream"},
-        {R("\"input\":\"a\",\"conversation\":\"c\""), "conversation", "previous_response_id"}, {R("\"input\":\"a\",\"tools\":[{\"type\":\"web_search\"}]"), "tools[0]", "web_search"},
+        {R("\"input\":\"a\",\"conversation\":\"c\""), "conversation", "previous_response_id"}, {R("\"input\":\"a\",\"tools\":[{\"type\":\"file_search\"}]"), "tools[0]", "file_search"},
         {R("\"input\":\"a\",\"text\":{\"format\":{\"type\":\"json_schema\"}}"), "text.format.schema", "object"}, {R("\"input\":\"a\",\"include\":[1]"), "include", "strings"},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
@@ -722,6 +722,28 @@ static void test_responses_input(void **state)
         "\"tools\":[{\"function\":{\"name\":\"f\",\"parameters\":{},\"strict\":true},\"type\":\"function\"}],\"top_logprobs\":2}");
 }
 
+/* What agents give: tools of servers in a namespace, and tools of others that models can do without. */
+static void test_responses_namespace(void **state)
+{
+    static const fake_step steps[] = {{.kind = NM_PIECE_CALL, .id = "call_a", .name = "mcp__files__read"}, {.kind = NM_PIECE_ARGUMENTS, .text = "{}"}};
+#define READ "{\"type\":\"function_call\",\"call_id\":\"call_a\",\"name\":\"read\",\"namespace\":\"mcp__files__\",\"arguments\":\"{}\"}"
+#define SPACES "\"tools\":[{\"type\":\"web_search\",\"external_web_access\":false},{\"type\":\"custom\",\"name\":\"patch\"},{\"type\":\"namespace\",\"name\":\"mcp__files__\"," \
+    "\"tools\":[{\"type\":\"function\",\"name\":\"read\",\"parameters\":{}},{\"type\":\"custom\",\"name\":\"c\"}]},{\"type\":\"namespace\",\"name\":\"web\"," \
+    "\"tools\":[{\"type\":\"function\",\"name\":\"get\"}]}]"
+    fake_reset();
+    fake.script = SCRIPT(steps);
+    reply r = post("/v1/responses", "{\"stream\":true,\"input\":[{\"role\":\"user\",\"content\":\"q\"}," READ ",{\"type\":\"function_call_output\",\"call_id\":\"call_a\",\"output\":\"1\"}]," SPACES "}");
+    assert_int_equal(r.status, 200);
+    assert_non_null(strstr(r.body, "\"call_id\":\"call_a\",\"name\":\"read\",\"namespace\":\"mcp__files__\",\"arguments\":\"\"}"));
+    assert_non_null(strstr(r.body, "\"output_index\":0,\"name\":\"read\",\"namespace\":\"mcp__files__\",\"arguments\":\"{}\"}"));
+    assert_non_null(strstr(r.body, "\"output\":[{\"id\":\"fc_"));
+    nm_free(r.all);
+    expect_asked(0, "{\"messages\":[{\"content\":\"q\",\"role\":\"user\"},{\"content\":null,\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"arguments\":{},\"name\":\"mcp__files__read\"},"
+        "\"id\":\"call_a\",\"type\":\"function\"}]},{\"content\":\"1\",\"role\":\"tool\",\"tool_call_id\":\"call_a\"}],\"tools\":[{\"function\":{\"name\":\"mcp__files__read\",\"parameters\":{}},"
+        "\"type\":\"function\"},{\"function\":{\"name\":\"web__get\"},\"type\":\"function\"}]}");
+    expect_error(post("/v1/responses", "{\"input\":\"q\",\"tools\":[{\"type\":\"file_search\"}]}"), 400, "invalid_request_error", NULL, "tools[0]", "file_search");
+}
+
 static void test_responses_logprobs(void **state)
 {
     fake_reset();
@@ -869,7 +891,7 @@ int main(void)
         cmocka_unit_test(test_messages), cmocka_unit_test(test_refusals), cmocka_unit_test(test_many_values), cmocka_unit_test(test_engine_errors), cmocka_unit_test(test_late_errors), cmocka_unit_test(test_gone),
         cmocka_unit_test(test_completions), cmocka_unit_test(test_many_prompts), cmocka_unit_test(test_one_prompt_fails), cmocka_unit_test(test_text_logprobs),
         cmocka_unit_test(test_embeddings), cmocka_unit_test(test_responses), cmocka_unit_test(test_responses_stream), cmocka_unit_test(test_responses_input),
-        cmocka_unit_test(test_responses_logprobs), cmocka_unit_test(test_responses_store), cmocka_unit_test(test_store_bound), cmocka_unit_test(test_leaving_storm), cmocka_unit_test(test_failing_memory),
+        cmocka_unit_test(test_responses_namespace), cmocka_unit_test(test_responses_logprobs), cmocka_unit_test(test_responses_store), cmocka_unit_test(test_store_bound), cmocka_unit_test(test_leaving_storm), cmocka_unit_test(test_failing_memory),
     };
     return cmocka_run_group_tests_name("openai", tests, begin, end);
 }

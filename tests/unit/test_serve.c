@@ -17,7 +17,7 @@
 #include "hub/personas.h"
 #include "os/clock.h"
 #include "os/file.h"
-#include "server/engine.h"
+#include "server/engine_impl.h"
 
 /* ---- A client ---------------------------------------------------------------------------------------------------------------------- */
 
@@ -568,6 +568,68 @@ static void test_smuggled_beside_messages(void **state)
     assert_int_equal(nm_persona_remove("printer", NULL), NM_OK);
     nm_str_free(&file);
     unsetenv("XDG_DATA_HOME");
+}
+
+/* messages: JSON in single quotes. */
+static void expect_turns(const char *tmpl, const char *messages, const char *expected)
+{
+    nm_template *t;
+    char *text = NULL, json[1024];
+    size_t length;
+    snprintf(json, sizeof json, "%s", messages);
+    for (char *c = json; *c; c++) *c = *c == '\'' ? '"' : *c;
+    json_t *vars = json_pack("{s:o}", "messages", json_loads(json, 0, NULL));
+    assert_non_null(vars);
+    assert_int_equal(nm_template_open(&t, tmpl, strlen(tmpl), "t"), NM_OK);
+    assert_int_equal(nm_turns_render(t, vars, NULL, &text, &length), expected ? NM_OK : NM_USAGE);
+    if (expected) assert_string_equal(text, expected);
+    nm_free(text);
+    nm_template_close(&t);
+    json_decref(vars);
+}
+
+#define EACH(refusals) "{% for m in messages %}" refusals "{{ m.role[0] ~ ':' ~ m.content ~ ';' }}{% endfor %}"
+#define REFUSE(what) "{% if " what " %}{{ raise_exception('no') }}{% endif %}"
+#define ALTERNATE REFUSE("not loop.first and m.role == messages[loop.index0 - 1].role")
+#define SAY(role, text) "{'role': '" role "', 'content': '" text "'}"
+#define RESULT(id, text) "{'role': 'tool', 'content': '" text "', 'tool_call_id': '" id "'}"
+
+/* Templates that refuse what agents send get the same words in turns that they allow; others get what was sent. */
+static void test_turns(void **state)
+{
+    static const char within[] = "[" SAY("system", "s") "," SAY("user", "a") "," SAY("assistant", "b") "," SAY("system", "t") "," SAY("user", "c") "]";
+    static const char twice[] = "[" SAY("system", "s") "," SAY("system", "t") "," SAY("user", "a") "," SAY("user", "") "," SAY("user", "b") ","
+        SAY("assistant", "c") "," SAY("assistant", "d") "]";
+    static const char result[] = "[" SAY("user", "a") "," RESULT("i", "5") "," SAY("user", "b") "]";
+    (void)state;
+    expect_turns(EACH(""), within, "s:s;u:a;a:b;s:t;u:c;");
+    expect_turns(EACH(REFUSE("m.role == 'system' and not loop.first")), within, "s:s;u:a;a:b;u:t\n\nc;");
+    expect_turns(EACH(ALTERNATE), twice, "s:s\n\nt;u:a\n\nb;a:c\n\nd;");
+    expect_turns(EACH(REFUSE("m.role == 'system'")), within, "u:s\n\na;a:b;u:t\n\nc;");
+    expect_turns(EACH(REFUSE("m.role == 'system'")), "[" SAY("system", "s") "]", "u:s;");
+    expect_turns(EACH(""), result, "u:a;t:5;u:b;");
+    expect_turns(EACH(REFUSE("m.role == 'user' and not loop.first and messages[loop.index0 - 1].role == 'tool'")), result, "u:a;t:5\n\nb;");
+    expect_turns("{{ messages[0].content + 'x' }}", "[{'role': 'assistant', 'content': null}]", "x");
+    expect_turns("{{ raise_exception('never') }}", within, NULL);
+}
+
+/* The same of calls and their results. */
+static void test_turns_of_calls(void **state)
+{
+    static const char ids[] = "{% for m in messages %}{% set id = m.tool_call_id or m.tool_calls[0].id %}" REFUSE("id | length != 9")
+        "{{ id == 'abcdefghi' or id.isalpha() }};{% endfor %}{{ messages[1].tool_calls[0].id == messages[2].tool_call_id }}";
+    static const char calls[] = "{% for m in messages %}" REFUSE("m.tool_calls and m.tool_calls | length != 1")
+        "{{ m.content ~ ':' ~ (m.tool_call_id or m.tool_calls[0].id)[7:] }};{% endfor %}";
+    (void)state;
+    expect_turns(ids, "[" RESULT("abcdefghi", "") ", {'role': 'assistant', 'tool_calls': [{'id': 'call_1'}]}, " RESULT("call_1", "") "]", "True;True;True;True");
+    expect_turns(calls, "[{'role': 'assistant', 'content': 'a', 'tool_calls': [{'id': 'number-01'}, {'id': 'number-02'}, {'id': 'number-03'}]}, " RESULT("number-02", "y") ", "
+        RESULT("number-01", "x") ", " RESULT("number-09", "z") "]", "a:01;x:01;:02;y:02;:03;z:09;");
+    json_t *both = json_pack("[{s:s, s:s, s:s}{s:s, s:s}]", "role", "tool", "content", "5", "tool_call_id", "i", "role", "user", "content", "go");
+    assert_int_equal(nm_tools_as_text(both, NULL), NM_OK);
+    char *plain = json_dumps(both, 0);
+    expect_turns(EACH(ALTERNATE), plain, "u:<tool_response>\n5\n</tool_response>\n\ngo;");
+    free(plain);
+    json_decref(both);
 }
 
 /* Holds the slow clerk until it is let go. */
@@ -1199,6 +1261,7 @@ int main(void)
         cmocka_unit_test(test_together_as_alone), cmocka_unit_test(test_kept_prefix), cmocka_unit_test(test_several_answers), cmocka_unit_test(test_cancel), cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_logprobs), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_embeddings_cancel), cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_smuggled_tokens),
         cmocka_unit_test(test_smuggled_beside_messages), cmocka_unit_test(test_fair), cmocka_unit_test(test_two_models), cmocka_unit_test(test_stacks_together), cmocka_unit_test(test_added_adapters),
+        cmocka_unit_test(test_turns), cmocka_unit_test(test_turns_of_calls),
         cmocka_unit_test(test_long_texts), cmocka_unit_test(test_chat), cmocka_unit_test(test_cut_call), cmocka_unit_test(test_close_at_work),
         cmocka_unit_test(test_kept_in_files), cmocka_unit_test(test_left_files), cmocka_unit_test(test_files_of_other_stacks), cmocka_unit_test(test_files_while_serving),
         cmocka_unit_test(test_hold),

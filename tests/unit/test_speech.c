@@ -181,6 +181,11 @@ static void test_hermes(void **state)
     family(t, "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}", "0:now{}");
     family(t, "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool", "0:now{}");
     family(t, "x < y, a <tool", "c(x < y, a <tool)");
+    /* As Qwen2.5-Coder calls, whatever its template says. */
+    family(t, "<think>hm</think>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Paris\"}}", "r(hm)0:get_weather{\"city\": \"Paris\"}");
+    family(t, "```json\n{\n  \"name\": \"now\",\n  \"arguments\": {}\n}\n```", "0:now{}");
+    family(t, "{\"name\": \"rm\", \"arguments\": {}}", "c({\"name\": \"rm\", \"arguments\": {}})");
+    family(t, "So: {\"name\": \"now\", \"arguments\": {}}", "c(So: {\"name\": \"now\", \"arguments\": {}})");
 #undef CALL
 }
 

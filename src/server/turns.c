@@ -1,0 +1,160 @@
+/* From messages to text by a chat template, in the turns that it allows. Agents send what some templates refuse: turns that are calls alone, system messages within a
+ * conversation, two turns of one side in a row. What is refused is tried again with the same words in other turns, from the least change to the largest. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "server/engine_impl.h"
+
+static const char *role_of(const json_t *message)
+{
+    const char *role = json_string_value(json_object_get(message, "role"));
+    return role ? role : "";
+}
+
+static bool is(const json_t *message, const char *role) { return !strcmp(role_of(message), role); }
+
+static const char *content_of(const json_t *message)
+{
+    const char *content = json_string_value(json_object_get(message, "content"));
+    return content ? content : "";
+}
+
+/* Messages that say nothing get empty text in place of null: some templates add up whatever stands there. False where there are none. */
+static bool fill_contents(json_t *messages)
+{
+    bool any = false;
+    size_t i;
+    json_t *message;
+    json_array_foreach(messages, i, message)
+        if (json_is_null(json_object_get(message, "content"))) any |= !json_object_set_new(message, "content", json_string(""));
+    return any;
+}
+
+static bool set_joined(json_t *message, const char *first, const char *second)
+{
+    return !json_object_set_new(message, "content", json_pack("s++", first, *first && *second ? "\n\n" : "", second));
+}
+
+/* Nothing but words: it can be told together with another one. */
+static bool is_plain(const json_t *message) { return !json_object_get(message, "tool_calls") && !json_object_get(message, "tool_call_id"); }
+
+/* System messages behind the beginning become the user's, and turns of one side in a row become one. False where there are none. */
+static bool join_turns(json_t *messages)
+{
+    bool any = false;
+    for (size_t i = 1; i < json_array_size(messages);) {
+        json_t *before = json_array_get(messages, i - 1), *message = json_array_get(messages, i);
+        if (is(message, "system") && !is(before, "system")) any |= !json_object_set_new(message, "role", json_string("user"));
+        bool joins = !strcmp(role_of(before), role_of(message)) && is_plain(before) && is_plain(message) && set_joined(before, content_of(before), content_of(message));
+        if (joins) json_array_remove(messages, i);
+        else i++;
+        any |= joins;
+    }
+    return any;
+}
+
+/* What the user says behind a tool's result goes with it: some templates let none but the assistant speak there. False where there is none. */
+static bool join_results(json_t *messages)
+{
+    bool any = false;
+    for (size_t i = 1; i < json_array_size(messages);) {
+        json_t *before = json_array_get(messages, i - 1), *message = json_array_get(messages, i);
+        bool joins = is(before, "tool") && is(message, "user") && set_joined(before, content_of(before), content_of(message));
+        if (joins) json_array_remove(messages, i);
+        else i++;
+        any |= joins;
+    }
+    return any;
+}
+
+/* Mistral's templates want ids of nine letters: others become such, alike wherever they stand. */
+static bool shorten_id(json_t *object, const char *key)
+{
+    enum { LETTERS = 9 };
+    const char *id = json_string_value(json_object_get(object, key));
+    char own[LETTERS + 1] = {0};
+    if (!id || strlen(id) == LETTERS) return false;
+    uint64_t h = nm_hash(1, id, strlen(id));
+    for (int i = 0; i < LETTERS; i++, h /= 26) own[i] = (char)('a' + h % 26);
+    return !json_object_set_new(object, key, json_string(own));
+}
+
+static bool shorten_ids(json_t *messages)
+{
+    bool any = false;
+    size_t i, k;
+    json_t *message, *call;
+    json_array_foreach(messages, i, message) {
+        any |= shorten_id(message, "tool_call_id");
+        json_array_foreach(json_object_get(message, "tool_calls"), k, call) any |= shorten_id(call, "id");
+    }
+    return any;
+}
+
+/* One call of a turn as a turn of its own, the first with what was said, and with the results that came to it. Those are behind `at`, and are taken out. */
+static bool take_call(json_t *out, json_t *messages, size_t at, const json_t *turn, size_t k)
+{
+    json_t *call = json_array_get(json_object_get(turn, "tool_calls"), k), *own = k ? json_pack("{s:s, s:s}", "role", "assistant", "content", "") : json_copy((json_t *)turn);
+    const char *id = json_string_value(json_object_get(call, "id"));
+    bool good = own && !json_object_set_new(own, "tool_calls", json_pack("[O]", call)) && !json_array_append(out, own);
+    json_decref(own);
+    for (size_t i = at + 1; good && is(json_array_get(messages, i), "tool");) {
+        const char *of = json_string_value(json_object_get(json_array_get(messages, i), "tool_call_id"));
+        if (id && of && !strcmp(id, of)) good = !json_array_append(out, json_array_get(messages, i)) && !json_array_remove(messages, i);
+        else i++;
+    }
+    return good;
+}
+
+/* Llama's templates want one call a turn. False where no turn has several. */
+static bool split_calls(json_t *messages)
+{
+    bool any = false, good = true;
+    json_t *out = json_array();
+    for (size_t i = 0; good && i < json_array_size(messages); i++) {
+        json_t *turn = json_array_get(messages, i);
+        size_t n = json_array_size(json_object_get(turn, "tool_calls"));
+        any |= n > 1;
+        for (size_t k = 0; good && k < n && n > 1; k++) good = take_call(out, messages, i, turn, k);
+        if (n < 2) good = !json_array_append(out, turn);
+    }
+    good = good && out && any && !json_array_clear(messages) && !json_array_extend(messages, out);
+    json_decref(out);
+    return good;
+}
+
+/* The system message goes in front of what the user says first. False where there is none. */
+static bool fold_system(json_t *messages)
+{
+    json_t *system = json_incref(json_array_get(messages, 0)), *next = json_array_get(messages, 1);
+    bool good = is(system, "system");
+    if (good && !is(next, "user")) good = !json_object_set_new(system, "role", json_string("user"));
+    else if (good) good = set_joined(next, content_of(system), content_of(next)) && !json_array_remove(messages, 0);
+    json_decref(system);
+    return good;
+}
+
+static nm_err render(const nm_template *tmpl, const json_t *vars, const volatile sig_atomic_t *cancel, char **text, size_t *length)
+{
+    char *json = json_dumps(vars, JSON_COMPACT);
+    if (!json) return nm_fail_memory(0);
+    nm_template_options o = {.now = INT64_MIN, .cancel = cancel};
+    nm_err err = nm_template_render(tmpl, json, strlen(json), &o, text, length);
+    free(json);
+    return err;
+}
+
+nm_err nm_turns_render(const nm_template *tmpl, json_t *vars, const volatile sig_atomic_t *cancel, char **text, size_t *length)
+{
+    json_t *messages = json_object_get(vars, "messages");
+    nm_err err = render(tmpl, vars, cancel, text, length);
+    if ((err == NM_FAILED || err == NM_REFUSED) && fill_contents(messages)) err = render(tmpl, vars, cancel, text, length);
+    if (err == NM_REFUSED && join_turns(messages)) err = render(tmpl, vars, cancel, text, length);
+    if (err == NM_REFUSED && join_results(messages)) err = render(tmpl, vars, cancel, text, length);
+    if (err == NM_REFUSED && shorten_ids(messages)) err = render(tmpl, vars, cancel, text, length);
+    if (err == NM_REFUSED && split_calls(messages)) err = render(tmpl, vars, cancel, text, length);
+    if (err == NM_REFUSED && fold_system(messages)) err = render(tmpl, vars, cancel, text, length);
+    if (err == NM_FAILED || err == NM_REFUSED) return nm_fail(NM_USAGE, "%s", nm_error_text());      /* these messages do not go with this template */
+    return err;
+}
