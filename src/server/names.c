@@ -401,6 +401,13 @@ static int32_t choose_context(const nm_engine *e, const nm_model *m)
     return o.context;
 }
 
+/* A window shows in what sessions need: it does not grow with their tokens everywhere. */
+static bool has_window(const nm_model *m)
+{
+    enum { LONG = 1 << 24 };
+    return nm_session_bytes(m, &(nm_session_options){.context = 2 * LONG}) < 2 * nm_session_bytes(m, &(nm_session_options){.context = LONG});
+}
+
 static nm_err open_base(nm_engine *e, nm_base *b)
 {
     nm_model_options mo = {.no_pack = e->options.no_pack, .keep = e->options.keep};
@@ -419,6 +426,7 @@ static nm_err open_base(nm_engine *e, nm_base *b)
         b->model = model;
         b->runner = runner;
         b->context = so.context;
+        b->slides = has_window(model);
         b->last_used = nm_clock_seconds();
         pthread_mutex_unlock(&e->lock);
     } else {
