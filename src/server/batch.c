@@ -284,6 +284,7 @@ static void end_job(nm_engine *e, size_t at, nm_err err, const char *code)
         else nm_kept_put(e, j->variant, s);
     }
     memmove(&e->running[at], &e->running[at + 1], (--e->n_running - at) * sizeof *e->running);
+    e->at_work = bytes_at_work(e, NULL);
     pthread_cond_broadcast(&e->work);
     pthread_mutex_unlock(&e->lock);
     nm_job_end(j, err, code);
@@ -342,7 +343,7 @@ static void end_starving(nm_engine *e)
             youngest = &j->lane[k];
         }
     }
-    if (!e->n_running || (youngest && close_ended(e))) return;
+    if (!e->n_running || close_ended(e)) return;
     if (others) {
         nm_session_close(&youngest->session);
         youngest->rests = true;

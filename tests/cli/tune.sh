@@ -130,7 +130,7 @@ check '--fit does not resume' ends_with 2 tune "$model" "$work/data.jsonl" --for
 # Stopped by Ctrl-C, it says what chose the same, and goes on to the bits of a run that is told so from the start.
 in_time() { tune -o "$work/t" --val 0 --epochs 3000 "$@"; }
 stops() {
-    "$NOMOAT" tune "$model" "$work/data.jsonl" --format alpaca --batch 4 --max-length 128 -r 4 -s 7 --meter 64 --val 0 -o "$work/t" --epochs 3000 --fit 20s >"$work/out" 2>"$work/err" </dev/null &
+    "$NOMOAT" tune "$model" "$work/data.jsonl" --format alpaca --batch 4 --max-length 128 -r 4 -s 7 --meter 64 --val 0 -o "$work/t" --epochs 3000 --fit 10s >"$work/out" 2>"$work/err" </dev/null &
     running=$!
     wait_for test -e "$work/t/checkpoint.safetensors" && kill -INT "$running"
     wait "$running"

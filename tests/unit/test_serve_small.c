@@ -227,6 +227,7 @@ static void kept_of(const char *model)
     enum { N = 900, EDITED = N - 60, BRANCH = 200 };
     static int32_t ids[N + 400];
     char name[64];
+    int32_t known;
     snprintf(name, sizeof name, "%s+one", model);
     nm_engine *e = open_engine(model, (nm_engine_options){.memory = 2000000000});
     fill(ids, N + 400, 7);
@@ -244,9 +245,46 @@ static void kept_of(const char *model)
     fill(ids + EDITED, N - EDITED, 8);
     assert_int_equal(asked_again(e, &a), EDITED);
     fill(ids + BRANCH, N - BRANCH, 9);
-    asked_again(e, &a);
-    assert_int_equal(asked_again(e, &a), N - 1);
+    known = asked_again(e, &a);
+    assert_true(known == 0 || known == BRANCH);     /* a window has dropped it; from now on it is known that others go on from there */
+    fill(ids + BRANCH, N - BRANCH, 10);
+    assert_int_equal(asked_again(e, &a), BRANCH);
     nm_engine_close(&e);
+}
+
+/* Six at once with one beginning and long ends of their own: it is computed once. */
+static void begin_alike(const char *model)
+{
+    enum { STREAMS = 6, ALIKE = 600, OWN = 450 };
+    static int32_t ids[STREAMS][ALIKE + OWN];
+    nm_ask ask[STREAMS];
+    client beside[STREAMS] = {0};
+    int computed = 0;
+    nm_engine *e = open_engine(model, (nm_engine_options){.memory = 2000000000});
+    for (int i = 0; i < STREAMS; i++) {
+        fill(ids[i], ALIKE, 30);
+        fill(ids[i] + ALIKE, OWN, 31 + (uint64_t)i);
+        ask[i] = ask_ids(model, ids[i], ALIKE + OWN, 8);
+    }
+    for (int i = 0; i < STREAMS; i++) begin(e, &beside[i], &ask[i]);
+    for (int i = 0; i < STREAMS; i++) {
+        client alone = {0};
+        ends_well(&beside[i]);
+        computed += beside[i].end.prompt_tokens - beside[i].end.cached_tokens;
+        ask_alone(e, &alone, ask[i]);
+        same_answers(&beside[i], &alone);
+        forget(&beside[i]);
+        forget(&alone);
+    }
+    assert_in_range(computed, ALIKE + STREAMS * OWN, ALIKE + STREAMS * (OWN + NM_WORTH_KNOWING));
+    nm_engine_close(&e);
+}
+
+static void test_windows_alike(void **state)
+{
+    (void)state;
+    for (int i = 0; i < N_WINDOWED; i++) begin_alike(windowed[i]);
+    begin_alike("wide");
 }
 
 static void test_windows_kept(void **state)
@@ -323,10 +361,44 @@ static void test_memory_bound(void **state)
     nm_engine_close(&e);
 }
 
+/* One request for more answers than there is memory for. */
+static void test_memory_of_answers(void **state)
+{
+    enum { PROMPT = 200, ANSWER = 1500 };
+    static int32_t ids[PROMPT];
+    client alone = {0}, bound = {0};
+    (void)state;
+    fill(ids, PROMPT, 40);
+    nm_ask a = ask_ids("wide+two", ids, PROMPT, ANSWER);
+    a.n = MOST_N;
+    nm_engine *e = open_engine("wide", (nm_engine_options){.memory = 2000000000});
+    ask_alone(e, &alone, a);
+    uint64_t limit = nm_names_bytes(e) + nm_session_need(e, e->base[0], PROMPT + ANSWER) * 5 / 2, most = 0;
+    nm_engine_close(&e);
+    e = open_engine("wide", (nm_engine_options){.memory = limit, .context = PROMPT + ANSWER});
+    begin(e, &bound, &a);
+    for (bool over = false; !over;) {
+        uint64_t now = spoken_for(e);
+        most = now > most ? now : most;
+        pthread_mutex_lock(&bound.lock);
+        over = bound.ended > 0;
+        pthread_mutex_unlock(&bound.lock);
+        usleep(500);
+    }
+    ends_well(&bound);
+    if (most > limit) print_error("%llu of %llu bytes\n", (unsigned long long)most, (unsigned long long)limit);
+    assert_true(most <= limit);
+    same_answers(&bound, &alone);
+    forget(&alone);
+    forget(&bound);
+    nm_engine_close(&e);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_windows_together), cmocka_unit_test(test_windows_kept), cmocka_unit_test(test_memory_bound),
+        cmocka_unit_test(test_windows_together), cmocka_unit_test(test_windows_kept), cmocka_unit_test(test_windows_alike), cmocka_unit_test(test_memory_bound),
+        cmocka_unit_test(test_memory_of_answers),
     };
     return cmocka_run_group_tests_name("serve_small", tests, set_up, tear_down);
 }
