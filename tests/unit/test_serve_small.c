@@ -1,5 +1,5 @@
 /* The engine of the server on small models of random weights, where all is quick: sliding windows under many streams and stacks, and memory that does not hold all that is
- * asked for. What comes is what the request gives alone, to the bit of each token's probability. */
+ * asked for; and windows once on Gemma itself. What comes is what the request gives alone, to the bit of each token's probability. */
 #include <malloc.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -43,7 +43,7 @@ static void save_model(const char *name, random_model d)
     free(model);
 }
 
-enum { RANK = 3, HALVES = 4 * LAYERS };
+enum { RANK = 3, HALVES = 2 * 18 };      /* of as many layers as any model here has */
 typedef struct made { nm_safe_tensor tensor[HALVES]; char name[HALVES][96]; float *values[HALVES]; size_t count; uint64_t seed; } made;
 
 static void add_half(made *m, int layer, const char *map, const char *half, int64_t rows, int64_t columns)
@@ -100,11 +100,13 @@ static int tear_down(void **state)
     return 0;
 }
 
-static nm_engine *open_engine(const char *model, nm_engine_options o)
+/* With adapters by name, the second of which may be NULL. */
+static nm_engine *open_named(const char *model, const char *one, const char *two, nm_engine_options o)
 {
     nm_engine *e;
     nm_str text = {0};
-    assert_int_equal(nm_str_printf(&text, "%s/%s.gguf+%s/one+%s/two", folder, model, folder, folder), NM_OK);
+    assert_int_equal(nm_str_printf(&text, "%s/%s.gguf+%s/%s", folder, model, folder, one), NM_OK);
+    if (two) assert_int_equal(nm_str_printf(&text, "+%s/%s", folder, two), NM_OK);
     const char *models[] = {text.data};
     o.models = models;
     o.n_models = 1;
@@ -114,6 +116,8 @@ static nm_engine *open_engine(const char *model, nm_engine_options o)
     nm_str_free(&text);
     return e;
 }
+
+static nm_engine *open_engine(const char *model, nm_engine_options o) { return open_named(model, "one", "two", o); }
 
 /* ---- Requests -------------------------------------------------------------------------------------------------------------------------------- */
 
@@ -294,6 +298,45 @@ static void test_windows_kept(void **state)
     kept_of("wide");
 }
 
+/* Gemma 3 itself, whose window has 512 tokens: two streams under stacks beside one without, past the window, and an edit. */
+static void test_gemma(void **state)
+{
+    enum { STREAMS = 3, PROMPT = 900, ANSWER = 12, EDITED = PROMPT - 40, EMBD_OF_IT = 640, Q_OF_IT = 1024, LAYERS_OF_IT = 18 };
+    static const char *const names[] = {"gemma", "gemma+mine", "gemma+mine=0.5"};
+    static int32_t ids[STREAMS][PROMPT];
+    char path[512], link[128];
+    const char *models = getenv("NOMOAT_TEST_MODELS");
+    nm_ask ask[STREAMS];
+    client alone[STREAMS] = {0}, beside[STREAMS] = {0};
+    (void)state;
+    if (models) snprintf(path, sizeof path, "%s/gemma-3-270m-q4_k_m.gguf", models);
+    if (!models || access(path, R_OK)) {
+        print_message("needs gemma-3-270m-q4_k_m in NOMOAT_TEST_MODELS\n");
+        skip();
+    }
+    snprintf(link, sizeof link, "%s/gemma.gguf", folder);
+    assert_int_equal(symlink(path, link), 0);
+    save_adapter("mine", 13, LAYERS_OF_IT, EMBD_OF_IT, Q_OF_IT);
+    nm_set_threads(0);
+    nm_engine *e = open_named("gemma", "mine", NULL, (nm_engine_options){0});
+    for (int i = 0; i < STREAMS; i++) {
+        fill(ids[i], PROMPT, 50);
+        ask[i] = ask_ids(names[i], ids[i], PROMPT, ANSWER);
+        ask_alone(e, &alone[i], ask[i]);
+    }
+    assert_memory_not_equal(alone[0].bits[0].data, alone[1].bits[0].data, alone[0].bits[0].length);
+    for (int i = 0; i < STREAMS; i++) begin(e, &beside[i], &ask[i]);
+    for (int i = 0; i < STREAMS; i++) {
+        ends_well(&beside[i]);
+        same_answers(&beside[i], &alone[i]);
+        forget(&beside[i]);
+        forget(&alone[i]);
+    }
+    fill(ids[1] + EDITED, PROMPT - EDITED, 51);
+    assert_int_equal(asked_again(e, &ask[1]), EDITED);
+    nm_engine_close(&e);
+}
+
 /* ---- Memory that does not hold all ------------------------------------------------------------------------------------------------------------------ */
 
 /* Bytes that the engine speaks for. */
@@ -398,7 +441,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_windows_together), cmocka_unit_test(test_windows_kept), cmocka_unit_test(test_windows_alike), cmocka_unit_test(test_memory_bound),
-        cmocka_unit_test(test_memory_of_answers),
+        cmocka_unit_test(test_memory_of_answers), cmocka_unit_test(test_gemma),
     };
     return cmocka_run_group_tests_name("serve_small", tests, set_up, tear_down);
 }
