@@ -196,7 +196,16 @@ static void test_cancel(void **state)
 
 /* What is done for a client after it has left, in the processor's seconds of the thread that computes (and of each of the pool beside it): the goal's "50 ms of work". */
 static const double NOTICED = 0.05;
-enum { TOKENS = 2000 };
+enum { TOKENS = 2000, TRIES = 5 };
+
+static int compare(const void *a, const void *b) { return *(const double *)a < *(const double *)b ? -1 : *(const double *)a > *(const double *)b; }
+
+/* Where the machine does other things, one of them may come too late. */
+static double median(double took[TRIES])
+{
+    qsort(took, TRIES, sizeof *took, compare);
+    return took[TRIES / 2];
+}
 
 static void fill_long(int32_t *ids, int32_t seed)
 {
@@ -264,8 +273,8 @@ static void test_leaving_in_turn(void **state)
     NEED_MODEL();
     nm_engine *e = open_engine((nm_engine_options){0});
     static int32_t ids[3][TOKENS];
-    double best[2] = {1, 1};
-    for (int round = 0; round < 3; round++) {
+    double took[2][TRIES];
+    for (int round = 0; round < TRIES; round++) {
         client c[3] = {0}, alone = {0};
         nm_ask a[3];
         for (int i = 0; i < 3; i++) {
@@ -273,12 +282,13 @@ static void test_leaving_in_turn(void **state)
             a[i] = ask_long(ids[i]);
         }
         a[2].max_tokens = 8;
+        a[2].n_ids = 300;
         for (int i = 0; i < 3; i++) begin(e, &c[i], &a[i]);
         for (int i = 0; i < 3; i++) wait_started(&c[i]);
         usleep(200000);
         for (int i = 0; i < 2; i++) {
-            double took = leaves(&c[i]);
-            best[i] = took < best[i] ? took : best[i];
+            took[i][round] = leaves(&c[i]);
+            usleep(15000);
         }
         finish(&c[2]);
         assert_int_equal(c[2].end.err, NM_OK);
@@ -289,8 +299,8 @@ static void test_leaving_in_turn(void **state)
         for (int i = 0; i < 3; i++) forget(&c[i]);
         forget(&alone);
     }
-    print_message("# %.1f and %.1f ms of work after two left\n", best[0] * 1e3, best[1] * 1e3);
-    assert_true(best[0] < NOTICED && best[1] < NOTICED);
+    print_message("# %.1f and %.1f ms of work after two left\n", median(took[0]) * 1e3, median(took[1]) * 1e3);
+    assert_true(median(took[0]) < NOTICED && median(took[1]) < NOTICED);
     nm_engine_close(&e);
 }
 
@@ -360,7 +370,7 @@ static double hangs_up(const nm_server *s, bool stream, int32_t seed)
     return worked_by(clock) - from;
 }
 
-/* The watcher looks every 20 ms, by the clock: where the machine does other things it may be late, so the best of three counts. */
+/* The watcher looks every 20 ms, by the clock. */
 static void test_hanging_up(void **state)
 {
     (void)state;
@@ -371,13 +381,10 @@ static void test_hanging_up(void **state)
     make_data();
     assert_int_equal(nm_server_open(&s, &options, (nm_http_options){.host = "127.0.0.1"}), NM_OK);
     for (int stream = 0; stream < 2; stream++) {
-        double best = 1;
-        for (int i = 0; i < 3; i++) {
-            double took = hangs_up(s, stream, 100 + 3 * stream + i);
-            best = took < best ? took : best;
-        }
-        print_message("# %.1f ms of work after a client hung up\n", best * 1e3);
-        assert_true(best < NOTICED);
+        double took[TRIES];
+        for (int i = 0; i < TRIES; i++) took[i] = hangs_up(s, stream, 100 + TRIES * stream + i);
+        print_message("# %.1f ms of work after a client hung up\n", median(took) * 1e3);
+        assert_true(median(took) < NOTICED);
     }
     nm_server_close(&s, 0);
     remove_data();
