@@ -496,6 +496,7 @@ static void mark(nm_engine *e, const pass *p, bool in)
     pthread_mutex_lock(&e->lock);
     if (in && !e->closes) nm_cancel(&e->interrupt, false);
     atomic_store(&e->may_interrupt, in && !e->broken && (p->base->rate == 0 || p->prompt_rows > SECONDS_WHOLE * p->base->rate));
+    if (!in) p->base->runner_bytes = nm_runner_bytes(p->base->runner);
     for (size_t i = 0; i < p->count; i++) p->share[i].lane->job->in_pass = false;
     for (size_t i = 0; in && i < p->count; i++) {
         nm_job *j = p->share[i].lane->job;

@@ -45,6 +45,7 @@ typedef struct nm_base {            /* a model that can be named; open or not */
     bool hidden;                    /* a persona's own: clients cannot name it */
     nm_model *model;                /* NULL: not open */
     nm_runner *runner;              /* the loop's */
+    uint64_t runner_bytes;          /* its runner's, which plans anew for larger stacks while it runs: only the loop may ask it then */
     int32_t context;
     bool slides;                    /* has layers with a window: of a session, little more can be taken over than what it had last */
     double rate;                    /* rows of a prompt a second, as the loop measured; 0 = not yet */
@@ -199,6 +200,7 @@ void nm_names_leave(nm_engine *e, nm_variant *variant, double keep_alive);     /
 void nm_names_reap(nm_engine *e, double now);
 /* The base whose file this is, under whatever path; NULL. */
 nm_base *nm_names_at(const nm_engine *e, const char *path);
+uint64_t nm_base_bytes(const nm_base *base);    /* of an open model */
 uint64_t nm_names_bytes(const nm_engine *e);    /* of open models, and what is reserved beside requests; under the lock */
 uint64_t nm_session_need(const nm_engine *e, const nm_base *base, size_t tokens);       /* bytes of a session of so many */
 /* Asks the loop for so many bytes, and waits until it tried. Under the lock, not on the loop's thread. */

@@ -341,11 +341,13 @@ static nm_err variant_name(char **out, const nm_base *b, const parts *p)
 
 /* ---- Opening -------------------------------------------------------------------------------------------------------------- */
 
+uint64_t nm_base_bytes(const nm_base *b) { return nm_model_describe(b->model)->weight_bytes + b->runner_bytes; }
+
 uint64_t nm_names_bytes(const nm_engine *e)
 {
     uint64_t bytes = e->reserved;
     for (size_t i = 0; i < e->bases; i++)
-        if (e->base[i]->model) bytes += nm_model_describe(e->base[i]->model)->weight_bytes + nm_runner_bytes(e->base[i]->runner);
+        if (e->base[i]->model) bytes += nm_base_bytes(e->base[i]);
     return bytes;
 }
 
@@ -425,6 +427,7 @@ static nm_err open_base(nm_engine *e, nm_base *b)
         pthread_mutex_lock(&e->lock);
         b->model = model;
         b->runner = runner;
+        b->runner_bytes = nm_runner_bytes(runner);
         b->context = so.context;
         b->slides = has_window(model);
         b->last_used = nm_clock_seconds();
