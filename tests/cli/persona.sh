@@ -186,6 +186,7 @@ SYSTEM S' show paged
             [ -s "$work/same" ] && has "\"model\":\"$1\"" && grep -qF -- "\"content\":\"$(cat "$work/same")\"" "$work/plain"; } || { echo "# $(cat "$work/same" "$work/plain")"; return 1; }
     }
     check 'serve a persona with an adapter' serve brief+style
+    check 'it is the default' rendered '<system>Be brief.<user>Hello<assistant>' "{$hello}"
     check 'the list has it' lists /v1/models '"id":"brief+style"[^{}]*"kind":"stack","base":"brief"[^{}]*"loaded":true,"default":true'
     check 'its persona' lists /v1/models '"id":"brief"[^{}]*"kind":"persona"[^{}]*"default":false'
     check 'and its adapter' lists /v1/models '"id":"style"[^{}]*"kind":"adapter"'
@@ -194,7 +195,6 @@ SYSTEM S' show paged
     check 'with the template of the persona' lists /props '"chat_template":"{% for m in messages %}<{{ m.role }}>'
     check "Ollama's description, too" ask /api/show '{"model": "brief+style"}'
     check 'with the system message' has '"system":"Be brief."'
-    check 'it is the default' rendered '<system>Be brief.<user>Hello<assistant>' "{$hello}"
     check 'and answers as run does' answers brief+style ' '
     cp "$work/same" "$work/same.style"
     check 'by name' answers brief+style
