@@ -11,11 +11,12 @@ enum {
     ROWS_LEAST = 32,            /* of prompts in a pass, however slow the machine */
     ROWS_FIRST = 128,           /* before the machine's speed is known */
     PARTS_BESIDE = 8,           /* so many of the answers at once there may be one more of, for clients that have none */
-    WORTH_WAITING = 64,         /* tokens of a prompt that another one is about to compute */
+    ROWS_WHOLE = 8,             /* of prompts in a pass that is not broken off, however slow the machine */
     RESERVED = 1024             /* tokens of an answer that memory is reserved for at a time: most say no bound, and end soon */
 };
 #define SECONDS_BESIDE 0.10     /* of a pass with prompts in it, where others wait for their next token */
 #define SECONDS_ALONE 0.25      /* where nobody does: what a newcomer may have to wait for */
+#define SECONDS_WHOLE 0.03      /* of one that is not broken off for a client that leaves */
 
 typedef struct share { nm_lane *lane; int32_t from, count; bool drawn; } share;     /* a lane's part in a pass; count 0: it has all it needs */
 typedef struct pass { nm_base *base; share *share; nm_item *item; size_t count, capacity, item_capacity; int32_t prompt_rows; } pass;
@@ -50,13 +51,25 @@ static bool should_wait(const nm_engine *e, const nm_job *j)
 {
     if (j->kind != NM_JOB_ANSWER || j->ask.no_cache || j->ask.echo_logprobs) return false;
     for (size_t i = 0; i < e->n_running; i++) {
-        const nm_job *other = e->running[i];
+        nm_job *other = e->running[i];
         if (other->kind != NM_JOB_ANSWER || other->variant != j->variant || other->ask.no_cache || !other->lane || !other->lane[0].session || other->lane[0].ended) continue;
         size_t done = (size_t)nm_session_length(other->lane[0].session), n = other->n_ids < j->n_ids ? other->n_ids : j->n_ids, same = 0;
         while (same < n && other->ids[same] == j->ids[same]) same++;
-        if (done < other->n_ids && same >= done + WORTH_WAITING) return true;
+        if (done >= other->n_ids || same < done + NM_WORTH_KNOWING) continue;
+        if (other->variant->base->slides && (!other->fork_at || same < other->fork_at)) other->fork_at = same;
+        return true;
     }
     return false;
+}
+
+/* An answer that fails does so by itself: the others in the pass go on. */
+static void fail_lane(nm_lane *l, nm_err failed)
+{
+    nm_job *j = l->job;
+    l->ended = true;
+    if (j->failed != NM_OK) return;
+    j->failed = failed;
+    j->failure = nm_strndup(nm_error_text(), strlen(nm_error_text()));
 }
 
 /* ---- Memory ---------------------------------------------------------------------------------------------------------------------- */
@@ -78,7 +91,7 @@ static size_t tokens_ahead(const nm_job *j)
 static uint64_t sessions_of(const nm_job *j)
 {
     uint64_t n = 0;
-    for (int32_t i = 0; j->lane && i < j->n; i++) n += !j->lane[i].ended || j->lane[i].session;
+    for (int32_t i = 0; j->lane && i < j->n; i++) n += !j->lane[i].rests && (!j->lane[i].ended || j->lane[i].session);
     return j->kind == NM_JOB_EMBED ? 1 : j->lane ? n : (uint64_t)j->n;
 }
 
@@ -103,7 +116,7 @@ static size_t longest_of(const nm_job *j)
 {
     size_t n = 0;
     for (int32_t i = 0; i < j->n; i++)
-        if (!j->lane[i].ended && j->lane[i].n_ids > n) n = j->lane[i].n_ids;
+        if (!j->lane[i].ended && !j->lane[i].rests && j->lane[i].n_ids > n) n = j->lane[i].n_ids;
     return n;
 }
 
@@ -123,10 +136,58 @@ static void reserve_more(nm_engine *e)
     pthread_mutex_unlock(&e->lock);
 }
 
+/* Tokens that each session of the job will have once this answer of it, which rests, is at work again. */
+static size_t tokens_awake(const nm_lane *l)
+{
+    const nm_job *j = l->job;
+    size_t most = j->n_ids + (size_t)j->most, ahead = l->n_ids + RESERVED;
+    most = most < (size_t)j->limit ? most : (size_t)j->limit;
+    if (ahead > most) ahead = most > l->n_ids ? most : l->n_ids;
+    return ahead > j->reserved ? ahead : j->reserved;
+}
+
+/* Gives it its memory; false where there is none, unless it must be. */
+static bool may_wake(nm_engine *e, nm_lane *l, bool must)
+{
+    size_t tokens = tokens_awake(l);
+    l->rests = false;
+    l->rests = !fits_memory(e, l->job, tokens) && !must;
+    if (!l->rests) l->job->reserved = tokens;
+    return !l->rests;
+}
+
+/* The first answer that rests and may go on. */
+static nm_lane *next_awake(nm_engine *e, bool must)
+{
+    for (size_t i = 0; i < e->n_running; i++) {
+        nm_job *j = e->running[i];
+        for (int32_t k = 0; j->kind == NM_JOB_ANSWER && j->answering && k < j->n; k++)
+            if (j->lane[k].rests && !j->lane[k].ended) return may_wake(e, &j->lane[k], must) ? &j->lane[k] : NULL;
+    }
+    return NULL;
+}
+
+/* From what is known of its tokens. */
+static bool wake(nm_engine *e, bool must)
+{
+    int32_t known;
+    pthread_mutex_lock(&e->lock);
+    nm_lane *l = next_awake(e, must);
+    e->at_work = bytes_at_work(e, NULL);
+    pthread_mutex_unlock(&e->lock);
+    nm_err err = l ? nm_kept_session(e, l, &l->session, &known) : NM_OK;
+    if (err != NM_OK) fail_lane(l, err);
+    return l != NULL;
+}
+
 static bool any_starves(const nm_engine *e)
 {
-    for (size_t i = 0; i < e->n_running; i++)
-        if (e->running[i]->starves) return true;
+    for (size_t i = 0; i < e->n_running; i++) {
+        const nm_job *j = e->running[i];
+        if (j->starves) return true;
+        for (int32_t k = 0; j->kind == NM_JOB_ANSWER && k < j->n; k++)
+            if (j->lane[k].rests && !j->lane[k].ended) return true;
+    }
     return false;
 }
 
@@ -167,7 +228,7 @@ static nm_err try_lanes(nm_engine *e, nm_job *j)
     j->lane = nm_calloc((size_t)j->n, sizeof *j->lane);
     if (!j->lane) return nm_fail_memory((size_t)j->n * sizeof *j->lane);
     for (int32_t i = 0; i < j->n; i++) NM_TRY(nm_lane_open(&j->lane[i], j, i));
-    return nm_kept_session(e, j, &j->lane[0].session);
+    return nm_kept_session(e, &j->lane[0], &j->lane[0].session, &j->cached);
 }
 
 static bool forget_kept(nm_engine *e)
@@ -187,11 +248,20 @@ static nm_err open_lanes(nm_engine *e, nm_job *j)
     return try_lanes(e, j);
 }
 
+/* Of many answers as many begin as there is memory for; the others rest until there is. */
+static void rest_beyond(nm_engine *e, nm_job *j)
+{
+    pthread_mutex_lock(&e->lock);
+    for (int32_t k = j->n; k-- > 1 && !fits_memory(e, j, j->reserved);) j->lane[k].rests = true;
+    pthread_mutex_unlock(&e->lock);
+}
+
 /* Without the lock. */
 static void begin(nm_engine *e, nm_job *j)
 {
     nm_err err = nm_cancelled(&j->cancelled) ? nm_fail(NM_INTERRUPTED, "cancelled") : NM_OK;
     if (err == NM_OK && j->kind == NM_JOB_ANSWER) err = open_lanes(e, j);
+    if (err == NM_OK && j->kind == NM_JOB_ANSWER) rest_beyond(e, j);
     j->begun = nm_clock_seconds();
     if (err == NM_OK) {
         pthread_mutex_lock(&e->lock);
@@ -252,37 +322,43 @@ static void tell_echo(nm_job *j)
     if (j->listener.piece) j->listener.piece(j->listener.arg, &p);
 }
 
-/* An answer that fails does so by itself: the others in the pass go on. */
-static void fail_lane(nm_lane *l, nm_err failed)
+/* Gives back what answers leave behind that have ended while others of their request go on. */
+static bool close_ended(nm_engine *e)
 {
-    nm_job *j = l->job;
-    l->ended = true;
-    if (j->failed != NM_OK) return;
-    j->failed = failed;
-    j->failure = nm_strndup(nm_error_text(), strlen(nm_error_text()));
+    bool any = false;
+    for (size_t i = 0; i < e->n_running; i++) {
+        nm_job *j = e->running[i];
+        for (int32_t k = 0; j->kind == NM_JOB_ANSWER && k < j->n; k++) {
+            any |= j->lane[k].ended && j->lane[k].session;
+            if (j->lane[k].ended) nm_session_close(&j->lane[k].session);
+        }
+    }
+    return any;
 }
 
-/* Where all stand still for want of memory, the youngest answer ends where it is, and its session is given back; one alone goes on, since its context fits. */
+/* Where all stand still for want of memory, the youngest answer gives its session back, which is computed again when there is room; one alone goes on, since its context fits. */
 static void end_starving(nm_engine *e)
 {
     nm_lane *youngest = NULL;
     uint64_t others = 0;
     for (size_t i = 0; i < e->n_running; i++) {
         nm_job *j = e->running[i];
-        if (!j->starves) return;
-        for (int32_t k = 0; k < j->n; k++)
-            if (!j->lane[k].ended) others += youngest != NULL, youngest = &j->lane[k];
+        for (int32_t k = 0; k < j->n; k++) {
+            if (j->lane[k].ended || j->lane[k].rests) continue;
+            if (!j->starves) return;
+            others += youngest != NULL;
+            youngest = &j->lane[k];
+        }
     }
-    if (!youngest) return;
-    nm_job *j = youngest->job;
-    if (!others) {
-        j->reserved = tokens_ahead(j);
-        j->starves = false;
-        return;
-    }
-    nm_err err = nm_lane_finish(youngest, NM_FINISH_LENGTH);
-    if (err != NM_OK) fail_lane(youngest, err);
-    nm_session_close(&youngest->session);
+    if (!e->n_running || close_ended(e)) return;
+    if (others) {
+        nm_session_close(&youngest->session);
+        youngest->rests = true;
+        if (!sessions_of(youngest->job)) youngest->job->reserved = 0;
+    } else if (youngest) {
+        youngest->job->reserved = tokens_ahead(youngest->job);
+        youngest->job->starves = false;
+    } else wake(e, true);
 }
 
 static void draw_for(nm_lane *l, const float *logits, int32_t n_vocab)
@@ -328,13 +404,27 @@ static nm_err add_share(pass *p, nm_lane *l, int32_t count)
     return NM_OK;
 }
 
-/* The lane that reads for a job, if it has to. */
+static bool at_work(const nm_lane *l) { return !l->ended && !l->waits && !l->rests; }
+
+/* The lane that reads for a job, if it has to: its prompt, or what an answer has lost while it rested. */
 static nm_lane *reader(nm_engine *e, nm_job *j)
 {
     nm_err err = NM_OK;
-    nm_lane *l = j->kind == NM_JOB_EMBED ? nm_embed_lane(e, j, &err) : j->lane;
-    if (err != NM_OK) fail_lane(&j->lane[0], err);
-    return l && !l->ended && lacks(l) >= (j->kind == NM_JOB_EMBED ? 1 : 2) ? l : NULL;
+    if (j->kind == NM_JOB_EMBED) {
+        nm_lane *l = nm_embed_lane(e, j, &err);
+        if (err != NM_OK) fail_lane(&j->lane[0], err);
+        return l && !l->ended && lacks(l) ? l : NULL;
+    }
+    for (int32_t i = 0; i < j->n; i++)
+        if (at_work(&j->lane[i]) && lacks(&j->lane[i]) >= 2) return &j->lane[i];
+    return NULL;
+}
+
+/* What it is to read at a time: to the place where others go on otherwise, if a session of it is kept there, and from there on. */
+static int32_t to_read(const nm_lane *l)
+{
+    int32_t at = nm_session_length(l->session), to = (int32_t)l->job->fork_at;
+    return l->index == 0 && to > at ? to - at : lacks(l);
 }
 
 /* The lane whose prompt has least left, or the one that came first, of those that are not in the pass yet. */
@@ -352,30 +442,32 @@ static nm_lane *next_prompt(nm_engine *e, const pass *p, bool oldest)
     return found;
 }
 
-static int32_t rows_for_prompts(const nm_base *b, int32_t beside)
+/* Who leaves can break a pass off, but not two in turn, or those who leave would stop those who stay: the second is short instead. */
+static int32_t rows_for_prompts(const nm_engine *e, const nm_base *b, int32_t beside)
 {
-    double rows = b->rate * (beside ? SECONDS_BESIDE : SECONDS_ALONE);
-    int32_t n = b->rate == 0 ? ROWS_FIRST : rows < ROWS_LEAST ? ROWS_LEAST : rows > ROWS_MOST ? ROWS_MOST : (int32_t)rows;
+    double rows = b->rate * (e->broken ? SECONDS_WHOLE : beside ? SECONDS_BESIDE : SECONDS_ALONE);
+    int32_t least = e->broken ? ROWS_WHOLE : ROWS_LEAST;
+    int32_t n = b->rate == 0 ? (e->broken ? ROWS_WHOLE : ROWS_FIRST) : rows < least ? least : rows > ROWS_MOST ? ROWS_MOST : (int32_t)rows;
     return n > ROWS_MOST - beside ? ROWS_MOST - beside : n;
 }
 
 /* A quarter goes to the prompt that has waited longest, the rest to those that are soonest done. */
 static nm_err add_prompts(nm_engine *e, pass *p)
 {
-    int32_t room = rows_for_prompts(p->base, (int32_t)p->count);
+    int32_t room = rows_for_prompts(e, p->base, (int32_t)p->count);
     nm_lane *oldest = next_prompt(e, p, true);
     if (!oldest) return NM_OK;
-    int32_t part = room / 4 < lacks(oldest) ? room / 4 : lacks(oldest);
+    int32_t part = room / 4 < to_read(oldest) ? room / 4 : to_read(oldest);
     size_t first = p->count;
     if (part) NM_TRY(add_share(p, oldest, part));
     p->prompt_rows = part;
     for (nm_lane *l; p->prompt_rows < room && (l = next_prompt(e, p, false));) {
-        int32_t n = room - p->prompt_rows < lacks(l) ? room - p->prompt_rows : lacks(l);
+        int32_t n = room - p->prompt_rows < to_read(l) ? room - p->prompt_rows : to_read(l);
         NM_TRY(add_share(p, l, n));
         p->prompt_rows += n;
     }
     if (part && p->prompt_rows < room) {        /* what nobody else needs */
-        int32_t n = lacks(oldest) - part < room - p->prompt_rows ? lacks(oldest) - part : room - p->prompt_rows;
+        int32_t n = to_read(oldest) - part < room - p->prompt_rows ? to_read(oldest) - part : room - p->prompt_rows;
         p->share[first].count += n;
         p->prompt_rows += n;
     }
@@ -387,7 +479,7 @@ static nm_err add_answers(nm_engine *e, pass *p)
     for (size_t i = 0; i < e->n_running; i++) {
         nm_job *j = e->running[i];
         for (int32_t k = 0; j->kind == NM_JOB_ANSWER && !j->starves && j->variant->base == p->base && k < j->n; k++)
-            if (!j->lane[k].ended && !j->lane[k].waits && lacks(&j->lane[k]) == 1 && p->count < ROWS_MOST) NM_TRY(add_share(p, &j->lane[k], 1));
+            if (at_work(&j->lane[k]) && lacks(&j->lane[k]) == 1 && p->count < ROWS_MOST) NM_TRY(add_share(p, &j->lane[k], 1));
     }
     return NM_OK;
 }
@@ -410,12 +502,13 @@ static void mark(nm_engine *e, const pass *p, bool in)
 {
     pthread_mutex_lock(&e->lock);
     if (in && !e->closes) nm_cancel(&e->interrupt, false);
-    atomic_store(&e->may_interrupt, in && p->prompt_rows > ROWS_LEAST && !e->broken);
+    atomic_store(&e->may_interrupt, in && !e->broken && (p->base->rate == 0 || p->prompt_rows > SECONDS_WHOLE * p->base->rate));
+    if (!in) p->base->runner_bytes = nm_runner_bytes(p->base->runner);
     for (size_t i = 0; i < p->count; i++) p->share[i].lane->job->in_pass = false;
     for (size_t i = 0; in && i < p->count; i++) {
         nm_job *j = p->share[i].lane->job;
         j->in_pass |= p->share[i].count > 1;
-        if (j->in_pass && !e->broken && nm_cancelled(&j->cancelled)) nm_cancel(&e->interrupt, true);
+        if (nm_cancelled(&j->cancelled) && nm_job_stops_pass(e, j)) nm_cancel(&e->interrupt, true);
     }
     pthread_mutex_unlock(&e->lock);
 }
@@ -427,7 +520,7 @@ static void fork_waiting(nm_job *j)
         nm_lane *l = &j->lane[i];
         if (!l->waits || !j->answering) continue;
         l->waits = false;
-        nm_err err = l->ended ? NM_OK : nm_session_fork(&l->session, j->lane[0].session);
+        nm_err err = l->ended || l->rests ? NM_OK : nm_session_fork(&l->session, j->lane[0].session);
         if (err != NM_OK) fail_lane(l, err);
     }
 }
@@ -489,6 +582,20 @@ static nm_err run_shares(nm_engine *e, pass *p, size_t first, size_t count)
     return err;
 }
 
+/* Where others go on otherwise, and a window would drop what they need: what is known up to here is kept by itself. */
+static void keep_fork(nm_engine *e, nm_lane *l)
+{
+    nm_job *j = l->job;
+    nm_session *s;
+    if (l->index || !j->fork_at || !l->session || (size_t)nm_session_length(l->session) < j->fork_at) return;
+    bool there = (size_t)nm_session_length(l->session) == j->fork_at;
+    j->fork_at = 0;
+    if (!there || j->ask.no_cache || nm_session_fork(&s, l->session) != NM_OK) return;
+    pthread_mutex_lock(&e->lock);
+    nm_kept_put(e, j->variant, s);
+    pthread_mutex_unlock(&e->lock);
+}
+
 static void measure(nm_base *b, int32_t rows, double seconds)
 {
     double rate = (double)rows / seconds;
@@ -505,7 +612,7 @@ static void run(nm_engine *e, pass *p)
     if (err == NM_OK && p->prompt_rows > ROWS_LEAST) measure(p->base, p->prompt_rows, nm_clock_seconds() - from);
     for (size_t i = 0; i < p->count; i++) {
         nm_lane *l = p->share[i].lane;
-        if (l->job->kind == NM_JOB_ANSWER) fork_waiting(l->job);
+        if (l->job->kind == NM_JOB_ANSWER) fork_waiting(l->job), keep_fork(e, l);
         else if (!l->ended && !lacks(l)) nm_embed_finish(l);
     }
 }
@@ -616,6 +723,7 @@ void *nm_loop_main(void *engine)
         pthread_mutex_unlock(&e->lock);
         sweep(e);
         reserve_more(e);
+        while (wake(e, false)) continue;
         end_starving(e);
         step(e, &p);
         sweep(e);

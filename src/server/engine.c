@@ -38,12 +38,19 @@ void nm_job_release(nm_job **job)
     if (j && atomic_fetch_sub(&j->refs, 1) == 1) free_job(j);
 }
 
+bool nm_job_stops_pass(const nm_engine *e, const nm_job *j)
+{
+    bool stays = false;
+    for (size_t i = 0; i < e->n_running; i++) stays |= !nm_cancelled(&e->running[i]->cancelled);
+    return !stays || (j->in_pass && atomic_load(&e->may_interrupt));
+}
+
 void nm_job_cancel(nm_job *j)
 {
     nm_engine *e = j->engine;
     nm_cancel(&j->cancelled, true);
     pthread_mutex_lock(&e->lock);
-    if (j->in_pass && atomic_load(&e->may_interrupt)) nm_cancel(&e->interrupt, true);
+    if (nm_job_stops_pass(e, j)) nm_cancel(&e->interrupt, true);
     pthread_cond_broadcast(&e->work);
     pthread_mutex_unlock(&e->lock);
 }

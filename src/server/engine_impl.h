@@ -21,6 +21,7 @@
 enum {
     NM_TEXT_LONG = 65536,           /* bytes that a job's text is read in some hundredth of a second */
     NM_CONTEXTS_COUNTED = 4,        /* a prompt's tokens are counted up to so many times the context's: beyond them it has "at least" so many */
+    NM_WORTH_KNOWING = 64,          /* tokens of a prompt that somebody else has computed, or is about to */
     NM_TOP_MOST = 20,               /* alternatives of a token */
     NM_PASS_ROWS = 512              /* of a runner; the loop's passes are one of the runner's each, so that one that is broken off has done nothing or all */
 };
@@ -44,7 +45,9 @@ typedef struct nm_base {            /* a model that can be named; open or not */
     bool hidden;                    /* a persona's own: clients cannot name it */
     nm_model *model;                /* NULL: not open */
     nm_runner *runner;              /* the loop's */
+    uint64_t runner_bytes;          /* its runner's, which plans anew for larger stacks while it runs: only the loop may ask it then */
     int32_t context;
+    bool slides;                    /* has layers with a window: of a session, little more can be taken over than what it had last */
     double rate;                    /* rows of a prompt a second, as the loop measured; 0 = not yet */
     nm_open_adapter **adapter;      /* opened for it; the list changes under the lock */
     size_t adapters, adapter_capacity;
@@ -94,6 +97,7 @@ typedef struct nm_lane {            /* one answer under way */
     int32_t *mark;                  /* the reasoning's end mark, where its bound was met: tokens that come instead of drawn ones */
     size_t n_mark, mark_at;
     bool waits;                     /* for lane 0 of its job, which reads the prompt for all */
+    bool rests;                     /* without a session, since there was no memory; what it had is computed again when there is */
     bool ended, stopped, called, given;     /* given: a piece was handed out for the token at work */
     nm_finish finish;
     nm_token_out token;             /* drawn last, with logprobs where asked for */
@@ -138,6 +142,7 @@ struct nm_job {
     bool in_pass;
     size_t reserved;                /* tokens that each of its answers has memory for, once it runs */
     bool starves;                   /* needs more of them, and there is no room */
+    size_t fork_at;                 /* others go on otherwise behind so many of the prompt's tokens, which are then kept by themselves; 0: none are known to */
     nm_session *shelved;            /* a kept prefix that came from a file */
     const char *refusal;            /* not taken at all: the word for programs */
     nm_err failed;                  /* an answer of it failed, and why */
@@ -201,6 +206,7 @@ void nm_names_leave(nm_engine *e, nm_variant *variant, double keep_alive);     /
 void nm_names_reap(nm_engine *e, double now);
 /* The base whose file this is, under whatever path; NULL. */
 nm_base *nm_names_at(const nm_engine *e, const char *path);
+uint64_t nm_base_bytes(const nm_base *base);    /* of an open model */
 uint64_t nm_names_bytes(const nm_engine *e);    /* of open models, and what is reserved beside requests; under the lock */
 uint64_t nm_session_need(const nm_engine *e, const nm_base *base, size_t tokens);       /* bytes of a session of so many */
 /* Asks the loop for so many bytes, and waits until it tried. Under the lock, not on the loop's thread. */
@@ -252,8 +258,8 @@ nm_err nm_lane_finish(nm_lane *lane, nm_finish finish);
 void nm_logprobs(const float *logits, int32_t n_vocab, int32_t id, int32_t most, nm_token_out *out, nm_logprob *top);
 
 /* kept.c: on the loop's thread */
-/* A session that holds as much of these tokens as is known, but for the last; empty where nothing is. */
-nm_err nm_kept_session(nm_engine *e, nm_job *job, nm_session **out);
+/* A session that holds as much of the lane's tokens as is known, but for the last; empty where nothing is. *known: how many. */
+nm_err nm_kept_session(nm_engine *e, nm_lane *lane, nm_session **out, int32_t *known);
 /* Takes the session over, or closes it. */
 void nm_kept_put(nm_engine *e, nm_variant *variant, nm_session *session);
 /* Forgets the longest unused until `bytes` at most are left; all those of `base` where it is given: then it may be in use until they are in files. Under the lock. */
@@ -281,6 +287,8 @@ void nm_shelf_find(nm_engine *e, nm_job *job);
 /* Tells the end, once, lets the variant go and the engine's own handle. err's line: nm_error_text. */
 void nm_job_end(nm_job *job, nm_err err, const char *code);
 void nm_job_refuse(nm_job *job);
+/* Whether the pass at work ends when this job is cancelled: it reads much of the job's prompt, or nobody stays for whom it would have to be computed again. Under the lock. */
+bool nm_job_stops_pass(const nm_engine *e, const nm_job *job);
 void nm_engine_note(nm_engine *e, const char *line);
 
 #endif

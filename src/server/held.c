@@ -97,7 +97,7 @@ uint64_t nm_held_room(const nm_held *h)
     pthread_mutex_lock(&e->lock);
     uint64_t used = e->reserved - h->bytes;
     for (size_t i = 0; i < e->bases; i++)
-        if (e->base[i]->model && e->base[i]->users) used += nm_model_describe(e->base[i]->model)->weight_bytes + nm_runner_bytes(e->base[i]->runner);
+        if (e->base[i]->model && e->base[i]->users) used += nm_base_bytes(e->base[i]);
     uint64_t left = used < e->memory ? e->memory - used : 0;
     pthread_mutex_unlock(&e->lock);
     return left - left / PARTS;

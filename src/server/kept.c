@@ -6,13 +6,15 @@
 #include "os/clock.h"
 #include "server/engine_impl.h"
 
-int32_t nm_kept_common(const nm_session *s, const int32_t *ids, size_t n)
+static int32_t alike(const nm_session *s, const int32_t *ids, size_t n)
 {
     const int32_t *have = nm_session_tokens(s);
     size_t held = (size_t)nm_session_length(s), same = 0;
     while (same < held && same < n && have[same] == ids[same]) same++;
-    return nm_session_reach(s, (int32_t)same);
+    return (int32_t)same;
 }
+
+int32_t nm_kept_common(const nm_session *s, const int32_t *ids, size_t n) { return nm_session_reach(s, alike(s, ids, n)); }
 
 /* Pages that several share are counted for each. */
 uint64_t nm_kept_bytes(const nm_engine *e)
@@ -22,30 +24,33 @@ uint64_t nm_kept_bytes(const nm_engine *e)
     return bytes;
 }
 
-/* The session that most of the tokens can be taken over from, kept or at work. */
-static nm_session *best(nm_engine *e, const nm_job *j, size_t n, int32_t *same)
+/* What is known of some tokens: the session that most of them can be taken over from, how many, and how many some session begins with, whether or not it can be gone on from. */
+typedef struct known { nm_session *from; int32_t same, alike; } known;
+
+/* True: this session is the best so far. */
+static bool compare(known *k, nm_session *s, const int32_t *ids, size_t n)
 {
-    nm_session *found = NULL;
-    *same = 0;
-    for (size_t i = 0; i < e->n_kept; i++) {
-        if (e->kept[i].variant != j->variant) continue;
-        int32_t k = nm_kept_common(e->kept[i].session, j->ids, n);
-        if (k <= *same) continue;
-        *same = k;
-        found = e->kept[i].session;
-        e->kept[i].last_used = nm_clock_seconds();
-    }
+    int32_t both = alike(s, ids, n), same = nm_session_reach(s, both);
+    if (both > k->alike) k->alike = both;
+    if (same <= k->same) return false;
+    k->same = same;
+    k->from = s;
+    return true;
+}
+
+/* Kept or at work, under the lane's stack. */
+static known best(nm_engine *e, const nm_lane *l, size_t n)
+{
+    known k = {0};
+    for (size_t i = 0; i < e->n_kept; i++)
+        if (e->kept[i].variant == l->job->variant && compare(&k, e->kept[i].session, l->ids, n)) e->kept[i].last_used = nm_clock_seconds();
     for (size_t r = 0; r < e->n_running; r++) {
         const nm_job *other = e->running[r];
-        if (other == j || other->variant != j->variant || other->ask.no_cache) continue;
-        for (int32_t i = 0; other->lane && i < other->n; i++) {
-            int32_t k = other->lane[i].session ? nm_kept_common(other->lane[i].session, j->ids, n) : 0;
-            if (k <= *same) continue;
-            *same = k;
-            found = other->lane[i].session;
-        }
+        if (other->variant != l->job->variant || other->ask.no_cache) continue;
+        for (int32_t i = 0; other->lane && i < other->n; i++)
+            if (&other->lane[i] != l && other->lane[i].session) compare(&k, other->lane[i].session, l->ids, n);
     }
-    return found;
+    return k;
 }
 
 /* What the clerk has loaded becomes one of them. */
@@ -58,16 +63,19 @@ static void take_shelved(nm_engine *e, nm_job *j)
     j->shelved = NULL;
 }
 
-nm_err nm_kept_session(nm_engine *e, nm_job *j, nm_session **out)
+/* Where more is alike than can be taken over, a window has dropped what it would take: that much is computed once more, and then kept. */
+nm_err nm_kept_session(nm_engine *e, nm_lane *l, nm_session **out, int32_t *count)
 {
+    nm_job *j = l->job;
+    known k = {0};
     take_shelved(e, j);
-    int32_t same = 0;
-    size_t n = j->n_ids - 1;                /* the last token's logits are needed */
-    nm_session *from = j->ask.no_cache || j->ask.echo_logprobs ? NULL : best(e, j, n, &same);
+    *count = 0;
+    if (!j->ask.no_cache && !j->ask.echo_logprobs) k = best(e, l, l->n_ids - 1);       /* the last token's logits are needed */
+    if (!j->answering && k.alike >= k.same + NM_WORTH_KNOWING) j->fork_at = (size_t)k.alike;
     nm_session_options so = {.context = j->variant->base->context, .kv = e->options.kv, .compute = e->options.compute, .stack = j->variant->stack};
-    if (!from) return nm_session_open(out, j->variant->base->model, &so);
-    NM_TRY(nm_session_fork(out, from));
-    j->cached = nm_session_truncate(*out, same);
+    if (!k.from) return nm_session_open(out, j->variant->base->model, &so);
+    NM_TRY(nm_session_fork(out, k.from));
+    *count = nm_session_truncate(*out, k.same);
     return NM_OK;
 }
 

@@ -351,13 +351,13 @@ static nm_err variant_name(char **out, const nm_base *b, const parts *p)
 
 /* ---- Opening -------------------------------------------------------------------------------------------------------------- */
 
-static uint64_t base_bytes(const nm_base *b) { return nm_model_describe(b->model)->weight_bytes + nm_runner_bytes(b->runner); }
+uint64_t nm_base_bytes(const nm_base *b) { return nm_model_describe(b->model)->weight_bytes + b->runner_bytes; }
 
 uint64_t nm_names_bytes(const nm_engine *e)
 {
     uint64_t bytes = e->reserved;
     for (size_t i = 0; i < e->bases; i++)
-        if (e->base[i]->model) bytes += base_bytes(e->base[i]);
+        if (e->base[i]->model) bytes += nm_base_bytes(e->base[i]);
     return bytes;
 }
 
@@ -387,7 +387,7 @@ static uint64_t bytes_in_use(const nm_engine *e, bool ever)
 {
     uint64_t bytes = e->reserved + (ever ? 0 : e->at_work);
     for (size_t i = 0; i < e->bases; i++)
-        if (e->base[i]->model && (ever ? e->base[i]->held : e->base[i]->users)) bytes += base_bytes(e->base[i]);
+        if (e->base[i]->model && (ever ? e->base[i]->held : e->base[i]->users)) bytes += nm_base_bytes(e->base[i]);
     return bytes;
 }
 
@@ -439,6 +439,13 @@ static int32_t choose_context(const nm_engine *e, const nm_model *m)
     return o.context;
 }
 
+/* A window shows in what sessions need: it does not grow with their tokens everywhere. */
+static bool has_window(const nm_model *m)
+{
+    enum { LONG = 1 << 24 };
+    return nm_session_bytes(m, &(nm_session_options){.context = 2 * LONG}) < 2 * nm_session_bytes(m, &(nm_session_options){.context = LONG});
+}
+
 static nm_err open_base(nm_engine *e, nm_base *b, const volatile sig_atomic_t *cancel)
 {
     nm_model_options mo = {.no_pack = e->options.no_pack, .keep = e->options.keep, .cancel = &e->ends};
@@ -456,7 +463,9 @@ static nm_err open_base(nm_engine *e, nm_base *b, const volatile sig_atomic_t *c
         pthread_mutex_lock(&e->lock);
         b->model = model;
         b->runner = runner;
+        b->runner_bytes = nm_runner_bytes(runner);
         b->context = so.context;
+        b->slides = has_window(model);
         b->last_used = nm_clock_seconds();
         pthread_mutex_unlock(&e->lock);
     } else {

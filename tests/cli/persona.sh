@@ -124,8 +124,8 @@ server=
 trap '[ -z "$server" ] || kill -9 "$server" 2>/dev/null; rm -rf "$work"' EXIT
 unset NOMOAT_API_KEY http_proxy HTTP_PROXY all_proxy ALL_PROXY
 told() { grep -q 'serving at http' "$work/log"; }
-serve() {
-    "$NOMOAT" serve brief -c 100000 --port 0 >"$work/stdout" 2>"$work/log" </dev/null &
+serve() {       # serve MODEL OPTION...
+    "$NOMOAT" serve "$@" --port 0 >"$work/stdout" 2>"$work/log" </dev/null &
     server=$!
     wait_for told && url=$(sed -n 's/.*serving at \(http[^ ,]*\).*/\1/p' "$work/log")
 }
@@ -137,7 +137,7 @@ rendered() {    # rendered TEXT BODY: the prompt of such a request
     { ask /apply-template "$2" && has "{\"prompt\":\"$1\"}"; } || { echo "# $(cat "$work/out")"; return 1; }
 }
 if "$NOMOAT" help serve >"$work/out" 2>&1 && command -v curl >"$work/out"; then
-    check 'serve' serve
+    check 'serve' serve brief -c 100000
     check 'a persona is the default' rendered '<system>Be brief.<user>Hello<assistant>' "{$hello}"
     check 'its messages come behind the system message' rendered '<system>\nYou are\ntwo lines.<user>One?<assistant>Two\nlines.<user>Hello<assistant>' "{\"model\": \"filed\", $hello}"
     check "a request's own system message wins" rendered '<system>S<user>One?<assistant>Two\nlines.<user>Hello<assistant>' \
@@ -175,6 +175,41 @@ SYSTEM S' show paged
     kill "$server"
     wait "$server"
     server=
+
+    # ---- with an adapter on it
+    awk 'BEGIN { for (i = 0; i < 8; i++) printf "{\"prompt\": \"Hello %d\", \"completion\": \"abc\"}\n", i }' >"$work/data.jsonl"
+    check 'an adapter' run tune tiny "$work/data.jsonl" --format alpaca --max-steps 8 --lr 0.05 -r 4 --val 0 --meter 0 --no-anchor -o style
+    lists() { curl -sS -g -o "$work/out" "$url$1" && grep -q -- "$2" "$work/out"; }
+    answers() {     # answers NAME [MEMBERS]: what run says to that name, under that name; of bytes that are no text, JSON has something else
+        "$NOMOAT" run "$1" Hello 2>"$work/err" </dev/null | LC_ALL=C tr -cd ' -~' >"$work/same"
+        { ask /v1/chat/completions "{${2:-\"model\": \"$1\",} $hello}" && LC_ALL=C tr -cd ' -~' <"$work/out" >"$work/plain" &&
+            [ -s "$work/same" ] && has "\"model\":\"$1\"" && grep -qF -- "\"content\":\"$(cat "$work/same")\"" "$work/plain"; } || { echo "# $(cat "$work/same" "$work/plain")"; return 1; }
+    }
+    check 'serve a persona with an adapter' serve brief+style
+    check 'it is the default' rendered '<system>Be brief.<user>Hello<assistant>' "{$hello}"
+    check 'the list has it' lists /v1/models '"id":"brief+style"[^{}]*"kind":"stack","base":"brief"[^{}]*"loaded":true,"default":true'
+    check 'its persona' lists /v1/models '"id":"brief"[^{}]*"kind":"persona"[^{}]*"default":false'
+    check 'and its adapter' lists /v1/models '"id":"style"[^{}]*"kind":"adapter"'
+    check "Ollama's list, too" lists /api/tags '"name":"brief+style"'
+    check "llama.cpp's properties are its own" lists /props '"model_alias":"brief+style"'
+    check 'with the template of the persona' lists /props '"chat_template":"{% for m in messages %}<{{ m.role }}>'
+    check "Ollama's description, too" ask /api/show '{"model": "brief+style"}'
+    check 'with the system message' has '"system":"Be brief."'
+    check 'and answers as run does' answers brief+style ' '
+    cp "$work/same" "$work/same.style"
+    check 'by name' answers brief+style
+    check 'at another scale' answers brief+style=0.25
+    check 'as a request of another persona' answers filed+style=2
+    check 'by "lora"' answers brief+style '"model": "brief", "lora": [{"id": "style", "scale": 1}],'
+    check 'the persona alone' answers brief
+    check 'is another answer' sh -c "! cmp -s '$work/same' '$work/same.style'"
+    check 'properties of what is asked for' lists '/props?model=filed%2Bstyle=2' '"model_alias":"filed+style=2"'
+    check 'an adapter that is none' ask /v1/chat/completions "{\"model\": \"brief+none\", $hello}"
+    check 'is not found' has model_not_found
+    kill "$server"
+    wait "$server"
+    server=
+    check 'the adapter is removed' run rm style
 else
     skip 'serve' 'this build has no server, or curl is missing'
 fi

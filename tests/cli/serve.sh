@@ -180,8 +180,16 @@ check 'a second signal ends at once' ends_at_once
 start "$model"
 chat='{"title": "Of salt", "model": "m", "created": 1, "updated": 2, "leaf": "b", "messages": [
     {"id": "a", "role": "user", "content": "Why is the sea salt?"}, {"id": "b", "parent": "a", "role": "assistant", "content": "Rivers."}]}'
-kept() { ask 503 /nm/chats; }
-if kept >"$work/why" 2>&1; then skip 'conversations' 'built without SQLite'
+unkept() { ask 503 /nm/chats; }
+if unkept >"$work/why" 2>&1; then
+    check 'without SQLite nothing is kept, and clients are told' has 'built without SQLite'
+    check 'with the word for programs' has not_kept
+    check 'so is the user' logged 'conversations are not kept'
+    check 'votes, too' post 503 /nm/votes '{}'
+    check 'but no method that there is not' ask 405 /nm/votes -X DELETE
+    check 'nor path' ask 404 /nm/nothing
+    check 'personas are kept' post 200 /nm/personas/terse '{"model": "", "system": "S", "settings": {}}' -X PUT
+    check 'the page is there all the same' ask 200 / -H 'Accept: text/html'
 else
     check 'a conversation is put' post 200 /nm/chats/one "$chat" -X PUT
     stop KILL

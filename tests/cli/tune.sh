@@ -127,6 +127,20 @@ check 'a time that is none' ends_with 2 tune "$model" "$work/data.jsonl" --forma
 check 'no time at all' ends_with 6 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --fit 0.01s -q
 check 'says what the least would be' says 'even [0-9]* steps take'
 check '--fit does not resume' ends_with 2 tune "$model" "$work/data.jsonl" --format alpaca -o "$work/x" --fit 1h --resume -q
+# Stopped by Ctrl-C, it says what chose the same, and goes on to the bits of a run that is told so from the start.
+in_time() { tune -o "$work/t" --val 0 --epochs 3000 "$@"; }
+stops() {
+    "$NOMOAT" tune "$model" "$work/data.jsonl" --format alpaca --batch 4 --max-length 128 -r 4 -s 7 --meter 64 --val 0 -o "$work/t" --epochs 3000 --fit 10s >"$work/out" 2>"$work/err" </dev/null &
+    running=$!
+    wait_for test -e "$work/t/checkpoint.safetensors" && kill -INT "$running"
+    wait "$running"
+    chosen=$(sed -n 's/.* the same command with \(--max-steps [0-9]* --save-every [0-9]*\) --resume in place of --fit goes on.*/\1/p' "$work/err")
+    [ -n "$chosen" ]
+}
+check 'a time, and Ctrl-C' stops
+# shellcheck disable=SC2086  # options
+goes_on() { in_time $chosen --resume && mv "$work/t" "$work/t.parts" && in_time $chosen && cmp "$work/t/adapter_model.safetensors" "$work/t.parts/adapter_model.safetensors"; }
+check 'goes on with what was chosen' goes_on
 fitted() { tune -o "$work/h" --val 0 --epochs 1000 --meter 64 --fit 15s --json && says ' epochs in place of 1000 ' && awk -v s="$(value seconds)" 'BEGIN { exit !(s > 4 && s < 30) }'; }
 check 'fewer epochs for less time' fitted
 awk 'BEGIN { for (i = 0; i < 2700; i++) printf "{\"prompt\": \"What is %d?\", \"completion\": \"It is the number %d.\"}\n", i, i }' >"$work/many.jsonl"

@@ -1,4 +1,5 @@
-/* The engine of the server: what an answer is must not depend on who else is served, on what was kept, or on who leaves. On a real model. */
+/* The engine of the server: what an answer is must not depend on who else is served, on what was kept, or on who leaves. On real models. */
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -7,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -18,100 +20,9 @@
 #include "os/clock.h"
 #include "os/file.h"
 #include "server/engine_impl.h"
+#include "server/server.h"
 
-/* ---- A client ---------------------------------------------------------------------------------------------------------------------- */
-
-enum { MOST_N = 4 };
-typedef struct client {
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    nm_str text[MOST_N], prompt;
-    int started, ended, pieces, answered;
-    nm_finish finish[MOST_N];
-    nm_ended end;
-    char error[512], code[64], model[128];
-    double logprob_sum;
-    int logprobs, echoed;
-    nm_job *job;
-    int cancel_after;       /* pieces */
-    bool deaf;              /* keeps no text: memory may fail */
-} client;
-
-static void on_started(void *arg, const nm_started *s)
-{
-    client *c = arg;
-    pthread_mutex_lock(&c->lock);
-    c->started++;
-    snprintf(c->model, sizeof c->model, "%s", s->model);
-    pthread_cond_broadcast(&c->changed);
-    pthread_mutex_unlock(&c->lock);
-}
-
-static void on_piece(void *arg, const nm_piece *p)
-{
-    client *c = arg;
-    pthread_mutex_lock(&c->lock);
-    if (c->deaf) c->pieces++;
-    else if (p->kind == NM_PIECE_PROMPT) c->echoed += (int)p->n_tokens;
-    else {
-        assert_int_equal(nm_str_append(&c->text[p->index], p->text, p->length), NM_OK);
-        for (size_t i = 0; i < p->n_tokens; i++) c->logprob_sum += p->token[i].logprob, c->logprobs++;
-        c->pieces++;
-    }
-    nm_job *job = c->cancel_after && c->pieces == c->cancel_after ? c->job : NULL;
-    pthread_cond_broadcast(&c->changed);
-    pthread_mutex_unlock(&c->lock);
-    if (job) nm_job_cancel(job);
-}
-
-static void on_answered(void *arg, const nm_answer_end *a)
-{
-    client *c = arg;
-    if (a->index < MOST_N) c->finish[a->index] = a->finish;
-    c->answered++;
-}
-
-static void on_ended(void *arg, const nm_ended *e)
-{
-    client *c = arg;
-    pthread_mutex_lock(&c->lock);
-    c->ended++;
-    c->end = *e;
-    snprintf(c->error, sizeof c->error, "%s", e->error);
-    snprintf(c->code, sizeof c->code, "%s", e->code ? e->code : "");
-    pthread_cond_broadcast(&c->changed);
-    pthread_mutex_unlock(&c->lock);
-}
-
-static void begin(nm_engine *e, client *c, const nm_ask *ask)
-{
-    nm_listener l = {on_started, on_piece, on_answered, on_ended, c};
-    *c = (client){.cancel_after = c->cancel_after, .deaf = c->deaf};
-    pthread_mutex_init(&c->lock, NULL);
-    pthread_cond_init(&c->changed, NULL);
-    pthread_mutex_lock(&c->lock);
-    nm_err err = nm_engine_ask(e, ask, &l, &c->job);
-    pthread_mutex_unlock(&c->lock);
-    if (err != NM_OK) print_error("%s\n", nm_error_text());
-    assert_int_equal(err, NM_OK);
-}
-
-static void finish(client *c)
-{
-    pthread_mutex_lock(&c->lock);
-    while (!c->ended) pthread_cond_wait(&c->changed, &c->lock);
-    pthread_mutex_unlock(&c->lock);
-    nm_job_release(&c->job);
-}
-
-static void forget(client *c)
-{
-    for (int i = 0; i < MOST_N; i++) nm_str_free(&c->text[i]);
-    pthread_mutex_destroy(&c->lock);
-    pthread_cond_destroy(&c->changed);
-}
-
-static const char *text_of(const client *c, int i) { return c->text[i].data ? c->text[i].data : ""; }
+#include "asker.h"
 
 /* ---- The engine under test ------------------------------------------------------------------------------------------------------------- */
 
@@ -281,26 +192,205 @@ static void test_cancel(void **state)
     assert_string_equal(text_of(&other, 0), expected);
     forget(&c);
     forget(&other);
-    /* While a long prompt is read: soon, and whoever shares its pass goes on. */
-    nm_str longer = {0};
-    for (int i = 0; i < 400; i++) assert_int_equal(nm_str_printf(&longer, "word%d ", i), NM_OK);
-    a = ask_text(longer.data, 10);
-    c.cancel_after = 0;
-    begin(e, &c, &a);
-    begin(e, &other, &b);
-    usleep(60000);
-    double from = nm_clock_seconds();
-    nm_job_cancel(c.job);
-    finish(&c);
-    double took = nm_clock_seconds() - from;
-    finish(&other);
-    assert_int_equal(c.end.err, NM_INTERRUPTED);
-    assert_true(took < 1);
-    assert_string_equal(text_of(&other, 0), expected);
-    forget(&c);
-    forget(&other);
-    nm_str_free(&longer);
     nm_engine_close(&e);
+}
+
+/* ---- Clients that leave ------------------------------------------------------------------------------------------------------------------------ */
+
+/* What is done for a client after it has left, in the processor's seconds of the thread that computes (and of each of the pool beside it): the goal's "50 ms of work". */
+static const double NOTICED = 0.05;
+enum { TOKENS = 2000, TRIES = 5 };
+
+static int compare(const void *a, const void *b) { return *(const double *)a < *(const double *)b ? -1 : *(const double *)a > *(const double *)b; }
+
+/* Where the machine does other things, one of them may come too late. */
+static double median(double took[TRIES])
+{
+    qsort(took, TRIES, sizeof *took, compare);
+    return took[TRIES / 2];
+}
+
+static void fill_long(int32_t *ids, int32_t seed)
+{
+    for (int32_t i = 0; i < TOKENS; i++) ids[i] = 1000 + (seed * 7919 + i * 104729) % 30000;
+}
+
+static nm_ask ask_long(const int32_t *ids)
+{
+    nm_ask a = ask_text("", 2000);
+    a.text = NULL;
+    a.ids = ids;
+    a.n_ids = TOKENS;
+    return a;
+}
+
+static void wait_started(client *c)
+{
+    pthread_mutex_lock(&c->lock);
+    while (!c->started && !c->ended) pthread_cond_wait(&c->changed, &c->lock);
+    pthread_mutex_unlock(&c->lock);
+    assert_int_equal(c->ended, 0);
+}
+
+/* How long it is worked on still. */
+static double leaves(client *c)
+{
+    clockid_t clock;
+    assert_int_equal(pthread_getcpuclockid(c->loop, &clock), 0);
+    double from = worked_by(clock);
+    nm_job_cancel(c->job);
+    finish(c);
+    assert_int_equal(c->end.err, NM_INTERRUPTED);
+    return c->worked - from;
+}
+
+/* Wherever in a prompt of 2,000 tokens it is, and in an answer. */
+static void test_leaving(void **state)
+{
+    (void)state;
+    NEED_MODEL();
+    nm_engine *e = open_engine((nm_engine_options){0});
+    static int32_t ids[TOKENS];
+    double most = 0;
+    for (int i = 0; i < 6; i++) {
+        client c = {0};
+        nm_ask a = ask_long(ids);
+        fill_long(ids, i);
+        if (i == 5) a.n_ids = 10;
+        begin(e, &c, &a);
+        wait_started(&c);
+        usleep(1000 + 70000 * (useconds_t)i);
+        double took = leaves(&c);
+        most = took > most ? took : most;
+        forget(&c);
+    }
+    print_message("# %.1f ms of work after a client left\n", most * 1e3);
+    assert_true(most < NOTICED);
+    nm_engine_close(&e);
+}
+
+/* Two leave in turn while their prompts are read, and one stays, whose answer is what it is alone. */
+static void test_leaving_in_turn(void **state)
+{
+    (void)state;
+    NEED_MODEL();
+    nm_engine *e = open_engine((nm_engine_options){0});
+    static int32_t ids[3][TOKENS];
+    double took[2][TRIES];
+    for (int round = 0; round < TRIES; round++) {
+        client c[3] = {0}, alone = {0};
+        nm_ask a[3];
+        for (int i = 0; i < 3; i++) {
+            fill_long(ids[i], 10 + 3 * round + i);
+            a[i] = ask_long(ids[i]);
+        }
+        a[2].max_tokens = 8;
+        a[2].n_ids = 300;
+        for (int i = 0; i < 3; i++) begin(e, &c[i], &a[i]);
+        for (int i = 0; i < 3; i++) wait_started(&c[i]);
+        usleep(200000);
+        for (int i = 0; i < 2; i++) {
+            took[i][round] = leaves(&c[i]);
+            usleep(15000);
+        }
+        finish(&c[2]);
+        assert_int_equal(c[2].end.err, NM_OK);
+        a[2].no_cache = true;
+        begin(e, &alone, &a[2]);
+        finish(&alone);
+        assert_string_equal(text_of(&c[2], 0), text_of(&alone, 0));
+        for (int i = 0; i < 3; i++) forget(&c[i]);
+        forget(&alone);
+    }
+    print_message("# %.1f and %.1f ms of work after two left\n", median(took[0]) * 1e3, median(took[1]) * 1e3);
+    assert_true(median(took[0]) < NOTICED && median(took[1]) < NOTICED);
+    nm_engine_close(&e);
+}
+
+/* ---- The same by HTTP: from the moment in which a socket is closed ---- */
+
+static char kept_at[64];    /* what the server keeps */
+
+static void make_data(void)
+{
+    snprintf(kept_at, sizeof kept_at, "/tmp/nomoat-test-data-XXXXXX");
+    assert_non_null(mkdtemp(kept_at));
+    setenv("XDG_DATA_HOME", kept_at, 1);
+}
+
+static void remove_data(void)
+{
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf %s", kept_at);
+    assert_int_equal(system(command), 0);
+    unsetenv("XDG_DATA_HOME");
+}
+
+static int dial(const nm_server *s)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)nm_http_port(s->http)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_true(fd >= 0 && connect(fd, (struct sockaddr *)&at, sizeof at) == 0);
+    return fd;
+}
+
+static void send_long(int fd, bool stream, int32_t seed)
+{
+    nm_str body = {0}, head = {0};
+    assert_int_equal(nm_str_printf(&body, "{\"max_tokens\": 100, \"stream\": %s, \"prompt\": [%d", stream ? "true" : "false", seed), NM_OK);
+    for (int32_t i = 1; i < TOKENS; i++) assert_int_equal(nm_str_printf(&body, ",%d", 1000 + (seed * 7919 + i * 104729) % 30000), NM_OK);
+    assert_int_equal(nm_str_puts(&body, "]}"), NM_OK);
+    assert_int_equal(nm_str_printf(&head, "POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %zu\r\n\r\n", body.length), NM_OK);
+    assert_int_equal(write(fd, head.data, head.length), head.length);
+    for (size_t at = 0; at < body.length;) {
+        ssize_t n = write(fd, body.data + at, body.length - at);
+        assert_true(n > 0);
+        at += (size_t)n;
+    }
+    nm_str_free(&head);
+    nm_str_free(&body);
+}
+
+static nm_engine_counts counts_of(const nm_server *s)
+{
+    nm_engine_counts c;
+    nm_engine_count(s->engine, &c);
+    return c;
+}
+
+static double hangs_up(const nm_server *s, bool stream, int32_t seed)
+{
+    clockid_t clock;
+    int fd = dial(s);
+    uint64_t before = counts_of(s).cancelled;
+    send_long(fd, stream, seed);
+    while (!counts_of(s).running) usleep(1000);
+    usleep(100000);
+    assert_int_equal(pthread_getcpuclockid(s->engine->loop, &clock), 0);
+    double from = worked_by(clock);
+    close(fd);
+    while (counts_of(s).cancelled == before) usleep(1000);
+    return worked_by(clock) - from;
+}
+
+/* The watcher looks every 20 ms, by the clock. */
+static void test_hanging_up(void **state)
+{
+    (void)state;
+    NEED_MODEL();
+    nm_server *s;
+    const char *models[] = {model_path};
+    nm_engine_options options = {.models = models, .n_models = 1};
+    make_data();
+    assert_int_equal(nm_server_open(&s, &options, (nm_http_options){.host = "127.0.0.1"}), NM_OK);
+    for (int stream = 0; stream < 2; stream++) {
+        double took[TRIES];
+        for (int i = 0; i < TRIES; i++) took[i] = hangs_up(s, stream, 100 + TRIES * stream + i);
+        print_message("# %.1f ms of work after a client hung up\n", median(took) * 1e3);
+        assert_true(median(took) < NOTICED);
+    }
+    nm_server_close(&s, 0);
+    remove_data();
 }
 
 static void test_refusals(void **state)
@@ -756,6 +846,175 @@ static void test_close_at_work(void **state)
         assert_int_equal(c[i].end.err, NM_INTERRUPTED);
         forget(&c[i]);
     }
+}
+
+/* ---- Bounds on reasoning, and control tokens in grammars ------------------------------------------------------------------------------------- */
+
+static const char THINKS[] = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n<think>\n";
+
+static nm_ask ask_think(int32_t bound, int32_t tokens)
+{
+    nm_ask a = ask_chat("[{\"role\": \"user\", \"content\": \"Why is the sky blue?\"}]", tokens);
+    a.model = "thinker";
+    a.think_most = bound;
+    a.ignore_eos = true;
+    a.top_logprobs = 0;
+    return a;
+}
+
+/* The tokens of a request's prompt. */
+typedef struct encoded { pthread_mutex_t lock; pthread_cond_t changed; bool done; const nm_ask *ask; int32_t ids[256]; size_t n; } encoded;
+static void encode(void *arg, const nm_served *served, nm_err err)
+{
+    encoded *x = arg;
+    char *text;
+    size_t length;
+    int32_t *ids;
+    assert_int_equal(err, NM_OK);
+    pthread_mutex_lock(&x->lock);
+    assert_int_equal(nm_served_prompt(served, x->ask, NULL, &text, &length, &ids, &x->n), NM_OK);
+    assert_true(x->n < 100);
+    memcpy(x->ids, ids, x->n * sizeof *ids);
+    nm_free(text);
+    nm_free(ids);
+    x->done = true;
+    pthread_cond_broadcast(&x->changed);
+    pthread_mutex_unlock(&x->lock);
+}
+
+enum { BIT = sizeof(int32_t) + sizeof(double) };        /* of client.bits, a token */
+
+/* Continues the first n tokens of an answer, and holds what comes to the rest of it. */
+static void same_beyond(nm_engine *e, const nm_ask *ask, const client *c, size_t n)
+{
+    encoded x = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER, .ask = ask};
+    client rest = {0};
+    assert_int_equal(nm_engine_call(e, ask->model, encode, &x), NM_OK);
+    pthread_mutex_lock(&x.lock);
+    while (!x.done) pthread_cond_wait(&x.changed, &x.lock);
+    pthread_mutex_unlock(&x.lock);
+    for (size_t i = 0; i < n; i++) memcpy(&x.ids[x.n + i], c->bits[0].data + i * BIT, sizeof *x.ids);
+    nm_ask a = ask_text("", (int32_t)(c->bits[0].length / BIT - n));
+    a.text = NULL;
+    a.ids = x.ids;
+    a.n_ids = x.n + n;
+    a.top_logprobs = 0;
+    a.no_cache = true;
+    begin(e, &rest, &a);
+    finish(&rest);
+    assert_int_equal(rest.end.err, NM_OK);
+    assert_int_equal(rest.bits[0].length, c->bits[0].length - n * BIT);
+    assert_memory_equal(rest.bits[0].data, c->bits[0].data + n * BIT, rest.bits[0].length);
+    forget(&rest);
+}
+
+/* A model that thinks on and on is brought to its answer behind so many tokens: it has thought what it would have thought, and answers what it answers to that. */
+static void test_think_bound(void **state)
+{
+    enum { BOUND = 16, MORE = 40 };
+    (void)state;
+    NEED_MODEL();
+    char from[700];
+    make_data();
+    snprintf(from, sizeof from, "FROM %s\nTEMPLATE \"\"\"%s\"\"\"\n", model_path, THINKS);
+    nm_err err = nm_persona_save("thinker", from, strlen(from), false, NULL);
+    if (err != NM_OK) print_error("%s\n", nm_error_text());
+    assert_int_equal(err, NM_OK);
+    nm_engine *e = open_engine((nm_engine_options){0});
+    client endless = {0}, bound = {0}, formed = {0};
+    nm_ask a = ask_think(NM_ASK_INT, BOUND + MORE), b = ask_think(BOUND, BOUND + MORE);
+    begin(e, &endless, &a);
+    finish(&endless);
+    assert_int_equal(endless.end.err, NM_OK);
+    assert_true(endless.reasoned == BOUND + MORE && endless.text[0].length == 0);      /* or this model is none for this test */
+    begin(e, &bound, &b);
+    finish(&bound);
+    assert_int_equal(bound.end.err, NM_OK);
+    assert_int_equal(bound.end.tokens, BOUND + MORE);
+    assert_in_range(bound.reasoned, BOUND, BOUND + 8);      /* and the mark's own tokens but for the last */
+    assert_memory_equal(bound.bits[0].data, endless.bits[0].data, BOUND * BIT);
+    assert_true(bound.reasoning.length > 0 && bound.reasoning.length < endless.reasoning.length && bound.text[0].length > 20);
+    assert_memory_equal(bound.reasoning.data, endless.reasoning.data, bound.reasoning.length);
+    assert_null(strstr(text_of(&bound, 0), "think>"));
+    same_beyond(e, &b, &bound, (size_t)bound.reasoned + 1);
+    /* Where a grammar binds the answer, reasoning stays free and bounded. */
+    b.grammar = "root ::= \"Rayleigh\" \"!\"{3}";
+    begin(e, &formed, &b);
+    finish(&formed);
+    assert_int_equal(formed.end.err, NM_OK);
+    assert_string_equal(text_of(&formed, 0), "Rayleigh!!!");
+    assert_memory_equal(formed.bits[0].data, bound.bits[0].data, (size_t)bound.reasoned * BIT);
+    json_decref(a.messages), json_decref(b.messages);
+    forget(&endless), forget(&bound), forget(&formed);
+    nm_engine_close(&e);
+    remove_data();
+}
+
+static bool has_token(const client *c, int32_t id)
+{
+    for (size_t at = 0; at < c->bits[0].length; at += BIT)
+        if (!memcmp(c->bits[0].data + at, &id, sizeof id)) return true;
+    return false;
+}
+
+/* The one control token of this text in the first model. */
+typedef struct looked { pthread_mutex_t lock; pthread_cond_t changed; bool done; const char *text; int32_t id; } looked;
+static void look_up(void *arg, const nm_served *served, nm_err err)
+{
+    looked *l = arg;
+    assert_int_equal(err, NM_OK);
+    const nm_tokenizer *t = nm_model_tokenizer(served->model);
+    pthread_mutex_lock(&l->lock);
+    for (int32_t i = 0; i < nm_token_count(t); i++)
+        if (nm_token_is_control(t, i) && !strcmp(nm_token_raw(t, i), l->text)) l->id = i;
+    l->done = true;
+    pthread_cond_broadcast(&l->changed);
+    pthread_mutex_unlock(&l->lock);
+}
+
+static void marks_on(const char *name, const char *mark)
+{
+    char path[512], grammar[128];
+    snprintf(path, sizeof path, "%s/%s.gguf", getenv("NOMOAT_TEST_MODELS"), name);
+    if (access(path, R_OK)) {
+        print_message("# %s is not there\n", name);
+        return;
+    }
+    snprintf(model_path, sizeof model_path, "%s", path);
+    nm_engine *e = open_engine((nm_engine_options){0});
+    looked l = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER, .text = mark, .id = -1};
+    client with = {0}, without = {0};
+    assert_int_equal(nm_engine_call(e, NULL, look_up, &l), NM_OK);
+    pthread_mutex_lock(&l.lock);
+    while (!l.done) pthread_cond_wait(&l.changed, &l.lock);
+    pthread_mutex_unlock(&l.lock);
+    assert_true(l.id >= 0);
+    nm_ask a = ask_text("Say it:", 20);
+    a.top_logprobs = 0;
+    snprintf(grammar, sizeof grammar, "root ::= \"one\" @\"%s\" \"two\"", mark);
+    a.grammar = grammar;
+    begin(e, &with, &a);
+    finish(&with);
+    assert_int_equal(with.end.err, NM_OK);
+    assert_string_equal(text_of(&with, 0), "onetwo");       /* it shows nothing */
+    assert_true(has_token(&with, l.id));
+    /* Written as text, it is its characters; and where anything may come, it may not. */
+    snprintf(grammar, sizeof grammar, "root ::= \"one\" \"%s\" \"two\" .{6}", mark);
+    begin(e, &without, &a);
+    finish(&without);
+    assert_int_equal(without.end.err, NM_OK);
+    assert_false(has_token(&without, l.id));
+    assert_true(strstr(text_of(&without, 0), mark) == text_of(&without, 0) + 3);
+    forget(&with), forget(&without);
+    nm_engine_close(&e);
+}
+
+static void test_marks(void **state)
+{
+    (void)state;
+    NEED_MODEL();
+    marks_on("smollm2-135m-instruct-q4_1", "<|im_start|>");
+    marks_on("qwen2.5-coder-0.5b-instruct-q4_k_m", "<|fim_prefix|>");
 }
 
 /* ---- Kept prefixes in files ---------------------------------------------------------------------------------------------------------------- */
@@ -1258,11 +1517,12 @@ static void test_two_models(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_together_as_alone), cmocka_unit_test(test_kept_prefix), cmocka_unit_test(test_several_answers), cmocka_unit_test(test_cancel), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_together_as_alone), cmocka_unit_test(test_kept_prefix), cmocka_unit_test(test_several_answers), cmocka_unit_test(test_cancel), cmocka_unit_test(test_leaving), cmocka_unit_test(test_leaving_in_turn), cmocka_unit_test(test_hanging_up),
+        cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_logprobs), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_embeddings_cancel), cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_smuggled_tokens),
         cmocka_unit_test(test_smuggled_beside_messages), cmocka_unit_test(test_fair), cmocka_unit_test(test_two_models), cmocka_unit_test(test_stacks_together), cmocka_unit_test(test_added_adapters),
         cmocka_unit_test(test_turns), cmocka_unit_test(test_turns_of_calls),
-        cmocka_unit_test(test_long_texts), cmocka_unit_test(test_chat), cmocka_unit_test(test_cut_call), cmocka_unit_test(test_close_at_work),
+        cmocka_unit_test(test_long_texts), cmocka_unit_test(test_chat), cmocka_unit_test(test_cut_call), cmocka_unit_test(test_think_bound), cmocka_unit_test(test_marks), cmocka_unit_test(test_close_at_work),
         cmocka_unit_test(test_kept_in_files), cmocka_unit_test(test_left_files), cmocka_unit_test(test_files_of_other_stacks), cmocka_unit_test(test_files_while_serving),
         cmocka_unit_test(test_hold),
     };
