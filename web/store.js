@@ -90,7 +90,7 @@ async function put(chat) {
     const {id, title, model, system, settings, leaf, created, updated} = chat;
     for (const d of ids) chat.dirty.delete(d);
     try {
-        await call('PUT', `/nm/chats/${id}`, {title, model, system, settings, leaf, created, updated, messages: ids.map((d) => chat.messages.get(d))});
+        await call('PUT', `/nm/chats/${id}`, {title: sound(title), model, system: sound(system), settings, leaf, created, updated, messages: ids.map((d) => chat.messages.get(d))});
         if (unsaved.delete(chat)) note(`“${isolated(chat.title)}” is stored now.`);
     } catch (e) {
         for (const d of ids) chat.dirty.add(d);

@@ -85,7 +85,7 @@ function ask(parent, text) {
     const {chat} = app;
     const first = chat.messages.size === 0;
     const message = addMessage(chat, parent, 'user', text);
-    if (!chat.title) chat.title = Array.from(text.split('\n')[0]).slice(0, 80).join('');
+    if (!chat.title) chat.title = Array.from(message.content.split('\n')[0]).slice(0, 80).join('');
     if (first) app.adopt(chat);
     respond(chat, message);
 }

@@ -566,7 +566,7 @@ class Flows:
         data = {'items': [], 'files': [self.lines('talks.jsonl', 40), self.lines('picture.png', 1)], 'dragOperationsMask': 1}
         for kind in ('dragEnter', 'dragOver', 'drop'):
             await self.page.send('Input.dispatchDragEvent', type=kind, x=box[0], y=box[1], data=data)
-        await self.page.until('document.querySelector(".sources input:checked") && document.querySelector(".note.bad")?.textContent.includes("picture.png is of no kind")')
+        await self.page.until('document.querySelector(".sources input:checked") && document.querySelector(".note.bad")?.textContent.match(/picture.png\\u2069 is of no kind/)')
         await self.page.click('.note button', 'Dismiss')
         assert await self.page.js('document.getElementById("lesson-name").value') == 'talks'
         counts = await self.page.js('(async () => (await fetch("/nm/feedback")).json())()')
