@@ -123,7 +123,7 @@ nm_err nm_read_stdin(char **text, size_t *length, const char *expected)
     return nm_fd_read(STDIN_FILENO, "standard input", NM_INPUT_MOST, text, length);    /* not /dev/stdin: a socket cannot be opened */
 }
 
-/* ---- JSON -------------------------------------------------------------------------------------------------------- */
+/* ---- Answers ----------------------------------------------------------------------------------------------------- */
 
 nm_err nm_json_print(nm_str *s, nm_err err)
 {
@@ -133,7 +133,20 @@ nm_err nm_json_print(nm_str *s, nm_err err)
     return err;
 }
 
-/* ---- Prompts ----------------------------------------------------------------------------------------------------- */
+nm_err nm_text_print(const char *text, size_t length, bool json)
+{
+    nm_str s = {0};
+    if (!json) {
+        NM_TRY(nm_out_text(text, length));
+        return nm_out_text_end();
+    }
+    nm_err err = nm_str_puts(&s, "{\"text\": ");
+    if (err == NM_OK) err = nm_str_json(&s, text, length);
+    if (err == NM_OK) err = nm_str_putc(&s, '}');
+    return nm_json_print(&s, err);
+}
+
+/* ---- Prompts ---------------------------------------------------------------------------------------------------- */
 
 nm_err nm_prompt_tokens(const nm_model *model, const char *text, size_t length, int32_t **ids, size_t *count)
 {

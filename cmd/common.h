@@ -35,6 +35,8 @@ nm_err nm_read_stdin(char **text, size_t *length, const char *expected);
 
 /* Prints the object and a newline, and frees it. err: what its making came to; passed on. */
 nm_err nm_json_print(nm_str *s, nm_err err);
+/* A command's whole text: as nm_out_text gives it, or {"text": ...}. */
+nm_err nm_text_print(const char *text, size_t length, bool json);
 
 /* Tokens of a prompt: special tokens parsed, BOS exactly once where the model wants one, and no EOS behind it. */
 nm_err nm_prompt_tokens(const nm_model *model, const char *text, size_t length, int32_t **ids, size_t *count);

@@ -67,19 +67,6 @@ static nm_err read_ids(int32_t **ids, size_t *count)
     return err;
 }
 
-static nm_err print(const char *text, size_t length, bool json)
-{
-    nm_str s = {0};
-    if (!json) {
-        NM_TRY(nm_out_text(text, length));
-        return nm_out_text_end();
-    }
-    nm_err err = nm_str_puts(&s, "{\"text\": ");
-    if (err == NM_OK) err = nm_str_json(&s, text, length);
-    if (err == NM_OK) err = nm_str_putc(&s, '}');
-    return nm_json_print(&s, err);
-}
-
 static int run(void *arg, int n_operands, char **operands)
 {
     const settings *set = arg;
@@ -94,7 +81,7 @@ static int run(void *arg, int n_operands, char **operands)
     NM_GOTO(nm_need_tokenizer(&t, model));
     NM_GOTO(read_ids(&ids, &count));
     NM_GOTO(nm_detokenize(t, ids, count, set->special ? NM_TEXT_SPECIAL : 0u, &text, &length));
-    err = print(text, length, set->common.json);
+    err = nm_text_print(text, length, set->common.json);
 out:
     nm_free(ids);
     nm_free(text);

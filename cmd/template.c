@@ -136,19 +136,6 @@ static nm_err open_template(nm_template **tmpl, nm_model **model, const settings
     return nm_fail(NM_NOT_FOUND, "%s: the model has no chat template: give a file NAME.jinja", operand);
 }
 
-static nm_err print(const char *text, size_t length, bool json)
-{
-    nm_str s = {0};
-    if (!json) {
-        NM_TRY(nm_out_text(text, length));
-        return nm_out_text_end();
-    }
-    nm_err err = nm_str_puts(&s, "{\"text\": ");
-    if (err == NM_OK) err = nm_str_json(&s, text, length);
-    if (err == NM_OK) err = nm_str_putc(&s, '}');
-    return nm_json_print(&s, err);
-}
-
 static int run(void *arg, int count, char **operands)
 {
     const settings *set = arg;
@@ -169,7 +156,7 @@ static int run(void *arg, int count, char **operands)
     NM_GOTO(nm_vars_end(&vars));
     nm_interrupts_catch();
     NM_GOTO(nm_template_render(tmpl, vars.text.data, vars.text.length, &how, &text, &length));
-    err = print(text, length, set->common.json);
+    err = nm_text_print(text, length, set->common.json);
 out:
     nm_free(text);
     nm_free(input);
