@@ -7,10 +7,10 @@
 
 static nm_err print_parts(const nm_tune_forecast *f)
 {
-    char text[7][32];
-    return nm_out_printf("          of it: steps %s, anchor %s, optimiser %s, validation %s, meter %s, saving %s, opening %s\n", nm_duration_text(f->training, text[0]),
+    char text[8][32];
+    return nm_out_printf("          of it: steps %s, anchor %s, optimiser %s, validation %s, meter %s, saving %s, answers %s, opening %s\n", nm_duration_text(f->training, text[0]),
         nm_duration_text(f->anchor, text[1]), nm_duration_text(f->update, text[2]), nm_duration_text(f->validation, text[3]), nm_duration_text(f->meter, text[4]),
-        nm_duration_text(f->saving, text[5]), nm_duration_text(f->begin, text[6]));
+        nm_duration_text(f->saving, text[5]), nm_duration_text(f->answers, text[7]), nm_duration_text(f->begin, text[6]));
 }
 
 static nm_err print_choice(const nm_tune_plan_report *p, const nm_tune_choice *c)
@@ -53,8 +53,9 @@ static nm_err json_plan(nm_str *s, const nm_tune_plan_report *p)
     const nm_tune_forecast *f = &p->now;
     NM_TRY(nm_str_putc(s, '{'));
     NM_TRY(json_forecast(s, f));
-    NM_TRY(nm_str_printf(s, ", \"parts\": {\"opening\": %.2f, \"steps\": %.2f, \"anchor\": %.2f, \"optimizer\": %.2f, \"validation\": %.2f, \"meter\": %.2f, \"saving\": %.2f}",
-        f->begin, f->training, f->anchor, f->update, f->validation, f->meter, f->saving));
+    NM_TRY(nm_str_printf(s, ", \"parts\": {\"opening\": %.2f, \"steps\": %.2f, \"anchor\": %.2f, \"optimizer\": %.2f, \"validation\": %.2f, \"meter\": %.2f, \"saving\": %.2f, "
+        "\"answers\": %.2f}",
+        f->begin, f->training, f->anchor, f->update, f->validation, f->meter, f->saving, f->answers));
     NM_TRY(nm_str_puts(s, ", \"instead\": ["));
     for (size_t i = 0; i < p->choices; i++) {
         NM_TRY(nm_str_printf(s, "%s{\"change\": \"%s\", ", i ? ", " : "", p->choice[i].name));

@@ -511,6 +511,7 @@ typedef struct nm_dataset_options {
     bool skip_bad;                  /* count bad rows and go on, rather than fail at the first */
     uint64_t seed;                  /* chooses the validation rows of a fraction */
     int64_t now;                    /* as in nm_template_options; 0 = the clock */
+    uint64_t memory;                /* bytes at most that the rows take, with all that splitting and ordering them takes at its peak; 0 = any number */
     nm_progress_fn progress;        /* rows read so far, of 0 (not known); may be NULL. Asking for a stop is NM_INTERRUPTED */
     void *progress_arg;
 } nm_dataset_options;
@@ -533,6 +534,7 @@ typedef struct nm_dataset_stats {
     uint64_t cut_answers;       /* those of them that lost trained tokens */
     uint64_t straddled;         /* answers whose first bytes share a token with the prompt: that token is not trained */
     uint64_t duplicates;        /* validation sequences that are also trained, token for token */
+    uint64_t bytes;             /* memory that the rows take, with orders over them */
     int32_t longest;            /* tokens, before it was cut */
     const char *first_bad;      /* "FILE:LINE: reason" of the first bad row, or NULL */
     const char *first_duplicate;    /* "FILE:LINE is also FILE:LINE", or NULL */
@@ -540,7 +542,7 @@ typedef struct nm_dataset_stats {
 
 typedef struct nm_dataset nm_dataset;
 /* Reads all sources and makes their token sequences with masks; the model may be closed afterwards. NM_REFUSED: the model has no template and none
- * was given; NM_BAD_FILE: "FILE:LINE: reason" of a bad row, a damaged file, or nothing left to train. Takes about five bytes a token. */
+ * was given; NM_BAD_FILE: "FILE:LINE: reason" of a bad row, a damaged file, or nothing left to train; NM_NO_MEMORY: more than `memory`. Takes about five bytes a token. */
 NM_API nm_err nm_dataset_open(nm_dataset **out, const nm_model *model, const nm_dataset_options *options);
 /* A file of ready batches: JSON, steps > micro-batches > sequences {"ids": [...], "mask": [0, 1, ...]}. n_vocab: ids from there on are refused. */
 NM_API nm_err nm_dataset_open_batches(nm_dataset **out, const char *path, int32_t n_vocab);
@@ -624,6 +626,7 @@ typedef struct nm_trainer_info {
     bool dora;
     uint64_t parameters, bytes;     /* bytes: taken beside the model */
     uint64_t pass_bytes;            /* of them: what passes compute in, touched as far as they are full */
+    uint64_t start_bytes;           /* at most while it is opened, where finding PiSSA's start takes more than passes do; else as bytes */
     int32_t pass_rows;              /* tokens of a pass */
     const char *arithmetic;         /* of products with the model's maps: "f32", "bf16" or "amx-bf16", other bits each */
     const char *recomputed;         /* "nothing", "rows" or "layers" */
@@ -632,7 +635,8 @@ typedef struct nm_trainer_info {
 /* What suits an optimiser (NULL = "adamw") as a learning rate, to what suits AdamW. NM_USAGE, naming those that are known, if there is none of that name. */
 NM_API nm_err nm_optimizer_rate(const char *name, float *rate);
 
-/* The model and the stack below must outlive the trainer. `steps`, `batch` and `max_length` must be given; options may not be NULL. */
+/* The model and the stack below must outlive the trainer. `steps`, `batch` and `max_length` must be given; options may not be NULL. NM_NO_MEMORY where options.memory does
+ * not suffice, before any of it is taken. */
 NM_API nm_err nm_trainer_open(nm_trainer **out, const nm_model *model, const nm_trainer_options *options);
 NM_API void nm_trainer_close(nm_trainer **trainer);
 /* What a trainer of these options would be: nothing is allocated for long. */

@@ -2,7 +2,7 @@
 import {fold, h} from '/dom.js';
 import {count, several, size, span} from '/words.js';
 
-const PARTS = {training: 'Steps', anchor: 'Anchor', update: 'Optimiser', validation: 'Validation', meter: 'Meter of forgetting', saving: 'Saving', begin: 'Opening'};
+const PARTS = {training: 'Steps', anchor: 'Anchor', update: 'Optimiser', validation: 'Validation', meter: 'Meter of forgetting', saving: 'Saving', answers: 'Answers before and after', begin: 'Opening'};
 
 export const facts = (pairs) => h('dl', {class: 'facts'}, pairs.filter(([, value]) => value != null).map(([label, value]) => h('div', {}, h('dt', {}, label), h('dd', {}, value))));
 export const lines = (list) => (list?.length ? h('ul', {class: 'lines'}, list.map((line) => h('li', {}, line))) : null);

@@ -96,7 +96,8 @@ SpeechPiece = _structure("nm_speech_piece", "nm_speech_kind kind; const void *te
 SpeechOptions = _structure("nm_speech_options", "const char *template_text; const char *tools; bool reasoning_open; uint64_t seed; bool marks; bool must_call")
 DatasetOptions = _structure("nm_dataset_options", """const char *const *sources; size_t n_sources; const char *rows; size_t rows_length; const char *validation;
     int32_t least_validation; int32_t most_validation; const char *map; const char *format; const char *template_text; const char *template_kwargs;
-    nm_train_on train_on; int32_t max_length; bool skip_bad; uint64_t seed; int64_t now; nm_progress_fn progress; void *progress_arg""")
+    nm_train_on train_on; int32_t max_length; bool skip_bad; uint64_t seed; int64_t now; uint64_t memory; nm_progress_fn progress;
+    void *progress_arg""")
 Sample = _structure("nm_sample", "const int32_t *ids; const uint8_t *mask; int32_t count, trained; const char *file; uint64_t line; int32_t source")
 OrderOptions = _structure("nm_order_options", "int32_t batch; double epochs; int64_t max_steps; uint64_t seed; bool in_order")
 OrderStep = _structure("nm_order_step", "const uint32_t *samples; size_t count; const uint32_t *parts; size_t n_parts")

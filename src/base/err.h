@@ -9,6 +9,20 @@ nm_err nm_fail(nm_err code, const char *format, ...) __attribute__((format(print
 /* Puts "prefix: " before the recorded message and returns code: for callers that know the file's name. */
 nm_err nm_fail_in(nm_err code, const char *prefix);
 
+/* The same for a refusal of the system's, `why` an errno: "MESSAGE: No space left on device". */
+nm_err nm_fail_system(nm_err code, int why, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* Marks the recorded error as one of a disk (or a quota) that is full, and returns code; until the next failing call. */
+nm_err nm_fail_full(nm_err code);
+bool nm_error_is_full(void);
+
+/* An error that goes to another thread. */
+enum { NM_ERROR_SIZE = 1024 };
+typedef struct nm_fault { nm_err err; bool full; char text[NM_ERROR_SIZE]; } nm_fault;
+/* What a call on this thread has just returned, with its message unless it is NM_OK. */
+void nm_fault_keep(nm_fault *fault, nm_err err);
+/* Records it on this thread, and returns it. */
+nm_err nm_fault_tell(const nm_fault *fault);
+
 /* NM_NO_MEMORY with the number of bytes that could not be had. */
 nm_err nm_fail_memory(size_t bytes);
 

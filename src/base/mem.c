@@ -99,13 +99,20 @@ void nm_free_aligned(void *pointer, size_t bytes)
     else free(pointer);
 }
 
+size_t nm_grown(size_t capacity, size_t need)
+{
+    if (need <= capacity) return capacity;
+    if (!capacity) capacity = 16;
+    while (capacity < need)
+        if (nm_mul_overflow(capacity, 2, &capacity)) return SIZE_MAX;
+    return capacity;
+}
+
 nm_err nm_grow(void **array, size_t *capacity, size_t need, size_t size)
 {
     if (need <= *capacity) return NM_OK;
-    size_t want = *capacity ? *capacity : 16;
-    while (want < need) {
-        if (nm_mul_overflow(want, 2, &want)) return nm_fail_memory(SIZE_MAX);
-    }
+    size_t want = nm_grown(*capacity, need);
+    if (want == SIZE_MAX) return nm_fail_memory(SIZE_MAX);
     void *p = nm_realloc_array(*array, want, size);
     if (!p) return nm_fail_memory(want * size);
     *array = p;

@@ -25,6 +25,8 @@ void nm_free_aligned(void *pointer, size_t bytes);
 
 /* Grows an array so that it holds at least `need` elements; amortised doubling. NM_NO_MEMORY leaves it as it was. */
 nm_err nm_grow(void **array, size_t *capacity, size_t need, size_t size);
+/* The elements that such an array comes to have room for; SIZE_MAX: more than there can be. */
+size_t nm_grown(size_t capacity, size_t need);
 #define NM_GROW(array, capacity, need) nm_grow((void **)&(array), &(capacity), (need), sizeof *(array))
 
 static inline bool nm_mul_overflow(size_t a, size_t b, size_t *out) { return __builtin_mul_overflow(a, b, out); }

@@ -33,11 +33,14 @@ struct nm_dataset {
     size_t n_steps, steps_capacity;
     uint32_t *parts;            /* end of micro-batch i among entries */
     size_t n_parts, parts_capacity;
+    uint64_t memory;            /* bytes at most; 0 = any number */
+    uint64_t block_bytes;
+    double draws;               /* entries of an epoch, by the weights */
     nm_dataset_stats stats;
     char *first_bad, *first_duplicate;
 };
 
-/* For making one. All zero is an empty dataset; nm_dataset_close frees it at any time. */
+/* For making one. All zero is an empty dataset; nm_dataset_close frees it at any time. NM_NO_MEMORY before more than `memory` is taken, now or by what is to come. */
 nm_err nm_data_add_file(nm_dataset *d, const char *name);      /* what follows is from it */
 nm_err nm_data_add(nm_dataset *d, const int32_t *ids, const uint8_t *mask, size_t count, uint64_t line, int32_t source, uint64_t unit);
 /* Keeps a share of the units for validation, chosen by the seed; none where that makes fewer than `least` entries, `most` units at most (0 = any number). */

@@ -33,12 +33,17 @@ static nm_err take_sequence(void *arg, const nm_sequence *q)
 }
 
 /* A row whose second turn is bad leaves none of its first. The tokens stay in their block, unused. */
-static void forget_entries(nm_dataset *d, size_t n) { d->n_entries = n; }
+static void forget_entries(nm_dataset *d, size_t n, double draws)
+{
+    d->n_entries = n;
+    d->draws = draws;
+}
 
 static nm_err read_row(loading *l, const nm_reader *reader, nm_json *row)
 {
     nm_record record;
     size_t before = l->d->n_entries;
+    double draws = l->d->draws;
     nm_dataset_stats stats = l->d->stats;
     l->line = reader->line;
     l->unit = l->d->units;
@@ -49,7 +54,7 @@ static nm_err read_row(loading *l, const nm_reader *reader, nm_json *row)
     if (err == NM_OK && !text) l->d->units++;
     if (err == NM_OK) l->d->stats.rows++;
     if (err != NM_OK) {
-        forget_entries(l->d, before);
+        forget_entries(l->d, before, draws);
         l->d->units = l->unit;
         l->d->stats = stats;
     }
@@ -103,6 +108,7 @@ static nm_err read_stream(loading *l, nm_stream *stream)
     bool end = false;
     nm_err err = nm_data_add_file(l->d, nm_stream_name(stream));
     nm_reader_init(&reader, stream);
+    reader.memory = l->d->memory;
     while (err == NM_OK && !end) {
         err = one_row(l, &reader, &end);
         if (err == NM_OK) err = report(l);
@@ -217,6 +223,7 @@ nm_err nm_dataset_open(nm_dataset **out, const nm_model *model, const nm_dataset
     *out = NULL;
     loading l = {.options = options, .d = nm_calloc(1, sizeof(nm_dataset))};
     if (!l.d) return nm_fail_memory(sizeof *l.d);
+    l.d->memory = options->memory;
     NM_GOTO(begin(&l, model));
     NM_GOTO(read_sources(&l));
     NM_GOTO(read_validation(&l));

@@ -29,6 +29,7 @@ struct nm_reader {
     bool plain;                 /* rows are plain text, in which special tokens are text */
     bool continues;             /* the last row's text goes on in the next one */
     bool begun;
+    uint64_t memory;            /* bytes at most that a row as JSON may take; 0 = any number */
     nm_str text;                /* of the row */
     char **columns;             /* CSV */
     size_t n_columns, columns_capacity;

@@ -19,27 +19,65 @@ nm_err nm_data_add_file(nm_dataset *d, const char *name)
     return NM_OK;
 }
 
+enum { TOKEN_BYTES = sizeof(int32_t) + 1 };     /* with its mask */
+static size_t block_size(size_t least) { return least > NM_DATA_BLOCK ? least : NM_DATA_BLOCK; }
+
 /* Blocks never move: entries point into them. */
 static nm_err add_block(nm_dataset *d, size_t least)
 {
     NM_TRY(NM_GROW(d->blocks, d->blocks_capacity, d->n_blocks + 1));
     nm_data_block *b = &d->blocks[d->n_blocks];
-    *b = (nm_data_block){.capacity = least > NM_DATA_BLOCK ? least : NM_DATA_BLOCK};
+    *b = (nm_data_block){.capacity = block_size(least)};
     b->ids = nm_calloc(b->capacity, sizeof *b->ids);
     b->mask = b->ids ? nm_malloc(b->capacity) : NULL;
     if (b->mask) {
         d->n_blocks++;
+        d->block_bytes += b->capacity * TOKEN_BYTES;
         return NM_OK;
     }
     nm_free(b->ids);
     return nm_fail_memory(b->capacity * sizeof *b->ids);
 }
 
+static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+/* Slots of the table in which sequences are looked up: half of them stay free at least. */
+static size_t table_slots(size_t n)
+{
+    size_t slots = 16;
+    while (slots < 2 * n) slots *= 2;
+    return slots;
+}
+
+typedef struct seen { uint64_t hash; uint32_t entry; } seen;     /* entry: 1 + index; 0 = free */
+
+/* Of a run's order and of one that a forecast weighs, and the share of a source that is drawn for one of them. */
+static uint64_t order_bytes(const nm_dataset *d) { return (uint64_t)((2 * d->draws + (double)d->n_entries) * sizeof(uint32_t)); }
+
+/* What comes once all are read takes its memory one after the other: the split (units are no more than entries), the table of sequences, orders. */
+static uint64_t later_bytes(const nm_dataset *d)
+{
+    uint64_t split = d->n_entries * (sizeof(uint32_t) + 1 + sizeof(nm_data_entry)), table = table_slots(d->n_entries) * sizeof(seen);
+    return larger(larger(split, table), order_bytes(d));
+}
+
+/* Whether there is room for `tokens` in a new block (0: in one that there is) and for another entry, whose list lies there twice while it grows. */
+static nm_err check_room(const nm_dataset *d, size_t tokens, uint64_t line)
+{
+    uint64_t list = nm_grown(d->entries_capacity, d->n_entries + 1) * sizeof(nm_data_entry), old = d->entries_capacity * sizeof(nm_data_entry);
+    uint64_t need = d->block_bytes + (tokens ? block_size(tokens) * TOKEN_BYTES : 0) + list + larger(list > old ? old : 0, later_bytes(d));
+    if (!d->memory || need <= d->memory) return NM_OK;
+    return nm_fail(NM_NO_MEMORY, "%s:%llu: up to here the data needs %.2f MB of memory, with what splitting and ordering it takes, and %.2f MB are left for it: "
+        "give fewer or shorter rows, smaller weights, or more memory", d->files[d->n_files - 1], (unsigned long long)line, (double)need * 1e-6, (double)d->memory * 1e-6);
+}
+
 nm_err nm_data_add(nm_dataset *d, const int32_t *ids, const uint8_t *mask, size_t count, uint64_t line, int32_t source, uint64_t unit)
 {
     nm_data_block *b = d->n_blocks ? &d->blocks[d->n_blocks - 1] : NULL;
     if (count > INT32_MAX || d->n_entries >= UINT32_MAX) return nm_fail(NM_USAGE, "more than 2^31 tokens in a sequence, or 2^32 sequences: give less data");
-    if (!b || b->capacity - b->used < count) {
+    bool full = !b || b->capacity - b->used < count;
+    NM_TRY(check_room(d, full ? count : 0, line));
+    if (full) {
         NM_TRY(add_block(d, count));
         b = &d->blocks[d->n_blocks - 1];
     }
@@ -51,6 +89,7 @@ nm_err nm_data_add(nm_dataset *d, const int32_t *ids, const uint8_t *mask, size_
                          .source = source, .line = line, .unit = unit};
     for (size_t i = 0; i < count; i++) e->trained += mask[i];
     b->used += count;
+    if (source >= 0) d->draws += d->weights ? d->weights[source] : 1;
     return NM_OK;
 }
 
@@ -134,8 +173,6 @@ nm_err nm_data_split(nm_dataset *d, double fraction, uint64_t seed, size_t least
 
 /* ---- Statistics ------------------------------------------------------------------------------------------------------------------------- */
 
-typedef struct seen { uint64_t hash; uint32_t entry; } seen;     /* entry: 1 + index; 0 = free */
-
 static uint64_t hash_of(const nm_data_entry *e) { return nm_hash(0, e->ids, e->count * sizeof *e->ids); }
 
 static bool same_ids(const nm_data_entry *a, const nm_data_entry *b) { return a->count == b->count && !memcmp(a->ids, b->ids, a->count * sizeof *a->ids); }
@@ -152,9 +189,8 @@ static nm_err note_duplicate(nm_dataset *d, const nm_data_entry *a, const nm_dat
 /* A hash table of the trained sequences, asked for each of validation. */
 static nm_err find_duplicates(nm_dataset *d)
 {
-    size_t slots = 16;
+    size_t slots = table_slots(d->n_train);
     if (d->n_train == d->n_entries) return NM_OK;
-    while (slots < 2 * d->n_train) slots *= 2;
     seen *table = nm_calloc(slots, sizeof *table);
     nm_err err = table ? NM_OK : nm_fail_memory(slots * sizeof *table);
     for (size_t i = 0; i < d->n_entries && err == NM_OK; i++) {
@@ -178,6 +214,7 @@ nm_err nm_data_finish(nm_dataset *d)
         d->stats.trained += e->trained;
         if ((int32_t)e->count > d->stats.longest) d->stats.longest = (int32_t)e->count;
     }
+    d->stats.bytes = d->block_bytes + d->entries_capacity * sizeof *d->entries + order_bytes(d);
     return find_duplicates(d);
 }
 

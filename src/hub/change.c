@@ -101,7 +101,7 @@ static nm_err take_lock(nm_change *w, const char *path, nm_wait_fn wait)
     w->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     while (w->lock < 0 || flock(w->lock, wait ? LOCK_EX | LOCK_NB : LOCK_EX)) {
         if (w->lock < 0 || (errno != EWOULDBLOCK && errno != EINTR))
-            return nm_fail(NM_FAILED, "%s: the store cannot be locked: %s", path, strerror(errno));
+            return nm_fail_system(NM_FAILED, errno, "%s: the store cannot be locked", path);
         if (wait && wait()) return nm_fail(NM_INTERRUPTED, "interrupted while waiting for the store");
         if (wait) nanosleep(&pause, NULL);
     }
@@ -119,7 +119,7 @@ nm_err nm_change_begin(nm_change *w, char *store, nm_wait_fn wait)
     NM_GOTO(take_lock(w, path, wait));
     NM_GOTO(nm_format(&w->temporary, "%s/.tmp", w->store));
     delete_folder(w->temporary);
-    if (mkdir(w->temporary, 0700)) NM_GOTO(nm_fail(NM_FAILED, "%s: cannot be made: %s", w->temporary, strerror(errno)));
+    if (mkdir(w->temporary, 0700)) NM_GOTO(nm_fail_system(NM_FAILED, errno, "%s: cannot be made", w->temporary));
 out:
     nm_free(path);
     if (err != NM_OK) nm_change_end(w);
@@ -140,12 +140,12 @@ static nm_err copy_bytes(int from, int to, const char *path, uint64_t *done, uin
             if (n < 0 && errno == EINTR) n = 0;
             if (n < 0) break;
         }
-        if (put < got) err = nm_fail(NM_FAILED, "%s: its copy cannot be written: %s", path, strerror(errno));
+        if (put < got) err = nm_fail_system(NM_FAILED, errno, "%s: its copy cannot be written", path);
         *done += (uint64_t)got;
         if (err == NM_OK && o->progress && o->progress(o->progress_arg, *done, total))
             err = nm_fail(NM_INTERRUPTED, "%s: copying was interrupted", path);
     }
-    if (err == NM_OK && fsync(to)) err = nm_fail(NM_FAILED, "%s: its copy cannot be written: %s", path, strerror(errno));
+    if (err == NM_OK && fsync(to)) err = nm_fail_system(NM_FAILED, errno, "%s: its copy cannot be written", path);
     nm_free(piece);
     return err;
 }
@@ -158,10 +158,10 @@ nm_err nm_change_bring(const char *from, const char *to, nm_stored_as *as, uint6
     if (in < 0) return nm_fail(errno == ENOENT ? NM_NOT_FOUND : NM_FAILED, "%s: cannot be opened: %s", from, strerror(errno));
     *as = NM_STORED_CLONE;
     out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-    if (out < 0) NM_GOTO(nm_fail(NM_FAILED, "%s: cannot be made: %s", to, strerror(errno)));
+    if (out < 0) NM_GOTO(nm_fail_system(NM_FAILED, errno, "%s: cannot be made", to));
 #ifdef FICLONE
     if (!o->copy && !ioctl(out, FICLONE, in)) {
-        if (fsync(out)) err = nm_fail(NM_FAILED, "%s: its clone cannot be written: %s", from, strerror(errno));
+        if (fsync(out)) err = nm_fail_system(NM_FAILED, errno, "%s: its clone cannot be written", from);
         goto out;
     }
 #endif
@@ -170,7 +170,7 @@ nm_err nm_change_bring(const char *from, const char *to, nm_stored_as *as, uint6
     *as = NM_STORED_COPY;
     close(out);
     out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (out < 0) NM_GOTO(nm_fail(NM_FAILED, "%s: cannot be made: %s", to, strerror(errno)));
+    if (out < 0) NM_GOTO(nm_fail_system(NM_FAILED, errno, "%s: cannot be made", to));
     err = copy_bytes(in, out, from, done, total, o);
 out:
     close(in);
@@ -189,7 +189,7 @@ nm_err nm_change_appear(const nm_change *w, const char *name, const char *what, 
     if (!done && errno == EEXIST && replace) done = !renameat2(AT_FDCWD, w->temporary, AT_FDCWD, final, RENAME_EXCHANGE);
     if (!done && errno == EEXIST)
         err = nm_fail(NM_REFUSED, "%s: the store has %s of that name: 'nomoat rm %s' first, or --force, or another --name", name, what, name);
-    else if (!done) err = nm_fail(NM_FAILED, "%s: cannot be put into the store: %s", final, strerror(errno));
+    else if (!done) err = nm_fail_system(NM_FAILED, errno, "%s: cannot be put into the store", final);
     else err = nm_folder_flush(w->store);
     nm_free(final);
     return err;

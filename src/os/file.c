@@ -24,7 +24,7 @@
 static nm_err fail_errno(const char *path, const char *what)
 {
     nm_err code = errno == ENOENT || errno == ENOTDIR ? NM_NOT_FOUND : errno == EISDIR ? NM_BAD_FILE : NM_FAILED;
-    return nm_fail(code, "%s: %s: %s", path, what, strerror(errno));
+    return nm_fail_system(code, errno, "%s: %s", path, what);
 }
 
 nm_err nm_fd_some(int fd, const char *name, void *buffer, size_t room, size_t *got)
@@ -208,7 +208,7 @@ static nm_err make_one(const char *path, unsigned mode)
     int why = errno;
     if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) return NM_OK;  /* also where the parent is read-only */
     if (why == EEXIST) return nm_fail(NM_FAILED, "%s: is there and is no folder", path);
-    return nm_fail(NM_FAILED, "%s: cannot make this folder: %s", path, strerror(why));
+    return nm_fail_system(NM_FAILED, why, "%s: cannot make this folder", path);
 }
 
 nm_err nm_folder_make(const char *path, unsigned mode)

@@ -35,13 +35,21 @@ static const char text_index[] =
     " INSERT INTO message_text (rowid, content) VALUES (new.n, new.content); END;"
     "INSERT INTO message_text (message_text) VALUES ('rebuild');";
 
+/* A disk that is full is SQLITE_FULL, but where the index in memory, which is a file to the system, was to be enlarged. */
+static nm_err fail_io(nm_chats *c)
+{
+    nm_err err = nm_fail(NM_FAILED, "%s: %s", c->path, sqlite3_errmsg(c->db));
+    return sqlite3_extended_errcode(c->db) == SQLITE_IOERR_SHMSIZE ? nm_fail_full(err) : err;
+}
+
 nm_err nm_sql_fail(nm_chats *c)
 {
     switch (sqlite3_errcode(c->db)) {
     case SQLITE_NOMEM: return nm_fail_memory(0);
     case SQLITE_CORRUPT: case SQLITE_NOTADB:
         return nm_fail(NM_BAD_FILE, "%s, which keeps the conversations, is damaged: move it away (sqlite3 FILE .recover may save what it holds)", c->path);
-    case SQLITE_FULL: return nm_fail(NM_FAILED, "%s: the disk is full", c->path);
+    case SQLITE_FULL: return nm_fail_full(nm_fail(NM_FAILED, "%s: the disk is full", c->path));
+    case SQLITE_IOERR: return fail_io(c);
     case SQLITE_BUSY: case SQLITE_LOCKED: return nm_fail(NM_FAILED, "%s: another program is writing in it; try again", c->path);
     default: return nm_fail(NM_FAILED, "%s: %s", c->path, sqlite3_errmsg(c->db));
     }
@@ -126,7 +134,7 @@ static nm_err prepare_file(nm_chats *c, nm_chats_move move, void *arg)
 static nm_err make_file(const char *path)
 {
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0600);
-    if (fd < 0) return nm_fail(NM_FAILED, "%s: %s", path, strerror(errno));
+    if (fd < 0) return nm_fail_system(NM_FAILED, errno, "%s", path);
     close(fd);
     return NM_OK;
 }

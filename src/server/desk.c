@@ -14,7 +14,7 @@
 enum { WAITING_MOST = 256 };        /* requests; each holds its body */
 
 /* Lines that another thread of the server waits for. */
-typedef struct wanted { const char *what; nm_str *lines; bool over; nm_err err; char why[512]; } wanted;
+typedef struct wanted { const char *what; nm_str *lines; bool over; nm_fault fault; } wanted;
 typedef struct errand { nm_exchange *x; nm_desk_fn fn; wanted *wanted; } errand;        /* wanted: instead of the others */
 
 struct nm_desk {
@@ -59,8 +59,7 @@ static void fetch(nm_desk *desk, wanted *w)
 {
     nm_err err = nm_chats_export(desk->chats, w->what, NULL, w->lines);
     pthread_mutex_lock(&desk->lock);
-    w->err = err;
-    if (err != NM_OK) strncpy(w->why, nm_error_text(), sizeof w->why - 1);
+    nm_fault_keep(&w->fault, err);
     w->over = true;
     pthread_cond_broadcast(&desk->done);
     pthread_mutex_unlock(&desk->lock);
@@ -153,7 +152,7 @@ nm_err nm_desk_export(nm_desk *desk, const char *what, nm_str *lines)
     while (room && !w.over) pthread_cond_wait(&desk->done, &desk->lock);
     pthread_mutex_unlock(&desk->lock);
     if (!room) return nm_fail(NM_NO_MEMORY, "the disk does not keep up: try again");
-    return w.err == NM_OK ? NM_OK : nm_fail(w.err, "%s", w.why);
+    return nm_fault_tell(&w.fault);
 }
 
 void nm_desk_take(nm_exchange *x, void *server, nm_desk_fn fn, bool chats)

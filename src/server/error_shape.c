@@ -1,9 +1,54 @@
-/* What errors look like in each dialect: whole, and as the last event of a stream. Adding a dialect is a row here. */
+/* What errors look like in each dialect: whole, and as the last event of a stream. Adding a dialect is a row here. Where the user's folders lie is nobody's business but his: every
+ * message of an error comes by here, and what tells of a lesson calls nm_told. */
 #include <string.h>
 
 #include "base/err.h"
+#include "base/mem.h"
 #include "base/str.h"
+#include "os/file.h"
 #include "server/server.h"
+
+/* ---- What clients are not told ---------------------------------------------------------------------------------------------------- */
+
+static const char *const folder_names[] = {[NM_FOLDER_DATA] = "the data folder", [NM_FOLDER_CACHE] = "the cache folder", [NM_FOLDER_CONFIG] = "the configuration folder",
+    [NM_FOLDER_STATE] = "the state folder"};
+enum { FOLDERS = sizeof folder_names / sizeof *folder_names };
+
+/* Whether a path begins there that is the folder or lies in it; what is read of it: its slash, too. */
+static size_t folder_at(const char *at, const char *folder)
+{
+    size_t n = folder ? strlen(folder) : 0;
+    if (!n || strncmp(at, folder, n)) return 0;
+    return at[n] == '/' ? n + 1 : strchr(": \"',;)", at[n]) ? n : 0;
+}
+
+static nm_err tell(nm_str *s, const char *line, char *const folder[FOLDERS])
+{
+    while (*line) {
+        size_t which = 0, n = 0;
+        while (which < FOLDERS && !(n = folder_at(line, folder[which]))) which++;
+        if (!n) NM_TRY(nm_str_putc(s, *line));
+        else if (line[n - 1] != '/') NM_TRY(nm_str_puts(s, folder_names[which]));
+        line += n ? n : 1;
+    }
+    return nm_str_puts(s, "");
+}
+
+char *nm_told(const char *line)
+{
+    char *folder[FOLDERS], *own = nm_strndup(line, strlen(line));      /* it may be the error line */
+    nm_str s = {0};
+    for (size_t i = 0; i < FOLDERS; i++)
+        if (nm_folder_find((nm_folder)i, &folder[i]) != NM_OK) folder[i] = NULL;       /* where no home is known no path begins there */
+    nm_err err = own ? tell(&s, own, folder) : NM_NO_MEMORY;
+    for (size_t i = 0; i < FOLDERS; i++) nm_free(folder[i]);
+    nm_free(own);
+    char *told = err == NM_OK ? nm_str_take(&s, NULL) : NULL;
+    nm_str_free(&s);
+    return told;
+}
+
+/* ---- Shapes ------------------------------------------------------------------------------------------------------------------------- */
 
 typedef struct named { int status; const char *openai, *anthropic, *llamacpp; } named;
 
@@ -85,8 +130,10 @@ char *nm_error_body(nm_dialect dialect, int status, const char *type, const char
     if (event && dialect == NM_DIALECT_ANTHROPIC) before = "event: error\ndata: ";
     else if (event && dialect != NM_DIALECT_OLLAMA) before = "data: ";
     if (event) after = dialect == NM_DIALECT_OLLAMA ? "\n" : "\n\n";
-    nm_err err = nm_str_puts(&s, before);
-    if (err == NM_OK) err = put_body(&s, dialect, status, type ? type : type_of(dialect, status), code, message);
+    char *told = nm_told(message);
+    nm_err err = told ? nm_str_puts(&s, before) : nm_fail_memory(strlen(message));
+    if (err == NM_OK) err = put_body(&s, dialect, status, type ? type : type_of(dialect, status), code, told);
+    nm_free(told);
     if (err == NM_OK) err = nm_str_puts(&s, after);
     if (err == NM_OK) return nm_str_take(&s, NULL);
     nm_str_free(&s);

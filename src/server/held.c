@@ -1,7 +1,4 @@
 /* A model held open for work beside requests, and the memory that is spoken for. */
-#include <math.h>
-#include <string.h>
-
 #include "server/engine_impl.h"
 
 struct nm_held {
@@ -16,8 +13,7 @@ typedef struct wish {               /* for the clerk: one thread waits for it */
     pthread_cond_t met;
     nm_held *held;
     bool over;
-    nm_err err;
-    char why[1024];
+    nm_fault fault;
 } wish;
 
 /* On the clerk's thread. */
@@ -35,8 +31,7 @@ static void take(void *arg, const nm_served *served, nm_err err)
         pthread_mutex_unlock(&h->engine->lock);
     }
     pthread_mutex_lock(&w->lock);
-    w->err = err;
-    if (err != NM_OK) strncpy(w->why, nm_error_text(), sizeof w->why - 1);
+    nm_fault_keep(&w->fault, err);
     w->over = true;
     pthread_cond_signal(&w->met);
     pthread_mutex_unlock(&w->lock);
@@ -47,7 +42,7 @@ static nm_err wait_for(wish *w)
     pthread_mutex_lock(&w->lock);
     while (!w->over) pthread_cond_wait(&w->met, &w->lock);
     pthread_mutex_unlock(&w->lock);
-    return w->err == NM_OK ? NM_OK : nm_fail(w->err, "%s", w->why);
+    return nm_fault_tell(&w->fault);
 }
 
 nm_err nm_engine_hold(nm_engine *e, const char *name, nm_held **out)
@@ -85,7 +80,7 @@ nm_err nm_held_reserve(nm_held *h, uint64_t bytes)
     bool fits = bytes <= left;
     if (fits) e->reserved += h->bytes = bytes;
     pthread_mutex_unlock(&e->lock);
-    return fits ? NM_OK : nm_fail(NM_NO_MEMORY, "%.0f MB are needed and %.0f MB are left beside the models that are served: close programs, or serve with a larger --memory",
+    return fits ? NM_OK : nm_fail(NM_NO_MEMORY, "%.0f MB are needed and %.0f MB are left beside the models that are served: close programs, or let the server take more",
         (double)bytes * 1e-6, (double)left * 1e-6);
 }
 

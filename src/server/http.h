@@ -82,7 +82,8 @@ void nm_exchange_forget(nm_exchange *x);
 /* An error in the shape of the exchange's dialect: error_shape.c. `type` may be NULL: chosen by status. code: a short word for programs, e.g. "model_not_found"; may be NULL.
  * In a stream that has begun it becomes that dialect's error event, and the stream ends. */
 void nm_exchange_fail(nm_exchange *x, int status, const char *type, const char *code, const char *message);
-/* The same from an error of the library (nm_error_text of the calling thread): NM_USAGE 400, NM_NOT_FOUND 404, NM_REFUSED 403, NM_NO_MEMORY 503, NM_INTERRUPTED 499, others 500. */
+/* The same from an error of the library (nm_error_text of the calling thread): NM_USAGE 400, NM_NOT_FOUND 404, NM_REFUSED 403, NM_NO_MEMORY 503, NM_INTERRUPTED 499, a full
+ * disk 507, others 500. */
 void nm_exchange_fail_err(nm_exchange *x, nm_err err);
 
 #endif

@@ -275,6 +275,10 @@ void nm_exchange_fail(nm_exchange *x, int status, const char *type, const char *
 void nm_exchange_fail_err(nm_exchange *x, nm_err err)
 {
     int status = 500;
+    if (err == NM_FAILED && nm_error_is_full()) {
+        nm_exchange_fail(x, 507, NULL, "disk_full", "the disk is full: nothing of this was kept. Make room and try again");
+        return;
+    }
     if (err == NM_USAGE) status = 400;
     else if (err == NM_NOT_FOUND) status = 404;
     else if (err == NM_REFUSED) status = 403;

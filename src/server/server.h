@@ -44,6 +44,9 @@ nm_err nm_server_open(nm_server **out, const nm_engine_options *engine, nm_http_
 /* What is under way goes on to its end first, for so many seconds at most. */
 void nm_server_close(nm_server **server, double seconds);
 
+/* A line for clients: paths within the user's folders (data, cache, configuration, state) begin behind them. New text (nm_free), NULL without memory. The calling thread's error
+ * line may be another afterwards. */
+char *nm_told(const char *line);
 /* The body of an error in a dialect's shape, as error_shape.c knows it; type and code may be NULL. event: as the last event of a stream. New text (nm_free), NULL without
  * memory. */
 char *nm_error_body(nm_dialect dialect, int status, const char *type, const char *code, const char *message, bool event);

@@ -152,7 +152,8 @@ nm_err nm_teach_begin(nm_teach *t, json_t *lesson, const char *name, const char 
     nm_teach_run fresh, old = {0};
     NM_TRY(fresh_run(&fresh, lesson, name, model));
     pthread_mutex_lock(&t->lock);
-    if (may_begin(t, name, no)) {
+    nm_err err = nm_lesson_has_files(lesson, &t->files);
+    if (err == NM_OK && may_begin(t, name, no)) {
         old = t->run;
         t->run = fresh;
         fresh = (nm_teach_run){0};
@@ -161,7 +162,21 @@ nm_err nm_teach_begin(nm_teach *t, json_t *lesson, const char *name, const char 
     pthread_mutex_unlock(&t->lock);
     nm_teach_run_free(&old);
     nm_teach_run_free(&fresh);
-    return NM_OK;
+    return err;
+}
+
+/* The question and the answer are one to whoever begins a run with it meanwhile. */
+nm_err nm_teach_remove_file(nm_teach *t, const char *id, nm_teach_refusal *no)
+{
+    nm_teach_file file;
+    nm_err err = NM_OK;
+    pthread_mutex_lock(&t->lock);
+    bool used = (nm_teach_at_work(&t->run) || t->run.resumable) && nm_lesson_uses(t->run.lesson, id);
+    if (used) refuse(no, "in_use", "a lesson that is under way, or can go on, needs this file");
+    else err = nm_teach_files_take(&t->files, id, &file);
+    pthread_mutex_unlock(&t->lock);
+    if (!used && err == NM_OK) nm_teach_files_delete(&t->files, &file);
+    return err;
 }
 
 bool nm_teach_stop_run(nm_teach *t, nm_teach_refusal *no)
@@ -344,7 +359,6 @@ static void see_to_run(nm_teach *t)
 static void *teach(void *arg)
 {
     nm_teach *t = arg;
-    nm_thread_background();     /* where that cannot be, the system's scheduler is fair all the same */
     pthread_mutex_lock(&t->lock);
     for (;;) {
         while (!t->closing && !t->wanted && !t->looks) pthread_cond_wait(&t->work, &t->lock);
@@ -481,6 +495,7 @@ static nm_err find_folder(nm_teach *t)
 
 static nm_err start_threads(nm_teach *t)
 {
+    NM_TRY(nm_hand_open(&t->hand));
     t->teaching = !nm_thread_start(&t->teacher, teach, t);
     t->ushering = t->teaching && !nm_thread_start(&t->usher, usher, t);
     return t->ushering ? NM_OK : nm_fail(NM_FAILED, "cannot start a thread for teaching");
@@ -531,6 +546,7 @@ void nm_teach_close(nm_teach **teach)
     nm_teach_end(t);
     if (t->teaching) pthread_join(t->teacher, NULL);
     if (t->ushering) pthread_join(t->usher, NULL);
+    nm_hand_close(&t->hand);
     nm_teach_run_free(&t->run);
     nm_teach_files_close(&t->files);
     if (t->owner >= 0) close(t->owner);

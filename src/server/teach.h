@@ -1,9 +1,9 @@
 /* Owns what the files of teaching share: files that clients brought, lessons as they write them, the one run and its state. Nobody else includes it but their tests.
  *
- * Teaching has two threads of its own. The teacher (teach.c, teach_work.c) computes, behind the requests and everything else of the machine: previews, forecasts and the run, one
- * after the other. The usher (teach.c, teach_routes.c) does what touches the disk for a client, and tells listeners where the run stands. HTTP's thread and the engine's
- * only put things down. What the run looks like to others is a struct nm_teach_run under a lock that is held for a copy; whoever wants it as JSON makes that himself, so
- * that nobody waits for the teacher, who may not get a processor for a while.
+ * Teaching has three threads of its own. The teacher (teach.c, teach_work.c) sees to previews, forecasts and the run, one after the other, and has them computed by a hand
+ * (base/hand.h), behind the requests and everything else of the machine. The hand may not get a processor for a while, and so takes no lock: what is heard of its work it asks the
+ * teacher to put down. The usher (teach.c, teach_routes.c) does what touches the disk for a client, and tells listeners where the run stands. HTTP's thread and the engine's
+ * only put things down. What the run looks like to others is a struct nm_teach_run under a lock that is held for a copy; whoever wants it as JSON makes that himself.
  *
  * On the disk, in the user's data folder: teach/files/ID.jsonl and ID.about, what clients brought; teach/run, rows that were conversations when the run began; teach/look, the
  * same for the time of a preview; teach/state.json, the run. The adapter and its checkpoint lie in the store of adapters. No path is made from what a client said but by
@@ -15,6 +15,7 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include "base/hand.h"
 #include "base/str.h"
 #include "server/http.h"
 #include "server/server.h"
@@ -46,11 +47,13 @@ nm_err nm_teach_files_open(nm_teach_files *f, const char *folder);
 void nm_teach_files_close(nm_teach_files *f);
 /* NM_USAGE for a name of another kind; what is in the file is not looked at. *out: {"file", "name", "bytes", "created"}. Writes, and waits for the disk. */
 nm_err nm_teach_files_add(nm_teach_files *f, const char *name, const char *data, size_t length, json_t **out);
-nm_err nm_teach_files_remove(nm_teach_files *f, const char *id);
+/* Out of the list, so that no lesson finds it any more, without waiting; and off the disk. NM_NOT_FOUND. */
+nm_err nm_teach_files_take(nm_teach_files *f, const char *id, nm_teach_file *out);
+void nm_teach_files_delete(const nm_teach_files *f, nm_teach_file *taken);
 json_t *nm_teach_files_list(nm_teach_files *f);
 /* NM_NOT_FOUND. *path: nm_free. */
 nm_err nm_teach_files_path(nm_teach_files *f, const char *id, char **path);
-/* A line for people, in which paths within the folder become the names that clients know. *out: nm_free. */
+/* A line for clients: nm_told, and files are called as clients call them, settings as lessons do. *out: nm_free. */
 nm_err nm_teach_files_told(nm_teach_files *f, const char *line, char **out);
 
 /* ---- Lessons (teach_lesson.c) ------------------------------------------------------------------------------------------------------------------- */
@@ -69,6 +72,10 @@ void nm_lesson_free(nm_lesson *lesson);
 /* A number that was chosen for the lesson's user. */
 nm_err nm_lesson_set(nm_lesson *lesson, const char *option, const char *value);
 bool nm_lesson_uses(const json_t *lesson, const char *file);
+/* NM_NOT_FOUND where one of its files is gone. */
+nm_err nm_lesson_has_files(const json_t *lesson, nm_teach_files *files);
+/* As a lesson calls a setting of tune's: max_length. Appends. */
+nm_err nm_lesson_name(nm_str *s, const char *option);
 /* {"rank": 8} of an option and its value as text. */
 json_t *nm_lesson_setting(const char *option, const char *value);
 
@@ -131,10 +138,11 @@ struct nm_teach {
     char *state;                    /* path of state.json */
     int owner;                      /* the locked folder: another server on it would take this one's run for one that has ended */
     nm_teach_files files;
-    pthread_mutex_t lock;           /* what follows; held for a moment */
+    pthread_mutex_t lock;           /* what follows; held for a moment, and before the files' */
     pthread_mutex_t disk;           /* writing the state: before `lock` */
     pthread_cond_t work, news;      /* for the teacher; for the usher */
     pthread_t teacher, usher;
+    nm_hand *hand;                  /* the teacher's */
     bool teaching, ushering;        /* the threads run */
     bool closing;
     nm_teach_run run;
@@ -154,12 +162,15 @@ struct nm_teach {
 /* What a handler must say in place of an answer: `status` 409 with a word for programs. */
 typedef struct nm_teach_refusal { const char *code, *message; } nm_teach_refusal;
 
-/* Each takes effect at once, or sets the refusal and changes nothing. `model` is the name that the engine gave it. The lesson's own JSON is held. */
+/* Each takes effect at once, or sets the refusal and changes nothing. `model` is the name that the engine gave it. The lesson's own JSON is held. NM_NOT_FOUND: a file of it was
+ * removed since it was read. */
 nm_err nm_teach_begin(nm_teach *t, json_t *lesson, const char *name, const char *model, nm_teach_refusal *no);
 bool nm_teach_stop_run(nm_teach *t, nm_teach_refusal *no);
 bool nm_teach_resume(nm_teach *t, nm_teach_refusal *no);
 /* On the usher's thread. */
 nm_err nm_teach_decide(nm_teach *t, nm_teach_decision decision, nm_teach_refusal *no);
+/* A file that clients brought goes, unless a lesson that is under way, or can go on, needs it. On the usher's thread. */
+nm_err nm_teach_remove_file(nm_teach *t, const char *id, nm_teach_refusal *no);
 /* Takes the look over. */
 bool nm_teach_take_look(nm_teach *t, nm_teach_look *look, nm_teach_refusal *no);
 void nm_teach_look_free(nm_teach_look *look);
@@ -176,7 +187,7 @@ void nm_teach_reply(nm_exchange *x, int status, json_t *value);
 void nm_teach_fail(nm_exchange *x, nm_err err);
 void nm_teach_refuse(nm_exchange *x, const nm_teach_refusal *no);
 
-/* teach_work.c: on the teacher's thread, without the lock */
+/* teach_work.c: on the teacher's thread, without the lock. A look's error tells of no path of the machine. */
 void nm_teach_do_run(nm_teach *t, bool again);
 nm_err nm_teach_do_look(nm_teach *t, const nm_teach_look *look, json_t **answer);
 

@@ -165,18 +165,23 @@ nm_err nm_teach_files_add(nm_teach_files *f, const char *name, const char *data,
     return err;
 }
 
-nm_err nm_teach_files_remove(nm_teach_files *f, const char *id)
+nm_err nm_teach_files_take(nm_teach_files *f, const char *id, nm_teach_file *out)
 {
-    nm_err err = NM_OK;
     pthread_mutex_lock(&f->lock);
     nm_teach_file *one = find(f, id);
     if (one) {
-        unlink_both(f, one->id, one->suffix);
-        nm_free(one->name);
+        *out = *one;
         memmove(one, one + 1, (size_t)(&f->list[--f->count] - one) * sizeof *one);
-    } else err = nm_fail(NM_NOT_FOUND, "there is no file \"%.64s\" here", id);
+    }
     pthread_mutex_unlock(&f->lock);
-    return err;
+    return one ? NM_OK : nm_fail(NM_NOT_FOUND, "there is no file \"%.64s\" here", id);
+}
+
+void nm_teach_files_delete(const nm_teach_files *f, nm_teach_file *taken)
+{
+    unlink_both(f, taken->id, taken->suffix);
+    nm_free(taken->name);
+    *taken = (nm_teach_file){0};
 }
 
 /* ---- What lies there ------------------------------------------------------------------------------------------------------------------ */
@@ -263,20 +268,28 @@ static size_t tell_path(nm_teach_files *f, const char *at, nm_str *s, nm_err *er
     return n + 1 + dot + strlen(one->suffix);
 }
 
-nm_err nm_teach_files_told(nm_teach_files *f, const char *line, char **out)
+static nm_err tell_names(nm_teach_files *f, const char *line, nm_str *s)
 {
-    nm_str s = {0};
     size_t n = strlen(f->folder);
-    nm_err err = nm_str_puts(&s, "");
+    nm_err err = nm_str_puts(s, "");
     pthread_mutex_lock(&f->lock);
     while (err == NM_OK && *line) {
         if (!strncmp(line, f->folder, n) && line[n] == '/') {
             line += n + 1;
-            line += tell_path(f, line, &s, &err);
-        } else err = nm_str_putc(&s, *line++);
+            line += tell_path(f, line, s, &err);
+        } else err = nm_str_putc(s, *line++);
     }
     pthread_mutex_unlock(&f->lock);
-    if (err == NM_OK) *out = nm_str_take(&s, NULL);
-    nm_str_free(&s);
+    return err;
+}
+
+nm_err nm_teach_files_told(nm_teach_files *f, const char *line, char **out)
+{
+    nm_str named = {0}, spelled = {0};
+    nm_err err = tell_names(f, line, &named);
+    if (err == NM_OK) err = nm_tune_spell(&spelled, named.data, nm_lesson_name);
+    if (err == NM_OK && !(*out = nm_told(spelled.data))) err = nm_fail_memory(spelled.length);
+    nm_str_free(&named);
+    nm_str_free(&spelled);
     return err;
 }

@@ -73,7 +73,7 @@ static nm_err set_minutes(nm_lesson *l, const json_t *value)
     char text[48];
     double minutes = json_number_value(value);
     if (!json_is_number(value) || !(minutes >= 0.01 && minutes <= 1e6)) return nm_fail(NM_USAGE, "settings.minutes must be a number of minutes, 0.01 to 1000000");
-    snprintf(text, sizeof text, "%.3f min", minutes);
+    snprintf(text, sizeof text, "%.9g min", minutes);
     return nm_lesson_set(l, "fit", text);
 }
 
@@ -108,16 +108,28 @@ static nm_err read_settings(nm_lesson *l, const json_t *object)
     return NM_OK;
 }
 
-json_t *nm_lesson_setting(const char *option, const char *value)
+nm_err nm_lesson_name(nm_str *s, const char *option)
 {
-    char name[64], *end;
-    snprintf(name, sizeof name, "%s", option);
-    for (char *c = name; *c; c++)
-        if (*c == '-') *c = '_';
+    if (!strcmp(option, "fit")) return nm_str_puts(s, "minutes");
+    for (; *option; option++) NM_TRY(nm_str_putc(s, *option == '-' ? '_' : *option));
+    return NM_OK;
+}
+
+static json_t *setting(const char *name, const char *value)
+{
+    char *end;
     double number = strtod(value, &end);
     if (!strcmp(value, "true")) return json_pack("{s:b}", name, 1);
     if (!*value || *end) return json_pack("{s:s}", name, value);
     return number == floor(number) && fabs(number) < 1e15 ? json_pack("{s:I}", name, (json_int_t)number) : json_pack("{s:f}", name, number);
+}
+
+json_t *nm_lesson_setting(const char *option, const char *value)
+{
+    nm_str name = {0};
+    json_t *json = nm_lesson_name(&name, option) == NM_OK ? setting(name.data, value) : NULL;
+    nm_str_free(&name);
+    return json;
 }
 
 /* ---- Members --------------------------------------------------------------------------------------------------------------------------------- */
@@ -134,11 +146,11 @@ static nm_err only(const json_t *object, const char *const *known, const char *w
     return NM_OK;
 }
 
-static nm_err check_source(const json_t *source, size_t at, nm_teach_files *files)
+static nm_err check_source(const json_t *source, size_t at)
 {
     static const char *const known[] = {"file", "chats", "weight", NULL};
     const char *file = NULL, *chats = NULL;
-    char *path, what[32];
+    char what[32];
     double weight = 1;
     snprintf(what, sizeof what, "sources[%zu]", at);
     if (!json_is_object(source)) return nm_fail(NM_USAGE, "%s must be {\"file\": ID} or {\"chats\": \"corrections\"}", what);
@@ -148,18 +160,14 @@ static nm_err check_source(const json_t *source, size_t at, nm_teach_files *file
     NM_TRY(nm_field_real(source, "weight", 1e-6, 1e6, &weight));
     if (!file == !chats) return nm_fail(NM_USAGE, "%s must have either a \"file\" or \"chats\"", what);
     if (chats && !kind_of(chats)) return nm_fail(NM_USAGE, "%s: \"chats\" is \"corrections\", \"liked\" or \"chats\"", what);
-    if (file) {
-        NM_TRY(nm_teach_files_path(files, file, &path));
-        nm_free(path);
-    }
     return NM_OK;
 }
 
-static nm_err check_sources(const json_t *sources, nm_teach_files *files)
+static nm_err check_sources(const json_t *sources)
 {
     size_t n = json_array_size(sources);
     if (!n || n > SOURCES_MOST) return nm_fail(NM_USAGE, "\"sources\" must be an array of 1 to %d files or kinds of conversations", SOURCES_MOST);
-    for (size_t i = 0; i < n; i++) NM_TRY(check_source(json_array_get(sources, i), i, files));
+    for (size_t i = 0; i < n; i++) NM_TRY(check_source(json_array_get(sources, i), i));
     return NM_OK;
 }
 
@@ -184,7 +192,8 @@ nm_err nm_lesson_read(nm_lesson *l, const json_t *body, nm_teach_files *files)
     NM_TRY(nm_field_text(l->json, "model", &l->model));
     if (!l->model || !*l->model) return nm_fail(NM_USAGE, "\"model\" must be given: what is taught, as MODEL or MODEL+ADAPTER");
     NM_TRY(nm_field_array(l->json, "sources", &sources));
-    NM_TRY(check_sources(sources, files));
+    NM_TRY(check_sources(sources));
+    NM_TRY(nm_lesson_has_files(l->json, files));
     NM_TRY(nm_field_object(l->json, "settings", &chosen));
     return chosen ? read_settings(l, chosen) : NM_OK;
 }
@@ -206,6 +215,19 @@ bool nm_lesson_uses(const json_t *lesson, const char *file)
         if (id && !strcmp(id, file)) return true;
     }
     return false;
+}
+
+nm_err nm_lesson_has_files(const json_t *lesson, nm_teach_files *files)
+{
+    size_t i;
+    json_t *source;
+    json_array_foreach(json_object_get(lesson, "sources"), i, source) {
+        const char *id = json_string_value(json_object_get(source, "file"));
+        char *path = NULL;
+        if (id) NM_TRY(nm_teach_files_path(files, id, &path));
+        nm_free(path);
+    }
+    return NM_OK;
 }
 
 /* ---- Rows -------------------------------------------------------------------------------------------------------------------------------------- */

@@ -67,17 +67,13 @@ static nm_err add_file(nm_teach *t, nm_exchange *x, int *status, json_t **answer
 
 static nm_err remove_file(nm_teach *t, nm_exchange *x, int *status, json_t **answer)
 {
-    const char *id = nm_exchange_tail(x);
-    pthread_mutex_lock(&t->lock);
-    bool used = (nm_teach_at_work(&t->run) || t->run.resumable) && nm_lesson_uses(t->run.lesson, id);
-    pthread_mutex_unlock(&t->lock);
-    if (used) {
-        nm_teach_refuse(x, &(nm_teach_refusal){"in_use", "a lesson that is under way, or can go on, needs this file"});
+    nm_teach_refusal no = {0};
+    NM_TRY(nm_teach_remove_file(t, nm_exchange_tail(x), &no));
+    if (no.code) {
+        nm_teach_refuse(x, &no);
         *status = 0;
-        return NM_OK;
-    }
-    *answer = json_object();
-    return nm_teach_files_remove(&t->files, id);
+    } else *answer = json_object();
+    return NM_OK;
 }
 
 static void post_file(nm_exchange *x, void *context) { send(x, context, add_file); }
@@ -170,9 +166,10 @@ static void start_with(void *task, const nm_served *served, nm_err err)
     nm_exchange *x = s->base.base.x;
     nm_teach *t = s->base.server->teach;
     nm_teach_refusal no = {0};
+    bool found = err != NM_NOT_FOUND;
     if (err == NM_OK && served->persona) err = nm_fail(NM_USAGE, "%s is a persona: name the model that is to be taught", served->name);
     if (err == NM_OK) err = nm_teach_begin(t, s->lesson.json, s->name, served->name, &no);
-    if (err == NM_NOT_FOUND) nm_exchange_fail(x, 404, NULL, "model_not_found", nm_error_text());
+    if (!found) nm_exchange_fail(x, 404, NULL, "model_not_found", nm_error_text());
     else if (err != NM_OK) nm_teach_fail(x, err);
     else answer_state(x, t, !no.code, &no);
     nm_task_release(s);

@@ -1,4 +1,5 @@
-/* What the teacher does: a preview, a forecast, a run, each on a model that is held open and on memory that is spoken for. */
+/* What the teacher does: a preview, a forecast, a run, each on a model that is held open and on memory that is spoken for. Functions that say so are the hand's: they take no lock,
+ * and ask the teacher where one is needed. */
 #include "server/teach.h"
 
 #include <math.h>
@@ -18,20 +19,43 @@ typedef struct work {
     const nm_lesson *lesson;
     nm_tune_settings set;
     nm_held *held;
+    nm_str stacked;                 /* nm_tune_base.settings */
     nm_lesson_sources sources;
     nm_tune *tune;
     json_t *notes;                  /* of a look; a run's are in its state */
     int32_t looks;                  /* of the run, that are on the disk */
-    bool begun;
+    bool begun, forecast;
+    json_t **answer;                /* of a look */
+    nm_tune_result result;          /* of a run */
+    json_t *samples;
 } work;
 
 /* ---- What is heard of it --------------------------------------------------------------------------------------------------------------- */
 
-static void note(void *arg, const char *line)
+/* What the hand asks for; each asks for one of them. */
+typedef struct asked { work *w; const char *line; char **told; const nm_tune *tune; uint64_t bytes; } asked;
+
+static nm_err ask(work *w, nm_hand_fn fn, asked a)
 {
-    work *w = arg;
+    a.w = w;
+    return nm_hand_ask(w->t->hand, fn, &a);
+}
+
+static nm_err do_tell(void *arg)
+{
+    asked *a = arg;
+    return nm_teach_files_told(&a->w->t->files, a->line, a->told);
+}
+
+/* The hand's. *told: nm_free. */
+static nm_err tell(work *w, const char *line, char **told) { return ask(w, do_tell, (asked){.line = line, .told = told}); }
+
+static nm_err do_note(void *arg)
+{
+    asked *a = arg;
+    work *w = a->w;
     char *told;
-    if (nm_teach_files_told(&w->t->files, line, &told) != NM_OK) return;
+    NM_TRY(nm_teach_files_told(&w->t->files, a->line, &told));
     if (w->notes) json_array_append_new(w->notes, nm_wire_text(told, strlen(told)));
     else {
         pthread_mutex_lock(&w->t->lock);
@@ -40,7 +64,18 @@ static void note(void *arg, const char *line)
         pthread_mutex_unlock(&w->t->lock);
     }
     nm_free(told);
+    return NM_OK;
 }
+
+static void note(void *arg, const char *line) { ask(arg, do_note, (asked){.line = line}); }
+
+static nm_err do_reserve(void *arg)
+{
+    asked *a = arg;
+    return nm_held_reserve(a->w->held, a->bytes);
+}
+
+static nm_err need(void *arg, uint64_t bytes) { return ask(arg, do_reserve, (asked){.bytes = bytes}); }
 
 /* Under the lock. */
 static void take_where(nm_teach_run *r, const nm_tune_state *where)
@@ -51,30 +86,66 @@ static void take_where(nm_teach_run *r, const nm_tune_state *where)
 }
 
 /* What has come to be since the last checkpoint is on the disk is written behind it: if the process ends in between, the run goes on from there all the same. */
-static void step(void *arg, const nm_tune *tune, const nm_train_report *report)
+static nm_err do_step(void *arg)
 {
-    work *w = arg;
+    asked *a = arg;
+    work *w = a->w;
     nm_teach *t = w->t;
-    (void)report;
     pthread_mutex_lock(&t->lock);
-    take_where(&t->run, nm_tune_where(tune));
+    take_where(&t->run, nm_tune_where(a->tune));
     if (t->run.phase == NM_TEACH_PREPARING) t->run.phase = NM_TEACH_TRAINING;
     int32_t looks = t->run.where.history.looks;
     nm_teach_changed(t);
     pthread_mutex_unlock(&t->lock);
-    if (looks == w->looks && w->begun) return;
+    if (looks == w->looks && w->begun) return NM_OK;
     w->looks = looks;
     w->begun = true;
-    nm_teach_save(t);           /* a disk that is full ends the run by its checkpoint */
+    return nm_teach_save(t);
+}
+
+/* A disk that is full ends the run by its checkpoint. */
+static void step(void *arg, const nm_tune *tune, const nm_train_report *report)
+{
+    (void)report;
+    ask(arg, do_step, (asked){.tune = tune});
 }
 
 /* ---- Opening ------------------------------------------------------------------------------------------------------------------------------ */
 
+/* The adapters of BASE{+ADAPTER=SCALE}, as the command's options would put them on BASE. */
+static nm_err list_adapters(const nm_served *served, nm_str *s)
+{
+    const char *at = served->name + strlen(served->name);
+    for (size_t n = 0; n < served->n_adapters && at > served->name; n += *--at == '+') {}
+    for (size_t i = 0; i < served->n_adapters; i++) {
+        size_t n = strcspn(++at, "=+");
+        nm_str text = {0};
+        nm_err err = nm_str_printf(&text, "%.*s:%.9g", (int)n, at, (double)served->scales[i]);
+        if (err == NM_OK) err = nm_str_puts(s, i ? ", " : "\"lora-scaled\": [");
+        if (err == NM_OK) err = nm_str_json(s, text.data, text.length);
+        nm_str_free(&text);
+        NM_TRY(err);
+        at += strcspn(at, "+");
+    }
+    return served->n_adapters ? nm_str_puts(s, "]") : NM_OK;
+}
+
+/* How the command asks for the stack, for those who do it again with the adapter's nomoat.json. */
+static nm_err tell_stack(work *w)
+{
+    nm_str *s = &w->stacked;
+    s->length = 0;
+    NM_TRY(list_adapters(nm_held_served(w->held), s));
+    return w->set.force ? nm_str_printf(s, "%s\"force\": true", s->length ? ", " : "") : nm_str_puts(s, "");
+}
+
+/* The hand's. */
 static nm_err open_tune(work *w)
 {
     const nm_served *served = nm_held_served(w->held);
-    nm_tune_base base = {.model = served->model, .stack = served->stack, .adapters = served->adapters, .scales = served->scales, .count = served->n_adapters, .name = served->name};
-    nm_tune_listener listener = {.note = note, .step = step, .cancel = &w->t->cancel, .arg = w};
+    nm_tune_base base = {.model = served->model, .stack = served->stack, .adapters = served->adapters, .scales = served->scales, .count = served->n_adapters, .name = served->name,
+        .settings = w->stacked.data};
+    nm_tune_listener listener = {.note = note, .step = step, .need = need, .cancel = &w->t->cancel, .arg = w};
     nm_tune_close(&w->tune);
     if (w->notes) json_array_clear(w->notes);
     return nm_tune_open(&w->tune, &w->set, &base, (const char *const *)w->sources.path, w->sources.count, &listener);
@@ -87,10 +158,12 @@ static nm_err open_all(work *w, const char *where, bool again)
     w->set.compute = o->compute;
     w->set.force = o->force;
     w->set.beside = true;
+    w->set.answers = ANSWERS;
     NM_TRY(nm_engine_hold(w->t->server->engine, w->lesson->model, &w->held));
     w->set.room = nm_held_room(w->held);
     if (!w->set.room) w->set.room = 1;      /* 0 would be no limit */
     if (nm_held_served(w->held)->persona) return nm_fail(NM_USAGE, "%s is a persona: name the model that is to be taught", w->lesson->model);
+    NM_TRY(tell_stack(w));
     return nm_lesson_gather(&w->sources, w->lesson, &w->t->files, w->t->server->desk, where, again);
 }
 
@@ -99,15 +172,15 @@ static void close_all(work *w)
     nm_tune_close(&w->tune);
     nm_lesson_sources_free(&w->sources);
     nm_held_release(&w->held);
+    nm_str_free(&w->stacked);
     json_decref(w->notes);
     w->notes = NULL;
 }
 
-/* Prepares within the room that there is beside what is served: less of it is slower, to the same results. */
+/* The hand's. Prepares within the room that there is beside what is served: less of it is slower, to the same results. */
 static nm_err prepare(work *w)
 {
     NM_TRY(nm_tune_prepare(w->tune));
-    NM_TRY(nm_held_reserve(w->held, nm_tune_trainer(w->tune)->bytes));
     return w->set.fit ? nm_tune_fit(w->tune) : NM_OK;
 }
 
@@ -125,7 +198,7 @@ static nm_err add_sample(work *w, json_t *list, const nm_sample *s)
     json_t *pieces = json_array();
     nm_err err = nm_tune_pieces(nm_model_tokenizer(nm_held_served(w->held)->model), s, add_piece, pieces);
     if (err == NM_OK) err = nm_str_printf(&where, "%s:%llu", s->file, (unsigned long long)s->line);
-    if (err == NM_OK) err = nm_teach_files_told(&w->t->files, where.data, &told);
+    if (err == NM_OK) err = tell(w, where.data, &told);
     if (err == NM_OK) {
         json_t *sample = json_pack("{s:o, s:i, s:i, s:o}", "where", nm_wire_text(told, strlen(told)), "tokens", s->count, "trained", s->trained, "pieces", pieces);
         pieces = NULL;
@@ -137,6 +210,7 @@ static nm_err add_sample(work *w, json_t *list, const nm_sample *s)
     return err;
 }
 
+/* The hand's. */
 static nm_err preview(work *w, json_t **answer)
 {
     const nm_dataset *data = nm_tune_data(w->tune);
@@ -167,34 +241,44 @@ static json_t *choices(const nm_tune_plan_report *p)
     return list;
 }
 
+/* The hand's. */
 static nm_err forecast(work *w, json_t **answer)
 {
     nm_tune_plan_report p;
     NM_TRY(prepare(w));
-    uint64_t room = nm_held_room(w->held);
     NM_TRY(nm_tune_plan(w->tune, &p));
     const nm_tune_forecast *f = &p.now;
-    json_t *parts = json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "training", f->training, "anchor", f->anchor, "update", f->update, "validation", f->validation,
-        "meter", f->meter, "saving", f->saving, "begin", f->begin);
+    bool fits = f->bytes + nm_dataset_describe(nm_tune_data(w->tune))->bytes <= w->set.room;
+    json_t *parts = json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "training", f->training, "anchor", f->anchor, "update", f->update, "validation", f->validation,
+        "meter", f->meter, "saving", f->saving, "answers", f->answers, "begin", f->begin);
     *answer = json_pack("{s:f, s:I, s:f, s:f, s:I, s:I, s:s, s:b, s:o, s:o, s:O}", "seconds", f->seconds, "steps", (json_int_t)f->steps, "epochs", f->epochs, "tokens", f->tokens,
-        "bytes", (json_int_t)f->bytes, "peak_bytes", (json_int_t)f->peak, "arithmetic", f->arithmetic, "fits", f->bytes <= room, "parts", parts, "choices", choices(&p),
+        "bytes", (json_int_t)f->bytes, "peak_bytes", (json_int_t)f->peak, "arithmetic", f->arithmetic, "fits", fits, "parts", parts, "choices", choices(&p),
         "notes", w->notes);
     return NM_OK;
 }
 
+/* The hand's. */
+static nm_err look(void *arg)
+{
+    work *w = arg;
+    NM_TRY(open_tune(w));
+    return w->forecast ? forecast(w, w->answer) : preview(w, w->answer);
+}
+
 nm_err nm_teach_do_look(nm_teach *t, const nm_teach_look *l, json_t **answer)
 {
-    work w = {.t = t, .lesson = &l->lesson, .notes = json_array()};
+    work w = {.t = t, .lesson = &l->lesson, .notes = json_array(), .forecast = l->forecast, .answer = answer};
+    nm_fault fault;
+    char *why;
     nm_err err = w.notes ? open_all(&w, "look", false) : nm_fail_memory(0);
-    if (err == NM_OK) err = open_tune(&w);
-    if (err == NM_OK) err = l->forecast ? forecast(&w, answer) : preview(&w, answer);
-    char *why = NULL;
-    if (err != NM_OK && nm_teach_files_told(&t->files, nm_error_text(), &why) != NM_OK) why = NULL;
+    if (err == NM_OK) err = nm_hand_do(t->hand, look, &w);
+    nm_fault_keep(&fault, err);
     close_all(&w);
     nm_lesson_forget(&t->files, "look");
-    if (err != NM_OK) err = nm_fail(err, "%s", why ? why : "there is no memory");
+    if (err == NM_OK || nm_teach_files_told(&t->files, fault.text, &why) != NM_OK) return err;
+    snprintf(fault.text, sizeof fault.text, "%s", why);
     nm_free(why);
-    return err;
+    return nm_fault_tell(&fault);
 }
 
 /* ---- A run ------------------------------------------------------------------------------------------------------------------------------------------ */
@@ -221,7 +305,7 @@ static void go_on(work *w)
 static json_t *told_text(work *w, const char *text)
 {
     char *told = NULL;
-    if (!text || nm_teach_files_told(&w->t->files, text, &told) != NM_OK) return json_null();
+    if (!text || tell(w, text, &told) != NM_OK) return json_null();
     json_t *value = nm_wire_text(told, strlen(told));
     nm_free(told);
     return value;
@@ -229,7 +313,7 @@ static json_t *told_text(work *w, const char *text)
 
 static json_t *plain(const char *text) { return text ? nm_wire_text(text, strlen(text)) : json_null(); }
 
-/* Few, so that people see what was learnt. A stop ends them and nothing else: the run is over. */
+/* The hand's. Few, so that people see what was learnt. A stop ends them and nothing else: the run is over. */
 static json_t *answers_of(work *w)
 {
     nm_tune_answer a[ANSWERS] = {0};
@@ -247,22 +331,34 @@ static json_t *real(double value) { return isfinite(value) ? json_real(value) : 
 
 static json_t *result_of(work *w, const nm_tune_result *r, double seconds)
 {
-    return json_pack("{s:s, s:I, s:o, s:o, s:o, s:o, s:f, s:s, s:o}", "adapter", w->t->run.name, "step", (json_int_t)r->kept, "val_loss", real(r->validation),
-        "forgetting", real(r->forgetting), "first_loss", real(r->first_loss), "last_loss", real(r->last_loss), "seconds", seconds, "ended", r->ended ? r->ended : "",
-        "samples", answers_of(w));
+    char *ended = NULL;
+    nm_teach_files_told(&w->t->files, r->ended ? r->ended : "", &ended);
+    json_t *result = json_pack("{s:s, s:I, s:o, s:o, s:o, s:o, s:f, s:s, s:o}", "adapter", w->t->run.name, "step", (json_int_t)r->kept, "val_loss", real(r->validation),
+        "forgetting", real(r->forgetting), "first_loss", real(r->first_loss), "last_loss", real(r->last_loss), "seconds", seconds, "ended", ended ? ended : "",
+        "samples", w->samples);
+    nm_free(ended);
+    return result;
+}
+
+/* The hand's. */
+static nm_err run(void *arg)
+{
+    work *w = arg;
+    NM_TRY(open_tune(w));
+    NM_TRY(prepare(w));
+    NM_TRY(nm_tune_run(w->tune, &w->result));
+    w->samples = answers_of(w);
+    return w->samples ? NM_OK : nm_fail_memory(0);
 }
 
 static nm_err taught(work *w, bool again, double before, json_t **result)
 {
-    nm_tune_result r;
     double from = nm_clock_seconds();
     NM_TRY(open_all(w, "run", again));
     w->set.output = w->t->run.name;
     if (again && has_checkpoint(w->t)) go_on(w);
-    NM_TRY(open_tune(w));
-    NM_TRY(prepare(w));
-    NM_TRY(nm_tune_run(w->tune, &r));
-    *result = result_of(w, &r, before + nm_clock_seconds() - from);
+    NM_TRY(nm_hand_do(w->t->hand, run, w));
+    *result = result_of(w, &w->result, before + nm_clock_seconds() - from);
     return *result ? NM_OK : nm_fail_memory(0);
 }
 

@@ -16,7 +16,7 @@ typedef struct starting {
     float scale;
     atomic_int_fast64_t ticket;
     uint8_t *scratch;           /* [threads][bytes] */
-    size_t bytes;
+    size_t bytes;               /* most_bytes */
     const volatile sig_atomic_t *cancel;
 } starting;
 
@@ -47,14 +47,22 @@ static void start_maps(void *arg, int thread, int threads)
         start_map(t, &t->lora->map[i], t->scratch + (size_t)thread * t->bytes);
 }
 
-static nm_err start(nm_train_lora *l, float scale, const volatile sig_atomic_t *cancel)
+static size_t most_bytes(const nm_train_lora *l)
 {
-    starting t = {.lora = l, .scale = scale, .cancel = cancel};
+    size_t most = 0;
     for (size_t i = 0; i < l->maps; i++) {
         size_t bytes = round64(start_bytes(l, &l->map[i]));
-        if (bytes > t.bytes) t.bytes = bytes;
+        if (bytes > most) most = bytes;
     }
-    size_t all = t.bytes * (size_t)nm_threads();
+    return most;
+}
+
+size_t nm_pissa_scratch(const nm_train_lora *l) { return most_bytes(l) * (size_t)nm_threads(); }
+
+static nm_err start(nm_train_lora *l, float scale, const volatile sig_atomic_t *cancel)
+{
+    starting t = {.lora = l, .scale = scale, .cancel = cancel, .bytes = most_bytes(l)};
+    size_t all = nm_pissa_scratch(l);
     if (!(t.scratch = nm_alloc_aligned(all))) return nm_fail_memory(all);
     nm_err err = nm_pool_run(start_maps, &t);
     nm_free_aligned(t.scratch, all);

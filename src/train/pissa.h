@@ -18,6 +18,8 @@ typedef struct nm_pissa {
 nm_err nm_pissa_open(nm_pissa *pissa, nm_train_lora *lora, float scale, const nm_stack *below, const volatile sig_atomic_t *cancel);
 /* Only what would be: the stack without its numbers, and how many bytes these take. */
 nm_err nm_pissa_list(nm_pissa *pissa, const nm_train_lora *lora, float scale, const nm_stack *below);
+/* Memory that finding the triplets takes meanwhile, on all threads together. */
+size_t nm_pissa_scratch(const nm_train_lora *lora);
 void nm_pissa_close(nm_pissa *pissa);
 /* The slot that is subtracted from a trained weight. */
 const nm_slot *nm_pissa_slot(const nm_pissa *pissa, int32_t weight);

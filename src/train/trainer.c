@@ -188,6 +188,12 @@ static nm_err open_lora(nm_trainer *t)
     return err;
 }
 
+/* Before there are passes, and before what is subtracted is packed. */
+static uint64_t start_bytes(const nm_trainer *t)
+{
+    return t->options.start == NM_START_PISSA ? nm_trainer_bytes(t) - t->pissa.bytes + nm_pissa_scratch(&t->lora) : 0;
+}
+
 /* Passes from the fastest to the one that takes least memory. */
 static nm_err open_pass(nm_trainer *t)
 {
@@ -200,13 +206,14 @@ static nm_err open_pass(nm_trainer *t)
     int64_t out = LOGIT_BYTES / (bytes * t->model->config.n_vocab);
     const struct { nm_remake remake; int32_t rows; int64_t sequences; } way[] = {{NM_REMAKE_ROWS, rows, together}, {NM_REMAKE_ROWS, o->max_length, together},
         {NM_REMAKE_LAYERS, rows, together}, {NM_REMAKE_LAYERS, o->max_length, together}, {NM_REMAKE_LAYERS, o->max_length, 1}};
-    uint64_t own = nm_trainer_bytes(t), need = 0;
+    uint64_t own = nm_trainer_bytes(t), starts = start_bytes(t), need = 0;
     for (size_t i = 0; i < sizeof way / sizeof *way; i++) {
         nm_train_options p = {.trained = t->lora.trained, .rank = t->lora.max_rank, .bf16 = t->bf16, .remake = way[i].remake, .stack = pissa ? &t->pissa.stack : o->below,
             .before = o->below, .beside = o->beside, .max_rows = way[i].rows, .max_length = o->max_length, .max_anchor = o->anchor, .max_sequences = (int32_t)way[i].sequences,
             .max_out = (int32_t)(out < 8 ? 8 : out > most_out ? most_out : out)};
         NM_TRY(nm_pass_open(&t->pass, t->model, &p));
         need = own + nm_pass_bytes(t->pass);
+        if (need < starts) need = starts;
         if (!o->memory || need <= o->memory) return NM_OK;
         nm_pass_close(&t->pass);
     }
@@ -220,6 +227,7 @@ static void describe(nm_trainer *t)
     t->info = (nm_trainer_info){.rank = t->lora.max_rank, .maps = (int32_t)t->lora.maps, .scale = t->scale, .parameters = t->lora.numbers, .dora = t->lora.dora,
         .bytes = nm_trainer_bytes(t) + nm_pass_bytes(t->pass), .pass_bytes = nm_pass_bytes(t->pass), .pass_rows = nm_pass_options(t->pass)->max_rows,
         .arithmetic = t->bf16 ? nm_kernels_get()->bf16 : "f32", .recomputed = words[nm_pass_options(t->pass)->remake]};
+    t->info.start_bytes = start_bytes(t) > t->info.bytes ? start_bytes(t) : t->info.bytes;
 }
 
 static nm_err open_trainer(nm_trainer **out, const nm_model *model, const nm_trainer_options *options, bool planned)
@@ -244,8 +252,6 @@ static nm_err open_trainer(nm_trainer **out, const nm_model *model, const nm_tra
     return err;
 }
 
-nm_err nm_trainer_open(nm_trainer **out, const nm_model *model, const nm_trainer_options *options) { return open_trainer(out, model, options, false); }
-
 nm_err nm_trainer_plan(nm_trainer_info *info, const nm_model *model, const nm_trainer_options *options)
 {
     nm_trainer *t;
@@ -253,6 +259,14 @@ nm_err nm_trainer_plan(nm_trainer_info *info, const nm_model *model, const nm_tr
     *info = t->info;
     nm_trainer_close(&t);
     return NM_OK;
+}
+
+nm_err nm_trainer_open(nm_trainer **out, const nm_model *model, const nm_trainer_options *options)
+{
+    nm_trainer_info info;
+    *out = NULL;
+    if (options->memory) NM_TRY(nm_trainer_plan(&info, model, options));       /* a refusal comes before anything large is there */
+    return open_trainer(out, model, options, false);
 }
 
 void nm_trainer_close(nm_trainer **trainer)

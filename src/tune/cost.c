@@ -217,6 +217,9 @@ static nm_err probe_answers(nm_tune *t, double *seconds)
     return nm_tune_anchor_at(t, 1, anchor, &anchors, seconds);
 }
 
+/* Rows that are answered behind the run. */
+static size_t rows_answered(const nm_tune_settings *set) { return (size_t)set->answers + (set->report ? NM_TUNE_REPORT_ANSWERS : 0); }
+
 static nm_err measure(probe *p)
 {
     nm_tune_rates *r = p->rates;
@@ -228,6 +231,7 @@ static nm_err measure(probe *p)
     uint64_t before = nm_machine_resident_peak();
     NM_TRY(nm_tune_probe_look(p->t, &r->look));
     NM_TRY(probe_saving(p->t, &saving));
+    if (rows_answered(p->t->set)) NM_TRY(nm_tune_probe_answer(p->t, &r->read, &r->say));
     uint64_t after = nm_machine_resident_peak();
     r->looked = after > before ? less(after, r->info.bytes - r->info.pass_bytes) : 0;
     r->pass = p->pass_seconds / p->pass_work;
@@ -351,8 +355,10 @@ static nm_err forecast(nm_tune *v, const nm_tune *t, const nm_tune_rates *r, nm_
     f->anchor = v->anchor ? r->anchor * anchored * (double)v->at.steps + r->answers * nm_tune_anchor_stops(v, v->at.steps) : 0;
     f->update = r->update * w.adapter * (double)v->at.steps;
     cost_looks(v, r, &w, f);
+    nm_answer_tokens answers = nm_tune_answer_tokens(v, rows_answered(v->set));
+    f->answers = r->read * answers.read + r->say * answers.said;
     cost_memory(r, &info, v->anchor && s.largest < NM_ANCHOR_TOKENS ? NM_ANCHOR_TOKENS : s.largest, f);
-    f->seconds = f->begin + f->training + f->anchor + f->update + f->validation + f->meter + f->saving;
+    f->seconds = f->begin + f->training + f->anchor + f->update + f->validation + f->meter + f->saving + f->answers;
     return NM_OK;
 }
 

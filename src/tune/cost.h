@@ -10,6 +10,7 @@ typedef struct nm_tune_rates {
     double pass, anchor, score; /* seconds for each counted operation */
     double update;              /* seconds a step, for each number of the adapter */
     double answers;             /* seconds of a stop for the anchor's answers */
+    double read, say;           /* seconds for a token of a prompt and of an answer shown at the end; 0 where none is shown */
     double save;                /* seconds to write the adapter and the checkpoint, for each number */
     nm_look_cost look;
     nm_trainer_info info;       /* of the trainer that was measured */

@@ -27,6 +27,25 @@ static bool is_cancelled(void *arg, uint64_t done, uint64_t total)
     return nm_cancelled(t->listener.cancel);
 }
 
+/* ---- Memory ------------------------------------------------------------------------------------------------------------------------------------- */
+
+uint64_t nm_tune_data_bytes(const nm_dataset *data) { return data ? nm_dataset_describe(data)->bytes : 0; }
+
+static uint64_t held(const nm_tune *t) { return t->beside + nm_tune_data_bytes(t->data) + nm_tune_data_bytes(t->replay); }
+
+/* What the bound leaves beside the data that is there; 0: there is no bound. */
+static nm_err find_room(const nm_tune *t, uint64_t *bytes)
+{
+    NM_TRY(nm_read_bytes(t->set->memory, "--memory", bytes));
+    if (t->set->room && (!*bytes || t->set->room < *bytes)) *bytes = t->set->room;
+    if (*bytes) *bytes = *bytes > held(t) ? *bytes - held(t) : 1;
+    return NM_OK;
+}
+
+static nm_err tell_need(const nm_tune *t, uint64_t more) { return t->listener.need ? t->listener.need(t->listener.arg, held(t) + more) : NM_OK; }
+
+/* ---- Data --------------------------------------------------------------------------------------------------------------------------------------- */
+
 nm_err nm_tune_open_rows(nm_tune *t, nm_dataset **out, const nm_dataset_options *what)
 {
     const nm_tune_settings *set = t->set;
@@ -45,9 +64,10 @@ nm_err nm_tune_open_rows(nm_tune *t, nm_dataset **out, const nm_dataset_options 
         o.train_on = (nm_train_on)set->train_on;
         o.skip_bad = set->skip_bad;
     }
-    nm_err err = nm_dataset_open(out, t->base.model, &o);
+    nm_err err = o.rows ? NM_OK : find_room(t, &o.memory);     /* rows in memory are our own, and few */
+    if (err == NM_OK) err = nm_dataset_open(out, t->base.model, &o);
     nm_free(text);
-    return err;
+    return err == NM_OK ? tell_need(t, 0) : err;
 }
 
 nm_err nm_tune_open_data(nm_tune *t)
@@ -140,8 +160,7 @@ nm_err nm_tune_trainer_options(nm_tune *t, nm_trainer_options *o)
         .lr = (float)t->at.rate, .lr_ratio = (float)set->lr_ratio, .weight_decay = (float)set->weight_decay,
         .clip = (float)set->clip, .schedule = (nm_schedule)set->schedule, .steps = t->at.steps, .seed = set->seed.value};
     NM_TRY(find_largest(t, &batch, &o->max_length));
-    NM_TRY(nm_read_bytes(set->memory, "--memory", &o->memory));
-    if (!set->memory) o->memory = set->room;
+    NM_TRY(find_room(t, &o->memory));
     o->anchor = t->anchor ? NM_ANCHOR_HELD : 0;
     o->ease = t->anchor ? (float)t->ease : 0;
     o->batch = (int32_t)batch;
@@ -155,7 +174,10 @@ nm_err nm_tune_trainer_options(nm_tune *t, nm_trainer_options *o)
 nm_err nm_tune_open_trainer(nm_tune *t)
 {
     nm_trainer_options o;
+    nm_trainer_info info;
     NM_TRY(nm_tune_trainer_options(t, &o));
+    NM_TRY(nm_trainer_plan(&info, t->base.model, &o));
+    NM_TRY(tell_need(t, info.start_bytes));
     NM_TRY(nm_trainer_open(&t->trainer, t->base.model, &o));
     t->sample = nm_calloc((size_t)o.batch, sizeof *t->sample);
     return t->sample ? NM_OK : nm_fail_memory((size_t)o.batch * sizeof *t->sample);

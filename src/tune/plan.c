@@ -61,11 +61,12 @@ static nm_err add_lengths(plan *p)
     s.max_length = p->t->set->max_length * 2;
     for (size_t i = 0; i < p->t->n_sources; i++) if (!strncmp(p->t->sources[i], "-", 1)) return NM_OK;    /* standard input comes once */
     if (!nm_dataset_describe(p->t->data)->long_rows || s.max_length > 1 << 20) return NM_OK;
-    nm_tune longer = {.set = &s, .base = p->t->base, .listener = p->t->listener, .sources = p->t->sources, .n_sources = p->t->n_sources};
+    nm_tune longer = {.set = &s, .base = p->t->base, .listener = p->t->listener, .sources = p->t->sources, .n_sources = p->t->n_sources,
+        .beside = nm_tune_data_bytes(p->t->data) + p->rates.info.bytes};
     nm_err err = nm_tune_open_data(&longer);
     if (err == NM_OK) err = add_whole(p, &s, longer.data, "max-length", s.max_length);
     nm_dataset_close(&longer.data);
-    return err;
+    return err == NM_NO_MEMORY ? NM_OK : err;
 }
 
 static nm_err add_batches(plan *p)

@@ -11,7 +11,7 @@
 #include "tune/tune_impl.h"
 #include "tune/curve.h"
 
-enum { ANSWERS = 5, TEXT_SHOWN = 4000 };
+enum { TEXT_SHOWN = 4000 };
 
 /* The policy is a second lock: nothing here runs or loads even if something were not escaped. */
 static const char head[] =
@@ -230,10 +230,10 @@ static nm_err put_page(nm_str *s, const nm_tune *t, const nm_tune_answer *answer
 
 nm_err nm_tune_report(nm_tune *t, bool samples)
 {
-    nm_tune_answer answers[ANSWERS];
+    nm_tune_answer answers[NM_TUNE_REPORT_ANSWERS];
     size_t count = 0;
     nm_str s = {0};
-    nm_err err = samples ? nm_tune_answers(t, answers, ANSWERS, &count) : NM_OK;
+    nm_err err = samples ? nm_tune_answers(t, answers, NM_TUNE_REPORT_ANSWERS, &count) : NM_OK;
     if (err == NM_INTERRUPTED) {        /* the page with the answers so far */
         nm_cancel(t->listener.cancel, false);
         err = NM_OK;

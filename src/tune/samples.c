@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "os/clock.h"
 #include "tune/measure.h"
 #include "tune/tune_impl.h"
 
@@ -76,6 +77,65 @@ static nm_sample pick(const nm_tune *t, size_t i, size_t most)
     size_t all = nm_dataset_count(t->data, split);
     return nm_dataset_sample(t->data, split, all <= most ? i : i * all / most);
 }
+
+/* ---- What it costs ------------------------------------------------------------------------------------------------------------------------------ */
+
+nm_answer_tokens nm_tune_answer_tokens(const nm_tune *t, size_t most)
+{
+    nm_answer_tokens all = {0};
+    for (size_t i = 0; i < most; i++) {
+        int32_t from, to;
+        nm_sample s = pick(t, i, most);
+        if (s.count < 2 || !find_answer(&s, &from, &to)) continue;
+        all.read += 2.0 * from;
+        all.said += ANSWER_MOST + (to - from < ANSWER_MOST ? to - from : ANSWER_MOST);      /* who was taught ends like the reference; who was not may go on */
+    }
+    return all;
+}
+
+static nm_err time_run(const nm_tune *t, player *p, nm_session *session, const int32_t *tokens, int32_t n, double *seconds)
+{
+    nm_item item = {.session = session, .tokens = tokens, .count = n, .want = NM_WANT_LAST, .on_logits = on_logits, .arg = p};
+    double from = nm_clock_seconds();
+    NM_TRY(nm_run(p->runner, &item, 1, t->listener.cancel));
+    *seconds = (nm_clock_seconds() - from) / n;
+    return NM_OK;
+}
+
+/* The first token that is said wakes what reading has not. */
+static nm_err time_answer(const nm_tune *t, player *p, const nm_sample *s, double *read, double *say)
+{
+    enum { TOKENS = 6 };
+    int32_t n = s->count < ANSWER_MOST ? s->count : ANSWER_MOST;
+    nm_session_options o = {.context = n + TOKENS + 1, .compute = t->set->compute, .stack = t->base.stack};
+    nm_session *session = NULL;
+    double sum = 0, each;
+    NM_TRY(nm_choose_kv(&o.kv, o.compute, -1));
+    NM_TRY(nm_session_open(&session, t->base.model, &o));
+    nm_err err = time_run(t, p, session, s->ids, n, read);
+    for (int i = 0; err == NM_OK && i < TOKENS; i++) {
+        err = time_run(t, p, session, &p->best, 1, &each);
+        if (i) sum += each;
+    }
+    nm_session_close(&session);
+    *say = sum / (TOKENS - 1);
+    return err;
+}
+
+nm_err nm_tune_probe_answer(const nm_tune *t, double *read, double *say)
+{
+    player p = {.tokenizer = nm_model_tokenizer(t->base.model)};
+    nm_runner_options o = {.compute = t->set->compute};
+    nm_sample s = pick(t, 0, 1);
+    *read = *say = 0;
+    if (!p.tokenizer || s.count < 2) return NM_OK;
+    NM_TRY(nm_runner_open(&p.runner, t->base.model, &o));
+    nm_err err = time_answer(t, &p, &s, read, say);
+    nm_runner_close(&p.runner);
+    return err;
+}
+
+/* ---- Answering ---------------------------------------------------------------------------------------------------------------------------------- */
 
 nm_err nm_tune_answers(nm_tune *t, nm_tune_answer *answers, size_t most, size_t *count)
 {

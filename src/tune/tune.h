@@ -36,13 +36,14 @@ typedef struct nm_tune_settings {
     int32_t looks;              /* validations of a run where save_every is not given; 0 = as many as suit. Chosen by nm_tune_fit, not by the user */
     nm_seed seed;
     const char *memory;
-    uint64_t room;              /* bytes at most where `memory` says nothing; 0 = any number */
+    uint64_t room;              /* bytes at most, whatever `memory` says; 0 = any number */
     double anchor, ease;        /* ease: NAN = with the default rate */
     bool no_anchor;
     const char *anchor_data;
     double max_forget;          /* NAN: no limit */
     bool no_packing, resume;
     bool beside;                /* others answer from the model meanwhile: nm_trainer_options */
+    int32_t answers;            /* rows that the caller will have answered behind the run (nm_tune_answers): for the forecast */
     const char *fit;            /* a time, as "3h": nm_tune_fit */
     uint64_t begun_ns;          /* when the caller began, for the forecast; 0: with nm_tune_open */
     /* what is left behind */
@@ -59,6 +60,10 @@ extern const nm_tune_settings nm_tune_defaults;
 /* The settings that have a name ("rank", "max-length"), for nm_option_set and nm_option_json; those of the run in work (output, log, report, resume, memory,
  * fit, config) are among them. settings.def has one row for each. */
 extern const nm_option nm_tune_options[];
+
+/* Notes and errors name settings as the command line does, "--max-length 256". The line with each such name as its reader calls it: name writes that of an option
+ * ("max-length"). Other words with dashes stay. Appends. */
+nm_err nm_tune_spell(nm_str *s, const char *line, nm_err (*name)(nm_str *s, const char *option));
 
 /* ---- What is taught ------------------------------------------------------------------------------------------------------------------------ */
 
@@ -81,6 +86,7 @@ typedef struct nm_tune nm_tune;
 typedef struct nm_tune_listener {
     void (*note)(void *arg, const char *line);          /* one line for people, without its end; raw: names of files and rows stand in it as they are */
     void (*step)(void *arg, const nm_tune *t, const nm_train_report *report);      /* after each step, a validation that was due included */
+    nm_err (*need)(void *arg, uint64_t bytes);          /* the run is about to hold so many bytes, or does, beside the model and in all; an error of it ends the run */
     volatile sig_atomic_t *cancel;      /* not 0: stop soon, with NM_INTERRUPTED. The run sets it to 0 where it took heed of it and still has work to do */
     void *arg;
 } nm_tune_listener;
@@ -110,7 +116,7 @@ typedef struct nm_tune_forecast {
     double tokens, trained;     /* over all steps, without the anchor's; trained: those whose loss counts */
     double epochs;
     uint64_t cut;               /* sequences that are cut */
-    double begin, training, anchor, update, validation, meter, saving, seconds;     /* seconds; the last is their sum */
+    double begin, training, anchor, update, validation, meter, saving, answers, seconds;     /* seconds; the last is their sum. answers: those shown at the end */
     uint64_t bytes, peak;       /* beside the model; of the whole process at most, what others hold in it now included */
     int32_t pass_rows;          /* tokens of a pass */
     const char *arithmetic, *recomputed;       /* nm_trainer_info */

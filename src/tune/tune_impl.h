@@ -29,6 +29,7 @@ struct nm_tune {
     nm_order *replay_order;
     int32_t replays;            /* of a step */
     int64_t kept_tokens;        /* trained ones of the kept sequences of the step in work */
+    uint64_t beside;            /* bytes of the bound that another nm_tune holds */
     nm_sample *sample;          /* [batch and replays] of the step in work */
     nm_tune_anchor *anchor;     /* NULL: none */
     char *folder, *state;       /* of the adapter; the checkpoint within */
@@ -54,6 +55,8 @@ nm_err nm_tune_open_data(nm_tune *t);
 /* what: sources or rows, and validation; the rest is as the settings say. */
 nm_err nm_tune_open_rows(nm_tune *t, nm_dataset **out, const nm_dataset_options *what);
 void nm_tune_tell_data(const nm_tune *t);
+/* Bytes that data takes; 0 without. */
+uint64_t nm_tune_data_bytes(const nm_dataset *data);
 nm_err nm_tune_open_order(nm_tune *t);
 /* Validations of a run that says nothing else. */
 int32_t nm_tune_looks(const nm_tune *t);
@@ -106,11 +109,18 @@ void nm_tune_history_look(nm_tune_history *history, int64_t step, double validat
 nm_err nm_tune_history_write(const nm_tune_history *history, nm_str *s);
 void nm_tune_history_read(nm_tune_history *history, const nm_json *note);
 
+/* samples.c: what nm_tune_answers of so many rows reads and says, in tokens, base and adapter together and answers at their longest where nobody knows. */
+typedef struct nm_answer_tokens { double read, said; } nm_answer_tokens;
+nm_answer_tokens nm_tune_answer_tokens(const nm_tune *t, size_t most);
+/* Seconds that a token takes that is read, and one that is said. */
+nm_err nm_tune_probe_answer(const nm_tune *t, double *read, double *say);
+
 /* log.c. validation, forgetting: -1 = not measured. A run that goes on first drops what is behind its checkpoint. */
 nm_err nm_tune_open_log(nm_tune *t);
 nm_err nm_tune_log_step(nm_tune *t, const nm_train_report *report, double validation, double forgetting);
 nm_err nm_tune_flush_log(nm_tune *t);
 
+enum { NM_TUNE_REPORT_ANSWERS = 5 };
 /* report.c: the page, as far as the run has come. samples: also the answers of base and adapter. */
 nm_err nm_tune_report(nm_tune *t, bool samples);
 /* NM_FAILED and others now rather than at the end. */

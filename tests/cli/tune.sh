@@ -117,7 +117,7 @@ check 'PiSSA on top of a stack' run tune "$model+mine=0.5" "$work/data.jsonl" --
 
 # ---- before work
 check 'a plan' tune --plan --json
-check 'has its keys' has '^{"steps": [0-9]*, "epochs": 2, "tokens": [0-9]*, "trained": [0-9]*, "cut": 0, "tokens_per_second": [0-9.]*, "seconds": [0-9.]*, "bytes": [0-9]*, "peak_bytes": [0-9]*, "pass_tokens": [0-9]*, "arithmetic": "b*f[0-9]*", "recomputed": "rows", "parts": {"opening": [0-9.]*, "steps": [0-9.]*, "anchor": [0-9.]*, "optimizer": [0-9.]*, "validation": [0-9.]*, "meter": [0-9.]*, "saving": [0-9.]*}, "instead": \[{"change": "--rank 2", "steps"'
+check 'has its keys' has '^{"steps": [0-9]*, "epochs": 2, "tokens": [0-9]*, "trained": [0-9]*, "cut": 0, "tokens_per_second": [0-9.]*, "seconds": [0-9.]*, "bytes": [0-9]*, "peak_bytes": [0-9]*, "pass_tokens": [0-9]*, "arithmetic": "b*f[0-9]*", "recomputed": "rows", "parts": {"opening": [0-9.]*, "steps": [0-9.]*, "anchor": [0-9.]*, "optimizer": [0-9.]*, "validation": [0-9.]*, "meter": [0-9.]*, "saving": [0-9.]*, "answers": [0-9.]*}, "instead": \[{"change": "--rank 2", "steps"'
 check 'and other choices' has '"change": "--max-length 64".*"change": "--batch 8".*"change": "--epochs 1", "steps": [0-9]*, "epochs": 1,.*"change": "--no-anchor"'
 check 'a plan for people' tune --plan
 check 'has a table' has '^--rank 8 .* [0-9.]* [kMG]B'

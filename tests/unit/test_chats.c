@@ -21,7 +21,7 @@
 #include "base/mem.h"
 #include "os/file.h"
 #include "hub/personas.h"
-#include "server/chats.h"
+#include "server/chats_sql.h"
 #include "server/page_personas.h"
 #include "server/server.h"
 
@@ -393,6 +393,9 @@ static void full_disk(void **state)
     assert_int_equal(nm_chats_get(c, "one", &out), NM_OK);
     json_decref(out);
     assert_int_equal(put(c, "big", big), NM_OK);    /* there is room again */
+    assert_int_equal(sqlite3_exec(c->db, "PRAGMA max_page_count = 1", NULL, NULL, NULL), SQLITE_OK);      /* raised to as many as there are */
+    assert_int_equal(put(c, "more", big), NM_FAILED);
+    assert_true(nm_error_is_full());
     free(big);
     nm_chats_close(&c);
 }

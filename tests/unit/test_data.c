@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include <limits.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +25,7 @@
 #include "../../cmd/show_mask.c"
 #include "../../cmd/term.c"
 #include "../gguf_writer.c"
+#include "../instrumented.h"
 
 #if NM_HAVE_ZLIB
 #include <zlib.h>
@@ -749,6 +751,60 @@ static void test_stop_when_asked(void **state)
     nm_model_close(&m);
 }
 
+/* ---- Memory ---------------------------------------------------------------------------------------------------------------------------------- */
+
+/* Of all that is allocated while the rows are read, the most. */
+typedef struct peak { size_t most; } peak;
+static bool look_at_memory(void *arg, uint64_t done, uint64_t total)
+{
+    peak *p = arg;
+    struct mallinfo2 now = mallinfo2();
+    (void)done, (void)total;
+    if (now.uordblks + now.hblkhd > p->most) p->most = now.uordblks + now.hblkhd;
+    return false;
+}
+
+/* What a bound allows is what is taken, and where it does not suffice, nothing near it was. */
+static void test_memory_is_bounded(void **state)
+{
+    enum { ROWS = 40000 };
+    peak p = {0};
+    nm_dataset_options o = {.validation = "0.1", .progress = look_at_memory, .progress_arg = &p};
+    nm_model *m = byte_model(chatml, false);
+    nm_dataset *d;
+    (void)state;
+    put_numbered("many.jsonl", 'r', ROWS);
+    assert_int_equal(open_data(&d, m, o, "many.jsonl"), NM_OK);
+    uint64_t all = nm_dataset_describe(d)->bytes;
+    assert_true(all > ROWS * 40 && all < ROWS * 1000);
+    nm_dataset_close(&d);
+    o.memory = 4 * all;         /* with the split and the table of sequences */
+    assert_int_equal(open_data(&d, m, o, "many.jsonl"), NM_OK);
+    nm_dataset_close(&d);
+    o.memory = all / 2;
+    size_t before = (size_t)(p.most = 0, look_at_memory(&p, 0, 0), p.most);
+    expect_fault(m, o, "many.jsonl", NM_NO_MEMORY, "are left for it");
+    if (!NM_INSTRUMENTED) assert_true(p.most < before + o.memory);
+    assert_non_null(strstr(nm_error_text(), "many.jsonl:"));
+    o.skip_bad = true;          /* no row is bad for that */
+    expect_fault(m, o, "many.jsonl", NM_NO_MEMORY, "are left for it");
+    /* A weight makes orders of many more. */
+    o.memory = 4 * all;
+    expect_fault(m, o, "many.jsonl:1000", NM_NO_MEMORY, "smaller weights");
+    /* A row of few bytes may become a tree of many. */
+    nm_str wide = {0};
+    nm_str_puts(&wide, "{\"question\": \"q\", \"answer\": \"a\", \"more\": [0");
+    for (int i = 0; i < 2000000; i++) nm_str_puts(&wide, ",0");
+    nm_str_puts(&wide, "]}");
+    put("wide.jsonl", wide.data);
+    nm_str_free(&wide);
+    o.memory = 20000000;
+    expect_fault(m, o, "wide.jsonl", NM_NO_MEMORY, "wide.jsonl:1: a row of");
+    o.memory = 0;
+    expect_data(m, o = (nm_dataset_options){0}, "wide.jsonl", QA);
+    nm_model_close(&m);
+}
+
 /* ---- Ready batches ------------------------------------------------------------------------------------------------------------------------- */
 
 static void test_batches(void **state)
@@ -1003,7 +1059,7 @@ int main(void)
         cmocka_unit_test(test_row_size_is_bounded), cmocka_unit_test(test_cut_files), cmocka_unit_test(test_masks_of_turns), cmocka_unit_test(test_bos_once),
         cmocka_unit_test(test_end_is_added), cmocka_unit_test(test_history_is_rewritten), cmocka_unit_test(test_generation_blocks), cmocka_unit_test(test_named_formats),
         cmocka_unit_test(test_long_rows_are_counted), cmocka_unit_test(test_weights_of_sources), cmocka_unit_test(test_order), cmocka_unit_test(test_packing),
-        cmocka_unit_test(test_validation), cmocka_unit_test(test_stop_when_asked), cmocka_unit_test(test_batches), cmocka_unit_test(test_gsm8k_as_peft_saw_it),
+        cmocka_unit_test(test_validation), cmocka_unit_test(test_stop_when_asked), cmocka_unit_test(test_memory_is_bounded), cmocka_unit_test(test_batches), cmocka_unit_test(test_gsm8k_as_peft_saw_it),
         cmocka_unit_test(test_recorded_masks), cmocka_unit_test(test_show_mask), cmocka_unit_test(test_each_allocation_fails)
     };
     return cmocka_run_group_tests(tests, make_root, remove_root);

@@ -13,6 +13,8 @@
 #include <sched.h>
 #include <time.h>
 
+#include "base/err.h"
+#include "base/hand.h"
 #include "base/pool.h"
 #include "base/rng.h"
 
@@ -136,6 +138,49 @@ static void test_background(void **state)
     if (b.err == NM_OK) assert_int_equal(atomic_load(&b.idle), 3);
 }
 
+/* A hand works at idle priority, and has done what takes locks by the thread that waits for it; errors go both ways. */
+typedef struct handed { nm_hand *hand; pthread_t owner; int asked; int policy[2]; nm_err answer; } handed;
+
+static nm_err do_for_hand(void *arg)
+{
+    handed *h = arg;
+    h->policy[1] = sched_getscheduler(0);
+    if (!pthread_equal(pthread_self(), h->owner)) return nm_fail(NM_FAILED, "another thread");
+    return ++h->asked % 2 ? NM_OK : nm_fail_full(nm_fail(NM_REFUSED, "number %d", h->asked));
+}
+
+static nm_err work_as_hand(void *arg)
+{
+    handed *h = arg;
+    h->policy[0] = sched_getscheduler(0);
+    if (pthread_equal(pthread_self(), h->owner)) return nm_fail(NM_FAILED, "the same thread");
+    for (int i = 0; i < 1000 && h->answer == NM_OK; i++) {
+        if (nm_hand_ask(h->hand, do_for_hand, h) != NM_OK) return nm_fail(NM_FAILED, "it said %s", nm_error_text());
+        h->answer = nm_hand_ask(h->hand, do_for_hand, h);
+        if (strcmp(nm_error_text(), "number 2") && i == 0) return nm_fail(NM_FAILED, "it said %s", nm_error_text());
+        if (i < 999) h->answer = NM_OK;
+    }
+    return h->answer;
+}
+
+static void test_hand(void **state)
+{
+    handed h = {.owner = pthread_self()};
+    assert_int_equal(nm_hand_open(&h.hand), NM_OK);
+    nm_err err = nm_hand_do(h.hand, work_as_hand, &h);
+    assert_string_equal(nm_error_text(), "number 2000");
+    assert_int_equal(err, NM_REFUSED);
+    assert_true(nm_error_is_full());
+    assert_int_equal(h.asked, 2000);
+    assert_int_equal(h.policy[0], SCHED_IDLE);
+    assert_int_equal(h.policy[1], sched_getscheduler(0));
+    h = (handed){.hand = h.hand, .owner = h.owner, .asked = 1, .answer = NM_FAILED};
+    assert_int_equal(nm_hand_do(h.hand, work_as_hand, &h), NM_FAILED);      /* and again */
+    nm_hand_close(&h.hand);
+    assert_null(h.hand);
+    nm_hand_close(&h.hand);
+}
+
 /* Uneven work and sleeping waits: one thread comes late to every barrier. */
 static void come_late(void *arg, int thread, int threads)
 {
@@ -193,7 +238,7 @@ static void test_signals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_counts), cmocka_unit_test(test_stop_and_start), cmocka_unit_test(test_many_short_runs), cmocka_unit_test(test_callers), cmocka_unit_test(test_background),
+        cmocka_unit_test(test_counts), cmocka_unit_test(test_stop_and_start), cmocka_unit_test(test_many_short_runs), cmocka_unit_test(test_callers), cmocka_unit_test(test_background), cmocka_unit_test(test_hand),
         cmocka_unit_test(test_late), cmocka_unit_test(test_bad_counts), cmocka_unit_test(test_signals),
     };
     return cmocka_run_group_tests_name("pool", tests, NULL, NULL);

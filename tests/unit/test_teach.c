@@ -2,12 +2,14 @@
  * stopping, going on to the same bits, a server that begins anew, keeping and discarding. */
 #include <arpa/inet.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -39,14 +41,16 @@ static void with_template(gguf_writer *w, const random_model *d)
         "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}");
 }
 
-static void begin_server(void)
+static void begin_server_within(uint64_t memory)
 {
     models[0] = model_path;
-    options = (nm_engine_options){.models = models, .n_models = 1, .note = note, .memory = 2000000000};
+    options = (nm_engine_options){.models = models, .n_models = 1, .note = note, .memory = memory};
     nm_err err = nm_server_open(&server, &options, (nm_http_options){.host = "127.0.0.1"});
     if (err != NM_OK) print_error("%s\n", nm_error_text());
     assert_int_equal(err, NM_OK);
 }
+
+static void begin_server(void) { begin_server_within(2000000000); }
 
 static void end_server(void) { nm_server_close(&server, 10); }
 
@@ -635,6 +639,150 @@ static void test_chats(void **state)
     json_decref(preview);
 }
 
+/* A lesson on a stack is told as the command would take it, and the new adapter stands on the one below. */
+static void test_stack(void **state)
+{
+    char id[NM_TEACH_ID], path[256], *text;
+    size_t size;
+    upload(id, "talks.jsonl");
+    begin_run(id, LONG, "style");
+    json_decref(wait_for("done"));
+    json_decref(ask("POST", "/nm/teach/keep", "", 200));
+    snprintf(path, sizeof path, "{'model': 'tiny+style=0.5', 'name': 'second', 'sources': [{'file': '%s'}], 'settings': {" SHORT "}}", id);
+    json_t *state_now = ask("POST", "/nm/teach", path, 202);
+    assert_string_equal(text_of(state_now, "model"), "tiny+style=0.5");
+    json_decref(state_now);
+    json_decref(wait_for("done"));
+    snprintf(path, sizeof path, "%s/nomoat/adapters/second/nomoat.json", folder);
+    assert_int_equal(nm_file_read(path, 1 << 20, &text, &size), NM_OK);
+    json_t *card = json_loadb(text, size, 0, NULL), *settings = json_object_get(json_object_get(card, "provenance"), "settings");
+    assert_non_null(settings);
+    assert_string_equal(json_string_value(json_array_get(json_object_get(settings, "lora-scaled"), 0)), "style:0.5");
+    assert_int_equal(json_array_size(json_object_get(settings, "lora-scaled")), 1);
+    json_decref(card);
+    nm_free(text);
+    json_decref(answer("tiny+style=0.5+second"));
+    json_decref(ask("POST", "/nm/teach/discard", "", 200));
+}
+
+/* Room for the model, and for little beside it: what is asked is refused before it is taken, and what fits goes on. */
+static void test_memory(void **state)
+{
+    char id[NM_TEACH_ID];
+    nm_str rows = {0};
+    end_server();
+    begin_server_within(60000000);
+    upload(id, "few.jsonl");
+    json_decref(ask("POST", "/nm/teach/preview", lesson(id, SHORT, ""), 200));
+    for (int i = 0; i < 150000; i++) assert_int_equal(nm_str_printf(&rows, "{'prompt': '%d', 'completion': 'It-is-%d.'}\n", i, i), NM_OK);
+    json_t *file = ask("POST", "/nm/teach/files?name=many.jsonl", rows.data, 201);
+    nm_str_free(&rows);
+    const char *const looks[] = {"/nm/teach/preview", "/nm/teach/forecast"};
+    for (size_t i = 0; i < 2; i++) refused("POST", looks[i], lesson(text_of(file, "file"), SHORT, ""), 503, "no_memory", "many.jsonl:");
+    refused("POST", "/nm/teach/preview", lesson(text_of(file, "file"), SHORT ", 'memory': '8G'", ""), 503, "no_memory", "are left for it");
+    char rest[] = ", 'name': 'large'";
+    json_decref(ask("POST", "/nm/teach", lesson(text_of(file, "file"), SHORT, rest), 202));
+    for (;;) {
+        json_t *now = state_of();
+        bool failed = !strcmp(text_of(now, "state"), "failed");
+        if (failed && !strstr(text_of(now, "error"), "many.jsonl:")) fail_msg("%s", text_of(now, "error"));
+        json_decref(now);
+        if (failed) break;
+        usleep(5000);
+    }
+    json_decref(ask("POST", "/nm/teach/discard", "", 200));
+    json_decref(file);
+    begin_run(id, SHORT, "small");
+    json_decref(wait_for("done"));
+    json_decref(ask("POST", "/nm/teach/discard", "", 200));
+}
+
+/* What cannot be written is told as that, in the shape of the route, without where it would have been; and is kept once there is room. */
+static void test_full_disk(void **state)
+{
+    struct rlimit before, small;
+    nm_str big = {0}, chat = {0};
+    char id[NM_TEACH_ID];
+    upload(id, "talks.jsonl");
+    for (int i = 0; i < 20000; i++) assert_int_equal(nm_str_puts(&big, "{'prompt': 'Who?', 'completion': 'Me.'}\n"), NM_OK);
+    assert_int_equal(nm_str_puts(&chat, "{'title': 't', 'model': 'tiny', 'leaf': 'm1', 'messages': [{'id': 'm1', 'role': 'user', 'created': 1, 'content': '"), NM_OK);
+    for (int i = 0; i < 100000; i++) assert_int_equal(nm_str_puts(&chat, "long text "), NM_OK);
+    assert_int_equal(nm_str_puts(&chat, "'}]}"), NM_OK);
+    getrlimit(RLIMIT_FSIZE, &before);
+    small = before;
+    signal(SIGXFSZ, SIG_IGN);
+    small.rlim_cur = 4000;
+    setrlimit(RLIMIT_FSIZE, &small);
+    refused("POST", "/nm/teach/files?name=big.jsonl", big.data, 507, "disk_full", "disk is full");
+    if (server->desk) refused("PUT", "/nm/chats/c1", chat.data, 500, "", "disk I/O error");      /* SQLite tells a full disk from this limit */
+    refused("PUT", "/nm/personas/wide", "{'model': 'tiny', 'system': 'Be as wide as can be. "
+#define WIDE "And then again as wide as can be, and wider, and wider than that, so that it takes more room. "
+#define WIDER WIDE WIDE WIDE WIDE WIDE WIDE WIDE WIDE
+        WIDER WIDER WIDER WIDER WIDER WIDER "'}", 507, "disk_full", "disk is full");
+    json_decref(ask("POST", "/nm/teach", lesson(id, SHORT, ", 'name': 'full'"), 202));
+    for (;;) {
+        json_t *now = state_of();
+        bool failed = !strcmp(text_of(now, "state"), "failed");
+        if (failed) {
+            assert_null(strstr(text_of(now, "error"), folder));
+            assert_non_null(strstr(text_of(now, "error"), "cannot be written"));
+        }
+        json_decref(now);
+        if (failed) break;
+        usleep(5000);
+    }
+    setrlimit(RLIMIT_FSIZE, &before);
+    json_decref(ask("POST", "/nm/teach/discard", "", 200));
+    json_decref(ask("POST", "/nm/teach/files?name=big.jsonl", big.data, 201));
+    if (server->desk) json_decref(ask("PUT", "/nm/chats/c1", chat.data, 200));
+    nm_str_free(&big);
+    nm_str_free(&chat);
+}
+
+/* A file that goes between a lesson's reading and its beginning: one of the two happens, and not both. */
+static void test_file_is_gone(void **state)
+{
+    char id[NM_TEACH_ID];
+    nm_teach_refusal no = {0};
+    upload(id, "talks.jsonl");
+    json_t *json = json_pack("{s:s, s:[{s:s}]}", "model", "tiny", "sources", "file", id);
+    assert_int_equal(nm_teach_remove_file(server->teach, id, &no), NM_OK);
+    assert_null(no.code);
+    assert_int_equal(nm_teach_begin(server->teach, json, "late", "tiny", &no), NM_NOT_FOUND);
+    json_t *idle = state_of();
+    assert_string_equal(text_of(idle, "state"), "idle");
+    json_decref(idle);
+    json_decref(json);
+}
+
+/* Settings are called as lessons call them, and paths begin where clients know of something. */
+static void test_words(void **state)
+{
+    static const char *const said[][2] = {{"were cut: --max-length 96 keeps all", "were cut: max_length 96 keeps all"}, {"--fit 3 min: all", "minutes 3 min: all"},
+        {"give '--no-anchor', or --tensors", "give 'no_anchor', or --tensors"}, {"a--rank", "a--rank"}, {"--", "--"}, {"-- --rank", "-- rank"}, {"", ""}};
+    char id[NM_TEACH_ID], line[512], *told;
+    for (size_t i = 0; i < sizeof said / sizeof *said; i++) {
+        assert_int_equal(nm_teach_files_told(&server->teach->files, said[i][0], &told), NM_OK);
+        assert_string_equal(told, said[i][1]);
+        nm_free(told);
+    }
+    upload(id, "talks.jsonl");
+    snprintf(line, sizeof line, "%s/nomoat/teach/files/%s.jsonl:3: bad; %s/nomoat/adapters/x: no; %s/nomoat; %s/nomoats", folder, id, folder, folder, folder);
+    assert_int_equal(nm_teach_files_told(&server->teach->files, line, &told), NM_OK);
+    snprintf(line, sizeof line, "talks.jsonl:3: bad; adapters/x: no; the data folder; %s/nomoats", folder);
+    assert_string_equal(told, line);
+    nm_free(told);
+    json_t *preview = ask("POST", "/nm/teach/preview", lesson(id, "'max_length': 48", ""), 200), *one;
+    bool found = false;
+    size_t i;
+    json_array_foreach(json_object_get(preview, "notes"), i, one) {
+        assert_null(strstr(json_string_value(one), "--"));
+        found |= strstr(json_string_value(one), "max_length ") != NULL;
+    }
+    if (!found) fail_msg("no note of what was cut");
+    json_decref(preview);
+}
+
 static void test_explain(void **state)
 {
     char id[NM_TEACH_ID];
@@ -667,7 +815,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_files), TEST(test_lessons_refused), TEST(test_bad_rows), TEST(test_nothing_written), TEST(test_two_servers),
         TEST(test_preview), TEST(test_forecast), TEST(test_run), TEST(test_discard), TEST(test_stop_and_resume), TEST(test_minutes),
-        TEST(test_killed), TEST(test_events), TEST(test_chats), TEST(test_explain),
+        TEST(test_killed), TEST(test_stack), TEST(test_memory), TEST(test_full_disk), TEST(test_file_is_gone), TEST(test_words), TEST(test_events), TEST(test_chats), TEST(test_explain),
     };
     return cmocka_run_group_tests_name("teach", tests, NULL, NULL);
 }

@@ -280,6 +280,25 @@ static const nm_json *run_named(const char *name)
     return NULL;
 }
 
+/* Too little memory is told before anything large is there, or is computed: the triplets would see that they are to stop. */
+static void test_refused_before_it_is_taken(void **state)
+{
+    need_data();
+    volatile sig_atomic_t stop = 1;
+    nm_trainer *t;
+    nm_trainer_info info;
+    nm_trainer_options o = {.max_length = LENGTH, .batch = 1, .steps = 1, .start = NM_START_PISSA, .rank = 8, .cancel = &stop};
+    assert_int_equal(nm_trainer_plan(&info, model, &o), NM_OK);
+    assert_true(info.start_bytes >= info.bytes);
+    assert_int_equal(nm_trainer_open(&t, model, &o), NM_INTERRUPTED);
+    o.memory = info.bytes / 8;
+    assert_int_equal(nm_trainer_open(&t, model, &o), NM_NO_MEMORY);
+    assert_null(t);
+    assert_non_null(strstr(nm_error_text(), "lower --rank"));
+    o.memory = info.start_bytes;
+    assert_int_equal(nm_trainer_open(&t, model, &o), NM_INTERRUPTED);
+}
+
 /* PiSSA subtracts what it begins with: before the first step the adapter, of twice the rank, changes nothing but rounding; and a mask of dropout is of its step. */
 static void test_pissa_begins_at_the_model(void **state)
 {
@@ -580,7 +599,7 @@ static void test_faults(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_record), cmocka_unit_test(test_bits), cmocka_unit_test(test_arithmetic),
-        cmocka_unit_test(test_pissa_begins_at_the_model), cmocka_unit_test(test_triplets), cmocka_unit_test(test_state_is_small), cmocka_unit_test(test_plan),
+        cmocka_unit_test(test_refused_before_it_is_taken), cmocka_unit_test(test_pissa_begins_at_the_model), cmocka_unit_test(test_triplets), cmocka_unit_test(test_state_is_small), cmocka_unit_test(test_plan),
         cmocka_unit_test(test_empty_anchor), cmocka_unit_test(test_anchors), cmocka_unit_test(test_beginnings),
         cmocka_unit_test(test_anchors_drop_out), cmocka_unit_test(test_ease), cmocka_unit_test(test_tied_head), cmocka_unit_test(test_faults)};
     return cmocka_run_group_tests(tests, NULL, close_all);
