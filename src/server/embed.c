@@ -17,11 +17,22 @@ static bool pools_last(const nm_model *m)
     return at != SIZE_MAX && nm_model_meta_integer(m, at, 0, &kind) && kind == POOLING_LAST;
 }
 
+/* Bytes that hold a context's tokens, up to the end of a character. */
+static size_t enough(const char *text, size_t length, size_t context)
+{
+    enum { BYTES = 64 };        /* of a token, in the mean of as many; few vocabularies have one that is longer */
+    if (length / BYTES <= context) return length;
+    for (length = context * BYTES; length && ((unsigned char)text[length] & 0xc0) == 0x80; length--) {}
+    return length;
+}
+
 static nm_err read_text(nm_job *j, nm_lane *l, size_t i, const char **code)
 {
     const nm_base *b = j->variant->base;
-    nm_tokenize_options within = {.most = (size_t)b->context * NM_CONTEXTS_COUNTED, .cancel = &j->cancelled};
-    NM_TRY(nm_tokenize_within(nm_model_tokenizer(b->model), j->texts[i], j->lengths[i], NM_TEXT_BOS, &within, &l->ids, &l->n_ids));
+    nm_tokenize_options within = {.most = j->cuts ? 0 : (size_t)b->context * NM_CONTEXTS_COUNTED, .cancel = &j->cancelled};
+    size_t length = j->cuts ? enough(j->texts[i], j->lengths[i], (size_t)b->context) : j->lengths[i];
+    NM_TRY(nm_tokenize_within(nm_model_tokenizer(b->model), j->texts[i], length, NM_TEXT_BOS, &within, &l->ids, &l->n_ids));
+    if (j->cuts && l->n_ids > (size_t)b->context) l->n_ids = (size_t)b->context;
     if (!l->n_ids) return nm_fail(NM_USAGE, "text %zu is empty: there is nothing to embed", i);
     j->n_ids += l->n_ids;
     if (l->n_ids <= (size_t)b->context) return NM_OK;

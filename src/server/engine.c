@@ -231,7 +231,7 @@ static nm_err copy_texts(nm_job *j, const char *model, const char *const *texts,
     return NM_OK;
 }
 
-nm_err nm_engine_embed(nm_engine *e, const char *model, const char *const *texts, const size_t *lengths, size_t n, nm_embed_fn fn, void *arg, nm_job **job)
+nm_err nm_engine_embed(nm_engine *e, const char *model, const char *const *texts, const size_t *lengths, size_t n, bool cut, nm_embed_fn fn, void *arg, nm_job **job)
 {
     if (job) *job = NULL;
     if (!n) return nm_fail(NM_USAGE, "there is no text to embed");
@@ -243,6 +243,7 @@ nm_err nm_engine_embed(nm_engine *e, const char *model, const char *const *texts
         return err;
     }
     j->embed = fn;
+    j->cuts = cut;
     j->listener.arg = arg;
     return submit(e, j, job);
 }

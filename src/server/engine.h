@@ -192,8 +192,8 @@ void nm_held_release(nm_held **held);
 
 /* Embeddings: the mean over a text's tokens of the last norm's output ("mean"), or of its last token ("last"), of length 1. vectors: n x n_embd, valid during the call. */
 typedef void (*nm_embed_fn)(void *arg, const float *vectors, size_t n, int32_t n_embd, int32_t tokens, const nm_ended *ended);
-/* job as with nm_engine_ask. */
-nm_err nm_engine_embed(nm_engine *engine, const char *model, const char *const *texts, const size_t *lengths, size_t n, nm_embed_fn fn, void *arg, nm_job **job);
+/* cut: of a text that is longer than the context its beginning is embedded; else it is NM_USAGE. job as with nm_engine_ask. */
+nm_err nm_engine_embed(nm_engine *engine, const char *model, const char *const *texts, const size_t *lengths, size_t n, bool cut, nm_embed_fn fn, void *arg, nm_job **job);
 
 /* The name of the first model, with its stack. */
 const char *nm_engine_first(const nm_engine *engine);

@@ -117,6 +117,7 @@ struct nm_job {
     nm_embed_fn embed;              /* NM_JOB_EMBED */
     char **texts;                   /* its texts */
     size_t *lengths, n_texts;
+    bool cuts;                      /* them to the context */
     bool long_text;                 /* the slow clerk's */
     float *vectors;                 /* one for each */
     bool pools_last;

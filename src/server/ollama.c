@@ -283,6 +283,7 @@ typedef struct embedding {
     size_t *lengths, n;
     int32_t dimensions;             /* 0: all */
     bool old;                       /* /api/embeddings: one prompt */
+    bool cuts;                      /* texts that are longer than the context */
     uint64_t begun;
 } embedding;
 
@@ -324,13 +325,12 @@ static void embedded(void *arg, const float *vectors, size_t n, int32_t n_embd, 
 static nm_err read_embedding(embedding *e, const char *body, size_t length)
 {
     enum { MOST = 2048 };
-    bool truncate = true;
     const char *name = e->old ? "prompt" : "input";
     NM_TRY(nm_body_object(&e->body, body, length));
     NM_TRY(nm_field_text(e->body, "model", &e->model));
     if (!e->model || !*e->model) return nm_fail(NM_USAGE, "\"model\" is missing: GET /api/tags lists those that are served");
     NM_TRY(nm_field_int32(e->body, "dimensions", 1, INT32_MAX, &e->dimensions));
-    NM_TRY(nm_field_bool(e->body, "truncate", &truncate));
+    NM_TRY(nm_field_bool(e->body, "truncate", &e->cuts));
     double unused;
     NM_TRY(nm_ollama_keep_alive(e->body, &unused));
     if (e->old && json_is_array(json_object_get(e->body, name))) return nm_fail(NM_USAGE, "\"prompt\" must be a string");
@@ -346,7 +346,7 @@ static bool nothing_to_embed(const embedding *e) { return !e->n || (e->old && !e
 
 static void embed_texts(embedding *e)
 {
-    nm_err err = nm_request_embed(&e->task.base, e->task.server->engine, e->model, e->texts, e->lengths, e->n, embedded);
+    nm_err err = nm_request_embed(&e->task.base, e->task.server->engine, e->model, e->texts, e->lengths, e->n, e->cuts, embedded);
     if (err != NM_OK) nm_task_fail(&e->task, err);
 }
 
@@ -356,6 +356,7 @@ static void embed_any(nm_exchange *x, void *context, bool old)
     embedding *e = nm_task_new(x, context, sizeof *e, drop_embedding);
     if (!e) return;
     e->old = old;
+    e->cuts = true;
     e->begun = nm_clock_ns();
     const char *body = nm_exchange_body(x, &length);
     nm_err err = read_embedding(e, body, length);

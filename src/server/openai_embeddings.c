@@ -157,7 +157,7 @@ static nm_err ask_with(embeddings *e, const char **texts, size_t *lengths)
         texts[i] = e->inputs[i].text;
         lengths[i] = e->inputs[i].length;
     }
-    return nm_request_embed(&e->base, e->engine, e->model, texts, lengths, e->n, on_vectors);
+    return nm_request_embed(&e->base, e->engine, e->model, texts, lengths, e->n, false, on_vectors);
 }
 
 static nm_err ask_engine(embeddings *e)

@@ -100,11 +100,11 @@ nm_err nm_request_ask(nm_request *r, nm_engine *engine, size_t job, const nm_ask
     return keep_job(r, job, made, err);
 }
 
-nm_err nm_request_embed(nm_request *r, nm_engine *engine, const char *model, const char *const *texts, const size_t *lengths, size_t n, nm_embed_fn fn)
+nm_err nm_request_embed(nm_request *r, nm_engine *engine, const char *model, const char *const *texts, const size_t *lengths, size_t n, bool cut, nm_embed_fn fn)
 {
     nm_job *made = NULL;
     atomic_fetch_add(&r->refs, 1);
-    nm_err err = nm_engine_embed(engine, model, texts, lengths, n, fn, r, &made);
+    nm_err err = nm_engine_embed(engine, model, texts, lengths, n, cut, fn, r, &made);
     return keep_job(r, 0, made, err);
 }
 

@@ -34,7 +34,7 @@ void nm_request_release(nm_request *r);
 /* nm_engine_ask with the job in its place. On failure nothing will be called back. */
 nm_err nm_request_ask(nm_request *r, nm_engine *engine, size_t job, const nm_ask *ask, const nm_listener *listener);
 /* The same of texts to embed; fn's argument is r. */
-nm_err nm_request_embed(nm_request *r, nm_engine *engine, const char *model, const char *const *texts, const size_t *lengths, size_t n, nm_embed_fn fn);
+nm_err nm_request_embed(nm_request *r, nm_engine *engine, const char *model, const char *const *texts, const size_t *lengths, size_t n, bool cut, nm_embed_fn fn);
 /* At the end of `ended`, whose job this was. */
 void nm_request_done(nm_request *r);
 /* Ends all jobs, also those that are only now being asked for. */

@@ -282,11 +282,11 @@ nm_err nm_engine_call_text(nm_engine *engine, const char *name, size_t bytes, nm
 
 nm_err nm_engine_call(nm_engine *engine, const char *name, nm_call_fn fn, void *arg) { return nm_engine_call_text(engine, name, 0, fn, arg); }
 
-nm_err nm_engine_embed(nm_engine *engine, const char *model, const char *const *texts, const size_t *lengths, size_t n, nm_embed_fn fn, void *arg, nm_job **job)
+nm_err nm_engine_embed(nm_engine *engine, const char *model, const char *const *texts, const size_t *lengths, size_t n, bool cut, nm_embed_fn fn, void *arg, nm_job **job)
 {
     *job = NULL;
     if (fake.script.refuse) return nm_fail(fake.script.refuse, "%s", fake.script.error);
-    json_t *asked = json_pack("{s:s*, s:[]}", "model", model, "texts");
+    json_t *asked = json_pack("{s:s*, s:[], s:b}", "model", model, "texts", "cut", cut);
     for (size_t i = 0; i < n; i++) json_array_append_new(json_object_get(asked, "texts"), json_stringn(texts[i], lengths[i]));
     pthread_mutex_lock(&fake_own.lock);
     fake_own.asked[fake.asks++ % FAKE_ASKS] = asked;

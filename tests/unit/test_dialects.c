@@ -523,8 +523,10 @@ static void test_ollama_embed(void **state)
     fake.script = (fake_script){.n_embd = 3, .prompt_tokens = 7};
     assert_reply(post("/api/embed", "{'model':'m','input':['a','b'],'truncate':true,'options':{},'keep_alive':'5m'}"), 200,
         "{'model':'m','embeddings':[[1.0,0.5,0.25],[2.0,0.5,0.25]],'load_duration':0,'prompt_eval_count':7}");
-    assert_asked(0, "{'model':'m','texts':['a','b']}");
+    assert_asked(0, "{'model':'m','texts':['a','b'],'cut':true}");
     assert_reply(post("/api/embed", "{'model':'m','input':'a','dimensions':1}"), 200, "{'model':'m','embeddings':[[1.0]],'load_duration':0,'prompt_eval_count':7}");
+    assert_reply(post("/api/embed", "{'model':'m','input':'a','truncate':false}"), 200, "{'model':'m','embeddings':[[1.0,0.5,0.25]],'load_duration':0,'prompt_eval_count':7}");
+    assert_asked(2, "{'model':'m','texts':['a'],'cut':false}");
     assert_reply(post("/api/embed", "{'model':'m','input':[]}"), 200, "{'model':'m','embeddings':[]}");
     assert_reply(post("/api/embeddings", "{'model':'m','prompt':'a'}"), 200, "{'embedding':[1.0,0.5,0.25]}");
     assert_reply(post("/api/embeddings", "{'model':'m','prompt':''}"), 200, "{'embedding':[]}");

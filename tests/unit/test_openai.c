@@ -635,11 +635,11 @@ static void test_embeddings(void **state)
     fake_reset();
     fake.script = (fake_script){.prompt_tokens = 10, .n_embd = 4};
     expect(post("/v1/embeddings", "{\"model\":\"m\",\"input\":[\"a\",\"b\"],\"dimensions\":4}"), 200, VECTORS(VECTOR(0, 1.0) "," VECTOR(1, 2.0), "m"));
-    expect_asked(0, "{\"model\":\"m\",\"texts\":[\"a\",\"b\"]}");
+    expect_asked(0, "{\"cut\":false,\"model\":\"m\",\"texts\":[\"a\",\"b\"]}");
     expect(post("/embeddings", "{\"input\":\"a\",\"encoding_format\":\"base64\"}"), 200,
            VECTORS("{\"object\":\"embedding\",\"index\":0,\"embedding\":\"AACAPwAAAD8AAIA+AAAAPg==\"}", "fake"));
     expect(post("/v1/embeddings", "{\"input\":[[260,261],[261]]}"), 200, VECTORS(VECTOR(0, 1.0) "," VECTOR(1, 2.0), "fake"));
-    expect_asked(2, "{\"model\":\"fake\",\"texts\":[\"world!\",\"!\"]}");
+    expect_asked(2, "{\"cut\":false,\"model\":\"fake\",\"texts\":[\"world!\",\"!\"]}");
     expect_error(post("/v1/embeddings", "{\"input\":\"a\",\"dimensions\":3}"), 400, "invalid_request_error", NULL, "dimensions", "have 4");
 }
 

@@ -490,7 +490,7 @@ static void test_embeddings(void **state)
     pthread_mutex_init(&x->lock, NULL);
     pthread_cond_init(&x->changed, NULL);
     for (int i = 0; i < 4; i++) lengths[i] = strlen(texts[i]);
-    assert_int_equal(nm_engine_embed(e, NULL, texts, lengths, 4, on_embedded, x, NULL), NM_OK);
+    assert_int_equal(nm_engine_embed(e, NULL, texts, lengths, 4, false, on_embedded, x, NULL), NM_OK);
     pthread_mutex_lock(&x->lock);
     while (!x->done) pthread_cond_wait(&x->changed, &x->lock);
     pthread_mutex_unlock(&x->lock);
@@ -500,6 +500,35 @@ static void test_embeddings(void **state)
     assert_true(dot(x->v[0], x->v[1], x->width) > dot(x->v[0], x->v[2], x->width));
     assert_memory_equal(x->v[0], x->v[3], (size_t)x->width * sizeof(float));
     free(x);
+    nm_engine_close(&e);
+}
+
+/* A text that is longer than the context is refused, or its beginning embedded: that of another text with the same beginning. */
+static void test_embeddings_cut(void **state)
+{
+    enum { CONTEXT = 32 };
+    (void)state;
+    NEED_MODEL();
+    nm_engine *e = open_engine((nm_engine_options){.context = CONTEXT});
+    nm_str longer = {0};
+    for (int i = 0; i < 4000; i++) assert_int_equal(nm_str_printf(&longer, "w\xc3\xb6rter %d ", i), NM_OK);
+    const char *texts[] = {longer.data, longer.data};
+    const size_t lengths[] = {longer.length, 600};      /* beyond what is looked at, and within */
+    for (int cut = 0; cut < 2; cut++) {
+        embedded *x = calloc(1, sizeof *x);
+        assert_non_null(x);
+        pthread_mutex_init(&x->lock, NULL);
+        pthread_cond_init(&x->changed, NULL);
+        assert_int_equal(nm_engine_embed(e, NULL, texts, lengths, 2, cut, on_embedded, x, NULL), NM_OK);
+        pthread_mutex_lock(&x->lock);
+        while (!x->done) pthread_cond_wait(&x->changed, &x->lock);
+        pthread_mutex_unlock(&x->lock);
+        assert_int_equal(x->err, cut ? NM_OK : NM_USAGE);
+        if (cut) assert_true(x->width > 0);
+        if (cut) assert_memory_equal(x->v[0], x->v[1], (size_t)x->width * sizeof(float));
+        free(x);
+    }
+    nm_str_free(&longer);
     nm_engine_close(&e);
 }
 
@@ -521,7 +550,7 @@ static void test_embeddings_cancel(void **state)
     pthread_cond_init(&x->changed, NULL);
     nm_ask a = ask_text("x", 1);
     alone(e, text, sizeof text, &a);        /* the model is open */
-    assert_int_equal(nm_engine_embed(e, NULL, texts, lengths, 4, on_embedded, x, &job), NM_OK);
+    assert_int_equal(nm_engine_embed(e, NULL, texts, lengths, 4, false, on_embedded, x, &job), NM_OK);
     usleep(100000);
     double from = nm_clock_seconds();
     nm_job_cancel(job);
@@ -1519,7 +1548,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_together_as_alone), cmocka_unit_test(test_kept_prefix), cmocka_unit_test(test_several_answers), cmocka_unit_test(test_cancel), cmocka_unit_test(test_leaving), cmocka_unit_test(test_leaving_in_turn), cmocka_unit_test(test_hanging_up),
         cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_logprobs), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_embeddings_cancel), cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_smuggled_tokens),
+        cmocka_unit_test(test_logprobs), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_embeddings_cut), cmocka_unit_test(test_embeddings_cancel), cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_smuggled_tokens),
         cmocka_unit_test(test_smuggled_beside_messages), cmocka_unit_test(test_fair), cmocka_unit_test(test_two_models), cmocka_unit_test(test_stacks_together), cmocka_unit_test(test_added_adapters),
         cmocka_unit_test(test_turns), cmocka_unit_test(test_turns_of_calls),
         cmocka_unit_test(test_long_texts), cmocka_unit_test(test_chat), cmocka_unit_test(test_cut_call), cmocka_unit_test(test_think_bound), cmocka_unit_test(test_marks), cmocka_unit_test(test_close_at_work),
