@@ -34,6 +34,7 @@ export function drawPanel() {
 function changed() {
     const {chat} = app;
     try { localStorage.setItem('last', JSON.stringify({model: chat.model, system: chat.system, settings: chat.settings, persona: chat.persona})); } catch { /* forbidden */ }
+    chat.updated = Date.now();      // newer than what another tab stored: it is not read anew before this is stored
     clearTimeout(changed.timer);
     if (chat.messages.size) changed.timer = setTimeout(() => saveChat(chat), 400);
 }

@@ -107,10 +107,10 @@ addEventListener('beforeunload', (e) => { if (unsaved.size) e.preventDefault(); 
 
 export async function deleteChat(chat) {
     chat.deleted = true;        // an answer under way may still want to be stored
-    unsaved.delete(chat);
     store.memory.delete(chat.id);
     await queues.get(chat.id);
     if (store.kept) await call('DELETE', `/nm/chats/${chat.id}`);
+    unsaved.delete(chat);       // storing may have failed until now
 }
 
 // Personas are the store's, the same as `nomoat save` keeps: also where no conversations are kept. In memory with a server that has no such route.

@@ -43,6 +43,8 @@ struct nm_dataset {
 /* For making one. All zero is an empty dataset; nm_dataset_close frees it at any time. NM_NO_MEMORY before more than `memory` is taken, now or by what is to come. */
 nm_err nm_data_add_file(nm_dataset *d, const char *name);      /* what follows is from it */
 nm_err nm_data_add(nm_dataset *d, const int32_t *ids, const uint8_t *mask, size_t count, uint64_t line, int32_t source, uint64_t unit);
+/* What the rows that there are leave of `memory` to one that is read; 0: there is no bound. */
+uint64_t nm_data_left(const nm_dataset *d);
 /* Keeps a share of the units for validation, chosen by the seed; none where that makes fewer than `least` entries, `most` units at most (0 = any number). */
 nm_err nm_data_split(nm_dataset *d, double fraction, uint64_t seed, size_t least, size_t most);
 /* Counts what is equal on both sides, and the rest of the statistics. */

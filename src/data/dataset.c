@@ -108,8 +108,8 @@ static nm_err read_stream(loading *l, nm_stream *stream)
     bool end = false;
     nm_err err = nm_data_add_file(l->d, nm_stream_name(stream));
     nm_reader_init(&reader, stream);
-    reader.memory = l->d->memory;
     while (err == NM_OK && !end) {
+        reader.memory = nm_data_left(l->d);
         err = one_row(l, &reader, &end);
         if (err == NM_OK) err = report(l);
     }

@@ -88,7 +88,7 @@ static nm_err record(nm_reader *reader, nm_json *row)
         const char *text = reader->text.data ? reader->text.data + begin : "";
         NM_TRY(nm_tree_put_text(row, reader->columns[i], text, reader->text.length - begin));
     }
-    if (last && i == reader->n_columns) return NM_OK;
+    if (last && i == reader->n_columns) return nm_reader_check(reader);
     if (!last) NM_TRY(skip_record(reader));
     return nm_reader_fail(reader, "%s fields than the %zu columns of the header", last ? "fewer" : "more", reader->n_columns);
 }

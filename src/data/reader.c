@@ -128,11 +128,16 @@ nm_err nm_reader_put(nm_reader *reader, char c)
 /* Of memory for a byte of text: a list of one-digit numbers becomes most, two bytes each, and while it grows it lies there twice. */
 enum { TREE_BYTES = sizeof(nm_json) };
 
+nm_err nm_reader_check(const nm_reader *reader)
+{
+    if (!reader->memory || reader->text.length <= reader->memory / TREE_BYTES) return NM_OK;
+    return nm_fail(NM_NO_MEMORY, "%s:%llu: a row of %zu bytes may take more memory than the %.2f MB that are left for the data: split it, or allow more memory",
+        nm_stream_name(reader->stream), (unsigned long long)reader->line, reader->text.length, (double)reader->memory * 1e-6);
+}
+
 nm_err nm_reader_parse(nm_reader *reader, nm_json *row)
 {
-    if (reader->memory && reader->text.length > reader->memory / TREE_BYTES)
-        return nm_fail(NM_NO_MEMORY, "%s:%llu: a row of %zu bytes may take more memory than the %.2f MB that are left for the data: split it, or allow more memory",
-            nm_stream_name(reader->stream), (unsigned long long)reader->line, reader->text.length, (double)reader->memory * 1e-6);
+    NM_TRY(nm_reader_check(reader));
     nm_err err = nm_json_parse(row, reader->text.data, reader->text.length);
     if (err == NM_USAGE) return nm_reader_fail(reader, "%s", nm_error_text());
     if (err != NM_OK) return err;

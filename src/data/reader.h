@@ -29,7 +29,7 @@ struct nm_reader {
     bool plain;                 /* rows are plain text, in which special tokens are text */
     bool continues;             /* the last row's text goes on in the next one */
     bool begun;
-    uint64_t memory;            /* bytes at most that a row as JSON may take; 0 = any number */
+    uint64_t memory;            /* bytes at most that a row may take until it is stored; 0 = any number */
     nm_str text;                /* of the row */
     char **columns;             /* CSV */
     size_t n_columns, columns_capacity;
@@ -48,6 +48,8 @@ nm_err nm_reader_fail(nm_reader *reader, const char *format, ...) __attribute__(
 nm_err nm_reader_break(nm_reader *reader, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Appends to reader->text; a fault beyond NM_ROW_MOST. */
 nm_err nm_reader_put(nm_reader *reader, char c);
+/* NM_NO_MEMORY where what becomes of the text, as a tree and as tokens, may be more than `memory`. */
+nm_err nm_reader_check(const nm_reader *reader);
 /* Parses reader->text as an object. */
 nm_err nm_reader_parse(nm_reader *reader, nm_json *row);
 /* Skips white space; the byte that comes next, or -1. */

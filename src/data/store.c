@@ -71,6 +71,12 @@ static nm_err check_room(const nm_dataset *d, size_t tokens, uint64_t line)
         "give fewer or shorter rows, smaller weights, or more memory", d->files[d->n_files - 1], (unsigned long long)line, (double)need * 1e-6, (double)d->memory * 1e-6);
 }
 
+uint64_t nm_data_left(const nm_dataset *d)
+{
+    uint64_t held = d->block_bytes + d->entries_capacity * sizeof *d->entries;
+    return !d->memory ? 0 : held < d->memory ? d->memory - held : 1;
+}
+
 nm_err nm_data_add(nm_dataset *d, const int32_t *ids, const uint8_t *mask, size_t count, uint64_t line, int32_t source, uint64_t unit)
 {
     nm_data_block *b = d->n_blocks ? &d->blocks[d->n_blocks - 1] : NULL;

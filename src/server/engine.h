@@ -184,7 +184,7 @@ typedef struct nm_held nm_held;
 nm_err nm_engine_hold(nm_engine *engine, const char *name, nm_held **out);
 const nm_served *nm_held_served(const nm_held *held);
 /* So many bytes of the engine's bound are spoken for from now on, in place of those that were. NM_NO_MEMORY where they are not free even after idle models and kept
- * prefixes have gone; then none are. Waits. */
+ * prefixes have gone; then those that were still are. Waits. */
 nm_err nm_held_reserve(nm_held *held, uint64_t bytes);
 /* What could be reserved so that requests still have some room. */
 uint64_t nm_held_room(const nm_held *held);

@@ -74,11 +74,12 @@ nm_err nm_held_reserve(nm_held *h, uint64_t bytes)
 {
     nm_engine *e = h->engine;
     pthread_mutex_lock(&e->lock);
+    uint64_t before = h->bytes;
     give_back(h);
     nm_names_make_room(e, bytes);
     uint64_t used = nm_names_bytes(e) + e->at_work, left = used < e->memory ? e->memory - used : 0;
     bool fits = bytes <= left;
-    if (fits) e->reserved += h->bytes = bytes;
+    e->reserved += h->bytes = fits ? bytes : before;
     pthread_mutex_unlock(&e->lock);
     return fits ? NM_OK : nm_fail(NM_NO_MEMORY, "%.0f MB are needed and %.0f MB are left beside the models that are served: close programs, or let the server take more",
         (double)bytes * 1e-6, (double)left * 1e-6);

@@ -365,7 +365,8 @@ static nm_err forecast(nm_tune *v, const nm_tune *t, const nm_tune_rates *r, nm_
 nm_err nm_tune_forecast_of(const nm_tune *t, const nm_tune_rates *rates, const nm_tune_settings *set, nm_dataset *data, nm_tune_forecast *out)
 {
     bool anchored = t->anchor && !set->no_anchor;
-    nm_tune v = {.set = set, .base = t->base, .listener = t->listener, .data = data, .anchor = anchored ? t->anchor : NULL};
+    nm_tune v = {.set = set, .base = t->base, .listener = t->listener, .data = data, .anchor = anchored ? t->anchor : NULL,
+        .beside = nm_tune_data_bytes(t->replay)};
     nm_err err = forecast(&v, t, rates, out);
     nm_order_close(&v.order);
     return err;

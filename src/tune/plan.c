@@ -90,14 +90,15 @@ static nm_err add_targets(plan *p)
     return p->out->choices > before ? NM_OK : add_choice(p, &s, p->t->data, "targets", ATTENTION_TOGETHER);
 }
 
-/* The next that is smaller than what was chosen, if there is one. */
+/* The next that is smaller than what was chosen, if there is one. The bound counts the data, too. */
 static nm_err add_memory(plan *p)
 {
     nm_tune_settings s = *p->t->set;
     char size[32];
+    double data = (double)(nm_tune_data_bytes(p->t->data) + nm_tune_data_bytes(p->t->replay));
     for (double part = 0.75; part > 0.1; part *= 0.75) {
         size_t before = p->out->choices;
-        snprintf(size, sizeof size, "%.0fM", ceil((double)p->out->now.bytes * part * 1e-6));
+        snprintf(size, sizeof size, "%.0fM", ceil(((double)p->out->now.bytes * part + data) * 1e-6));
         s.memory = size;
         NM_TRY(add_choice(p, &s, p->t->data, "memory", size));
         if (p->out->choices == before) break;

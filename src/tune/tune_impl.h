@@ -29,7 +29,7 @@ struct nm_tune {
     nm_order *replay_order;
     int32_t replays;            /* of a step */
     int64_t kept_tokens;        /* trained ones of the kept sequences of the step in work */
-    uint64_t beside;            /* bytes of the bound that another nm_tune holds */
+    uint64_t beside;            /* bytes of the bound that data and trainers take which another nm_tune holds */
     nm_sample *sample;          /* [batch and replays] of the step in work */
     nm_tune_anchor *anchor;     /* NULL: none */
     char *folder, *state;       /* of the adapter; the checkpoint within */

@@ -802,6 +802,20 @@ static void test_memory_is_bounded(void **state)
     expect_fault(m, o, "wide.jsonl", NM_NO_MEMORY, "wide.jsonl:1: a row of");
     o.memory = 0;
     expect_data(m, o = (nm_dataset_options){0}, "wide.jsonl", QA);
+    /* It comes beside those that are stored; and a table's row becomes tokens all the same. */
+    nm_str second = {0};
+    nm_str_puts(&second, "{\"question\": \"q\", \"answer\": \"a\"}\n{\"question\": \"q\", \"answer\": \"");
+    for (int i = 0; i < 40000; i++) nm_str_puts(&second, "a");
+    nm_str_puts(&second, "\"}\n");
+    put("second.jsonl", second.data);
+    o.memory = 2000000;
+    expect_fault(m, o, "second.jsonl", NM_NO_MEMORY, "second.jsonl:2: a row of");
+    second.length = 0;
+    nm_str_puts(&second, "question,answer\nq,");
+    for (int i = 0; i < 80000; i++) nm_str_puts(&second, "a");
+    put("table.csv", second.data);
+    nm_str_free(&second);
+    expect_fault(m, o, "table.csv", NM_NO_MEMORY, "table.csv:2: a row of");
     nm_model_close(&m);
 }
 
