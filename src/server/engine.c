@@ -267,9 +267,9 @@ static void ignore_call(void *arg, const nm_served *served, nm_err err)
     nm_engine *e = arg;
     (void)served;
     pthread_mutex_lock(&e->lock);
-    bool closes = e->closes;
+    bool ends = nm_cancelled(&e->ends);
     pthread_mutex_unlock(&e->lock);
-    if (err != NM_OK && !closes) nm_engine_note(e, nm_error_text());
+    if (err != NM_OK && !ends) nm_engine_note(e, nm_error_text());
 }
 
 nm_err nm_engine_open(nm_engine **out, const nm_engine_options *options)
@@ -308,6 +308,15 @@ void nm_engine_drain(nm_engine *e, double seconds)
     pthread_mutex_lock(&e->lock);
     e->drains = true;
     while (e->unfinished && !pthread_cond_timedwait(&e->work, &e->lock, &at)) continue;
+    pthread_mutex_unlock(&e->lock);
+}
+
+void nm_engine_break_off(nm_engine *e)
+{
+    pthread_mutex_lock(&e->lock);
+    e->drains = true;
+    nm_cancel(&e->ends, true);
+    pthread_cond_broadcast(&e->work);
     pthread_mutex_unlock(&e->lock);
 }
 

@@ -149,6 +149,8 @@ typedef struct nm_engine_options {
 nm_err nm_engine_open(nm_engine **out, const nm_engine_options *options);
 /* finish: what is under way goes on to its end first (at most `seconds`); nothing new is taken from now on. */
 void nm_engine_drain(nm_engine *engine, double seconds);
+/* Nothing new is taken, and no model opened any more; answers go on. For whoever waits for a model at the end (nm_engine_hold). */
+void nm_engine_break_off(nm_engine *engine);
 void nm_engine_close(nm_engine **engine);
 
 /* Takes a request. NM_USAGE for what makes no sense in it (nothing is called back then); everything later, an unknown model, a prompt that does not fit, a full queue, comes by

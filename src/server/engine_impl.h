@@ -165,7 +165,7 @@ struct nm_engine {
     pthread_t clerk, slow_clerk, loop;
     bool clerk_runs, slow_clerk_runs, loop_runs;
     bool drains, closes;
-    volatile sig_atomic_t ends;     /* the same as closes, for what a clerk is at (nm_cancelled) */
+    volatile sig_atomic_t ends;     /* what a clerk is at is broken off (nm_cancelled): it closes, or is about to */
     nm_job *fresh, *slow, *ready, *refused; /* lists, oldest first */
     nm_job **running;               /* the loop's, changed under the lock */
     size_t n_running, running_capacity;
@@ -183,6 +183,7 @@ struct nm_engine {
     uint64_t memory;                /* bytes for models, sessions and kept prefixes */
     uint64_t at_work;               /* bytes reserved for sessions of answers under way */
     uint64_t reserved;              /* and for work beside requests (held.c) */
+    uint64_t opening;               /* and for the model that is being opened: nothing else takes its room meanwhile */
     uint64_t want_room;             /* bytes that somebody waits for; the loop makes them */
     bool changes;                   /* a model is about to take the place of others */
     nm_kept *kept;

@@ -91,7 +91,7 @@ uint64_t nm_held_room(const nm_held *h)
     enum { PARTS = 8 };
     nm_engine *e = h->engine;
     pthread_mutex_lock(&e->lock);
-    uint64_t used = e->reserved - h->bytes;
+    uint64_t used = e->reserved - h->bytes + e->opening;
     for (size_t i = 0; i < e->bases; i++)
         if (e->base[i]->model && e->base[i]->users) used += nm_base_bytes(e->base[i]);
     uint64_t left = used < e->memory ? e->memory - used : 0;

@@ -138,6 +138,8 @@ nm_err nm_http_start_reader(nm_http *http);
 void nm_http_stop_reader(nm_http *http);        /* when http->stop is set, and `given` told */
 /* Has the exchange handled, which holds it. */
 void nm_http_give_reader(nm_http *http, nm_exchange *x);
+/* Lets go of one that has not had its turn: its client is gone, and its body counts no more. */
+void nm_http_take_back(nm_http *http, nm_exchange *x);
 
 /* ---- http_listen.c ---- */
 /* A listening socket and the port that it has. NM_REFUSED: not loopback, and no key. */

@@ -34,6 +34,17 @@ void nm_http_give_reader(nm_http *http, nm_exchange *x)
     pthread_mutex_unlock(&http->lock);
 }
 
+void nm_http_take_back(nm_http *http, nm_exchange *x)
+{
+    pthread_mutex_lock(&http->lock);
+    nm_exchange **at = &http->large;
+    while (*at && *at != x) at = &(*at)->next;
+    bool found = *at != NULL;
+    if (found) *at = x->next;
+    pthread_mutex_unlock(&http->lock);
+    if (found) nm_exchange_release(&x);
+}
+
 nm_err nm_http_start_reader(nm_http *http)
 {
     if (pthread_create(&http->reader, NULL, &read_large, http) != 0) return nm_fail(NM_FAILED, "cannot start serving: the system grants no thread more");

@@ -482,6 +482,7 @@ void nm_http_on_completed(void *http, struct MHD_Connection *connection, void **
     *context = NULL;
     if (!x) return;
     set_request(http, x->on, NULL);
+    if (x->counted > NM_HTTP_BODY_LARGE) nm_http_take_back(http, x);
     drop_body(x);
     nm_exchange_detach(x);
     nm_exchange_release(&x);

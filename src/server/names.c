@@ -355,7 +355,7 @@ uint64_t nm_base_bytes(const nm_base *b) { return nm_model_describe(b->model)->w
 
 uint64_t nm_names_bytes(const nm_engine *e)
 {
-    uint64_t bytes = e->reserved;
+    uint64_t bytes = e->reserved + e->opening;
     for (size_t i = 0; i < e->bases; i++)
         if (e->base[i]->model) bytes += nm_base_bytes(e->base[i]);
     return bytes;
@@ -399,13 +399,22 @@ static bool fits_beside(const nm_engine *e, const nm_base *b, uint64_t used) { r
 static nm_err wait_for_others(nm_engine *e, const nm_base *b, const volatile sig_atomic_t *cancel)
 {
     while (!fits_beside(e, b, bytes_in_use(e, false))) {
-        if (e->closes || nm_cancelled(cancel)) return nm_fail(NM_INTERRUPTED, "cancelled");
+        if (nm_cancelled(&e->ends) || nm_cancelled(cancel)) return nm_fail(NM_INTERRUPTED, "cancelled");
         if (!fits_beside(e, b, bytes_in_use(e, true)))
             return nm_fail(NM_NO_MEMORY, "there is no memory for %s beside what is being taught: try again later, or serve with a larger --memory", b->name);
         pthread_cond_wait(&e->work, &e->lock);
     }
-    nm_names_make_room(e, b->found.bytes);
-    if (fits_beside(e, b, nm_names_bytes(e) + e->at_work)) return NM_OK;
+    return NM_OK;
+}
+
+/* Under the lock. While the loop made room, answers that are under way may have taken more: their end is waited for, too. */
+static nm_err wait_for_bytes(nm_engine *e, const nm_base *b, const volatile sig_atomic_t *cancel)
+{
+    do {
+        NM_TRY(wait_for_others(e, b, cancel));
+        nm_names_make_room(e, b->found.bytes);
+        if (fits_beside(e, b, nm_names_bytes(e) + e->at_work)) return NM_OK;
+    } while (!fits_beside(e, b, bytes_in_use(e, false)));
     return nm_fail(NM_NO_MEMORY, "there is no memory for %s beside the models at work: try again later, or serve with a larger --memory", b->name);
 }
 
@@ -413,7 +422,8 @@ static nm_err make_room(nm_engine *e, const nm_base *b, const volatile sig_atomi
 {
     pthread_mutex_lock(&e->lock);
     e->changes = true;
-    nm_err err = wait_for_others(e, b, cancel);
+    nm_err err = wait_for_bytes(e, b, cancel);
+    if (err == NM_OK) e->opening = b->found.bytes;
     e->changes = false;
     pthread_mutex_unlock(&e->lock);
     return err;
@@ -461,6 +471,7 @@ static nm_err open_base(nm_engine *e, nm_base *b, const volatile sig_atomic_t *c
     if (err == NM_OK) {
         so.context = choose_context(e, model);
         pthread_mutex_lock(&e->lock);
+        e->opening = 0;
         b->model = model;
         b->runner = runner;
         b->runner_bytes = nm_runner_bytes(runner);
@@ -633,8 +644,7 @@ static nm_variant *take_open(nm_engine *e, nm_base *b, const char *key)
 {
     nm_variant *found = NULL;
     pthread_mutex_lock(&e->lock);
-    bool yields = e->changes && !b->held;
-    for (size_t i = 0; b->model && !yields && !found && i < b->variants; i++)
+    for (size_t i = 0; b->model && !e->changes && !found && i < b->variants; i++)
         if (!strcmp(b->variant[i]->key, key)) found = b->variant[i];
     if (found) found->users++, b->users++;
     pthread_mutex_unlock(&e->lock);
@@ -672,6 +682,7 @@ static nm_err take_closed(nm_engine *e, nm_base *b, const char *key, parts *p, c
     nm_err err = open ? NM_OK : open_base(e, b, cancel);
     if (err == NM_OK) err = open_variant(e, b, key, p, out);
     pthread_mutex_lock(&e->lock);
+    e->opening = 0;
     if (err != NM_OK) b->users--;
     pthread_mutex_unlock(&e->lock);
     return err;

@@ -72,6 +72,7 @@ void nm_server_close(nm_server **server, double seconds)
     nm_teach_end(s->teach);
     if (s->http && seconds > 0) drain(s, seconds);
     nm_http_close(&s->http);
+    if (s->engine) nm_engine_break_off(s->engine);       /* or the teacher would wait until the model is open that it has asked for */
     nm_teach_close(&s->teach);
     nm_desk_close(&s->desk);
     nm_engine_close(&s->engine);

@@ -751,6 +751,26 @@ static void test_many_bodies(void **state)
     shut();
 }
 
+/* Bodies of clients that have left hold no memory while they wait for their turn: they count no more. */
+static void test_left_bodies(void **state)
+{
+    enum { N = 20 };
+    int fd[N];
+    open_with(plain());
+    int busy = send_large(LARGE_TO("/dwell", "100000"), LARGE);
+    assert_true(soon(&started, 1, 3000));
+    int64_t before = nm_mem_alive();
+    for (int i = 0; i < N; i++) fd[i] = send_large(LARGE_TO("/dwell", "100000"), LARGE);
+    for (int i = 0; i < 200 && nm_mem_alive() < before + N; i++) nap(1);
+    assert_true(nm_mem_alive() >= before + N);
+    for (int i = 0; i < N; i++) close(fd[i]);
+    for (int i = 0; i < 300 && nm_mem_alive() > before; i++) nap(1);
+    assert_true(nm_mem_alive() <= before);
+    assert_int_equal(atomic_load(&started), 1);
+    close(busy);
+    shut();
+}
+
 /* Bytes that come one by one, for as long as the server takes them; milliseconds until it closes. */
 static int drip(const char *first, int most_ms)
 {
@@ -1222,7 +1242,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_error_shapes), cmocka_unit_test(test_host_names), cmocka_unit_test(test_targets), cmocka_unit_test(test_answers), cmocka_unit_test(test_continue), cmocka_unit_test(test_heads),
         cmocka_unit_test(test_routes), cmocka_unit_test(test_host), cmocka_unit_test(test_origin), cmocka_unit_test(test_key), cmocka_unit_test(test_clients), cmocka_unit_test(test_listening),
-        cmocka_unit_test(test_smuggling), cmocka_unit_test(test_sizes), cmocka_unit_test(test_large_bodies), cmocka_unit_test(test_many_bodies),
+        cmocka_unit_test(test_smuggling), cmocka_unit_test(test_sizes), cmocka_unit_test(test_large_bodies), cmocka_unit_test(test_many_bodies), cmocka_unit_test(test_left_bodies),
         cmocka_unit_test(test_slow_requests), cmocka_unit_test(test_stream), cmocka_unit_test(test_promptness),
         cmocka_unit_test(test_keep_alive), cmocka_unit_test(test_leaving), cmocka_unit_test(test_half_closed), cmocka_unit_test(test_silence), cmocka_unit_test(test_slow_reader),
         cmocka_unit_test(test_many_streams), cmocka_unit_test(test_close_under_way), cmocka_unit_test(test_races), cmocka_unit_test(test_connections), cmocka_unit_test(test_crowd), cmocka_unit_test(test_share), cmocka_unit_test(test_quiesce), cmocka_unit_test(test_memory)};

@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -1205,6 +1206,14 @@ static void *call_again(void *arg)
     return NULL;
 }
 
+typedef struct holder { nm_engine *engine; const char *model; nm_held *held; nm_err err; pthread_t thread; } holder;
+static void *hold_it(void *arg)
+{
+    holder *h = arg;
+    h->err = nm_engine_hold(h->engine, h->model, &h->held);
+    return NULL;
+}
+
 static void test_two_models(void **state)
 {
     enum { CALLERS = 4, ROUNDS = 3 };
@@ -1232,7 +1241,7 @@ static void test_two_models(void **state)
     for (int i = 0; i < CALLERS; i++) pthread_join(c[i].thread, NULL);
     a.model = NULL;
     alone(e, c[0].text, sizeof c[0].text, &a);
-    /* Whoever waits for the end of others' answers may leave meanwhile. */
+    /* Whoever waits for the end of others' answers may leave meanwhile, and ends where nothing is to be opened any more. */
     begin(e, &stream, &b);
     while (!stream.pieces) usleep(1000);
     a.model = other;
@@ -1243,10 +1252,69 @@ static void test_two_models(void **state)
     finish(&waits);
     assert_int_equal(waits.end.err, NM_INTERRUPTED);
     assert_int_equal(stream.ended, 0);
+    holder h = {.engine = e, .model = other};
+    assert_int_equal(pthread_create(&h.thread, NULL, hold_it, &h), 0);
+    usleep(100000);
+    nm_engine_break_off(e);
+    pthread_join(h.thread, NULL);
+    assert_int_equal(h.err, NM_INTERRUPTED);
+    assert_int_equal(nm_engine_hold(e, NULL, &h.held), NM_NO_MEMORY);      /* refused, and told so */
+    assert_int_equal(stream.ended, 0);
     nm_job_cancel(stream.job);
     finish(&stream);
     forget(&stream), forget(&waits);
     nm_engine_close(&e);
+    unlink(linked);
+}
+
+/* A model that is held and busy lets another one in that fits beside it, but not beside its answers as well. */
+typedef struct crowd { nm_engine *engine; atomic_bool over; atomic_int begun; pthread_t thread[8]; } crowd;
+static void *crowd_in(void *arg)
+{
+    crowd *c = arg;
+    char text[1024];
+    nm_ask a = ask_text(prompts[1], 16 + 7 * atomic_fetch_add(&c->begun, 1));     /* so that they do not end together */
+    while (!atomic_load(&c->over)) alone(c->engine, text, sizeof text, &a);
+    return NULL;
+}
+
+static void test_beside_held(void **state)
+{
+    enum { SPARE = 1000000, MEMORY = 1000000000 };
+    char other[512], linked[64];
+    struct stat st;
+    (void)state;
+    NEED_MODEL();
+    snprintf(linked, sizeof linked, "/tmp/nomoat-test-held-%ld.gguf", (long)getpid());
+    snprintf(other, sizeof other, "nomoat-test-held-%ld", (long)getpid());
+    unlink(linked);
+    assert_int_equal(symlink(model_path, linked), 0);
+    assert_int_equal(stat(model_path, &st), 0);
+    const char *models[] = {model_path, linked};
+    crowd c = {0};
+    nm_held *held;
+    nm_engine_options o = {.models = models, .n_models = 2, .memory = MEMORY};
+    if (nm_engine_open(&c.engine, &o) != NM_OK) fail_msg("%s", nm_error_text());
+    assert_int_equal(nm_engine_hold(c.engine, NULL, &held), NM_OK);
+    uint64_t left = nm_held_room(held) / 7 * 8;
+    assert_int_equal(nm_held_reserve(held, left - (uint64_t)st.st_size - SPARE), NM_OK);
+    for (int i = 0; i < 8; i++) assert_int_equal(pthread_create(&c.thread[i], NULL, crowd_in, &c), 0);
+    usleep(300000);
+    client waits = {0};
+    nm_ask a = ask_text(prompts[0], 4);
+    a.model = other;
+    begin(c.engine, &waits, &a);
+    double until = nm_clock_seconds() + 30;
+    while (!waits.ended && nm_clock_seconds() < until) usleep(10000);
+    bool had_turn = waits.ended;
+    atomic_store(&c.over, true);
+    for (int i = 0; i < 8; i++) pthread_join(c.thread[i], NULL);
+    finish(&waits);
+    assert_true(had_turn);
+    assert_int_equal(waits.end.err, NM_OK);
+    forget(&waits);
+    nm_held_release(&held);
+    nm_engine_close(&c.engine);
     unlink(linked);
 }
 
@@ -1259,7 +1327,7 @@ int main(void)
         cmocka_unit_test(test_smuggled_beside_messages), cmocka_unit_test(test_fair), cmocka_unit_test(test_two_models), cmocka_unit_test(test_stacks_together), cmocka_unit_test(test_added_adapters),
         cmocka_unit_test(test_turns), cmocka_unit_test(test_turns_of_calls),
         cmocka_unit_test(test_long_texts), cmocka_unit_test(test_chat), cmocka_unit_test(test_cut_call), cmocka_unit_test(test_think_bound), cmocka_unit_test(test_marks), cmocka_unit_test(test_close_at_work),
-        cmocka_unit_test(test_hold),
+        cmocka_unit_test(test_hold), cmocka_unit_test(test_beside_held),
     };
     return cmocka_run_group_tests_name("serve", tests, NULL, NULL);
 }
