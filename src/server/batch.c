@@ -103,11 +103,13 @@ static uint64_t bytes_at_work(const nm_engine *e, const nm_job *but)
     return bytes;
 }
 
-/* Whether there is memory for a job's sessions of so many tokens beside the others', kept prefixes making room for them. */
+/* Whether there is memory for a job's sessions of so many tokens beside the others', kept prefixes and models that nobody uses making room for them. */
 static bool fits_memory(nm_engine *e, const nm_job *j, size_t tokens)
 {
-    uint64_t used = nm_names_bytes(e) + bytes_at_work(e, j) + sessions_of(j) * nm_session_need(e, j->variant->base, tokens);
-    if (used > e->memory) return false;
+    uint64_t sessions = bytes_at_work(e, j) + sessions_of(j) * nm_session_need(e, j->variant->base, tokens);
+    while (nm_names_bytes(e) + sessions > e->memory)
+        if (!nm_names_close_unused(e)) return false;
+    uint64_t used = nm_names_bytes(e) + sessions;
     if (used + nm_kept_bytes(e) > e->memory) nm_kept_trim(e, e->memory - used, NULL);
     return true;
 }

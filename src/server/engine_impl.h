@@ -206,6 +206,8 @@ nm_err nm_names_take(nm_engine *e, const nm_job *j, bool may_open, nm_variant **
 void nm_names_leave(nm_engine *e, nm_variant *variant, double keep_alive);     /* takes the lock */
 /* Closes models that nobody uses: those whose time has come and, where room is wanted, the longest unused. On the loop's thread, under the lock. */
 void nm_names_reap(nm_engine *e, double now);
+/* Closes the model that nobody has used for longest; false where there is none, or none that can be closed yet. The loop's. */
+bool nm_names_close_unused(nm_engine *e);
 /* The base whose file this is, under whatever path; NULL. */
 nm_base *nm_names_at(const nm_engine *e, const char *path);
 uint64_t nm_base_bytes(const nm_base *base);    /* of an open model */

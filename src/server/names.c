@@ -781,6 +781,13 @@ static void let_go(nm_engine *e, nm_base *b)
     if (!b->users) close_base(b);       /* else when its prefixes are in files */
 }
 
+bool nm_names_close_unused(nm_engine *e)
+{
+    nm_base *b = longest_unused(e);
+    if (b) let_go(e, b);
+    return b && !b->model;
+}
+
 void nm_names_reap(nm_engine *e, double now)
 {
     for (size_t i = 0; i < e->bases; i++) {

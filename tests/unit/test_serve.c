@@ -1267,6 +1267,47 @@ static void test_two_models(void **state)
     unlink(linked);
 }
 
+/* A model that nobody uses makes room for the answers of one that is at work. */
+static void test_unused_model(void **state)
+{
+    char linked[64], text[1024];
+    (void)state;
+    NEED_MODEL();
+    snprintf(linked, sizeof linked, "/tmp/nomoat-test-unused-%ld.gguf", (long)getpid());
+    unlink(linked);
+    assert_int_equal(symlink(model_path, linked), 0);
+    const char *models[] = {model_path, linked};
+    nm_engine *e;
+    nm_engine_options o = {.models = models, .n_models = 2, .memory = 270000000};
+    if (nm_engine_open(&e, &o) != NM_OK) fail_msg("%s", nm_error_text());
+    nm_ask a = ask_text(prompts[0], 4), many = ask_text("On and on", 4000);
+    char *other = strndup(linked + strlen("/tmp/"), strlen(linked) - strlen("/tmp/.gguf"));
+    a.model = other;
+    alone(e, text, sizeof text, &a);
+    a.model = NULL;
+    alone(e, text, sizeof text, &a);
+    assert_int_equal(loaded(e), 2);
+    client c = {0};
+    many.n = MOST_N;
+    many.temperature = 1;
+    begin(e, &c, &many);
+    for (int i = 0; i < MOST_N; i++)        /* all of them are at work, or this takes until the first has ended */
+        for (bool some = false; !some && !c.answered; usleep(1000)) {
+            pthread_mutex_lock(&c.lock);
+            some = c.text[i].length;
+            pthread_mutex_unlock(&c.lock);
+        }
+    assert_int_equal(c.answered, 0);
+    assert_int_equal(loaded(e), 1);
+    nm_job_cancel(c.job);
+    finish(&c);
+    forget(&c);
+    alone(e, text, sizeof text, &a);
+    nm_engine_close(&e);
+    free(other);
+    unlink(linked);
+}
+
 /* A model that is held and busy lets another one in that fits beside it, but not beside its answers as well. */
 typedef struct crowd { nm_engine *engine; atomic_bool over; atomic_int begun; pthread_t thread[8]; } crowd;
 static void *crowd_in(void *arg)
@@ -1324,7 +1365,7 @@ int main(void)
         cmocka_unit_test(test_together_as_alone), cmocka_unit_test(test_kept_prefix), cmocka_unit_test(test_several_answers), cmocka_unit_test(test_cancel), cmocka_unit_test(test_leaving), cmocka_unit_test(test_leaving_in_turn), cmocka_unit_test(test_hanging_up),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_logprobs), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_embeddings_cut), cmocka_unit_test(test_embeddings_cancel), cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_smuggled_tokens),
-        cmocka_unit_test(test_smuggled_beside_messages), cmocka_unit_test(test_fair), cmocka_unit_test(test_two_models), cmocka_unit_test(test_stacks_together), cmocka_unit_test(test_added_adapters),
+        cmocka_unit_test(test_smuggled_beside_messages), cmocka_unit_test(test_fair), cmocka_unit_test(test_two_models), cmocka_unit_test(test_unused_model), cmocka_unit_test(test_stacks_together), cmocka_unit_test(test_added_adapters),
         cmocka_unit_test(test_turns), cmocka_unit_test(test_turns_of_calls),
         cmocka_unit_test(test_long_texts), cmocka_unit_test(test_chat), cmocka_unit_test(test_cut_call), cmocka_unit_test(test_think_bound), cmocka_unit_test(test_marks), cmocka_unit_test(test_close_at_work),
         cmocka_unit_test(test_hold), cmocka_unit_test(test_beside_held),
