@@ -195,8 +195,9 @@ nm_err nm_engine_ask(nm_engine *e, const nm_ask *ask, const nm_listener *listene
     return submit(e, j, job);
 }
 
-nm_err nm_engine_call_text(nm_engine *e, const char *name, size_t bytes, nm_call_fn fn, void *arg)
+nm_err nm_engine_call_text(nm_engine *e, const char *name, size_t bytes, nm_call_fn fn, void *arg, nm_job **job)
 {
+    if (job) *job = NULL;
     nm_job *j = new_job(e, NM_JOB_CALL);
     if (!j) return nm_fail_memory(sizeof *j);
     j->call = fn;
@@ -209,10 +210,10 @@ nm_err nm_engine_call_text(nm_engine *e, const char *name, size_t bytes, nm_call
             return nm_fail_memory(strlen(name));
         }
     }
-    return submit(e, j, NULL);
+    return submit(e, j, job);
 }
 
-nm_err nm_engine_call(nm_engine *e, const char *name, nm_call_fn fn, void *arg) { return nm_engine_call_text(e, name, 0, fn, arg); }
+nm_err nm_engine_call(nm_engine *e, const char *name, nm_call_fn fn, void *arg) { return nm_engine_call_text(e, name, 0, fn, arg, NULL); }
 
 static nm_err copy_texts(nm_job *j, const char *model, const char *const *texts, const size_t *lengths, size_t n)
 {

@@ -7,6 +7,7 @@
 
 #include <jansson.h>
 #include <math.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -174,16 +175,16 @@ typedef struct nm_served {
 } nm_served;
 typedef void (*nm_call_fn)(void *arg, const nm_served *served, nm_err err);
 nm_err nm_engine_call(nm_engine *engine, const char *name, nm_call_fn fn, void *arg);
-/* The same for fn that reads so many bytes of text: nobody with less waits for it. */
-nm_err nm_engine_call_text(nm_engine *engine, const char *name, size_t bytes, nm_call_fn fn, void *arg);
+/* The same for fn that reads so many bytes of text: nobody with less waits for it. job as with nm_engine_ask; cancelled before fn was called, that hears NM_INTERRUPTED. */
+nm_err nm_engine_call_text(nm_engine *engine, const char *name, size_t bytes, nm_call_fn fn, void *arg, nm_job **job);
 /* The prompt that a request would have: text (NULL for ids) and tokens. On the engine's thread, inside an nm_call_fn. *text, *ids: nm_free. cancel may be NULL; when it turns
  * non-zero: NM_INTERRUPTED. */
 nm_err nm_served_prompt(const nm_served *served, const nm_ask *ask, const volatile sig_atomic_t *cancel, char **text, size_t *length, int32_t **ids, size_t *count);
 
 /* Work beside requests (held.c): the model stays open with its stack, though nobody asks and room is wanted, until it is released: before the engine is closed. Waits until
- * the model is open, and so not on a thread of the engine. */
+ * the model is open, and so not on a thread of the engine; where *cancel (may be NULL) turns non-zero meanwhile, NM_INTERRUPTED after 50 ms at most. */
 typedef struct nm_held nm_held;
-nm_err nm_engine_hold(nm_engine *engine, const char *name, nm_held **out);
+nm_err nm_engine_hold(nm_engine *engine, const char *name, const volatile sig_atomic_t *cancel, nm_held **out);
 const nm_served *nm_held_served(const nm_held *held);
 /* So many bytes of the engine's bound are spoken for from now on, in place of those that were. NM_NO_MEMORY where they are not free even after idle models and kept
  * prefixes have gone; then those that were still are. Waits. */

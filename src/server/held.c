@@ -37,23 +37,38 @@ static void take(void *arg, const nm_served *served, nm_err err)
     pthread_mutex_unlock(&w->lock);
 }
 
-static nm_err wait_for(wish *w)
+/* Whoever cancels sets a flag and wakes nobody, so it is looked at now and then. */
+static nm_err wait_for(wish *w, nm_job *job, const volatile sig_atomic_t *cancel)
 {
+    enum { LOOK_NS = 50000000, SECOND_NS = 1000000000 };
+    struct timespec at;
     pthread_mutex_lock(&w->lock);
-    while (!w->over) pthread_cond_wait(&w->met, &w->lock);
+    while (!w->over) {
+        clock_gettime(CLOCK_REALTIME, &at);
+        at.tv_nsec += LOOK_NS;
+        if (at.tv_nsec >= SECOND_NS) at.tv_sec++, at.tv_nsec -= SECOND_NS;
+        pthread_cond_timedwait(&w->met, &w->lock, &at);
+        if (w->over || !cancel || !nm_cancelled(cancel)) continue;
+        cancel = NULL;
+        pthread_mutex_unlock(&w->lock);
+        nm_job_cancel(job);
+        pthread_mutex_lock(&w->lock);
+    }
     pthread_mutex_unlock(&w->lock);
     return nm_fault_tell(&w->fault);
 }
 
-nm_err nm_engine_hold(nm_engine *e, const char *name, nm_held **out)
+nm_err nm_engine_hold(nm_engine *e, const char *name, const volatile sig_atomic_t *cancel, nm_held **out)
 {
     nm_held *h = nm_calloc(1, sizeof *h);
     *out = NULL;
     if (!h) return nm_fail_memory(sizeof *h);
     h->engine = e;
     wish w = {.lock = PTHREAD_MUTEX_INITIALIZER, .met = PTHREAD_COND_INITIALIZER, .held = h};
-    nm_err err = nm_engine_call(e, name, take, &w);
-    if (err == NM_OK) err = wait_for(&w);
+    nm_job *job = NULL;
+    nm_err err = nm_engine_call_text(e, name, 0, take, &w, &job);
+    if (err == NM_OK) err = wait_for(&w, job, cancel);
+    nm_job_release(&job);
     pthread_mutex_destroy(&w.lock);
     pthread_cond_destroy(&w.met);
     if (err == NM_OK) *out = h;

@@ -51,7 +51,7 @@ void nm_task_call(nm_task *t, const char *model, nm_call_fn fn)
     atomic_fetch_add(&t->base.refs, 1);
     size_t bytes;
     nm_exchange_body(t->base.x, &bytes);
-    nm_err err = nm_engine_call_text(t->server->engine, model, bytes, fn, t);
+    nm_err err = nm_engine_call_text(t->server->engine, model, bytes, fn, t, NULL);
     if (err == NM_OK) return;
     nm_task_fail(t, err);
     nm_task_release(t);

@@ -159,7 +159,7 @@ static nm_err open_all(work *w, const char *where, bool again)
     w->set.force = o->force;
     w->set.beside = true;
     w->set.answers = ANSWERS;
-    NM_TRY(nm_engine_hold(w->t->server->engine, w->lesson->model, &w->held));
+    NM_TRY(nm_engine_hold(w->t->server->engine, w->lesson->model, &w->t->cancel, &w->held));
     w->set.room = nm_held_room(w->held);
     if (!w->set.room) w->set.room = 1;      /* 0 would be no limit */
     if (nm_held_served(w->held)->persona) return nm_fail(NM_USAGE, "%s is a persona: name the model that is to be taught", w->lesson->model);

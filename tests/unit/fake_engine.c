@@ -272,7 +272,7 @@ static void *fake_run_call(void *arg)
     return NULL;
 }
 
-nm_err nm_engine_call_text(nm_engine *engine, const char *name, size_t bytes, nm_call_fn fn, void *arg)
+nm_err nm_engine_call_text(nm_engine *engine, const char *name, size_t bytes, nm_call_fn fn, void *arg, nm_job **job)
 {
     fake_call *c = gw_must(calloc(1, sizeof *c));
     *c = (fake_call){.call = fn, .arg = arg, .script = fake.script};
@@ -280,7 +280,7 @@ nm_err nm_engine_call_text(nm_engine *engine, const char *name, size_t bytes, nm
     return NM_OK;
 }
 
-nm_err nm_engine_call(nm_engine *engine, const char *name, nm_call_fn fn, void *arg) { return nm_engine_call_text(engine, name, 0, fn, arg); }
+nm_err nm_engine_call(nm_engine *engine, const char *name, nm_call_fn fn, void *arg) { return nm_engine_call_text(engine, name, 0, fn, arg, NULL); }
 
 nm_err nm_engine_embed(nm_engine *engine, const char *model, const char *const *texts, const size_t *lengths, size_t n, bool cut, nm_embed_fn fn, void *arg, nm_job **job)
 {

@@ -755,7 +755,7 @@ static void test_long_texts(void **state)
     for (size_t i = 0; i < LONG; i++) text[i] = "some words "[i % 11];
     text[LONG] = 0;
     nm_ask a = ask_text("A short one", 4), b = ask_text(text, 4);
-    assert_int_equal(nm_engine_call_text(e, NULL, LONG, on_stall, &h), NM_OK);
+    assert_int_equal(nm_engine_call_text(e, NULL, LONG, on_stall, &h, NULL), NM_OK);
     wait_stalled(&h, true);
     begin(e, &leaves, &b);
     begin(e, &stays, &b);
@@ -1165,14 +1165,14 @@ static void test_hold(void **state)
     nm_held *held = NULL, *other = NULL;
     char text[1024], again[1024];
     nm_ask a = ask_text(prompts[0], 8);
-    assert_int_equal(nm_engine_hold(e, "no-such-model", &held), NM_NOT_FOUND);
+    assert_int_equal(nm_engine_hold(e, "no-such-model", NULL, &held), NM_NOT_FOUND);
     assert_null(held);
-    assert_int_equal(nm_engine_hold(e, NULL, &held), NM_OK);
+    assert_int_equal(nm_engine_hold(e, NULL, NULL, &held), NM_OK);
     assert_non_null(nm_held_served(held)->model);
     alone(e, text, sizeof text, &a);
     usleep(1500000);
     assert_int_equal(loaded(e), 1);
-    assert_int_equal(nm_engine_hold(e, "smollm2-135m-instruct-q4_1", &other), NM_OK);
+    assert_int_equal(nm_engine_hold(e, "smollm2-135m-instruct-q4_1", NULL, &other), NM_OK);
     assert_int_equal(nm_held_reserve(other, 2000000000), NM_NO_MEMORY);
     uint64_t room = nm_held_room(other);
     assert_true(room > 0 && room < 1000000000);
@@ -1206,11 +1206,11 @@ static void *call_again(void *arg)
     return NULL;
 }
 
-typedef struct holder { nm_engine *engine; const char *model; nm_held *held; nm_err err; pthread_t thread; } holder;
+typedef struct holder { nm_engine *engine; const char *model; volatile sig_atomic_t cancel; nm_held *held; nm_err err; pthread_t thread; } holder;
 static void *hold_it(void *arg)
 {
     holder *h = arg;
-    h->err = nm_engine_hold(h->engine, h->model, &h->held);
+    h->err = nm_engine_hold(h->engine, h->model, &h->cancel, &h->held);
     return NULL;
 }
 
@@ -1255,10 +1255,16 @@ static void test_two_models(void **state)
     holder h = {.engine = e, .model = other};
     assert_int_equal(pthread_create(&h.thread, NULL, hold_it, &h), 0);
     usleep(100000);
+    nm_cancel(&h.cancel, true);
+    pthread_join(h.thread, NULL);
+    assert_int_equal(h.err, NM_INTERRUPTED);
+    h = (holder){.engine = e, .model = other};
+    assert_int_equal(pthread_create(&h.thread, NULL, hold_it, &h), 0);
+    usleep(100000);
     nm_engine_break_off(e);
     pthread_join(h.thread, NULL);
     assert_int_equal(h.err, NM_INTERRUPTED);
-    assert_int_equal(nm_engine_hold(e, NULL, &h.held), NM_NO_MEMORY);      /* refused, and told so */
+    assert_int_equal(nm_engine_hold(e, NULL, NULL, &h.held), NM_NO_MEMORY);      /* refused, and told so */
     assert_int_equal(stream.ended, 0);
     nm_job_cancel(stream.job);
     finish(&stream);
@@ -1336,7 +1342,7 @@ static void test_beside_held(void **state)
     nm_held *held;
     nm_engine_options o = {.models = models, .n_models = 2, .memory = MEMORY};
     if (nm_engine_open(&c.engine, &o) != NM_OK) fail_msg("%s", nm_error_text());
-    assert_int_equal(nm_engine_hold(c.engine, NULL, &held), NM_OK);
+    assert_int_equal(nm_engine_hold(c.engine, NULL, NULL, &held), NM_OK);
     uint64_t left = nm_held_room(held) / 7 * 8;
     assert_int_equal(nm_held_reserve(held, left - (uint64_t)st.st_size - SPARE), NM_OK);
     for (int i = 0; i < 8; i++) assert_int_equal(pthread_create(&c.thread[i], NULL, crowd_in, &c), 0);
