@@ -404,12 +404,12 @@ static void test_memory_bound(void **state)
     nm_engine_close(&e);
 }
 
-/* One request for more answers than there is memory for. */
+/* One request for more answers than there is memory for, and another client who asks while they are at work: he need not wait for the last of them. */
 static void test_memory_of_answers(void **state)
 {
     enum { PROMPT = 200, ANSWER = 1500 };
     static int32_t ids[PROMPT];
-    client alone = {0}, bound = {0};
+    client alone = {0}, bound = {0}, other = {0};
     (void)state;
     fill(ids, PROMPT, 40);
     nm_ask a = ask_ids("wide+two", ids, PROMPT, ANSWER);
@@ -419,16 +419,32 @@ static void test_memory_of_answers(void **state)
     uint64_t limit = nm_names_bytes(e) + nm_session_need(e, e->base[0], PROMPT + ANSWER) * 5 / 2, most = 0;
     nm_engine_close(&e);
     e = open_engine("wide", (nm_engine_options){.memory = limit, .context = PROMPT + ANSWER});
+    nm_ask b = ask_ids("wide", ids, PROMPT / 2, 4);
+    b.client = 1;
     begin(e, &bound, &a);
-    for (bool over = false; !over;) {
+    for (bool some = false; !some; usleep(500)) {
+        pthread_mutex_lock(&bound.lock);
+        some = bound.pieces > 0;
+        pthread_mutex_unlock(&bound.lock);
+    }
+    begin(e, &other, &b);
+    for (bool over = false, came = false; !over;) {
         uint64_t now = spoken_for(e);
         most = now > most ? now : most;
         pthread_mutex_lock(&bound.lock);
         over = bound.ended > 0;
+        int answered = bound.answered;
         pthread_mutex_unlock(&bound.lock);
+        pthread_mutex_lock(&other.lock);
+        if (!came && other.ended) assert_true(answered < MOST_N);
+        came = other.ended > 0;
+        pthread_mutex_unlock(&other.lock);
+        if (over) assert_true(came);
         usleep(500);
     }
     ends_well(&bound);
+    ends_well(&other);
+    forget(&other);
     if (most > limit) print_error("%llu of %llu bytes\n", (unsigned long long)most, (unsigned long long)limit);
     assert_true(most <= limit);
     same_answers(&bound, &alone);
