@@ -182,14 +182,14 @@ static bool wake(nm_engine *e, bool must)
     return l != NULL;
 }
 
-/* Whether an answer that has begun stands still. Those of a request for many that have not begun yet keep nobody out. */
+/* Whether an answer that has begun stands still. Those of a request for many that have no more yet than the token which is drawn from the prompt of all keep nobody out. */
 static bool any_starves(const nm_engine *e)
 {
     for (size_t i = 0; i < e->n_running; i++) {
         const nm_job *j = e->running[i];
         if (j->starves) return true;
         for (int32_t k = 0; j->kind == NM_JOB_ANSWER && k < j->n; k++)
-            if (j->lane[k].rests && !j->lane[k].ended && j->lane[k].n_ids > j->n_ids) return true;
+            if (j->lane[k].rests && !j->lane[k].ended && j->lane[k].n_ids > j->n_ids + 1) return true;
     }
     return false;
 }

@@ -416,7 +416,7 @@ static void test_memory_of_answers(void **state)
     a.n = MOST_N;
     nm_engine *e = open_engine("wide", (nm_engine_options){.memory = 2000000000});
     ask_alone(e, &alone, a);
-    uint64_t limit = nm_names_bytes(e) + nm_session_need(e, e->base[0], PROMPT + ANSWER) * 5 / 2, most = 0;
+    uint64_t limit = nm_names_bytes(e) + nm_session_need(e, e->base[0], PROMPT + ANSWER) * 3 / 2, most = 0;
     nm_engine_close(&e);
     e = open_engine("wide", (nm_engine_options){.memory = limit, .context = PROMPT + ANSWER});
     nm_ask b = ask_ids("wide", ids, PROMPT / 2, 4);
@@ -436,7 +436,7 @@ static void test_memory_of_answers(void **state)
         int answered = bound.answered;
         pthread_mutex_unlock(&bound.lock);
         pthread_mutex_lock(&other.lock);
-        if (!came && other.ended) assert_true(answered < MOST_N);
+        if (!came && other.ended) assert_true(answered < MOST_N - 1);      /* that one is the last to begin */
         came = other.ended > 0;
         pthread_mutex_unlock(&other.lock);
         if (over) assert_true(came);
