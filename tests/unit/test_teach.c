@@ -18,6 +18,7 @@
 #include <cmocka.h>
 #include <jansson.h>
 
+#include "../instrumented.h"
 #include "../random_model.c"
 
 #include "base/str.h"
@@ -518,6 +519,10 @@ static void test_stop_and_resume(void **state)
 static void test_minutes(void **state)
 {
     enum { MINUTES = 6 };       /* seconds */
+    if (NM_INSTRUMENTED) {
+        print_message("# skipped under a sanitizer: three lessons of their own, on paths that others go\n");
+        skip();
+    }
     char id[NM_TEACH_ID], settings[256];
     size_t size, other;
     upload(id, "talks.jsonl");
