@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "os/clock.h"
+#include "os/thread.h"
 #include "server/http_private.h"
 
 /* ---- The watcher ---- */
@@ -155,17 +156,17 @@ static nm_err start_daemon(nm_http *http)
     return NM_OK;
 }
 
-/* Signals are for the program's own thread. */
+/* Signals are for the program's own thread: libmicrohttpd's takes over what is blocked here, ours are started so. */
 static nm_err start_threads(nm_http *http)
 {
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     nm_err err = start_daemon(http);
-    if (err == NM_OK && pthread_create(&http->watcher, NULL, &watch, http) != 0) err = nm_fail(NM_FAILED, "cannot start serving: the system grants no thread more");
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (err == NM_OK && nm_thread_start(&http->watcher, watch, http)) err = nm_fail(NM_FAILED, "cannot start serving: the system grants no thread more");
     else if (err == NM_OK) http->watched = true;
     if (err == NM_OK) err = nm_http_start_reader(http);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return err;
 }
 

@@ -1,8 +1,7 @@
 /* The reader: a thread on which the handlers of large requests run, one after the other. To take a body of many megabytes apart takes seconds, and only those who send such bodies
  * wait for that. */
-#include <signal.h>
-
 #include "base/err.h"
+#include "os/thread.h"
 #include "server/http_private.h"
 
 static nm_exchange *next_large(nm_http *http)
@@ -47,7 +46,7 @@ void nm_http_take_back(nm_http *http, nm_exchange *x)
 
 nm_err nm_http_start_reader(nm_http *http)
 {
-    if (pthread_create(&http->reader, NULL, &read_large, http) != 0) return nm_fail(NM_FAILED, "cannot start serving: the system grants no thread more");
+    if (nm_thread_start(&http->reader, read_large, http)) return nm_fail(NM_FAILED, "cannot start serving: the system grants no thread more");
     http->reads = true;
     return NM_OK;
 }
