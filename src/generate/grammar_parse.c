@@ -327,8 +327,10 @@ static nm_err wrap(nm_build *b, uint32_t choice, uint32_t before, size_t at)
     return add_part(b, choice, true, rule, at);
 }
 
+/* Takes away the parts of the choice behind `before`, which are the last that were made. */
 static void drop(nm_build *b, uint32_t choice, uint32_t before)
 {
+    b->n_parts = before ? b->parts[before].next : b->choices[choice].first;
     b->choices[choice].last = before;
     if (before) b->parts[before].next = 0;
     else b->choices[choice].first = 0;
