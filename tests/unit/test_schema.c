@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 #include <regex.h>
@@ -255,6 +256,47 @@ static void test_refused_patterns(void **state)
 }
 
 /* What tries to take time, memory or stack: refused, or done within the bounds. */
+/* Seconds of this processor that a schema takes, whatever comes of it. */
+static double seconds_of(const nm_str *schema)
+{
+    char *gbnf;
+    size_t length;
+    clock_t begin = clock();
+    nm_err err = nm_schema_grammar(&gbnf, &length, schema->data, schema->length);
+    assert_true(err == NM_OK || err == NM_USAGE);
+    nm_free(gbnf);
+    return (double)(clock() - begin) / CLOCKS_PER_SEC;
+}
+
+/* Values that are compared with each other: numbers that must be written out for it, and objects whose members are looked for. */
+static void test_cost_of_values(void **state)
+{
+    nm_str s = {0};
+    (void)state;
+    for (int k = 0; k < 2; k++) {
+        nm_str_puts(&s, k ? ",{\"enum\":[0.25" : "{\"allOf\":[{\"enum\":[0.25");
+        for (int i = 0; i < 2000; i++) nm_str_printf(&s, ",%d.1234567890123%d", i, k + 1);
+        nm_str_puts(&s, "]}");
+    }
+    nm_str_puts(&s, "]}");
+    assert_true(seconds_of(&s) < 20);
+    s.length = 0;
+    for (int k = 0; k < 2; k++) {
+        nm_str_puts(&s, k ? ",{\"enum\":[{" : "{\"allOf\":[{\"enum\":[{");
+        for (int i = 0; i < 10000; i++) nm_str_printf(&s, "%s\"k%d\":1", i ? "," : "", k ? 9999 - i : i);
+        nm_str_puts(&s, "}]}");
+    }
+    nm_str_puts(&s, "]}");
+    refuse(s.data, "too complex");
+    s.length = 0;
+    for (int i = 0; i < 20000; i++) nm_str_printf(&s, "%s\"v%d\"", i ? "," : "{\"enum\":[", i);
+    nm_str_puts(&s, "]}");
+    nm_grammar *grammar = open_schema(s.data);      /* a list is not compared with itself */
+    assert_non_null(grammar);
+    nm_grammar_close(&grammar);
+    nm_str_free(&s);
+}
+
 static void test_hostile(void **state)
 {
     nm_str s = {0};
@@ -845,6 +887,7 @@ int main(void)
         cmocka_unit_test(test_patterns_alone),
         cmocka_unit_test(test_types), cmocka_unit_test(test_values), cmocka_unit_test(test_numbers), cmocka_unit_test(test_strings), cmocka_unit_test(test_arrays),
         cmocka_unit_test(test_objects), cmocka_unit_test(test_combinations), cmocka_unit_test(test_references), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_refused_patterns), cmocka_unit_test(test_hostile), cmocka_unit_test(test_suite), cmocka_unit_test(test_random), cmocka_unit_test(test_allocations)};
+        cmocka_unit_test(test_refused_patterns), cmocka_unit_test(test_hostile), cmocka_unit_test(test_cost_of_values),
+        cmocka_unit_test(test_suite), cmocka_unit_test(test_random), cmocka_unit_test(test_allocations)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
