@@ -297,6 +297,39 @@ static void test_cost_of_values(void **state)
     nm_str_free(&s);
 }
 
+/* References that are looked for among many definitions, by way of others, again and again; and lists of types. */
+static void test_cost_of_references(void **state)
+{
+    nm_str s = {0};
+    (void)state;
+    nm_str_puts(&s, "{\"$defs\":{");
+    for (int i = 0; i < 20000; i++) nm_str_printf(&s, "\"d%d\":{},", i);
+    for (int i = 0; i < 60; i++) nm_str_printf(&s, "\"r%d\":{\"$ref\":\"#/$defs/r%d\"},", i, i + 1);
+    nm_str_puts(&s, "\"r60\":{\"type\":\"null\"}},\"prefixItems\":[{}");
+    for (int i = 0; i < 2000; i++) nm_str_puts(&s, ",{\"$ref\":\"#/$defs/r0\"}");
+    nm_str_puts(&s, "]}");
+    refuse(s.data, "too complex");
+    s.length = 0;
+    nm_str_puts(&s, "{\"type\":[\"null\"");
+    for (int i = 0; i < 50000; i++) nm_str_puts(&s, ",\"string\"");
+    nm_str_puts(&s, "]}");
+    refuse(s.data, "#/type: must be a type's name");
+    check("{\"type\":[\"null\",\"boolean\",\"number\",\"integer\",\"string\",\"array\",\"object\"]}", "null true 1.5 1 \"\" [] {}");
+    nm_str_free(&s);
+}
+
+/* Sets of many single characters, which each state of an automaton asks for. */
+static void test_cost_of_sets(void **state)
+{
+    nm_str s = {0};
+    (void)state;
+    nm_str_puts(&s, "{\"pattern\":\"^[");
+    for (int i = 0; i < 8000; i++) nm_str_printf(&s, "\\\\u%04x", 0x4e00 + 2 * i);
+    nm_str_puts(&s, "]{100}$\"}");
+    assert_true(seconds_of(&s) < 3);
+    nm_str_free(&s);
+}
+
 static void test_hostile(void **state)
 {
     nm_str s = {0};
@@ -888,6 +921,7 @@ int main(void)
         cmocka_unit_test(test_types), cmocka_unit_test(test_values), cmocka_unit_test(test_numbers), cmocka_unit_test(test_strings), cmocka_unit_test(test_arrays),
         cmocka_unit_test(test_objects), cmocka_unit_test(test_combinations), cmocka_unit_test(test_references), cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_refused_patterns), cmocka_unit_test(test_hostile), cmocka_unit_test(test_cost_of_values),
+        cmocka_unit_test(test_cost_of_references), cmocka_unit_test(test_cost_of_sets),
         cmocka_unit_test(test_suite), cmocka_unit_test(test_random), cmocka_unit_test(test_allocations)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
