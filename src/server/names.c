@@ -235,11 +235,16 @@ static nm_err no_model(const char *name)
     return nm_fail(NM_NOT_FOUND, "The model \"%s\" does not exist: GET /v1/models lists those that do", name);
 }
 
+static nm_err check_scale(double scale)
+{
+    return scale >= -1000 && scale <= 1000 ? NM_OK : nm_fail(NM_USAGE, "an adapter's scale is %g: give -1000 to 1000", scale);
+}
+
 static nm_err add_part(nm_engine *e, parts *p, const char *name, size_t n, double scale)
 {
     part *to = &p->part[p->count];
     if (p->count == STACK_MOST) return nm_fail(NM_USAGE, "a stack has at most %d adapters", STACK_MOST);
-    if (!(scale >= -1000 && scale <= 1000)) return nm_fail(NM_USAGE, "an adapter's scale is %g: give -1000 to 1000", scale);
+    NM_TRY(check_scale(scale));
     NM_TRY(find_adapter(e, name, n, &to->a));
     if (!to->a.name) return nm_fail(NM_NOT_FOUND, "The adapter \"%.*s\" does not exist: GET /v1/models lists those that do", (int)(n < 200 ? n : 200), name);
     to->scale = (float)scale;
@@ -347,6 +352,50 @@ static nm_err variant_name(char **out, const nm_base *b, const parts *p)
     if (err == NM_OK) *out = nm_str_take(&s, NULL);
     nm_str_free(&s);
     return err;
+}
+
+/* ---- The first one's scales ---------------------------------------------------------------------------------------------- */
+
+/* The name that the first one has with other scales. */
+static nm_err scaled_name(nm_engine *e, const double *scales, size_t count, char **name)
+{
+    parts p = {.count = 0};
+    nm_base *base;
+    nm_err err = parse_name(e, e->options.models[0], &base, &p);
+    if (err == NM_OK && p.count - p.own != count) err = nm_fail(NM_USAGE, "%s has %zu adapters whose scales can be set, not %zu", e->options.models[0], p.count - p.own, count);
+    for (size_t i = 0; err == NM_OK && i < count; i++) {
+        err = check_scale(scales[i]);
+        p.part[p.own + i].scale = (float)scales[i];
+    }
+    if (err == NM_OK) err = variant_name(name, base, &p);
+    free_parts(&p);
+    return err;
+}
+
+nm_err nm_engine_set_scales(nm_engine *e, const double *scales, size_t count)
+{
+    char *name = NULL;
+    const char **first = (const char **)e->options.models;
+    pthread_mutex_lock(&e->naming);
+    nm_err err = scaled_name(e, scales, count, &name);
+    if (err == NM_OK) {
+        pthread_mutex_lock(&e->lock);
+        char *old = (char *)*first;
+        *first = name;
+        pthread_mutex_unlock(&e->lock);
+        name = old;
+    }
+    pthread_mutex_unlock(&e->naming);
+    nm_free(name);
+    return err;
+}
+
+char *nm_engine_first(nm_engine *e)
+{
+    pthread_mutex_lock(&e->lock);
+    char *name = nm_strndup(e->options.models[0], strlen(e->options.models[0]));
+    pthread_mutex_unlock(&e->lock);
+    return name;
 }
 
 /* ---- Opening -------------------------------------------------------------------------------------------------------------- */
