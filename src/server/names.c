@@ -872,10 +872,23 @@ static nm_err give_base(nm_engine *e, const char *text, nm_found *found, nm_base
     return err;
 }
 
+/* The adapter that has this name by now, or NULL. Nobody else is there yet. */
+static const nm_named_adapter *given_adapter(const nm_engine *e, const char *name)
+{
+    for (size_t i = 0; i < e->n_added; i++)
+        if (same(e->added[i].name, name, strlen(name))) return &e->added[i];
+    return NULL;
+}
+
 static nm_err give_adapter(nm_engine *e, parts *p, const nm_found_adapter *f)
 {
     char *name = f->place == NM_PLACE_PATH ? stem(f->path) : nm_strndup(f->name, strlen(f->name));
-    nm_err err = name ? remember_adapter(e, name, f->path) : nm_fail_memory(strlen(f->path));
+    if (!name) return nm_fail_memory(strlen(f->path));
+    const nm_named_adapter *known = given_adapter(e, name);
+    nm_err err = NM_OK;
+    if (!known) err = remember_adapter(e, name, f->path);
+    else if (strcmp(known->path, f->path))
+        err = nm_fail(NM_USAGE, "%s and %s: two adapters are called %s: rename one, or import it under a name of its own", known->path, f->path, name);
     if (err == NM_OK) err = add_part(e, p, name, strlen(name), (double)f->scale);
     nm_free(name);
     return err;

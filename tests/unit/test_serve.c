@@ -1130,6 +1130,25 @@ static void assert_same(const heard *a, const heard *b)
     assert_memory_equal(&a->sum, &b->sum, sizeof a->sum);
 }
 
+/* A name means one thing: else clients, and the stack itself, would get the first of two. */
+static void test_two_of_a_name(void **state)
+{
+    char given[2400];
+    const char *data = getenv("NOMOAT_TEST_DATA");
+    (void)state;
+    NEED_MODEL();
+    if (!data) skip();
+    nm_engine *e;
+    const char *models[] = {given};
+    nm_engine_options o = {.models = models, .n_models = 1};
+    snprintf(given, sizeof given, "%s+%s/oracle/lora_a/final+%s/oracle/lora_b/final", model_path, data, data);
+    assert_int_equal(nm_engine_open(&e, &o), NM_USAGE);
+    assert_non_null(strstr(nm_error_text(), "two adapters are called final"));
+    snprintf(given, sizeof given, "%s+%s/oracle/lora_a/final+%s/oracle/lora_a/final=0.5", model_path, data, data);
+    if (nm_engine_open(&e, &o) != NM_OK) fail_msg("%s", nm_error_text());
+    nm_engine_close(&e);
+}
+
 /* Scales for everybody are those of requests that name no model; names go on to mean what they say. */
 static void test_scales_for_all(void **state)
 {
@@ -1425,7 +1444,7 @@ int main(void)
         cmocka_unit_test(test_together_as_alone), cmocka_unit_test(test_kept_prefix), cmocka_unit_test(test_several_answers), cmocka_unit_test(test_cancel), cmocka_unit_test(test_leaving), cmocka_unit_test(test_leaving_in_turn), cmocka_unit_test(test_hanging_up),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_logprobs), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_embeddings_cut), cmocka_unit_test(test_embeddings_cancel), cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_smuggled_tokens),
-        cmocka_unit_test(test_smuggled_beside_messages), cmocka_unit_test(test_fair), cmocka_unit_test(test_two_models), cmocka_unit_test(test_unused_model), cmocka_unit_test(test_stacks_together), cmocka_unit_test(test_scales_for_all), cmocka_unit_test(test_added_adapters),
+        cmocka_unit_test(test_smuggled_beside_messages), cmocka_unit_test(test_fair), cmocka_unit_test(test_two_models), cmocka_unit_test(test_unused_model), cmocka_unit_test(test_stacks_together), cmocka_unit_test(test_two_of_a_name), cmocka_unit_test(test_scales_for_all), cmocka_unit_test(test_added_adapters),
         cmocka_unit_test(test_turns), cmocka_unit_test(test_turns_of_calls),
         cmocka_unit_test(test_long_texts), cmocka_unit_test(test_chat), cmocka_unit_test(test_cut_call), cmocka_unit_test(test_think_bound), cmocka_unit_test(test_marks), cmocka_unit_test(test_close_at_work),
         cmocka_unit_test(test_hold), cmocka_unit_test(test_beside_held),
