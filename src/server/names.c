@@ -8,6 +8,7 @@
 #include <strings.h>
 #include <sys/stat.h>
 
+#include "hub/hub.h"
 #include "os/clock.h"
 #include "os/file.h"
 #include "server/engine_impl.h"
@@ -33,22 +34,26 @@ static void free_parts(parts *p)
 
 /* ---- Lists ------------------------------------------------------------------------------------------------------------- */
 
-/* A name for a file: without folder and ".gguf". */
-static char *stem(const char *path)
+/* What a model or adapter is called: by the owner, or for a path what 'nomoat import' would call it. */
+static nm_err served_name(char **name, const char *path, const char *known, nm_place place)
 {
-    const char *slash = strrchr(path, '/');
-    const char *name = slash && slash[1] ? slash + 1 : path;
-    size_t n = strlen(name);
-    if (n > 5 && !strcasecmp(name + n - 5, ".gguf")) n -= 5;
-    return nm_strndup(name, n);
+    struct stat st;
+    if (place != NM_PLACE_PATH) {
+        *name = nm_strndup(known, strlen(known));
+        return *name ? NM_OK : nm_fail_memory(strlen(known));
+    }
+    char *real = !stat(path, &st) && S_ISDIR(st.st_mode) ? realpath(path, NULL) : NULL;     /* of "." and "x/"; a file may be a link to one without a name */
+    nm_err err = nm_name_from_file(name, real ? real : path);
+    free(real);
+    return err;
 }
 
 /* Takes `found` over. as: given, hidden. */
 static nm_err add_base(nm_engine *e, nm_found *found, nm_base as, nm_base **out)
 {
     nm_base *b = nm_calloc(1, sizeof *b);
-    char *name = b ? (found->place == NM_PLACE_PATH ? stem(found->path) : nm_strndup(found->name, strlen(found->name))) : NULL;
-    nm_err err = name ? NM_OK : nm_fail_memory(sizeof *b);
+    char *name = NULL;
+    nm_err err = b ? served_name(&name, found->path, found->name, found->place) : nm_fail_memory(sizeof *b);
     pthread_mutex_lock(&e->lock);
     if (err == NM_OK) err = NM_GROW(e->base, e->base_capacity, e->bases + 1);
     if (err == NM_OK) {
@@ -859,8 +864,8 @@ void nm_names_reap(nm_engine *e, double now)
 /* The model of the command line gets a name that clients can type. */
 static nm_err give_base(nm_engine *e, const char *text, nm_found *found, nm_base **base)
 {
-    char *own = found->place == NM_PLACE_PATH ? stem(found->path) : nm_strndup(found->name, strlen(found->name));
-    if (!own) return nm_fail_memory(strlen(text));
+    char *own;
+    NM_TRY(served_name(&own, found->path, found->name, found->place));
     nm_err err = NM_OK;
     *base = known_base(e, own, strlen(own));
     if (*base && strcmp((*base)->found.path, found->path)) err = nm_fail(NM_USAGE, "%s: two models are called %s: rename one", text, own);
@@ -882,8 +887,8 @@ static const nm_named_adapter *given_adapter(const nm_engine *e, const char *nam
 
 static nm_err give_adapter(nm_engine *e, parts *p, const nm_found_adapter *f)
 {
-    char *name = f->place == NM_PLACE_PATH ? stem(f->path) : nm_strndup(f->name, strlen(f->name));
-    if (!name) return nm_fail_memory(strlen(f->path));
+    char *name;
+    NM_TRY(served_name(&name, f->path, f->name, f->place));
     const nm_named_adapter *known = given_adapter(e, name);
     nm_err err = NM_OK;
     if (!known) err = remember_adapter(e, name, f->path);

@@ -1144,8 +1144,11 @@ static void test_two_of_a_name(void **state)
     snprintf(given, sizeof given, "%s+%s/oracle/lora_a/final+%s/oracle/lora_b/final", model_path, data, data);
     assert_int_equal(nm_engine_open(&e, &o), NM_USAGE);
     assert_non_null(strstr(nm_error_text(), "two adapters are called final"));
-    snprintf(given, sizeof given, "%s+%s/oracle/lora_a/final+%s/oracle/lora_a/final=0.5", model_path, data, data);
+    snprintf(given, sizeof given, "%s+%s/oracle/lora_a/final/+%s/oracle/lora_a/final/=0.5", model_path, data, data);
     if (nm_engine_open(&e, &o) != NM_OK) fail_msg("%s", nm_error_text());
+    char *first = nm_engine_first(e);
+    assert_string_equal(first, "smollm2-135m-instruct-q4_1+final+final=0.5");
+    nm_free(first);
     nm_engine_close(&e);
 }
 
