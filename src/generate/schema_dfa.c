@@ -148,6 +148,7 @@ nm_err nm_explorer_edge(nm_explorer *e, uint32_t low, uint32_t high, const void 
     uint32_t to;
     bool fresh;
     NM_TRY(nm_schema_work(e->s, 1));
+    if (low >= 0xd800 && high <= 0xdfff) return NM_OK;      /* halves of pairs alone, which no text has and no class of a grammar may be */
     NM_TRY(nm_intern_add(e->s, &e->keys, key, length, &to, &fresh));
     if (e->keys.count > NM_SCHEMA_EXPLORED) return nm_fail(NM_USAGE, "needs an automaton of more than %d states: bind it less", NM_SCHEMA_EXPLORED);
     if (from->count && a->edges[a->n_edges - 1].to == to && a->edges[a->n_edges - 1].high + 1 == low) {

@@ -138,6 +138,7 @@ static void test_strings(void **state)
     check("{\"type\":\"string\",\"pattern\":\"^(a*)*b?$\",\"minLength\":2,\"maxLength\":3}", "\"aa\" \"aab\" \"aaa\" ! \"b\" \"aaaa\" \"aba\"");
     check("{\"allOf\":[{\"pattern\":\"^a\"},{\"pattern\":\"z$\"}],\"type\":\"string\"}", "\"az\" \"abz\" ! \"a\" \"z\"");
     check("{\"type\":\"string\",\"pattern\":\"^.$\"}", "\"a\" \"\\\"\" \"\\\\\" \"\xe2\x82\xac\" ! \"\\n\" \"\xe2\x80\xa8\" \"\\u0061\"");
+    check("{\"type\":\"string\",\"pattern\":\"^(?:[^\\\\u0000-\\\\uD7FF]a|[\\\\uE000-\\\\u{10FFFF}]b)$\"}", "\"\xee\x80\x80" "a\" \"\xee\x80\x80" "b\" ! \"aa\"");
     check("{\"type\":\"string\",\"format\":\"date\"}", "\"2024-02-29\" \"2000-02-29\" ! \"2023-02-29\" \"1900-02-29\" \"2024-04-31\" \"2024-13-01\" \"24-01-01\"");
     check("{\"type\":\"string\",\"format\":\"date-time\"}", "\"2024-02-29T23:59:59.123Z\" \"2024-01-01T00:00:00+01:00\" ! \"2024-01-01\" \"2024-01-01T24:00:00Z\"");
     check("{\"type\":\"string\",\"format\":\"uuid\"}", "\"123e4567-e89b-12d3-a456-426614174000\" ! \"123e4567e89b12d3a456426614174000\"");
