@@ -393,6 +393,7 @@ nm_err nm_automaton_collect(nm_automaton *a, uint32_t *states, size_t count)
     nm_pairs new_stacks = {0}, new_states = {0};
     uint32_t *map = nm_calloc(a->stacks.n_lists, sizeof *map), *roots = nm_calloc(count + 1, sizeof *roots);
     nm_err err = NM_OK;
+    a->work += a->stacks.n_lists + a->stacks.n_pairs;
     if (!map || !roots) NM_GOTO(nm_fail_memory(a->stacks.n_lists * sizeof *map));
     if (count) memcpy(roots, states, count * sizeof *roots);
     roots[count] = a->begin;
@@ -406,7 +407,7 @@ nm_err nm_automaton_collect(nm_automaton *a, uint32_t *states, size_t count)
     if (count) memcpy(states, roots, count * sizeof *roots);
     a->begin = roots[count];
     memset(a->next + 256, 0xff, (a->states.n_lists - 1) * 256 * sizeof *a->next);
-    if (nm_automaton_full(a)) err = too_much();
+    if (nm_automaton_full(a) || a->work > NM_WORK_MOST) err = too_much();
 out:
     free_pairs(&new_stacks);
     free_pairs(&new_states);

@@ -79,7 +79,8 @@ static inline bool nm_automaton_full(const nm_automaton *a)
 {
     return a->states.n_lists > NM_STATES_MOST || a->states.n_pairs > NM_PAIRS_MOST || a->stacks.n_pairs > NM_PAIRS_MOST || a->stacks.n_lists > NM_PAIRS_MOST;
 }
-/* Forgets all but these states and the first one; they are named anew. NM_FAILED if that leaves it full. */
+/* Forgets all but these states and the first one; they are named anew. NM_FAILED if that leaves it full, or was done too often within one call: what is looked
+ * at is work, too. */
 nm_err nm_automaton_collect(nm_automaton *a, uint32_t *states, size_t count);
 
 #endif

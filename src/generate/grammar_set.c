@@ -170,8 +170,8 @@ static nm_err node_of(nm_build *b, draft *d, uint32_t *node)
 static nm_err any_tail(nm_build *b, int left, uint32_t *node)
 {
     for (int k = 1; k <= left; k++) {
-        draft d = {0};
         if (b->any[k]) continue;
+        draft d = {0};
         for (unsigned byte = 0x80; byte < 0xc0; byte++) {
             if (k == 1) put_done(&d, byte);
             else put_edge(&d, byte, b->any[k - 1]);

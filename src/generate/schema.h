@@ -155,7 +155,6 @@ static inline bool nm_text_is_free(const nm_text *t) { return !t->n_patterns; } 
 
 /* ---- schema_prove.c ---------------------------------------------------------------------------------------------------------------- */
 
-bool nm_json_same(const nm_json *a, const nm_json *b);          /* numbers by value, objects in any order */
 nm_err nm_form_admits(nm_schema *s, nm_form *form, const nm_json *value, bool *admits);
 /* The values of a form that has lists. */
 nm_err nm_form_values(nm_schema *s, nm_form *form, const nm_json ***values, size_t *count);

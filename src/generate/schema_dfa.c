@@ -91,7 +91,7 @@ static nm_err refine(nm_schema *s, const nm_dfa *a, minimiser *m)
         if (!m->live[i]) continue;
         bool fresh;
         size_t n = fold_edges(a, i, m->live, m->class, m->folded + 1);
-        NM_TRY(nm_schema_work(s, 1 + n / 4));
+        NM_TRY(nm_schema_work(s, 1 + a->states[i].count / 4));
         m->folded[0] = (nm_dfa_edge){m->class[i], 0, 0};
         NM_TRY(nm_intern_add(s, &keys, m->folded, (n + 1) * sizeof *m->folded, &m->next[i], &fresh));
     }
@@ -148,6 +148,7 @@ nm_err nm_explorer_edge(nm_explorer *e, uint32_t low, uint32_t high, const void 
     uint32_t to;
     bool fresh;
     NM_TRY(nm_schema_work(e->s, 1));
+    if (low >= 0xd800 && high <= 0xdfff) return NM_OK;      /* halves of pairs alone, which no text has and no class of a grammar may be */
     NM_TRY(nm_intern_add(e->s, &e->keys, key, length, &to, &fresh));
     if (e->keys.count > NM_SCHEMA_EXPLORED) return nm_fail(NM_USAGE, "needs an automaton of more than %d states: bind it less", NM_SCHEMA_EXPLORED);
     if (from->count && a->edges[a->n_edges - 1].to == to && a->edges[a->n_edges - 1].high + 1 == low) {
@@ -258,6 +259,18 @@ nm_err nm_dfa_between(nm_schema *s, nm_dfa *out, const nm_dfa *a, size_t least, 
     return nm_dfa_explore(s, out, (size_t[]){0, 0}, 2 * sizeof(size_t), expand_between, &b);
 }
 
+/* The edge that reads the character, or NULL. */
+static const nm_dfa_edge *edge_of(const nm_dfa *a, const nm_dfa_state *state, uint32_t code)
+{
+    size_t from = state->first, end = state->first + state->count, to = end;
+    while (from < to) {
+        size_t middle = from + (to - from) / 2;
+        if (a->edges[middle].high < code) from = middle + 1;
+        else to = middle;
+    }
+    return from < end && a->edges[from].low <= code ? &a->edges[from] : NULL;
+}
+
 bool nm_dfa_accepts(const nm_dfa *a, const char *text, size_t length)
 {
     size_t at = 0;
@@ -265,11 +278,9 @@ bool nm_dfa_accepts(const nm_dfa *a, const char *text, size_t length)
     for (size_t i = 0; i < length;) {
         int used;
         int32_t c = nm_utf8_decode(text + i, length - i, &used);
-        const nm_dfa_state *state = &a->states[at];
-        size_t e = 0;
-        while (e < state->count && (c < 0 || a->edges[state->first + e].high < (uint32_t)c)) e++;
-        if (e == state->count || a->edges[state->first + e].low > (uint32_t)c) return false;
-        at = a->edges[state->first + e].to;
+        const nm_dfa_edge *edge = c < 0 ? NULL : edge_of(a, &a->states[at], (uint32_t)c);
+        if (!edge) return false;
+        at = edge->to;
         i += (size_t)used;
     }
     return a->states[at].accepts;

@@ -402,9 +402,13 @@ static nm_err find_cuts(subset *c, const uint32_t *at, size_t n)
 
 static bool holds(const nm_spans *set, uint32_t code)
 {
-    for (size_t i = 0; i < set->count; i++)
-        if (code >= set->items[i].low && code <= set->items[i].high) return true;
-    return false;
+    size_t from = 0, to = set->count;
+    while (from < to) {     /* the first span that ends at the code or behind it */
+        size_t middle = from + (to - from) / 2;
+        if (set->items[middle].high < code) from = middle + 1;
+        else to = middle;
+    }
+    return from < set->count && set->items[from].low <= code;
 }
 
 /* A key: the places, sorted, as close_over found them with both anchors shut, behind a word that is 1 for the beginning. */

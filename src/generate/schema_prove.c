@@ -8,23 +8,47 @@ enum { PROOF_DEPTH = 6 };
 
 static bool is_number(const nm_json *j) { return j->kind == NM_JSON_INT || j->kind == NM_JSON_WIDE || j->kind == NM_JSON_REAL; }
 
-static bool same_objects(const nm_json *a, const nm_json *b)
+static nm_err same(nm_schema *s, const nm_json *a, const nm_json *b, bool *is);
+
+static nm_err same_objects(nm_schema *s, const nm_json *a, const nm_json *b, bool *is)
 {
-    if (a->object.count != b->object.count) return false;
-    for (size_t i = 0; i < a->object.count; i++) {
+    *is = a->object.count == b->object.count;
+    for (size_t i = 0; i < a->object.count && *is; i++) {
         const nm_json *other = nm_json_get(b, a->object.keys[i]);
-        if (!other || !nm_json_same(&a->object.values[i], other)) return false;
+        NM_TRY(nm_schema_work(s, 1 + b->object.count / 8));
+        *is = other != NULL;
+        if (other) NM_TRY(same(s, &a->object.values[i], other, is));
     }
-    return true;
+    return NM_OK;
 }
 
+static nm_err same_arrays(nm_schema *s, const nm_json *a, const nm_json *b, bool *is)
+{
+    *is = a->array.count == b->array.count;
+    for (size_t i = 0; i < a->array.count && *is; i++) NM_TRY(same(s, &a->array.items[i], &b->array.items[i], is));
+    return nm_schema_work(s, *is ? a->array.count : 1);
+}
+
+enum { DECIMAL_WORK = 64 };     /* steps that reading a decimal takes, as printf is tried with up to 17 digits */
+
 /* Decimals are too large for the frames of a recursion. */
-__attribute__((noinline)) static bool same_numbers(const nm_json *a, const nm_json *b)
+__attribute__((noinline)) static bool same_decimals(const nm_json *a, const nm_json *b)
 {
     nm_decimal x, y;
     nm_decimal_read(&x, a);
     nm_decimal_read(&y, b);
     return nm_decimal_compare(&x, &y) == 0;
+}
+
+static nm_err same_numbers(nm_schema *s, const nm_json *a, const nm_json *b, bool *is)
+{
+    if (a->kind == NM_JSON_INT && b->kind == NM_JSON_INT) *is = a->integer == b->integer;
+    else if (a->kind == NM_JSON_REAL && b->kind == NM_JSON_REAL) *is = a->real == b->real;
+    else {
+        *is = same_decimals(a, b);
+        return nm_schema_work(s, 2 * DECIMAL_WORK);
+    }
+    return NM_OK;
 }
 
 __attribute__((noinline)) static bool number_admits(const nm_number *n, const nm_json *value)
@@ -34,20 +58,20 @@ __attribute__((noinline)) static bool number_admits(const nm_number *n, const nm
     return nm_number_accepts(n, &d);
 }
 
-bool nm_json_same(const nm_json *a, const nm_json *b)
+/* Numbers by value, objects in any order. */
+static nm_err same(nm_schema *s, const nm_json *a, const nm_json *b, bool *is)
 {
-    if (is_number(a) && is_number(b)) return same_numbers(a, b);
-    if (a->kind != b->kind) return false;
+    if (is_number(a) && is_number(b)) return same_numbers(s, a, b, is);
+    *is = a->kind == b->kind;
+    if (!*is) return NM_OK;
     switch (a->kind) {
-    case NM_JSON_BOOL: return a->boolean == b->boolean;
-    case NM_JSON_STRING: return a->string.length == b->string.length && !memcmp(a->string.bytes, b->string.bytes, a->string.length);
-    case NM_JSON_OBJECT: return same_objects(a, b);
-    case NM_JSON_ARRAY:
-        if (a->array.count != b->array.count) return false;
-        for (size_t i = 0; i < a->array.count; i++)
-            if (!nm_json_same(&a->array.items[i], &b->array.items[i])) return false;
-        return true;
-    default: return true;
+    case NM_JSON_OBJECT: return same_objects(s, a, b, is);
+    case NM_JSON_ARRAY: return same_arrays(s, a, b, is);
+    case NM_JSON_BOOL: *is = a->boolean == b->boolean; return NM_OK;
+    case NM_JSON_STRING:
+        *is = a->string.length == b->string.length && !memcmp(a->string.bytes, b->string.bytes, a->string.length);
+        return a->string.length == b->string.length ? nm_schema_work(s, a->string.length / 64) : NM_OK;
+    default: return NM_OK;
     }
 }
 
@@ -118,9 +142,9 @@ static nm_err in_lists(nm_schema *s, const nm_form *form, const nm_json *value, 
     for (size_t i = 0; i < form->n_lists && *in; i++) {
         const nm_json *list = form->lists[i], *items = form->single[i] ? list : list->array.items;
         size_t n = form->single[i] ? 1 : list->array.count;
-        NM_TRY(nm_schema_work(s, 1 + n / 4));
-        *in = false;
-        for (size_t j = 0; j < n && !*in; j++) *in = &items[j] == value || nm_json_same(&items[j], value);
+        *in = (uintptr_t)value - (uintptr_t)items < n * sizeof *items;      /* one of the list's own */
+        NM_TRY(nm_schema_work(s, *in ? 1 : 1 + n / 4));
+        for (size_t j = 0; j < n && !*in; j++) NM_TRY(same(s, &items[j], value, in));
     }
     return NM_OK;
 }
@@ -139,7 +163,7 @@ nm_err nm_form_admits(nm_schema *s, nm_form *form, const nm_json *value, bool *a
     case NM_IS_OBJECT: return record_admits(s, &form->record, value, admits);
     case NM_IS_NUMBER:
         *admits = number_admits(&form->number, value);
-        return NM_OK;
+        return nm_schema_work(s, DECIMAL_WORK);
     default: return NM_OK;
     }
 }

@@ -38,11 +38,12 @@ static bool is_count(const nm_json *j)
 
 static const struct { const char *name; unsigned types; } type_names[] = {
     {"null", NM_IS_NULL}, {"boolean", NM_IS_BOOL}, {"number", NM_IS_NUMBER}, {"integer", NM_IS_NUMBER}, {"string", NM_IS_STRING}, {"array", NM_IS_ARRAY}, {"object", NM_IS_OBJECT}};
+enum { N_TYPES = sizeof type_names / sizeof *type_names };
 
 /* 0 for a name that is none of a type's. */
 static unsigned type_of(const nm_json *name)
 {
-    for (size_t i = 0; is_string(name) && i < sizeof type_names / sizeof *type_names; i++)
+    for (size_t i = 0; is_string(name) && i < N_TYPES; i++)
         if (!strcmp(name->string.bytes, type_names[i].name)) return type_names[i].types;
     return 0;
 }
@@ -79,7 +80,8 @@ static const char *misshapen(value_shape shape, const nm_json *j)
     case SCHEMA_MAP: return all_members(j, is_schema) ? NULL : "must be an object of schemas";
     case NAMES: return all_items(j, is_string) ? NULL : "must be an array of strings";
     case VALUES: return j->kind == NM_JSON_ARRAY ? NULL : "must be an array";
-    case TYPES: return is_type(j) || (all_items(j, is_type) && j->array.count) ? NULL : "must be a type's name or an array of them";
+    case TYPES: return is_type(j) || (j->kind == NM_JSON_ARRAY && j->array.count && j->array.count <= N_TYPES && all_items(j, is_type)) ? NULL :
+        "must be a type's name or an array of them, each once";
     case FALSE_ALONE: return j->kind == NM_JSON_BOOL && !j->boolean ? NULL : "the keyword is not supported: leave it away";
     }
     return NULL;
@@ -135,6 +137,7 @@ static nm_err follow(nm_schema *s, const nm_json *schema, const nm_json **target
     *target = s->root;
     for (at++; *at && *target && err == NM_OK;) {
         at = read_step(at + 1, &step, &err);
+        if (err == NM_OK) err = nm_schema_work(s, 1 + (step.length + ((*target)->kind == NM_JSON_OBJECT ? (*target)->object.count : 0)) / 8);
         if (err == NM_OK) *target = child_of(*target, step.data);
     }
     nm_str_free(&step);

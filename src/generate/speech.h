@@ -151,6 +151,8 @@ typedef void (*nm_put_fn)(nm_speech *s, const char *text, size_t length);
 nm_fit nm_value_json(nm_speech *s, nm_put_fn put);
 /* Up to a mark: text if the parameter is one, else JSON. lines: a line break at either end is none of it. */
 nm_fit nm_value_until(nm_speech *s, const char *close, size_t close_length, bool lines, bool end);
+/* Whether a parameter is a string and nothing else by its "type": its value stands between marks as it is, for grammars and readers alike; all else stands as JSON. */
+bool nm_speech_is_text(const nm_json *schema);
 /* %f, %g */
 nm_fit nm_value_list(nm_speech *s, bool python);
 /* Between parameters: "{" or ", ", and the key with its colon. */

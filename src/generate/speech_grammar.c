@@ -223,12 +223,6 @@ static void put_object(maker *m, char kind)
 
 /* ---- Parameters one by one ------------------------------------------------------------------------------------------------------- */
 
-static bool is_text(const nm_json *schema)
-{
-    const nm_json *type = nm_json_get(schema, "type");
-    return type && type->kind == NM_JSON_STRING && !strcmp(type->string.bytes, "string");
-}
-
 static bool is_required(const nm_json *parameters, const char *key)
 {
     const nm_json *list = nm_json_get(parameters, "required");
@@ -248,7 +242,7 @@ static bool all_text(const nm_json *list)
 static void put_value(maker *m, const char *close, size_t close_length)
 {
     const nm_json *choices = nm_json_get(m->schema, "enum");
-    if (!is_text(m->schema)) {
+    if (!nm_speech_is_text(m->schema)) {
         put_schema(m, m->schema);
     } else if (all_text(choices)) {
         for (size_t i = 0; i < choices->array.count; i++) {
@@ -298,9 +292,9 @@ static void put_loop(maker *m, const char *body, const char *end)
 /* %g: a string between its marks. */
 static void put_quoted(maker *m)
 {
-    if (is_text(m->schema)) put_mark(m, NM_SPEECH_QUOTE);
+    if (nm_speech_is_text(m->schema)) put_mark(m, NM_SPEECH_QUOTE);
     put_value(m, NM_SPEECH_QUOTE, strlen(NM_SPEECH_QUOTE));
-    if (is_text(m->schema)) put_mark(m, NM_SPEECH_QUOTE);
+    if (nm_speech_is_text(m->schema)) put_mark(m, NM_SPEECH_QUOTE);
 }
 
 /* One rule for each parameter of a list. */
@@ -349,7 +343,7 @@ static const char *put_item(maker *m, const char *shape)
     case 'a': put_arguments(m); break;
     case 'j': case 'p': case 'c': put_object(m, shape[1]); break;
     case 'k': put_text(m, m->key); break;
-    case 's': put_text(m, is_text(m->schema) ? "true" : "false"); break;
+    case 's': put_text(m, nm_speech_is_text(m->schema) ? "true" : "false"); break;
     case 'f':
         put_text(m, name_of(m->function));
         put_text(m, "(");

@@ -68,12 +68,13 @@ static void open_body(nm_speech *s, const char *header, size_t length)
     s->state = BODY;
 }
 
-/* FRESH, HEADER: reads to "<|message|>". A message to something that is no tool stays content, header and all. */
+/* FRESH, HEADER: reads to "<|message|>", which is looked for among the first HEADER_MOST bytes, however many have come. A message to something that is no tool
+ * stays content, header and all. */
 static bool header_step(nm_speech *s, bool end)
 {
     const char *text = nm_speech_text(s);
     size_t length = nm_speech_left(s), n = strlen(marks[MARK_MESSAGE]);
-    const char *message = memmem(text, length, marks[MARK_MESSAGE], n);
+    const char *message = memmem(text, length < HEADER_MOST ? length : HEADER_MOST, marks[MARK_MESSAGE], n);
     if (!message && !end && length < HEADER_MOST) return false;
     if (!message) {
         nm_speech_take(s, NM_SPEECH_CONTENT, 1);        /* of the mark, so that it is one no more */

@@ -110,13 +110,20 @@ static int types(const nm_json *schema, int depth)
     return found ? found : branches(nm_json_get(schema, "oneOf"), depth);
 }
 
-static int parameter_types(const nm_speech *s)
+bool nm_speech_is_text(const nm_json *schema)
+{
+    const nm_json *type = nm_json_get(schema, "type");
+    return type && type->kind == NM_JSON_STRING && !strcmp(type->string.bytes, "string");
+}
+
+/* The schema of the parameter whose value comes, or NULL. */
+static const nm_json *parameter(const nm_speech *s)
 {
     const nm_caller *c = &s->caller;
     const nm_json *all = nm_json_get(nm_json_get(c->tool, "parameters"), "properties");
     for (size_t i = 0; all && all->kind == NM_JSON_OBJECT && i < all->object.count; i++)
-        if (strlen(all->object.keys[i]) == c->key_length && !memcmp(all->object.keys[i], c->key, c->key_length)) return types(&all->object.values[i], 0);
-    return 0;
+        if (strlen(all->object.keys[i]) == c->key_length && !memcmp(all->object.keys[i], c->key, c->key_length)) return &all->object.values[i];
+    return NULL;
 }
 
 /* ---- Text between marks ----------------------------------------------------------------------------------------------------- */
@@ -148,7 +155,7 @@ static void put_value(nm_speech *s)
 {
     nm_str *kept = &s->caller.value;
     nm_json value = {0};
-    int may = s->caller.forced < 0 ? 0 : parameter_types(s);
+    int may = s->caller.forced < 0 ? 0 : types(parameter(s), 0);
     const char *text = kept->data;
     size_t length = kept->length;
     while (length && nm_speech_space(*text)) text++, length--;
@@ -167,7 +174,7 @@ static void begin_value(nm_speech *s)
 {
     nm_caller *c = &s->caller;
     c->begun = true;
-    c->is_text = c->forced > 0 || (c->forced == 0 && parameter_types(s) == STRING);
+    c->is_text = c->forced > 0 || (c->forced == 0 && nm_speech_is_text(parameter(s)));
     c->value.length = 0;
     if (s->err == NM_OK) s->err = nm_str_puts(&c->value, "");
     if (c->is_text) nm_caller_arguments(s, "\"", 1);

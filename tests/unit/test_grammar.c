@@ -834,6 +834,49 @@ static void test_forgetting(void **state)
     nm_grammar_close(&g);
 }
 
+/* A rule of `length` calls within each other, around an X: of itself or, behind a Y, of the next. */
+static void put_chain(nm_str *s, char name, int length, char next)
+{
+    for (int i = 0; i + 1 < length; i++) nm_str_printf(s, "%c%x::=%c%x\"(\"\n", name, i, name, i + 1);
+    nm_str_printf(s, "%c%x::=\"X\"(%c0|\"Y\"%c0)\")\"\n", name, length - 1, name, next);
+}
+
+/* Where nearly all that is known is needed, little is gained by forgetting the rest, again and again. */
+static void test_forgetting_for_little(void **state)
+{
+    enum { DEEP = 20, OFTEN = 100 };
+    static const int read[] = {17, 61, 51};     /* of the chains, so that some 50 pairs short of NM_PAIRS_MOST are needed */
+    nm_str s = {0};
+    nm_automaton *a;
+    (void)state;
+    nm_str_puts(&s, "root::=a0\n");
+    put_chain(&s, 'a', 58000, 'b');
+    put_chain(&s, 'b', 1000, 'c');
+    put_chain(&s, 'c', 30, 't');
+    nm_str_puts(&s, "t0::=\"a\"t0\"A\"|\"b\"t0\"B\"|\"1\"\n");
+    nm_grammar *g = open_grammar(s.data);
+    assert_int_equal(nm_automaton_open(&a, g), NM_OK);
+    uint32_t path[DEEP + 1] = {nm_automaton_start(a)};
+    for (int chain = 0; chain < 3; chain++)
+        for (int i = 0; i <= read[chain]; i++) {
+            a->work = 0;
+            if (nm_automaton_full(a)) assert_int_equal(nm_automaton_collect(a, path, 1), NM_OK);
+            assert_int_equal(nm_automaton_next(a, path[0], i < read[chain] ? 'X' : 'Y', &path[0]), NM_OK);
+        }
+    nm_err err = NM_OK;
+    int forgot = 0;
+    for (uint64_t word = a->work = 0; forgot < OFTEN && err == NM_OK; word++)
+        for (int k = 0; k < DEEP && forgot < OFTEN && err == NM_OK; k++) {
+            if (nm_automaton_full(a)) err = nm_automaton_collect(a, path, (size_t)k + 1), forgot++;
+            if (err == NM_OK) err = nm_automaton_next(a, path[k], word >> k & 1 ? 'a' : 'b', &path[k + 1]);
+        }
+    assert_int_equal(err, NM_FAILED);
+    assert_true(forgot < OFTEN);
+    nm_automaton_close(&a);
+    nm_grammar_close(&g);
+    nm_str_free(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -842,7 +885,7 @@ int main(void)
         cmocka_unit_test(test_control_tokens),
         cmocka_unit_test(test_first_space), cmocka_unit_test(test_real_vocabularies), cmocka_unit_test(test_random_documents),
         cmocka_unit_test(test_draw_within), cmocka_unit_test(test_bias), cmocka_unit_test(test_threads), cmocka_unit_test(test_failing_memory),
-        cmocka_unit_test(test_forgetting),
+        cmocka_unit_test(test_forgetting), cmocka_unit_test(test_forgetting_for_little),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 #include <regex.h>
@@ -137,6 +138,7 @@ static void test_strings(void **state)
     check("{\"type\":\"string\",\"pattern\":\"^(a*)*b?$\",\"minLength\":2,\"maxLength\":3}", "\"aa\" \"aab\" \"aaa\" ! \"b\" \"aaaa\" \"aba\"");
     check("{\"allOf\":[{\"pattern\":\"^a\"},{\"pattern\":\"z$\"}],\"type\":\"string\"}", "\"az\" \"abz\" ! \"a\" \"z\"");
     check("{\"type\":\"string\",\"pattern\":\"^.$\"}", "\"a\" \"\\\"\" \"\\\\\" \"\xe2\x82\xac\" ! \"\\n\" \"\xe2\x80\xa8\" \"\\u0061\"");
+    check("{\"type\":\"string\",\"pattern\":\"^(?:[^\\\\u0000-\\\\uD7FF]a|[\\\\uE000-\\\\u{10FFFF}]b)$\"}", "\"\xee\x80\x80" "a\" \"\xee\x80\x80" "b\" ! \"aa\"");
     check("{\"type\":\"string\",\"format\":\"date\"}", "\"2024-02-29\" \"2000-02-29\" ! \"2023-02-29\" \"1900-02-29\" \"2024-04-31\" \"2024-13-01\" \"24-01-01\"");
     check("{\"type\":\"string\",\"format\":\"date-time\"}", "\"2024-02-29T23:59:59.123Z\" \"2024-01-01T00:00:00+01:00\" ! \"2024-01-01\" \"2024-01-01T24:00:00Z\"");
     check("{\"type\":\"string\",\"format\":\"uuid\"}", "\"123e4567-e89b-12d3-a456-426614174000\" ! \"123e4567e89b12d3a456426614174000\"");
@@ -255,6 +257,80 @@ static void test_refused_patterns(void **state)
 }
 
 /* What tries to take time, memory or stack: refused, or done within the bounds. */
+/* Seconds of this processor that a schema takes, whatever comes of it. */
+static double seconds_of(const nm_str *schema)
+{
+    char *gbnf;
+    size_t length;
+    clock_t begin = clock();
+    nm_err err = nm_schema_grammar(&gbnf, &length, schema->data, schema->length);
+    assert_true(err == NM_OK || err == NM_USAGE);
+    nm_free(gbnf);
+    return (double)(clock() - begin) / CLOCKS_PER_SEC;
+}
+
+/* Values that are compared with each other: numbers that must be written out for it, and objects whose members are looked for. */
+static void test_cost_of_values(void **state)
+{
+    nm_str s = {0};
+    (void)state;
+    for (int k = 0; k < 2; k++) {
+        nm_str_puts(&s, k ? ",{\"enum\":[0.25" : "{\"allOf\":[{\"enum\":[0.25");
+        for (int i = 0; i < 2000; i++) nm_str_printf(&s, ",%d.1234567890123%d", i, k + 1);
+        nm_str_puts(&s, "]}");
+    }
+    nm_str_puts(&s, "]}");
+    assert_true(seconds_of(&s) < 20);
+    s.length = 0;
+    for (int k = 0; k < 2; k++) {
+        nm_str_puts(&s, k ? ",{\"enum\":[{" : "{\"allOf\":[{\"enum\":[{");
+        for (int i = 0; i < 10000; i++) nm_str_printf(&s, "%s\"k%d\":1", i ? "," : "", k ? 9999 - i : i);
+        nm_str_puts(&s, "}]}");
+    }
+    nm_str_puts(&s, "]}");
+    refuse(s.data, "too complex");
+    s.length = 0;
+    for (int i = 0; i < 20000; i++) nm_str_printf(&s, "%s\"v%d\"", i ? "," : "{\"enum\":[", i);
+    nm_str_puts(&s, "]}");
+    nm_grammar *grammar = open_schema(s.data);      /* a list is not compared with itself */
+    assert_non_null(grammar);
+    nm_grammar_close(&grammar);
+    nm_str_free(&s);
+}
+
+/* References that are looked for among many definitions, by way of others, again and again; and lists of types. */
+static void test_cost_of_references(void **state)
+{
+    nm_str s = {0};
+    (void)state;
+    nm_str_puts(&s, "{\"$defs\":{");
+    for (int i = 0; i < 20000; i++) nm_str_printf(&s, "\"d%d\":{},", i);
+    for (int i = 0; i < 60; i++) nm_str_printf(&s, "\"r%d\":{\"$ref\":\"#/$defs/r%d\"},", i, i + 1);
+    nm_str_puts(&s, "\"r60\":{\"type\":\"null\"}},\"prefixItems\":[{}");
+    for (int i = 0; i < 2000; i++) nm_str_puts(&s, ",{\"$ref\":\"#/$defs/r0\"}");
+    nm_str_puts(&s, "]}");
+    refuse(s.data, "too complex");
+    s.length = 0;
+    nm_str_puts(&s, "{\"type\":[\"null\"");
+    for (int i = 0; i < 50000; i++) nm_str_puts(&s, ",\"string\"");
+    nm_str_puts(&s, "]}");
+    refuse(s.data, "#/type: must be a type's name");
+    check("{\"type\":[\"null\",\"boolean\",\"number\",\"integer\",\"string\",\"array\",\"object\"]}", "null true 1.5 1 \"\" [] {}");
+    nm_str_free(&s);
+}
+
+/* Sets of many single characters, which each state of an automaton asks for. */
+static void test_cost_of_sets(void **state)
+{
+    nm_str s = {0};
+    (void)state;
+    nm_str_puts(&s, "{\"pattern\":\"^[");
+    for (int i = 0; i < 8000; i++) nm_str_printf(&s, "\\\\u%04x", 0x4e00 + 2 * i);
+    nm_str_puts(&s, "]{100}$\"}");
+    assert_true(seconds_of(&s) < 3);
+    nm_str_free(&s);
+}
+
 static void test_hostile(void **state)
 {
     nm_str s = {0};
@@ -845,6 +921,8 @@ int main(void)
         cmocka_unit_test(test_patterns_alone),
         cmocka_unit_test(test_types), cmocka_unit_test(test_values), cmocka_unit_test(test_numbers), cmocka_unit_test(test_strings), cmocka_unit_test(test_arrays),
         cmocka_unit_test(test_objects), cmocka_unit_test(test_combinations), cmocka_unit_test(test_references), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_refused_patterns), cmocka_unit_test(test_hostile), cmocka_unit_test(test_suite), cmocka_unit_test(test_random), cmocka_unit_test(test_allocations)};
+        cmocka_unit_test(test_refused_patterns), cmocka_unit_test(test_hostile), cmocka_unit_test(test_cost_of_values),
+        cmocka_unit_test(test_cost_of_references), cmocka_unit_test(test_cost_of_sets),
+        cmocka_unit_test(test_suite), cmocka_unit_test(test_random), cmocka_unit_test(test_allocations)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

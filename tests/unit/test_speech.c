@@ -376,6 +376,28 @@ static void test_cut(void **state)
     family("<tool_call>", "<tool_c", "c(<tool_c)");
 }
 
+/* A header that is longer than any counts for text, in one piece as in many. */
+static void test_long_header(void **state)
+{
+    (void)state;
+    nm_speech_options o = {.template_text = "<|channel|><|message|>", .tools = tools};
+    for (int n = 480; n < 520; n++) {
+        char text[600], expected[600];
+        int shown = n + 11 <= 512 ? 0 : n;
+        memset(text, 'x', sizeof text);
+        memcpy(text, "<|channel|>", 11);
+        snprintf(text + n, sizeof text - (size_t)n, "<|message|>hi");
+        snprintf(expected, sizeof expected, "c(%.*shi)", shown, text);
+        heard whole = {0}, cut = {0};
+        assert_int_equal(feed(&whole, &o, text, strlen(text), sizeof text), NM_OK);
+        assert_int_equal(feed(&cut, &o, text, strlen(text), 1), NM_OK);
+        assert_string_equal(whole.text.data, expected);
+        assert_string_equal(cut.text.data, expected);
+        forget(&whole);
+        forget(&cut);
+    }
+}
+
 /* ---- Grammars of calls ------------------------------------------------------------------------------------------------ */
 
 static const char asked[] =
@@ -538,6 +560,33 @@ static void test_grammar_marks(void **state)
     assert_false(nm_speech_is_mark("<|im_end|>") || nm_speech_is_mark("think") || nm_speech_is_mark("<"));
 }
 
+/* Parameters that are strings by other words than "type": "string": the grammar writes them as JSON, and so they are read. */
+static void test_grammar_strings(void **state)
+{
+    (void)state;
+    static const char paint[] = "[{\"name\":\"paint\",\"parameters\":{\"type\":\"object\",\"required\":[\"a\",\"b\",\"c\",\"d\"],\"properties\":{\"a\":{\"enum\":[\"red\",\"blue\"]},"
+        "\"b\":{\"type\":[\"string\"]},\"c\":{\"anyOf\":[{\"const\":\"x\"},{\"type\":\"string\"}]},\"d\":{\"type\":\"string\"}}}}]";
+    static const struct { const char *template_text, *text, *plain; } all[] = {
+        {"<tool_call> <function=", "<tool_call>\n<function=paint>\n<parameter=a>\n\"red\"\n</parameter>\n<parameter=b>\n\"x y\"\n</parameter>\n<parameter=c>\n\"x\"\n</parameter>\n"
+            "<parameter=d>\n\"d\"\n</parameter>\n</function>\n</tool_call>", "<tool_call>\n<function=paint>\n<parameter=a>\nred\n</parameter>\n"},
+        {"<tool_call> <arg_key>", "<tool_call>paint\n<arg_key>a</arg_key>\n<arg_value>\"red\"</arg_value>\n<arg_key>b</arg_key>\n<arg_value>\"x y\"</arg_value>\n<arg_key>c</arg_key>\n"
+            "<arg_value>\"x\"</arg_value>\n<arg_key>d</arg_key>\n<arg_value>\"d\"</arg_value>\n</tool_call>", "<tool_call>paint\n<arg_key>a</arg_key>\n<arg_value>red</arg_value>\n"},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        nm_speech_options o = {.template_text = all[i].template_text, .tools = paint};
+        char *gbnf;
+        size_t length;
+        bound b = {0};
+        assert_int_equal(nm_speech_grammar(&gbnf, &length, all[i].template_text, paint, NULL, true, false), NM_OK);
+        assert_int_equal(nm_grammar_open(&b.grammar, gbnf, length), NM_OK);
+        assert_true(fits(&b, all[i].text));
+        expect(&o, all[i].text, "0:paint{\"a\": \"red\", \"b\": \"x y\", \"c\": \"x\", \"d\": \"\\\"d\\\"\"}");
+        expect(&o, all[i].plain, "0:paint{\"a\": \"red\"}");
+        nm_grammar_close(&b.grammar);
+        nm_free(gbnf);
+    }
+}
+
 static void test_grammar_faults(void **state)
 {
     (void)state;
@@ -638,7 +687,7 @@ int main(void)
         cmocka_unit_test(test_grammar_hermes),
         cmocka_unit_test(test_grammar_parameters),
         cmocka_unit_test(test_grammar_families),
-        cmocka_unit_test(test_cut), cmocka_unit_test(test_grammar_marks), cmocka_unit_test(test_grammar_faults),
+        cmocka_unit_test(test_cut), cmocka_unit_test(test_long_header), cmocka_unit_test(test_grammar_marks), cmocka_unit_test(test_grammar_strings), cmocka_unit_test(test_grammar_faults),
         cmocka_unit_test(test_templates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
