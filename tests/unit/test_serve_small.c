@@ -337,6 +337,32 @@ static void test_gemma(void **state)
     nm_engine_close(&e);
 }
 
+/* What looking a name up takes, in allocations. */
+static int64_t looked_up(nm_engine *e, const char *name, nm_err expected)
+{
+    nm_held *held;
+    int64_t before = nm_mem_count();
+    assert_int_equal(nm_engine_hold(e, name, NULL, &held), expected);
+    return nm_mem_count() - before;
+}
+
+/* A name whose every front could be a model costs no more than a stack of as many adapters as there may be. */
+static void test_long_names(void **state)
+{
+    char fronts[1001], name[200] = "wide";
+    (void)state;
+    nm_engine *e = open_engine("wide", (nm_engine_options){0});
+    for (int i = 0; i < 64; i++) strcat(name, "+2");
+    looked_up(e, name, NM_NOT_FOUND);
+    strcat(name, "+2");
+    looked_up(e, name, NM_USAGE);
+    memset(fronts, '+', sizeof fronts - 1);
+    fronts[sizeof fronts - 1] = 0;
+    int64_t plain = looked_up(e, "nothing", NM_NOT_FOUND), most = looked_up(e, fronts, NM_USAGE);
+    if (most > 64 * plain) fail_msg("%lld allocations for a plain name, %lld for one of many fronts", (long long)plain, (long long)most);
+    nm_engine_close(&e);
+}
+
 /* ---- Memory that does not hold all ------------------------------------------------------------------------------------------------------------------ */
 
 /* Bytes that the engine speaks for. */
@@ -457,7 +483,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_windows_together), cmocka_unit_test(test_windows_kept), cmocka_unit_test(test_windows_alike), cmocka_unit_test(test_memory_bound),
-        cmocka_unit_test(test_memory_of_answers), cmocka_unit_test(test_gemma),
+        cmocka_unit_test(test_memory_of_answers), cmocka_unit_test(test_long_names), cmocka_unit_test(test_gemma),
     };
     return cmocka_run_group_tests_name("serve_small", tests, set_up, tear_down);
 }
