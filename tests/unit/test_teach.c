@@ -478,6 +478,22 @@ static void test_nothing_written(void **state)
     json_decref(file);
 }
 
+/* The same of one that was stopped before it wrote anything, though it can go on. */
+static void test_stopped_early(void **state)
+{
+    char id[NM_TEACH_ID], path[256];
+    upload(id, "talks.jsonl");
+    begin_run(id, LONG, "others");
+    json_decref(ask("POST", "/nm/teach/stop", "", 202));
+    json_decref(wait_for("stopped"));
+    assert_false(is_there("others"));
+    snprintf(path, sizeof path, "%s/nomoat/adapters/others", folder);
+    assert_int_equal(nm_folder_make(path, 0700), NM_OK);
+    json_decref(ask("POST", "/nm/teach/discard", "", 200));
+    assert_true(is_there("others"));
+    assert_int_equal(rmdir(path), 0);
+}
+
 /* One server at a time teaches in a folder; the other answers all the same. */
 static void test_two_servers(void **state)
 {
@@ -854,7 +870,7 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        TEST(test_files), TEST(test_files_stay), TEST(test_lessons_refused), TEST(test_bad_rows), TEST(test_nothing_written), TEST(test_two_servers),
+        TEST(test_files), TEST(test_files_stay), TEST(test_lessons_refused), TEST(test_bad_rows), TEST(test_nothing_written), TEST(test_stopped_early), TEST(test_two_servers),
         TEST(test_preview), TEST(test_forecast), TEST(test_run), TEST(test_discard), TEST(test_stop_and_resume), TEST(test_minutes),
         TEST(test_killed), TEST(test_stack), TEST(test_memory), TEST(test_full_disk), TEST(test_file_is_gone), TEST(test_words), TEST(test_events), TEST(test_chats), TEST(test_explain),
     };
