@@ -176,10 +176,10 @@ static void stop_waiting(nm_engine *e)
     pthread_mutex_unlock(&e->lock);
 }
 
-static void do_call(nm_job *j, nm_err err)
+static void do_call(nm_job *j)
 {
-    nm_served served = err == NM_OK ? nm_variant_served(j->variant) : (nm_served){0};
-    j->call(j->listener.arg, err == NM_OK ? &served : NULL, err);
+    nm_served served = nm_variant_served(j->variant);
+    j->call(j->listener.arg, &served, NM_OK);
 }
 
 static void handle(nm_engine *e, nm_job *j, bool slow)
@@ -193,7 +193,7 @@ static void handle(nm_engine *e, nm_job *j, bool slow)
         return;
     }
     j->load_seconds = nm_clock_seconds() - from;
-    if (j->kind == NM_JOB_CALL) do_call(j, err);
+    if (err == NM_OK && j->kind == NM_JOB_CALL) do_call(j);
     else if (err == NM_OK) err = j->kind == NM_JOB_EMBED ? nm_embed_ready(j, &code) : make_ready(j, &code);
     if (err == NM_OK && j->kind != NM_JOB_CALL) {
         pass_on(e, j, &e->ready);

@@ -96,7 +96,7 @@ void nm_job_end(nm_job *j, nm_err err, const char *code)
     nm_session_close(&j->shelved);
     count_end(e, j, &end);
     if (j->kind != NM_JOB_CALL) tell_end(j, &end);
-    else if (j->refusal) j->call(j->listener.arg, NULL, err);
+    else if (err != NM_OK) j->call(j->listener.arg, NULL, err);      /* wherever it came to its end: whoever asked waits */
     if (j->variant) nm_names_leave(e, j->variant, keep_alive_of(j));
     j->variant = NULL;
     nm_job_release(&j);

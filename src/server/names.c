@@ -89,19 +89,20 @@ nm_base *nm_names_at(const nm_engine *e, const char *path)
     return NULL;
 }
 
+/* What the store and the cache have, read once for all fronts of a name. */
+typedef struct stored { nm_found *list; size_t count; bool read; } stored;
+
 /* A base by its name, also from the store and the cache; *out stays NULL where there is none. */
-static nm_err find_base(nm_engine *e, const char *name, size_t n, nm_base **out)
+static nm_err find_base(nm_engine *e, stored *s, const char *name, size_t n, nm_base **out)
 {
-    nm_found *list;
-    size_t count;
     nm_err err = NM_OK;
     n = plain_length(name, n);
     *out = known_base(e, name, n);
     if (*out) return NM_OK;
-    NM_TRY(nm_found_list(&list, &count, NULL));
-    for (size_t i = 0; !*out && err == NM_OK && i < count; i++)
-        if (same(list[i].name, name, n)) err = add_base(e, &list[i], (nm_base){0}, out);
-    nm_found_list_free(list, count);
+    if (!s->read) NM_TRY(nm_found_list(&s->list, &s->count, NULL));
+    s->read = true;
+    for (size_t i = 0; !*out && err == NM_OK && i < s->count; i++)
+        if (same(s->list[i].name, name, n)) err = add_base(e, &s->list[i], (nm_base){0}, out);
     return err;
 }
 
@@ -240,6 +241,8 @@ static nm_err no_model(const char *name)
     return nm_fail(NM_NOT_FOUND, "The model \"%s\" does not exist: GET /v1/models lists those that do", name);
 }
 
+static nm_err too_many(void) { return nm_fail(NM_USAGE, "a stack has at most %d adapters", STACK_MOST); }
+
 static nm_err check_scale(double scale)
 {
     return scale >= -1000 && scale <= 1000 ? NM_OK : nm_fail(NM_USAGE, "an adapter's scale is %g: give -1000 to 1000", scale);
@@ -248,7 +251,7 @@ static nm_err check_scale(double scale)
 static nm_err add_part(nm_engine *e, parts *p, const char *name, size_t n, double scale)
 {
     part *to = &p->part[p->count];
-    if (p->count == STACK_MOST) return nm_fail(NM_USAGE, "a stack has at most %d adapters", STACK_MOST);
+    if (p->count == STACK_MOST) return too_many();
     NM_TRY(check_scale(scale));
     NM_TRY(find_adapter(e, name, n, &to->a));
     if (!to->a.name) return nm_fail(NM_NOT_FOUND, "The adapter \"%.*s\" does not exist: GET /v1/models lists those that do", (int)(n < 200 ? n : 200), name);
@@ -277,7 +280,7 @@ static nm_err add_adapter_text(nm_engine *e, parts *p, const char *text, size_t 
 static nm_err add_found(parts *p, const nm_found_adapter *f)
 {
     part *to = &p->part[p->count];
-    if (p->count == STACK_MOST) return nm_fail(NM_USAGE, "a stack has at most %d adapters", STACK_MOST);
+    if (p->count == STACK_MOST) return too_many();
     NM_TRY(copy_named(&to->a, f->name, f->path));
     to->scale = f->scale;
     p->count++;
@@ -314,19 +317,30 @@ static nm_err find_persona(nm_engine *e, const char *name, size_t n, nm_base **b
     return err;
 }
 
-/* The longest front of the name that is a base or a persona, and what follows it. A name that is an adapter alone stands on the first base. */
+/* The longest front of the name that is a base or a persona, *end bytes. Each costs a look at the disk: of what can be no stack none is looked up. */
+static nm_err find_front(nm_engine *e, stored *s, const char *name, nm_base **base, parts *p, size_t *end)
+{
+    *end = strlen(name);
+    for (size_t behind = 0; behind <= STACK_MOST; behind++) {
+        NM_TRY(find_base(e, s, name, *end, base));
+        if (!*base) NM_TRY(find_persona(e, name, *end, base, p));
+        if (*base) return NM_OK;
+        while (*end && name[*end - 1] != '+') --*end;
+        if (!*end) return NM_OK;
+        --*end;
+    }
+    return too_many();
+}
+
+/* What a name stands on, and the adapters behind. A name that is an adapter alone stands on the first base. */
 static nm_err parse_name(nm_engine *e, const char *name, nm_base **base, parts *p)
 {
-    size_t n = strlen(name), end = n;
+    stored s = {0};
+    size_t end;
     *base = NULL;
-    for (;;) {
-        NM_TRY(find_base(e, name, end, base));
-        if (!*base) NM_TRY(find_persona(e, name, end, base, p));
-        if (*base) break;
-        while (end && name[end - 1] != '+') end--;
-        if (!end) break;
-        end--;
-    }
+    nm_err err = find_front(e, &s, name, base, p, &end);
+    if (s.read) nm_found_list_free(s.list, s.count);
+    NM_TRY(err);
     const char *rest = *base ? name + end : name;
     if (!*base) {       /* "+ADAPTER", or an adapter's name */
         nm_named_adapter a;

@@ -329,6 +329,18 @@ static int32_t known_in_memory(nm_engine *e, const nm_job *j)
     return most;
 }
 
+/* Bytes that more may be loaded of: what is loaded for requests that wait counts for nobody yet, so beside one there is a quarter of what may be kept. */
+static uint64_t room_to_load(nm_engine *e)
+{
+    uint64_t loaded = 0;
+    pthread_mutex_lock(&e->lock);
+    for (const nm_job *j = e->ready; j; j = j->next)
+        if (j->shelved) loaded += nm_session_need(e, j->variant->base, (size_t)nm_session_length(j->shelved));
+    pthread_mutex_unlock(&e->lock);
+    uint64_t most = loaded ? e->kept_most / 4 : e->kept_most;
+    return loaded < most ? most - loaded : 0;
+}
+
 /* The file of at most so many tokens that knows most of the prompt; NULL where none knows enough. New text (nm_free). */
 static nm_err find(const nm_shelf *s, const label *of, const int32_t *ids, int32_t known, int32_t longest, char **found)
 {
@@ -370,7 +382,7 @@ void nm_shelf_find(nm_engine *e, nm_job *j)
     if (!e->shelf || j->ask.no_cache || j->ask.echo_logprobs || n < LEVEL) return;
     label l = label_of(key_of(e, j->variant), j->ids, n);
     const nm_base *b = j->variant->base;
-    uint64_t longest = e->kept_most / (nm_session_need(e, b, (size_t)b->context) / (uint64_t)b->context + 1);      /* more would not be kept */
+    uint64_t longest = room_to_load(e) / (nm_session_need(e, b, (size_t)b->context) / (uint64_t)b->context + 1);      /* more would not be kept */
     nm_err err = find(e->shelf, &l, j->ids, known_in_memory(e, j), longest < INT32_MAX ? (int32_t)longest : INT32_MAX, &path);
     if (err == NM_OK && path) err = load(j, &j->shelved, path);
     if (err != NM_OK) nm_engine_note(e, nm_error_text());

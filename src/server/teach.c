@@ -91,6 +91,15 @@ static bool is_taken(const char *name)
     return taken;
 }
 
+static bool has_file(const char *name, const char *file)
+{
+    char *path;
+    if (!name || nm_teach_adapter_path(name, file, &path) != NM_OK) return false;
+    bool there = !access(path, F_OK);
+    nm_free(path);
+    return there;
+}
+
 static void unlink_checkpoint(const char *name)
 {
     char *path;
@@ -218,13 +227,13 @@ static bool may_decide(const nm_teach_run *r, nm_teach_decision decision, bool t
 
 nm_err nm_teach_decide(nm_teach *t, nm_teach_decision decision, nm_teach_refusal *no)
 {
-    char *name = NULL, *path = NULL;
+    char *name = NULL;
     pthread_mutex_lock(&t->lock);
     if (t->run.name) name = nm_strndup(t->run.name, strlen(t->run.name));
     pthread_mutex_unlock(&t->lock);
-    bool there = name && nm_teach_adapter_path(name, "adapter_model.safetensors", &path) == NM_OK && !access(path, F_OK);
+    bool there = has_file(name, "adapter_model.safetensors"), begun = has_file(name, "checkpoint.safetensors");
     pthread_mutex_lock(&t->lock);
-    bool ours = t->run.result || t->run.resumable || t->run.where.kept > 0;     /* else it has written nothing, and what has its name now is somebody's */
+    bool ours = t->run.result || (t->run.resumable && begun) || t->run.where.kept > 0;      /* else it has written nothing, and what has its name now is somebody's */
     bool good = t->deciding ? refuse(no, "decided", "that is being decided already") : may_decide(&t->run, decision, there, no);
     if (good) {
         t->deciding = true;
@@ -247,7 +256,6 @@ nm_err nm_teach_decide(nm_teach *t, nm_teach_decision decision, nm_teach_refusal
         t->deciding = false;
         pthread_mutex_unlock(&t->lock);
     }
-    nm_free(path);
     nm_free(name);
     return err;
 }

@@ -210,13 +210,24 @@ static void recall(nm_teach_files *f, const char *entry)
     nm_free(path);
 }
 
-static void sweep(nm_teach_files *f, const char *folder, char **names, size_t count)
+static bool came_whole(char **names, size_t count, const char *id)
+{
+    char beside[NM_TEACH_ID + sizeof about];
+    snprintf(beside, sizeof beside, "%s%s", id, about);
+    for (size_t i = 0; i < count; i++)
+        if (!strcmp(names[i], beside)) return true;
+    return false;
+}
+
+/* What was left out for want of memory or of a file's number is whole all the same, and stays. */
+static void sweep(const char *folder, char **names, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
         char id[NM_TEACH_ID];
         nm_str path = {0};
         snprintf(id, sizeof id, "%.32s", names[i]);
-        if (is_id(names[i], strcspn(names[i], ".")) && !find(f, id) && nm_str_printf(&path, "%s/%s", folder, names[i]) == NM_OK) unlink(path.data);
+        bool half = is_id(names[i], strcspn(names[i], ".")) && !came_whole(names, count, id);
+        if (half && nm_str_printf(&path, "%s/%s", folder, names[i]) == NM_OK) unlink(path.data);
         nm_str_free(&path);
     }
 }
@@ -236,7 +247,7 @@ nm_err nm_teach_files_open(nm_teach_files *f, const char *folder)
     nm_names_free(names, count);
     names = NULL, count = 0;
     if (err == NM_OK) err = nm_folder_names(&names, &count, files.data, "");
-    if (err == NM_OK) sweep(f, files.data, names, count);
+    if (err == NM_OK) sweep(files.data, names, count);
     nm_names_free(names, count);
     nm_str_free(&files);
     return err;

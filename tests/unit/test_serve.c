@@ -741,6 +741,28 @@ static void wait_stalled(stall *h, bool holds)
     pthread_mutex_unlock(&h->lock);
 }
 
+typedef struct called { pthread_mutex_t lock; bool over; nm_err err; } called;
+static void on_called(void *arg, const nm_served *served, nm_err err)
+{
+    called *c = arg;
+    pthread_mutex_lock(&c->lock);
+    c->over = true;
+    c->err = served ? NM_OK : err;
+    pthread_mutex_unlock(&c->lock);
+}
+
+static nm_err wait_called(called *c)
+{
+    bool over = false;
+    for (double until = nm_clock_seconds() + 30; !over && nm_clock_seconds() < until; usleep(1000)) {
+        pthread_mutex_lock(&c->lock);
+        over = c->over;
+        pthread_mutex_unlock(&c->lock);
+    }
+    assert_true(over);
+    return c->err;
+}
+
 /* What is short does not wait for what is long, whoever waits behind that may leave, and what can never fit is not read to its end. */
 static void test_long_texts(void **state)
 {
@@ -765,6 +787,12 @@ static void test_long_texts(void **state)
     nm_job_cancel(leaves.job);
     finish(&leaves);
     assert_int_equal(leaves.end.err, NM_INTERRUPTED);
+    called call = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    nm_job *job;
+    assert_int_equal(nm_engine_call_text(e, NULL, LONG, on_called, &call, &job), NM_OK);
+    nm_job_cancel(job);
+    nm_job_release(&job);
+    assert_int_equal(wait_called(&call), NM_INTERRUPTED);
     wait_stalled(&h, false);
     finish(&stays);
     assert_int_equal(stays.end.err, NM_USAGE);

@@ -337,6 +337,92 @@ static void test_gemma(void **state)
     nm_engine_close(&e);
 }
 
+/* Sessions that are loaded from files for requests which have not begun; whether all of these are ready to. */
+static uint64_t loaded_ahead(nm_engine *e, int expected)
+{
+    uint64_t bytes = 0;
+    int n = 0;
+    pthread_mutex_lock(&e->lock);
+    for (const nm_job *j = e->ready; j; j = j->next, n++)
+        if (j->shelved) bytes += nm_session_need(e, j->variant->base, (size_t)nm_session_length(j->shelved));
+    pthread_mutex_unlock(&e->lock);
+    return n == expected ? bytes : UINT64_MAX;
+}
+
+/* Prompts that files know wait behind an answer: what is loaded for them stays within the bound of what is kept. */
+static void test_loaded_ahead(void **state)
+{
+    enum { WAIT = 12, PROMPT = 900 };
+    static int32_t ids[WAIT][PROMPT];
+    static client waits[WAIT];
+    char kept[128];
+    client stream = {0};
+    uint64_t bytes;
+    (void)state;
+    snprintf(kept, sizeof kept, "%s/kept", folder);
+    nm_engine *e = open_engine("wide", (nm_engine_options){.memory = 2000000000, .kept_folder = kept});
+    for (int i = 0; i < WAIT; i++) {
+        client c = {0};
+        fill(ids[i], PROMPT, 60 + (uint64_t)i);
+        nm_ask a = ask_ids("wide", ids[i], PROMPT, 1);
+        begin(e, &c, &a);
+        ends_well(&c);
+        forget(&c);
+    }
+    uint64_t most = 2 * nm_session_need(e, e->base[0], PROMPT + 1);
+    nm_engine_close(&e);
+    e = open_engine("wide", (nm_engine_options){.memory = 2000000000, .kept_folder = kept, .kept = most, .parallel = 1});
+    nm_ask a = ask_ids("wide", ids[0], 10, CONTEXT - 10);
+    begin(e, &stream, &a);
+    for (bool some = false; !some; usleep(500)) {
+        pthread_mutex_lock(&stream.lock);
+        some = stream.pieces > 0;
+        pthread_mutex_unlock(&stream.lock);
+    }
+    for (int i = 0; i < WAIT; i++) {
+        nm_ask b = ask_ids("wide", ids[i], PROMPT, 1);
+        begin(e, &waits[i], &b);
+    }
+    while ((bytes = loaded_ahead(e, WAIT)) == UINT64_MAX && !stream.ended) usleep(1000);
+    assert_int_equal(stream.ended, 0);
+    if (bytes > most) print_error("%llu of %llu bytes\n", (unsigned long long)bytes, (unsigned long long)most);
+    assert_in_range(bytes, 1, most);
+    nm_job_cancel(stream.job);
+    finish(&stream);
+    forget(&stream);
+    for (int i = 0; i < WAIT; i++) {
+        ends_well(&waits[i]);
+        forget(&waits[i]);
+    }
+    nm_engine_close(&e);
+}
+
+/* What looking a name up takes, in allocations. */
+static int64_t looked_up(nm_engine *e, const char *name, nm_err expected)
+{
+    nm_held *held;
+    int64_t before = nm_mem_count();
+    assert_int_equal(nm_engine_hold(e, name, NULL, &held), expected);
+    return nm_mem_count() - before;
+}
+
+/* A name whose every front could be a model costs no more than a stack of as many adapters as there may be. */
+static void test_long_names(void **state)
+{
+    char fronts[1001], name[200] = "wide";
+    (void)state;
+    nm_engine *e = open_engine("wide", (nm_engine_options){0});
+    for (int i = 0; i < 64; i++) strcat(name, "+2");
+    looked_up(e, name, NM_NOT_FOUND);
+    strcat(name, "+2");
+    looked_up(e, name, NM_USAGE);
+    memset(fronts, '+', sizeof fronts - 1);
+    fronts[sizeof fronts - 1] = 0;
+    int64_t plain = looked_up(e, "nothing", NM_NOT_FOUND), most = looked_up(e, fronts, NM_USAGE);
+    if (most > 64 * plain) fail_msg("%lld allocations for a plain name, %lld for one of many fronts", (long long)plain, (long long)most);
+    nm_engine_close(&e);
+}
+
 /* ---- Memory that does not hold all ------------------------------------------------------------------------------------------------------------------ */
 
 /* Bytes that the engine speaks for. */
@@ -457,7 +543,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_windows_together), cmocka_unit_test(test_windows_kept), cmocka_unit_test(test_windows_alike), cmocka_unit_test(test_memory_bound),
-        cmocka_unit_test(test_memory_of_answers), cmocka_unit_test(test_gemma),
+        cmocka_unit_test(test_memory_of_answers), cmocka_unit_test(test_long_names), cmocka_unit_test(test_loaded_ahead), cmocka_unit_test(test_gemma),
     };
     return cmocka_run_group_tests_name("serve_small", tests, set_up, tear_down);
 }

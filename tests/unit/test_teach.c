@@ -288,6 +288,39 @@ static void test_files(void **state)
     json_decref(list);
 }
 
+/* Of JSON's allocations the one that fails; -1: none. */
+static int failing = -1;
+static void *fail_once(size_t bytes) { return failing >= 0 && failing-- == 0 ? NULL : malloc(bytes); }
+
+/* A server that begins while memory lacks for a moment removes nothing that is whole; what never came to be whole goes. */
+static void test_files_stay(void **state)
+{
+    enum { MOST = 50 };
+    static const char half[] = "0123456789abcdef0123456789abcdef.jsonl";
+    char id[NM_TEACH_ID], place[96], path[256], left[256];
+    nm_teach_files f;
+    upload(id, "talks.jsonl");
+    end_server();
+    snprintf(place, sizeof place, "%s/nomoat/teach", folder);
+    snprintf(path, sizeof path, "%s/files/%s.jsonl", place, id);
+    snprintf(left, sizeof left, "%s/files/%s", place, half);
+    json_set_alloc_funcs(fail_once, free);
+    for (int i = 0; i < MOST; i++) {
+        failing = i;
+        assert_int_equal(nm_teach_files_open(&f, place), NM_OK);
+        nm_teach_files_close(&f);
+        assert_int_equal(access(path, F_OK), 0);
+    }
+    json_set_alloc_funcs(malloc, free);
+    assert_int_equal(nm_file_write(left, "x", 1), NM_OK);
+    assert_int_equal(nm_teach_files_open(&f, place), NM_OK);
+    assert_int_equal(f.count, 1);
+    nm_teach_files_close(&f);
+    assert_int_equal(access(path, F_OK), 0);
+    assert_int_not_equal(access(left, F_OK), 0);
+    begin_server();
+}
+
 static void test_lessons_refused(void **state)
 {
     char id[NM_TEACH_ID];
@@ -443,6 +476,22 @@ static void test_nothing_written(void **state)
     assert_true(is_there("others"));
     assert_int_equal(rmdir(path), 0);
     json_decref(file);
+}
+
+/* The same of one that was stopped before it wrote anything, though it can go on. */
+static void test_stopped_early(void **state)
+{
+    char id[NM_TEACH_ID], path[256];
+    upload(id, "talks.jsonl");
+    begin_run(id, LONG, "others");
+    json_decref(ask("POST", "/nm/teach/stop", "", 202));
+    json_decref(wait_for("stopped"));
+    assert_false(is_there("others"));
+    snprintf(path, sizeof path, "%s/nomoat/adapters/others", folder);
+    assert_int_equal(nm_folder_make(path, 0700), NM_OK);
+    json_decref(ask("POST", "/nm/teach/discard", "", 200));
+    assert_true(is_there("others"));
+    assert_int_equal(rmdir(path), 0);
 }
 
 /* One server at a time teaches in a folder; the other answers all the same. */
@@ -821,7 +870,7 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        TEST(test_files), TEST(test_lessons_refused), TEST(test_bad_rows), TEST(test_nothing_written), TEST(test_two_servers),
+        TEST(test_files), TEST(test_files_stay), TEST(test_lessons_refused), TEST(test_bad_rows), TEST(test_nothing_written), TEST(test_stopped_early), TEST(test_two_servers),
         TEST(test_preview), TEST(test_forecast), TEST(test_run), TEST(test_discard), TEST(test_stop_and_resume), TEST(test_minutes),
         TEST(test_killed), TEST(test_stack), TEST(test_memory), TEST(test_full_disk), TEST(test_file_is_gone), TEST(test_words), TEST(test_events), TEST(test_chats), TEST(test_explain),
     };
