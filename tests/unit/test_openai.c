@@ -427,6 +427,7 @@ static void test_refusals(void **state)
         {R("\"input\":[{\"type\":\"function_call_output\",\"call_id\":\"x\"}]"), "input[0].output", "missing"}, {R("\"input\":\"a\",\"background\":true"), "background", "stream"},
         {R("\"input\":\"a\",\"conversation\":\"c\""), "conversation", "previous_response_id"}, {R("\"input\":\"a\",\"tools\":[{\"type\":\"file_search\"}]"), "tools[0]", "file_search"},
         {R("\"input\":\"a\",\"text\":{\"format\":{\"type\":\"json_schema\"}}"), "text.format.schema", "object"}, {R("\"input\":\"a\",\"include\":[1]"), "include", "strings"},
+        {R("\"input\":\"a\",\"metadata\":[]"), "metadata", "object"},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         fake_reset();
