@@ -11,7 +11,8 @@ export function h(name, attributes, ...children) {
         else if (PROPERTIES.has(key)) { if (value != null) element[key] = value; }
         else if (value != null && value !== false) element.setAttribute(key, value === true ? '' : value);
     }
-    element.append(...children.flat(Infinity).filter((child) => child != null && child !== false));
+    // One by one: as arguments of one call, more than some hundred thousand overflow the stack.
+    for (const child of children.flat(Infinity)) if (child != null && child !== false) element.append(child);
     return element;
 }
 

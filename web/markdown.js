@@ -4,12 +4,12 @@ import {copy, h, icon} from '/dom.js';
 import {highlight} from '/highlight.js';
 
 const DEEPEST = 12;
-const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^`]*)$/;
-const HEADING = /^ {0,3}(#{1,6})(?:\s+(.*?))?(?:\s+#+)?\s*$/;
+const FENCE = /^ {0,3}(`{3,}|~{3,}(?!~))([^`]*)$/;
+const HEADING = /^ {0,3}(#{1,6})(?:\s([^]*))?$/;
 const RULE = /^ {0,3}(?:(?:-\s*){3,}|(?:_\s*){3,}|(?:\*\s*){3,})$/;
 const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( {0,3})([-*+]|\d{1,9}[.)])(?:( +)(.*)|$)/;
-const COLUMNS = /^\s*\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*$/;
+const COLUMNS = /^\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?$/;     // of a line without blanks around it
 const blank = (line) => line.trim() === '';
 
 // Makes the container show the text. Blocks that are as before keep their nodes, so that a growing answer costs its last block alone.
@@ -77,8 +77,11 @@ function codeBlock(code, language) {
 function heading(lines, from) {
     const m = HEADING.exec(lines[from]);
     // The page's own headings end at the second level.
-    return m && {kind: 'heading', to: from + 1, build: () => inline(h(`h${Math.min(m[1].length + 2, 6)}`, {class: `level-${m[1].length}`}), m[2] ?? '', 0)};
+    return m && {kind: 'heading', to: from + 1, build: () => inline(h(`h${Math.min(m[1].length + 2, 6)}`, {class: `level-${m[1].length}`}), title(m[2] ?? ''), 0)};
 }
+
+// Without the marks that may close it.
+const title = (text) => text.trim().replace(/\s#+$/, '').trimEnd();
 
 function rule(lines, from) { return RULE.test(lines[from]) ? {kind: 'rule', to: from + 1, build: () => h('hr')} : null; }
 
@@ -141,7 +144,12 @@ function listElement(items, marker, depth) {
 }
 
 // A tight item's paragraphs are bare text.
-function unwrap(item) { for (const p of item.querySelectorAll(':scope > p')) p.replaceWith(...p.childNodes); }
+function unwrap(item) {
+    for (const p of item.querySelectorAll(':scope > p')) {
+        while (p.firstChild) p.before(p.firstChild);
+        p.remove();
+    }
+}
 
 function cells(line) {
     const inside = line.trim().replace(/^\|/, '').replace(/(^|[^\\])\|$/, '$1');
@@ -149,13 +157,14 @@ function cells(line) {
 }
 
 function table(lines, from) {
-    if (!lines[from].includes('|') || from + 1 >= lines.length || !COLUMNS.test(lines[from + 1])) return null;
+    if (!lines[from].includes('|') || from + 1 >= lines.length || !COLUMNS.test(lines[from + 1].trim())) return null;
     const head = cells(lines[from]);
     const align = cells(lines[from + 1]).map((cell) => (/^:-+:$/.test(cell) ? 'center' : /-:$/.test(cell) ? 'right' : null));
     if (align.length !== head.length) return null;
     let to = from + 2;
     while (to < lines.length && lines[to].includes('|') && !blank(lines[to])) to++;
-    const row = (name, list) => h('tr', {}, head.map((_, i) => inline(h(name, {class: align[i], scope: name === 'th' ? 'col' : null}), list[i] ?? '', 0)));
+    // A short row stays so: filled up, wide heads above many short rows would make a square of cells.
+    const row = (name, list) => h('tr', {}, list.slice(0, head.length).map((cell, i) => inline(h(name, {class: align[i], scope: name === 'th' ? 'col' : null}), cell, 0)));
     return {kind: 'table', to, build: () => h('div', {class: 'table', tabindex: 0, role: 'region', 'aria-label': 'Table'}, h('table', {}, h('thead', {}, row('th', head)),
         h('tbody', {}, lines.slice(from + 2, to).map((line) => row('td', cells(line))))))};
 }
@@ -268,7 +277,7 @@ function anchor(address, ...children) {
     return h('a', {href: url.href, target: '_blank', rel: 'noopener noreferrer nofollow'}, ...children);
 }
 
-const LABEL = /\[((?:[^\\[\]]|\\.|\[[^[\]]{0,200}\]){0,800})\]\(\s*<?([^\s<>()]{0,1500}(?:\([^\s<>()]{0,300}\)[^\s<>()]{0,300})?)>?(?:\s+["'][^"'\n]{0,300}["'])?\s*\)/y;
+const LABEL = /\[((?:[^\\[\]]|\\.|\[[^[\]]{0,200}\]){0,800})\]\(\s{0,40}<?([^\s<>()]{0,1500}(?:\([^\s<>()]{0,300}\)[^\s<>()]{0,300})?)>?(?:\s{1,40}["'][^"'\n]{0,300}["'])?\s{0,40}\)/y;
 
 // [text](address), and the same behind "!": a picture's description with its address as a link.
 function link(text, i, depth) {

@@ -7,7 +7,7 @@
 #include "server/chats_sql.h"
 #include "server/fields.h"
 
-enum { ID_LONGEST = 64, TITLE_LONGEST = 1000, NAME_LONGEST = 1000, LIST_MOST = 2000, FOUND_MOST = 200, WORDS_MOST = 16 };
+enum { ID_LONGEST = 64, TITLE_LONGEST = 1000, NAME_LONGEST = 1000, LIST_MOST = 2000, FOUND_MOST = 200, WORDS_MOST = 16, BRANCHES_MOST = 1000 };
 #define TIME_MOST INT64_C(9007199254740991)     /* milliseconds since 1970: the largest whole number that every reader of JSON keeps */
 
 static nm_err check_id(const char *id, const char *what)
@@ -248,6 +248,17 @@ static nm_err need_message(nm_chats *c, int64_t chat, const char *id, const char
     return row ? NM_OK : nm_fail(NM_USAGE, "\"%s\" names no message of this conversation that comes before", what);
 }
 
+/* Room for one message more below its parent: what is paired with what is a square of those. */
+static nm_err need_room(nm_chats *c, int64_t chat, const char *id, const char *parent)
+{
+    sqlite3_stmt *st;
+    bool row;
+    NM_TRY(nm_sql(c, &st, "SELECT 1 FROM message WHERE chat = ?1 AND parent IS ?2 AND id <> ?3 LIMIT 1 OFFSET ?4", "issi", chat, parent, id, (int64_t)BRANCHES_MOST - 1));
+    NM_TRY(nm_sql_step(c, st, &row));
+    nm_sql_done(st);
+    return row ? nm_fail(NM_USAGE, "a message may have at most %d that follow it", BRANCHES_MOST) : NM_OK;
+}
+
 typedef struct message { const char *id, *parent, *role, *content, *reasoning, *model, *corrects; int64_t rating, created; nm_str extra; } message;
 
 static nm_err read_message(const json_t *object, message *m)
@@ -273,6 +284,7 @@ static nm_err store_message(nm_chats *c, int64_t chat, const message *m)
     sqlite3_stmt *st;
     NM_TRY(need_message(c, chat, m->parent, "parent"));
     NM_TRY(need_message(c, chat, m->corrects, "corrects"));
+    NM_TRY(need_room(c, chat, m->id, m->parent));
     NM_TRY(nm_sql(c, &st, "INSERT INTO message (chat, id, parent, role, content, reasoning, model, rating, corrects, extra, created)"
         " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (chat, id) DO UPDATE SET"
         " content = excluded.content, reasoning = excluded.reasoning, model = excluded.model, rating = excluded.rating,"

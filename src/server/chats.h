@@ -25,7 +25,8 @@ nm_err nm_chats_list(nm_chats *c, const char *search, json_t **out);
 /* {"id", "title", "model", "system", "settings": {}, "leaf", "created", "updated", "messages": [{"id", "parent", "role", "content", "reasoning", "model", "rating",
  *  "corrects", "extra", "created"}]}: parents before children. */
 nm_err nm_chats_get(nm_chats *c, const char *id, json_t **out);
-/* The same, without "id", makes or changes a conversation. Messages that are not given stay; of one that is there its place in the tree, role and time stay. */
+/* The same, without "id", makes or changes a conversation. Messages that are not given stay; of one that is there its place in the tree, role and time stay.
+ * NM_USAGE: more than 1,000 would follow one. */
 nm_err nm_chats_put(nm_chats *c, const char *id, const json_t *chat);
 nm_err nm_chats_delete(nm_chats *c, const char *id);
 
@@ -37,7 +38,8 @@ nm_err nm_chats_tally(nm_chats *c, json_t **out);
 nm_err nm_chats_counts(nm_chats *c, json_t **out);
 
 /* JSON lines. what: "chats", "liked" (up to an answer with thumb up), "corrections" (up to a corrected answer): {"messages": [...]} as `tune` takes it; "pairs":
- * {"prompt": [...], "chosen": [message], "rejected": [message]}; "votes". chat: of this conversation alone; NULL. Appended to *out. */
+ * {"prompt": [...], "chosen": [message], "rejected": [message]}; "votes". chat: of this conversation alone; NULL. Appended to *out. NM_USAGE: more than 256 MiB of messages
+ * would be read for it. */
 nm_err nm_chats_export(nm_chats *c, const char *what, const char *chat, nm_str *out);
 
 /* The JSON's text; *out is to be freed by nm_str_free. */

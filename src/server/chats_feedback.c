@@ -110,13 +110,21 @@ nm_err nm_chats_tally(nm_chats *c, json_t **out)
     " AND good.role = 'assistant' AND bad.role = 'assistant' AND good.parent IS bad.parent AND good.content <> bad.content AND good.content <> '' AND bad.content <> ''" \
     " AND (good.corrects = bad.id OR (good.rating = 1 AND bad.rating = -1))"
 
+/* How many rows PAIRS has, without making them: thumbs up times thumbs down for each message, less those of one text; and corrections that no such pair is already. */
+#define COUNT_RATED \
+    "SELECT coalesce(sum(pairs), 0) FROM (SELECT sum(up) * sum(down) - sum(up * down) AS pairs FROM (SELECT chat, parent, sum(rating = 1) AS up, sum(rating = -1) AS down" \
+    " FROM message WHERE role = 'assistant' AND rating <> 0 AND content <> '' GROUP BY chat, parent, content) GROUP BY chat, parent)"
+#define COUNT_CORRECTED \
+    "SELECT count(*) FROM message AS good JOIN message AS bad ON bad.chat = good.chat AND bad.id = good.corrects WHERE good.role = 'assistant' AND bad.role = 'assistant'" \
+    " AND good.parent IS bad.parent AND good.content <> bad.content AND good.content <> '' AND bad.content <> '' AND NOT (good.rating = 1 AND bad.rating = -1)"
+
 nm_err nm_chats_counts(nm_chats *c, json_t **out)
 {
     static const char *const names[] = {"chats", "liked", "corrections", "pairs", "votes"};
     sqlite3_stmt *st;
     bool row;
     NM_TRY(nm_sql(c, &st, "SELECT (SELECT count(*) FROM chat), (SELECT count(*) FROM message WHERE rating = 1 AND role = 'assistant'),"
-        " (SELECT count(*) FROM message WHERE corrects IS NOT NULL), (SELECT count(*) FROM (" PAIRS ")) + (SELECT count(*) FROM vote WHERE choice IN ('a', 'b')),"
+        " (SELECT count(*) FROM message WHERE corrects IS NOT NULL), (" COUNT_RATED ") + (" COUNT_CORRECTED ") + (SELECT count(*) FROM vote WHERE choice IN ('a', 'b')),"
         " (SELECT count(*) FROM vote)", ""));
     NM_TRY(nm_sql_step(c, st, &row));
     json_t *object = json_object();
@@ -126,6 +134,14 @@ nm_err nm_chats_counts(nm_chats *c, json_t **out)
     if (err == NM_OK) *out = object;
     else json_decref(object);
     return err;
+}
+
+/* A message belongs to as many lines as there are below it: an export is bounded by what it reads, not by what is kept. */
+static nm_err count_read(nm_chats *c, const char *content)
+{
+    enum { ROW = 64 };
+    c->read += ROW + strlen(content);
+    return c->read <= c->read_most ? NM_OK : nm_fail(NM_USAGE, "the export is larger than %zu MiB: give one conversation at a time by \"chat\"", c->read_most >> 20);
 }
 
 static nm_err put_message(nm_str *out, bool first, const char *role, const char *content)
@@ -167,7 +183,8 @@ static nm_err put_path(nm_chats *c, int64_t chat, const char *leaf, bool to_answ
         NM_TRY(nm_sql_step(c, st, &row));
         if (!row) break;
         bool assistant = !strcmp(nm_sql_text(st, 0), "assistant"), answered = assistant && *nm_sql_text(st, 1);
-        if (assistant && !answered) continue;       /* it failed: there is nothing to learn */
+        err = count_read(c, nm_sql_text(st, 1));
+        if (err != NM_OK || (assistant && !answered)) continue;       /* it failed: there is nothing to learn */
         err = put_message(out, first, nm_sql_text(st, 0), nm_sql_text(st, 1));
         first = false;
         *any = *any || answered;
@@ -207,6 +224,8 @@ static nm_err line_row(nm_chats *c, sqlite3_stmt *st, nm_str *out) { return put_
 static nm_err pair_row(nm_chats *c, sqlite3_stmt *st, nm_str *out)
 {
     bool any;
+    NM_TRY(count_read(c, nm_sql_text(st, 2)));
+    NM_TRY(count_read(c, nm_sql_text(st, 3)));
     NM_TRY(nm_str_puts(out, "{\"prompt\": "));
     NM_TRY(put_path(c, sqlite3_column_int64(st, 0), nm_sql_text(st, 1), false, out, &any));
     return put_answers(out, nm_sql_text(st, 2), nm_sql_text(st, 3));
@@ -264,6 +283,7 @@ static nm_err export_rows(nm_chats *c, const char *sql, put_row put, const char 
 nm_err nm_chats_export(nm_chats *c, const char *what, const char *chat, nm_str *out)
 {
     bool known = false;
+    c->read = 0;
     for (size_t i = 0; i < sizeof exports / sizeof *exports; i++) {
         if (strcmp(what, exports[i].what)) continue;
         known = true;

@@ -12,6 +12,7 @@
 #include "os/file.h"
 
 enum { VERSION = 2, APPLICATION = 0x6e6d6f61 };     /* "nmoa" in the file's head */
+enum { READ_MOST = 256 << 20 };
 
 static const char schema[] =
     "CREATE TABLE chat (n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, title TEXT NOT NULL, model TEXT NOT NULL, system TEXT NOT NULL, settings TEXT NOT NULL, leaf TEXT,"
@@ -169,6 +170,7 @@ nm_err nm_chats_open(nm_chats **out, const char *path, nm_chats_move move, void 
 {
     nm_chats *c = *out = nm_calloc(1, sizeof *c);
     if (!c) return nm_fail_memory(sizeof *c);
+    c->read_most = READ_MOST;
     nm_err err = open_file(c, path, move, arg);
     if (err != NM_OK) nm_chats_close(out);
     return err;

@@ -14,6 +14,7 @@ struct nm_chats {
     bool indexed;       /* full-text search */
     struct { const char *sql; sqlite3_stmt *statement; } prepared[NM_STATEMENTS];
     size_t n_prepared;
+    size_t read, read_most;     /* bytes of messages that an export has read, and may */
 };
 
 /* The statement of a text that lives as long as the program: prepared at its first use, and kept. Its values are bound by `types`, one letter for each:

@@ -158,6 +158,9 @@ void *nm_http_on_target(void *http, const char *target, struct MHD_Connection *c
         nm_exchange_release(&x);
         return NULL;
     }
+    /* The buffer is the connection's own. Of what stands behind the '?' libmicrohttpd would make a list, and where its memory is too small for that it closes without an answer. */
+    char *query = strchr(target, '?');
+    if (query) query[1] = 0;
     set_request(http, c, x);
     return x;
 }

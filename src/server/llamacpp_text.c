@@ -89,20 +89,32 @@ static json_t *piece_of(const nm_tokenizer *tokenizer, int32_t id)
     return json_pack("{si so}", "id", id, "piece", value ? value : nm_wire_token_bytes(tokenizer, id));
 }
 
+/* A token takes some hundred bytes of memory with its piece, and some ten without. */
+static nm_err check_count(const text_task *t, size_t count)
+{
+    size_t most = t->pieces ? (size_t)1 << 18 : (size_t)1 << 22;
+    return count <= most ? NM_OK : nm_fail(NM_USAGE, "the text has %zu tokens: give at most %zu at a time%s", count, most, t->pieces ? ", or leave \"with_pieces\" away" : "");
+}
+
+static json_t *list_of(const text_task *t, const nm_tokenizer *tokenizer, const int32_t *ids, size_t count)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < count; i++) json_array_append_new(list, t->pieces ? piece_of(tokenizer, ids[i]) : json_integer(ids[i]));
+    return list;
+}
+
 static void tokenize_with(void *arg, const nm_served *served, nm_err err)
 {
     text_task *t = arg;
     const nm_tokenizer *tokenizer;
     int32_t *ids = NULL;
     size_t count = 0;
-    json_t *list = NULL;
     err = need_tokenizer(&tokenizer, served, err);
     unsigned flags = (t->parse ? NM_TEXT_SPECIAL : 0u) | (t->special ? NM_TEXT_BOS : 0u);
     if (err == NM_OK) err = nm_tokenize_within(tokenizer, t->content, t->length, flags, &(nm_tokenize_options){.cancel = &t->task.base.gone}, &ids, &count);
-    if (err == NM_OK) list = json_array();
-    for (size_t i = 0; i < count; i++) json_array_append_new(list, t->pieces ? piece_of(tokenizer, ids[i]) : json_integer(ids[i]));
+    if (err == NM_OK) err = check_count(t, count);
+    json_t *value = err == NM_OK ? json_pack("{so}", "tokens", list_of(t, tokenizer, ids, count)) : NULL;
     nm_free(ids);
-    json_t *value = err == NM_OK ? json_pack("{so}", "tokens", list) : NULL;
     if (value && t->vllm) nm_wire_merge(value, json_pack("{sI si}", "count", (json_int_t)count, "max_model_len", served->context));
     finish(t, err, value);
 }

@@ -10,7 +10,7 @@
 #include "server/openai.h"
 #include "server/sse.h"
 
-enum { PROMPTS_MOST = 4096, ANSWERS_MOST = 128, TOP_MOST = 20, AT_ONCE = 16 };
+enum { PROMPTS_MOST = 4096, ANSWERS_MOST = 128, TOP_MOST = 20, AT_ONCE = 16, KEPT_MOST = 64 << 20 };
 
 /* Four lists of a choice's logprobs, elements without their brackets. */
 typedef struct probabilities { nm_json_out tokens, logprobs, top, offsets; } probabilities;
@@ -46,6 +46,7 @@ struct completions {
     prompt *prompts;
     size_t n_prompts, asked, ended;
     choice *choices;            /* n_prompts x n */
+    size_t kept;                /* bytes in them */
     nm_json_out out;
     nm_ended total;             /* sums of all */
     int32_t reasoning_tokens;
@@ -297,10 +298,26 @@ static void send_choice(completions *c, size_t index, const char *text, size_t l
     if (err != NM_OK) c->err = err;
 }
 
+static size_t bytes_of(const choice *c)
+{
+    const probabilities *p = &c->probabilities;
+    return c->text.length + p->tokens.text.length + p->logprobs.text.length + p->top.text.length + p->offsets.text.length;
+}
+
+/* With "echo" each answer has the whole prompt again, whose probabilities are a hundred times as long. */
+static void count_kept(completions *c, size_t more)
+{
+    c->kept += more;
+    if (c->kept <= KEPT_MOST || c->failed) return;
+    c->failed = true;
+    c->error = (nm_openai_error){.status = 400, .message = "the answers would be larger than 64 MiB together: ask for fewer at a time, or without \"echo\", or stream them"};
+}
+
 /* Text and tokens of one choice: kept, or sent on. */
 static void add(completions *c, const prompt *p, size_t index, const char *text, size_t length, const nm_token_out *tokens, size_t n)
 {
     choice *to = &c->choices[index];
+    size_t before = bytes_of(to);
     probabilities here = {0}, *in = c->stream ? &here : &to->probabilities;
     nm_err err = NM_OK;
     for (size_t i = 0; c->top >= 0 && err == NM_OK && i < n; i++) err = add_token(in, &to->offset, p->tokenizer, &tokens[i]);
@@ -308,6 +325,7 @@ static void add(completions *c, const prompt *p, size_t index, const char *text,
     if (err == NM_OK && c->stream && (length || n)) send_choice(c, index, text, length, &here, NULL);
     free_probabilities(&here);
     if (err != NM_OK) c->err = err;
+    count_kept(c, bytes_of(to) - before);
 }
 
 static void write_usage(completions *c, nm_json_out *o)
@@ -360,7 +378,7 @@ static void echo_prompt(completions *c, prompt *p)
     char *text = NULL;
     size_t length = p->length;
     if (p->ids) c->err = nm_detokenize(p->tokenizer, p->ids, p->n_ids, NM_TEXT_SPECIAL, &text, &length);
-    for (int32_t k = 0; c->err == NM_OK && k < c->a.ask.n; k++)
+    for (int32_t k = 0; c->err == NM_OK && !c->failed && k < c->a.ask.n; k++)
         add(c, p, p->index * (size_t)c->a.ask.n + (size_t)k, p->ids ? text : p->text, length, NULL, 0);
     nm_free(text);
 }
@@ -391,7 +409,7 @@ static void piece(completions *c, prompt *p, const nm_piece *q)
     int32_t n = c->a.ask.n;
     if (c->err != NM_OK || c->failed || q->index < 0 || q->index >= n || q->kind == NM_PIECE_CALL || q->kind == NM_PIECE_ARGUMENTS) return;
     bool all = q->kind == NM_PIECE_PROMPT;
-    for (int32_t k = all ? 0 : q->index; k < (all ? n : q->index + 1); k++)
+    for (int32_t k = all ? 0 : q->index; !c->failed && k < (all ? n : q->index + 1); k++)
         add(c, p, p->index * (size_t)n + (size_t)k, q->text, q->length, q->token, q->n_tokens);
     check(c);
 }

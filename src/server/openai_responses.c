@@ -95,8 +95,9 @@ static nm_err read_include(response *r)
 
 static nm_err read_settings(response *r)
 {
-    json_t *text = NULL, *reasoning = NULL, *kwargs = NULL;
+    json_t *text = NULL, *reasoning = NULL, *kwargs = NULL, *metadata = NULL;
     bool usage = false;
+    NM_TRY(nm_field_object(r->body, "metadata", &metadata));       /* which the answer has again */
     NM_TRY(nm_field_object(r->body, "text", &text));
     NM_TRY(nm_openai_read_format(&r->a, json_object_get(text, "format"), "text.format", NULL));
     NM_TRY(nm_field_object(r->body, "reasoning", &reasoning));

@@ -31,42 +31,62 @@ static bool fill_contents(json_t *messages)
     return any;
 }
 
-static bool set_joined(json_t *message, const char *first, const char *second)
-{
-    return !json_object_set_new(message, "content", json_pack("s++", first, *first && *second ? "\n\n" : "", second));
-}
-
 /* Nothing but words: it can be told together with another one. */
 static bool is_plain(const json_t *message) { return !json_object_get(message, "tool_calls") && !json_object_get(message, "tool_call_id"); }
+
+static bool add_content(nm_str *s, const char *content)
+{
+    bool apart = s->length && *content;
+    return nm_str_puts(s, apart ? "\n\n" : "") == NM_OK && nm_str_puts(s, content) == NM_OK;
+}
+
+/* The text that was put together, if any was, becomes the message's. */
+static bool end_run(json_t *message, nm_str *s)
+{
+    bool good = !s->data || !json_object_set_new(message, "content", json_stringn(s->data, s->length));
+    nm_str_free(s);
+    return good;
+}
+
+/* Messages that join the one before become one with it, whose role stays. Each text is copied once, however many there are. False where none does. */
+static bool join(json_t *messages, bool (*joins)(const json_t *before, const json_t *message))
+{
+    json_t *out = json_array(), *before = NULL, *message;
+    nm_str s = {0};
+    bool any = false, good = out;
+    size_t i;
+    json_array_foreach(messages, i, message) {
+        bool joined = good && before && joins(before, message);
+        if (joined) {
+            any = true;
+            good = (s.data || add_content(&s, content_of(before))) && add_content(&s, content_of(message));
+        } else {
+            good = good && (!before || end_run(before, &s)) && !json_array_append(out, message);
+            before = message;
+        }
+    }
+    good = good && any && end_run(before, &s) && !json_array_clear(messages) && !json_array_extend(messages, out);
+    nm_str_free(&s);
+    json_decref(out);
+    return good;
+}
+
+static bool of_one_side(const json_t *before, const json_t *message) { return !strcmp(role_of(before), role_of(message)) && is_plain(before) && is_plain(message); }
+static bool behind_result(const json_t *before, const json_t *message) { return is(before, "tool") && is(message, "user"); }
 
 /* System messages behind the beginning become the user's, and turns of one side in a row become one. False where there are none. */
 static bool join_turns(json_t *messages)
 {
     bool any = false;
-    for (size_t i = 1; i < json_array_size(messages);) {
-        json_t *before = json_array_get(messages, i - 1), *message = json_array_get(messages, i);
-        if (is(message, "system") && !is(before, "system")) any |= !json_object_set_new(message, "role", json_string("user"));
-        bool joins = !strcmp(role_of(before), role_of(message)) && is_plain(before) && is_plain(message) && set_joined(before, content_of(before), content_of(message));
-        if (joins) json_array_remove(messages, i);
-        else i++;
-        any |= joins;
+    for (size_t i = 1; i < json_array_size(messages); i++) {
+        json_t *message = json_array_get(messages, i);
+        if (is(message, "system") && !is(json_array_get(messages, i - 1), "system")) any |= !json_object_set_new(message, "role", json_string("user"));
     }
-    return any;
+    return join(messages, of_one_side) || any;
 }
 
 /* What the user says behind a tool's result goes with it: some templates let none but the assistant speak there. False where there is none. */
-static bool join_results(json_t *messages)
-{
-    bool any = false;
-    for (size_t i = 1; i < json_array_size(messages);) {
-        json_t *before = json_array_get(messages, i - 1), *message = json_array_get(messages, i);
-        bool joins = is(before, "tool") && is(message, "user") && set_joined(before, content_of(before), content_of(message));
-        if (joins) json_array_remove(messages, i);
-        else i++;
-        any |= joins;
-    }
-    return any;
-}
+static bool join_results(json_t *messages) { return join(messages, behind_result); }
 
 /* Mistral's templates want ids of nine letters: others become such, alike wherever they stand. */
 static bool shorten_id(json_t *object, const char *key)
@@ -122,6 +142,11 @@ static bool split_calls(json_t *messages)
     good = good && out && any && !json_array_clear(messages) && !json_array_extend(messages, out);
     json_decref(out);
     return good;
+}
+
+static bool set_joined(json_t *message, const char *first, const char *second)
+{
+    return !json_object_set_new(message, "content", json_pack("s++", first, *first && *second ? "\n\n" : "", second));
 }
 
 /* The system message goes in front of what the user says first. False where there is none. */

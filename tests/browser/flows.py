@@ -17,7 +17,9 @@ HOSTILE = [
 ]
 SLOW = ['*a ' * 20000, '**a' * 20000, '_a ' * 20000, '[' * 30000, '![' * 20000, '`' * 30001, '`a``b' * 10000, '> ' * 5000 + 'a', '- ' * 5000, '<' * 50000, '~~a' * 20000, '\\' * 50000, '| a ' * 20000 + '\n' + '|-' * 20000,
         '[a](' * 15000, '(' * 30000, '# ' * 20000, 'https://' * 10000, '***a' * 15000, '1. a\n' * 5000, '  - a\n' * 5000, '"' * 40000, '[a](b"' * 10000, '```\n' * 20000, '[[a]' * 10000, '\n\n' * 30000,
-        '-' * 30000 + 'x', '* ' * 30000 + 'x', '# a' + ' #' * 30000 + 'x', '|' + ' ' * 30000 + 'x\n-', '`' + ' ' * 30000 + '`']
+        '-' * 30000 + 'x', '* ' * 30000 + 'x', '# a' + ' #' * 30000 + 'x', '|' + ' ' * 30000 + 'x\n-', '`' + ' ' * 30000 + '`',
+        '# a' + ' ' * 90000 + 'b', '# ' + ' ' * 3000 + 'a\u2028b', '[a](' + ' ' * 90000 + 'x', 'a|b\n' + ' ' * 90000 + 'x', 'a|b\n-' + ' ' * 90000 + 'x', '```' + ' ' * 90000 + '`',
+        '~' * 90000 + '`', '|a' * 3000 + '\n' + '|-' * 3000 + '\n' + '|\n' * 6000]
 
 CONTRAST = '''(() => {
     const canvas = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
@@ -450,6 +452,15 @@ class Flows:
         slow = [t for t in times if t[1] > 1500]
         assert not slow, slow
 
+    async def much_is_shown(self):
+        """More nodes beside each other than a call takes arguments."""
+        counts = await self.page.js('''(async () => {
+            const {h} = await import('/dom.js'), {render} = await import('/markdown.js'), box = h('div');
+            render(box, '- ' + 'a\\n'.repeat(70000));
+            return [box.querySelector('li').childNodes.length, h('p', {}, Array(200000).fill('a')).childNodes.length];
+        })()''')
+        assert counts == [139999, 200000], counts
+
     async def grows_as_it_would_at_once(self):
         """A text rendered piece by piece is what it is when rendered at once."""
         fault = await self.page.js('''(async () => {
@@ -805,7 +816,7 @@ class Flows:
 
 
 FLOWS = [Flows.answer_streams, Flows.goes_on, Flows.is_stopped, Flows.scrolling_is_left_alone, Flows.what_is_written_waits, Flows.branches, Flows.feedback_is_kept, Flows.is_found, Flows.is_exported, Flows.is_renamed_and_deleted, Flows.half_an_answer_is_kept, Flows.deleted_while_it_answers, Flows.another_tab_is_seen, Flows.server_comes_back, Flows.no_sign_hinders_storing,
-         Flows.stack_is_chosen, Flows.persona_is_kept, Flows.tokens_are_seen, Flows.tokens_are_read, Flows.fingers_do, Flows.theme_switches, Flows.blind_comparison, Flows.memory_serves_where_nothing_is_kept, Flows.nothing_of_a_model_is_html, Flows.markdown_is_fast, Flows.grows_as_it_would_at_once,
+         Flows.stack_is_chosen, Flows.persona_is_kept, Flows.tokens_are_seen, Flows.tokens_are_read, Flows.fingers_do, Flows.theme_switches, Flows.blind_comparison, Flows.memory_serves_where_nothing_is_kept, Flows.nothing_of_a_model_is_html, Flows.markdown_is_fast, Flows.much_is_shown, Flows.grows_as_it_would_at_once,
          Flows.errors_are_told, Flows.keyboard_alone, Flows.lesson_is_put_together, Flows.masks_are_seen, Flows.forecast_is_made, Flows.run_is_seen_and_stopped, Flows.run_goes_on_and_ends,
          Flows.adapter_is_compared_and_kept, Flows.adapter_is_discarded, Flows.teaching_survives_faults, Flows.effect_is_seen, Flows.views_look, Flows.key_is_asked]
 

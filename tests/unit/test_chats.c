@@ -285,6 +285,78 @@ static void exports(void **state)
     nm_chats_close(&c);
 }
 
+/* A conversation of n answers: below one another, or beside each other with thumbs up and down. */
+static nm_err put_many(nm_chats *c, int n, bool beside)
+{
+    nm_str s = {0};
+    assert_int_equal(nm_str_puts(&s, "{\"messages\": ["), NM_OK);
+    for (int i = 0; i < n; i++) {
+        assert_int_equal(nm_str_printf(&s, "%s{\"id\": \"a%d\", \"role\": \"assistant\", \"content\": \"%d\", \"rating\": %d", i ? ", " : "", i, i, beside && i % 2 ? -1 : 1), NM_OK);
+        if (i && !beside) assert_int_equal(nm_str_printf(&s, ", \"parent\": \"a%d\"", i - 1), NM_OK);
+        assert_int_equal(nm_str_putc(&s, '}'), NM_OK);
+    }
+    assert_int_equal(nm_str_puts(&s, "]}"), NM_OK);
+    nm_err err = put(c, beside ? "beside" : "below", s.data);
+    nm_str_free(&s);
+    return err;
+}
+
+static int64_t count_of(nm_chats *c, const char *name)
+{
+    json_t *counts;
+    assert_int_equal(nm_chats_counts(c, &counts), NM_OK);
+    int64_t n = json_integer_value(json_object_get(counts, name));
+    json_decref(counts);
+    return n;
+}
+
+#define ANSWER(id, content, more) "{\"id\": \"" id "\", \"role\": \"assistant\", \"content\": \"" content "\"" more "}"
+
+/* The count of pairs is made another way than they are. */
+static void pairs_are_counted(void **state)
+{
+    (void)state;
+    nm_chats *c = opened();
+    nm_str lines = {0};
+    assert_int_equal(put(c, "one", "{\"messages\": [" ANSWER("a", "x", ", \"rating\": -1") ", " ANSWER("b", "y", ", \"rating\": 1") ", " ANSWER("c", "x", ", \"rating\": 1") ", "
+        ANSWER("d", "z", ", \"rating\": -1") ", " ANSWER("e", "y", ", \"rating\": -1") ", " ANSWER("f", "", ", \"rating\": -1") ", " ANSWER("g", "w", ", \"corrects\": \"a\"") ", "
+        ANSWER("h", "v", ", \"corrects\": \"a\", \"rating\": 1") ", " ANSWER("i", "x", ", \"corrects\": \"c\"") ", " ANSWER("j", "u", ", \"parent\": \"a\", \"rating\": -1") "]}"), NM_OK);
+    assert_int_equal(nm_chats_export(c, "pairs", NULL, &lines), NM_OK);
+    int n = 0;
+    for (size_t i = 0; i < lines.length; i++) n += lines.data[i] == '\n';
+    assert_int_equal(n, 8);
+    assert_int_equal(count_of(c, "pairs"), n);
+    nm_str_free(&lines);
+    nm_chats_close(&c);
+}
+
+/* What is exported may be a square of what is kept: a request's memory and time are bounded all the same. */
+static void squares_are_bounded(void **state)
+{
+    (void)state;
+    nm_chats *c = opened();
+    nm_str lines = {0};
+    assert_int_equal(put_many(c, 1001, true), NM_USAGE);
+    assert_non_null(strstr(nm_error_text(), "at most 1000"));
+    assert_int_equal(put_many(c, 1000, true), NM_OK);
+    assert_int_equal(put_many(c, 1000, true), NM_OK);
+    assert_int_equal(put_many(c, 1500, false), NM_OK);
+    assert_int_equal(count_of(c, "pairs"), 500 * 500);
+    assert_int_equal(nm_chats_export(c, "liked", NULL, &lines), NM_OK);
+    nm_str_free(&lines);
+    c->read_most = 1 << 20;
+    static const char *const squares[] = {"liked", "pairs"};
+    for (size_t i = 0; i < 2; i++) {
+        assert_int_equal(nm_chats_export(c, squares[i], NULL, &lines), NM_USAGE);
+        assert_non_null(strstr(nm_error_text(), "larger than 1 MiB"));
+        assert_true(lines.length < 2 << 20);
+        nm_str_free(&lines);
+    }
+    assert_int_equal(nm_chats_export(c, "chats", NULL, &lines), NM_OK);
+    nm_str_free(&lines);
+    nm_chats_close(&c);
+}
+
 /* ---- files ---- */
 
 static void write_file(const void *bytes, size_t size)
@@ -771,7 +843,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(goes_in_and_out, empty), cmocka_unit_test_setup(is_merged, empty), cmocka_unit_test_setup(is_found, empty), cmocka_unit_test_setup(wrong_forms, empty),
         cmocka_unit_test_setup(votes, empty), cmocka_unit_test_setup(personas_are_the_stores, stored),
-        cmocka_unit_test_setup(what_the_page_has_no_word_for_stays, stored), cmocka_unit_test_setup(old_personas_move, stored), cmocka_unit_test_setup(exports, empty), cmocka_unit_test_setup(files_not_ours, empty), cmocka_unit_test_setup(damage, empty),
+        cmocka_unit_test_setup(what_the_page_has_no_word_for_stays, stored), cmocka_unit_test_setup(old_personas_move, stored), cmocka_unit_test_setup(exports, empty), cmocka_unit_test_setup(pairs_are_counted, empty), cmocka_unit_test_setup(squares_are_bounded, empty), cmocka_unit_test_setup(files_not_ours, empty), cmocka_unit_test_setup(damage, empty),
         cmocka_unit_test_setup(full_disk, empty), cmocka_unit_test_setup(survives_a_kill, empty), cmocka_unit_test_setup(memory_fails, empty), cmocka_unit_test_setup(routes, stored),
         cmocka_unit_test_setup(page_files, empty),
     };

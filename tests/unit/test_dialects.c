@@ -728,6 +728,22 @@ static void test_llamacpp_errors(void **state)
     assert_cancels("/completion", "{'prompt':'a','stream':false}");
 }
 
+/* Pieces take some hundred times the memory of their text. */
+static void test_pieces_are_bounded(void **state)
+{
+    enum { LONG = 300000 };
+    char *text = malloc(LONG + 1);
+    nm_str body = {0};
+    assert_non_null(text);
+    memset(text, 'a', LONG);
+    text[LONG] = 0;
+    fake_reset();
+    assert_int_equal(nm_str_printf(&body, "{'content':'%s','with_pieces':true}", text), NM_OK);
+    assert_fails(post("/tokenize", body.data), 400, "{\"error\":{\"code\":400", "give at most 262144");
+    nm_str_free(&body);
+    free(text);
+}
+
 static void test_llamacpp_text(void **state)
 {
     fake_reset();
@@ -941,7 +957,7 @@ int main(void)
         cmocka_unit_test(test_ollama_errors), cmocka_unit_test(test_ollama_embed), cmocka_unit_test(test_ollama_models), cmocka_unit_test(test_ollama_show),
         cmocka_unit_test(test_ollama_rest), cmocka_unit_test(test_keep_alive),
         cmocka_unit_test(test_llamacpp_completion), cmocka_unit_test(test_llamacpp_requests), cmocka_unit_test(test_llamacpp_probabilities),
-        cmocka_unit_test(test_llamacpp_errors), cmocka_unit_test(test_llamacpp_text), cmocka_unit_test(test_vllm_text), cmocka_unit_test(test_llamacpp_rest), cmocka_unit_test(test_vllm_adapters),
+        cmocka_unit_test(test_llamacpp_errors), cmocka_unit_test(test_llamacpp_text), cmocka_unit_test(test_pieces_are_bounded), cmocka_unit_test(test_vllm_text), cmocka_unit_test(test_llamacpp_rest), cmocka_unit_test(test_vllm_adapters),
         cmocka_unit_test(test_gap), cmocka_unit_test(test_facts), cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -383,11 +383,19 @@ static void test_heads(void **state)
     shut();
 }
 
+/* Four thousand arguments, as many as a target has room for. */
+#define TEN "a&b&c&d&e&f&g&h&i&j&"
+#define HUNDRED TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN
+#define THOUSAND HUNDRED HUNDRED HUNDRED HUNDRED HUNDRED HUNDRED HUNDRED HUNDRED HUNDRED HUNDRED
+#define MANY THOUSAND THOUSAND THOUSAND THOUSAND
+
 static void test_routes(void **state)
 {
     open_with(plain());
     assert_status(GET_WITH("/tell/a%2Fb%20c?p=1&q=%41+b&q=2", "X-Test:  v w \r\n"), 200);
     assert_has("\r\n\r\nGET|/tell/a/b c|a/b c|A b|v w|context");
+    assert_status(GET_WITH("/tell/a?" MANY "q=9", ""), 200);
+    assert_has("|9|");
     assert_status("DELETE /tell/ HTTP/1.1\r\n" HOST ENDS, 200);
     assert_has("DELETE|/tell/||-|-|context");
     assert_status("GET http://localhost/tell/x HTTP/1.1\r\n" HOST ENDS, 200);

@@ -427,6 +427,7 @@ static void test_refusals(void **state)
         {R("\"input\":[{\"type\":\"function_call_output\",\"call_id\":\"x\"}]"), "input[0].output", "missing"}, {R("\"input\":\"a\",\"background\":true"), "background", "stream"},
         {R("\"input\":\"a\",\"conversation\":\"c\""), "conversation", "previous_response_id"}, {R("\"input\":\"a\",\"tools\":[{\"type\":\"file_search\"}]"), "tools[0]", "file_search"},
         {R("\"input\":\"a\",\"text\":{\"format\":{\"type\":\"json_schema\"}}"), "text.format.schema", "object"}, {R("\"input\":\"a\",\"include\":[1]"), "include", "strings"},
+        {R("\"input\":\"a\",\"metadata\":[]"), "metadata", "object"},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         fake_reset();
@@ -565,6 +566,22 @@ static void test_completions(void **state)
     reply r = post("/v1/completions", "{\"prompt\":\"p\",\"stream\":true,\"stream_options\":{\"include_usage\":true}}");
     assert_non_null(strstr(r.body, "\"finish_reason\":\"stop\"}],\"usage\":null}\n\ndata: " TEXT_HEAD "]," USAGE(10, 4, 14, 2, 0) "," TIMINGS_10_2_4 "}\n\ndata: [DONE]\n\n"));
     nm_free(r.all);
+}
+
+/* An echo is as long as the prompt, for each answer: a small request must not be answered by gigabytes. */
+static void test_echoes_are_bounded(void **state)
+{
+    enum { LONG = 600000 };
+    char *text = malloc(LONG + 1);
+    nm_str body = {0};
+    assert_non_null(text);
+    memset(text, 'a', LONG);
+    text[LONG] = 0;
+    fake_reset();
+    assert_int_equal(nm_str_printf(&body, "{\"prompt\":\"%s\",\"n\":128,\"echo\":true,\"max_tokens\":0}", text), NM_OK);
+    expect_error(post("/v1/completions", body.data), 400, "invalid_request_error", NULL, NULL, "64 MiB");
+    nm_str_free(&body);
+    free(text);
 }
 
 static void test_many_prompts(void **state)
@@ -889,7 +906,7 @@ int main(void)
         cmocka_unit_test(test_models), cmocka_unit_test(test_document), cmocka_unit_test(test_chat), cmocka_unit_test(test_chat_stream), cmocka_unit_test(test_chat_stream_usage),
         cmocka_unit_test(test_tools), cmocka_unit_test(test_allowed_tools), cmocka_unit_test(test_functions), cmocka_unit_test(test_logprobs), cmocka_unit_test(test_settings),
         cmocka_unit_test(test_messages), cmocka_unit_test(test_refusals), cmocka_unit_test(test_many_values), cmocka_unit_test(test_engine_errors), cmocka_unit_test(test_late_errors), cmocka_unit_test(test_gone),
-        cmocka_unit_test(test_completions), cmocka_unit_test(test_many_prompts), cmocka_unit_test(test_one_prompt_fails), cmocka_unit_test(test_text_logprobs),
+        cmocka_unit_test(test_completions), cmocka_unit_test(test_many_prompts), cmocka_unit_test(test_echoes_are_bounded), cmocka_unit_test(test_one_prompt_fails), cmocka_unit_test(test_text_logprobs),
         cmocka_unit_test(test_embeddings), cmocka_unit_test(test_responses), cmocka_unit_test(test_responses_stream), cmocka_unit_test(test_responses_input),
         cmocka_unit_test(test_responses_namespace), cmocka_unit_test(test_responses_logprobs), cmocka_unit_test(test_responses_store), cmocka_unit_test(test_store_bound), cmocka_unit_test(test_leaving_storm), cmocka_unit_test(test_failing_memory),
     };

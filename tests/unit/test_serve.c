@@ -697,6 +697,28 @@ static void test_turns(void **state)
     expect_turns("{{ raise_exception('never') }}", within, NULL);
 }
 
+/* A hundred thousand turns of one side: each is copied once, not once for all that follow it. */
+static void test_many_turns_of_one_side(void **state)
+{
+    enum { TURNS = 100000 };
+    static const char tmpl[] = REFUSE("messages | length > 1") "{{ messages[0].content | length }}", words[] = "sixty signs or so, which a client says again and again for once";
+    json_t *messages = json_array(), *vars = json_pack("{s:o}", "messages", messages);
+    nm_template *t;
+    char *text = NULL, expected[32];
+    size_t length;
+    (void)state;
+    for (int i = 0; i < TURNS; i++) json_array_append_new(messages, json_pack("{s:s, s:s}", "role", "user", "content", words));
+    assert_int_equal(nm_template_open(&t, tmpl, strlen(tmpl), "t"), NM_OK);
+    double begin = nm_clock_seconds();
+    assert_int_equal(nm_turns_render(t, vars, NULL, &text, &length), NM_OK);
+    assert_true(nm_clock_seconds() - begin < 20);
+    snprintf(expected, sizeof expected, "%zu", TURNS * (sizeof words - 1) + (TURNS - 1) * 2);
+    assert_string_equal(text, expected);
+    nm_free(text);
+    nm_template_close(&t);
+    json_decref(vars);
+}
+
 /* The same of calls and their results. */
 static void test_turns_of_calls(void **state)
 {
@@ -1476,7 +1498,7 @@ int main(void)
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_logprobs), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_embeddings_cut), cmocka_unit_test(test_embeddings_cancel), cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_smuggled_tokens),
         cmocka_unit_test(test_smuggled_beside_messages), cmocka_unit_test(test_fair), cmocka_unit_test(test_two_models), cmocka_unit_test(test_unused_model), cmocka_unit_test(test_stacks_together), cmocka_unit_test(test_two_of_a_name), cmocka_unit_test(test_scales_for_all), cmocka_unit_test(test_added_adapters),
-        cmocka_unit_test(test_turns), cmocka_unit_test(test_turns_of_calls),
+        cmocka_unit_test(test_turns), cmocka_unit_test(test_many_turns_of_one_side), cmocka_unit_test(test_turns_of_calls),
         cmocka_unit_test(test_long_texts), cmocka_unit_test(test_chat), cmocka_unit_test(test_cut_call), cmocka_unit_test(test_think_bound), cmocka_unit_test(test_marks), cmocka_unit_test(test_close_at_work),
         cmocka_unit_test(test_hold), cmocka_unit_test(test_beside_held),
     };
