@@ -15,7 +15,7 @@
 #include "os/file.h"
 #include "server/http_private.h"
 
-enum { PROC_MOST = 8 << 20, PORTS_TRIED = 100, BACKLOG = 128 };
+enum { NAME_MOST = 4096, PORTS_TRIED = 100, BACKLOG = 128 };
 
 static bool is_loopback(const struct sockaddr *a)
 {
@@ -58,21 +58,21 @@ static int free_port(struct sockaddr *a, socklen_t length, int port)
 
 /* ---- Whose port it is ---- */
 
-/* The inode of the socket that listens on a port, as the system's table says; 0 if none. */
+/* The inode of the socket that listens on a port, as the system's table says; 0 if none. By lines: connections that have ended stand in it for a minute,
+ * behind those that listen, and may be a hundred thousand. */
 static unsigned long find_inode(const char *table, int port)
 {
     enum { LISTENS = 10 };
-    char *text;
-    size_t size;
+    char line[512];
     unsigned long inode = 0;
-    if (nm_file_read(table, PROC_MOST, &text, &size) != NM_OK) return 0;
-    for (const char *line = strchr(text, '\n'); line && !inode; line = strchr(line + 1, '\n')) {
+    FILE *f = fopen(table, "re");
+    while (f && !inode && fgets(line, sizeof line, f)) {
         unsigned local, state;
         unsigned long found;
-        if (sscanf(line + 1, "%*d: %*[0-9A-F]:%x %*[0-9A-F]:%*x %x %*s %*s %*s %*s %*s %lu", &local, &state, &found) != 3) continue;
+        if (sscanf(line, "%*d: %*[0-9A-F]:%x %*[0-9A-F]:%*x %x %*s %*s %*s %*s %*s %lu", &local, &state, &found) != 3) continue;
         if (local == (unsigned)port && state == LISTENS) inode = found;
     }
-    nm_free(text);
+    if (f) fclose(f);
     return inode;
 }
 
@@ -107,7 +107,7 @@ static void find_holder(char *out, size_t size, int port)
         size_t length;
         if (strspn(e->d_name, "0123456789") != strlen(e->d_name) || !holds(e->d_name, inode)) continue;
         snprintf(path, sizeof path, "/proc/%.20s/comm", e->d_name);
-        if (nm_file_read(path, PROC_MOST, &name, &length) != NM_OK) continue;
+        if (nm_file_read(path, NAME_MOST, &name, &length) != NM_OK) continue;
         name[strcspn(name, "\n")] = 0;
         snprintf(out, size, "%.64s (process %.20s)", name, e->d_name);
         nm_free(name);
