@@ -63,17 +63,35 @@ static const nm_model *fake_model(void)
 
 const nm_tokenizer *fake_tokenizer(void) { return nm_model_tokenizer(fake_model()); }
 
-bool fake_idle(void)
+/* Waits until something has changed; false once patience has come to its end. Under the lock. */
+static bool fake_waits(const struct timespec *until) { return pthread_cond_timedwait(&fake_own.change, &fake_own.lock, until) != ETIMEDOUT; }
+
+static struct timespec fake_patience(void)
 {
     struct timespec until;
     clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 5;
-    int late = 0;
+    until.tv_sec += 60;
+    return until;
+}
+
+bool fake_idle(void)
+{
+    struct timespec until = fake_patience();
     pthread_mutex_lock(&fake_own.lock);
-    while (fake_own.running && late != ETIMEDOUT) late = pthread_cond_timedwait(&fake_own.change, &fake_own.lock, &until);
+    while (fake_own.running && fake_waits(&until)) continue;
     bool idle = !fake_own.running;
     pthread_mutex_unlock(&fake_own.lock);
     return idle;
+}
+
+bool fake_is_asked(void)
+{
+    struct timespec until = fake_patience();
+    pthread_mutex_lock(&fake_own.lock);
+    while (!fake.asks && fake_waits(&until)) continue;
+    bool asked = fake.asks > 0;
+    pthread_mutex_unlock(&fake_own.lock);
+    return asked;
 }
 
 void fake_reset(void)
@@ -222,6 +240,7 @@ nm_err nm_engine_ask(nm_engine *engine, const nm_ask *ask, const nm_listener *li
     size_t i = (size_t)fake.asks++;
     const fake_script *s = fake.n_scripts ? &fake.scripts[i % fake.n_scripts] : &fake.script;
     if (i < FAKE_ASKS) fake_own.asked[i] = note_ask(ask);
+    pthread_cond_broadcast(&fake_own.change);
     pthread_mutex_unlock(&fake_own.lock);
     if (s->refuse) return nm_fail(s->refuse, "%s", s->error);
     nm_job *job = gw_must(calloc(1, sizeof *job));
