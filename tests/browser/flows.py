@@ -34,6 +34,7 @@ CONTRAST = '''(() => {
     }
     return faults;
 })()'''
+STORED = '(await (await fetch("/nm/chats/" + location.hash.split("/")[2])).json())'
 LAST = '[...document.querySelectorAll(".message.assistant")].at(-1)'
 IDLE = f'!document.querySelector(".running") && document.querySelector(".send")?.getAttribute("aria-label") === "Send" && !!{LAST}?.querySelector(".actions button")'
 
@@ -189,7 +190,7 @@ class Flows:
         await self.page.key('Enter', control=True)
         await self.page.until(f'{LAST}.querySelector(".who").textContent === "Corrected by you"')
         await self.page.click('.assistant .actions button', 'A good answer')
-        await asyncio.sleep(0.5)
+        await self.page.until(f'(async () => {STORED}.messages.some(m => m.rating === 1))()', 'it is stored')
         hash_ = await self.page.js('location.hash')
         await self.reload()
         await self.page.until(f'location.hash === {json.dumps(hash_)} && {LAST}?.querySelector(".body").textContent === "An apple, corrected"', 'it is there after a reload')
@@ -231,7 +232,8 @@ class Flows:
     async def half_an_answer_is_kept(self):
         await self.fresh({'max_tokens': 4000, 'temperature': 0})
         await self.say('Count from one to ten thousand, one number a line', wait=False)
-        await asyncio.sleep(3)
+        await self.page.until(f'(async () => !document.querySelector(".running") || {STORED}.messages?.[1]?.content)()', 'some of it is stored')
+        self.page.errors[:] = [e for e in self.page.errors if '404' not in e]
         if not await self.page.js('!!document.querySelector(".running")'):
             return 'the model says too little'
         await self.reload()
@@ -255,7 +257,8 @@ class Flows:
         await self.fresh()
         await self.say('Hello')
         await self.page.until('document.querySelector(".chat[aria-current=page]")')
-        await asyncio.sleep(0.3)
+        await self.page.until(f'(async () => {STORED}.messages?.[1]?.extra?.seconds != null)()', 'it is stored to its end')
+        self.page.errors[:] = [e for e in self.page.errors if '404' not in e]
         await self.page.js('''(async () => {
             const path = '/nm/chats/' + location.hash.split('/')[2], chat = await (await fetch(path)).json();
             const said = {id: 'elsewhere', parent: chat.leaf, role: 'user', content: 'Said in another tab', created: Date.now()};
@@ -289,7 +292,7 @@ class Flows:
         await self.page.js('(a => { a.value = "half \\ud83d"; a.dispatchEvent(new Event("input")); })(document.getElementById("prompt"))')
         await self.say('!')
         await self.released()
-        await self.page.until('(async () => (await (await fetch("/nm/chats/" + location.hash.split("/")[2])).json()).messages?.[1]?.content === "a\\ufffdb")()', 'it is stored', 10)
+        await self.page.until(f'(async () => {STORED}.messages?.[1]?.content === "a\\ufffdb")()', 'it is stored')
 
     async def stack_is_chosen(self):
         await self.fresh()
