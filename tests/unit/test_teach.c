@@ -1,9 +1,12 @@
 /* Teaching over HTTP, in a server of its own on a small model of random weights: files, lessons that are refused, previews, a run beside requests whose answers stay as they were,
  * stopping, going on to the same bits, a server that begins anew, keeping and discarding. */
 #include <arpa/inet.h>
+#include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -33,6 +36,15 @@ static char folder[64], model_path[128];
 static nm_server *server;
 static const char *models[1];
 static nm_engine_options options;
+
+/* Lessons ask for idle priority, and are denied it here: it would make them wait for all else that the machine does, for as long as it does. */
+static atomic_int asked_for_idle;
+int __wrap_pthread_setschedparam(pthread_t thread, int policy, const struct sched_param *param);
+int __wrap_pthread_setschedparam(pthread_t thread, int policy, const struct sched_param *param)
+{
+    if (policy == SCHED_IDLE) atomic_fetch_add(&asked_for_idle, 1);
+    return 0;
+}
 
 static void note(void *arg, const char *line) { print_message("# %s\n", line); }
 
@@ -182,7 +194,7 @@ static const char *lesson(const char *file, const char *settings, const char *re
 
 static json_t *state_of(void) { return ask("GET", "/nm/teach", "", 200); }
 
-enum { PATIENCE = 600 };        /* seconds: training is behind all that the machine does */
+enum { PATIENCE = 600 };        /* seconds: the machine may do other things as well */
 
 /* Waits until the state is `word`, and is no longer in it. */
 static json_t *wait_for(const char *word)
@@ -382,6 +394,7 @@ static void test_run(void **state)
     upload(id, "talks.jsonl");
     begin_run(id, LONG, "style");
     wait_for_step(1);
+    assert_true(atomic_load(&asked_for_idle) > 0);
     refused("POST", "/nm/teach", lesson(id, SHORT, ", 'name': 'other'"), 409, "already_running", "");
     refused("POST", "/nm/teach/preview", lesson(id, "", ""), 409, "already_running", "");
     refused("POST", "/nm/teach/keep", "", 409, "already_running", "");
