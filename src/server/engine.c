@@ -300,8 +300,6 @@ nm_err nm_engine_open(nm_engine **out, const nm_engine_options *options)
     return err;
 }
 
-const char *nm_engine_first(const nm_engine *e) { return e->options.models[0]; }
-
 void nm_engine_drain(nm_engine *e, double seconds)
 {
     double until = nm_clock_seconds() + seconds;

@@ -198,8 +198,11 @@ typedef void (*nm_embed_fn)(void *arg, const float *vectors, size_t n, int32_t n
 /* cut: of a text that is longer than the context its beginning is embedded; else it is NM_USAGE. job as with nm_engine_ask. */
 nm_err nm_engine_embed(nm_engine *engine, const char *model, const char *const *texts, const size_t *lengths, size_t n, bool cut, nm_embed_fn fn, void *arg, nm_job **job);
 
-/* The name of the first model, with its stack. */
-const char *nm_engine_first(const nm_engine *engine);
+/* The name of the first model, with its stack as it is now. nm_free; NULL without memory. */
+char *nm_engine_first(nm_engine *engine);
+/* The scales of its adapters, but for a persona's own, in their order: requests that name no model get them from then on. NM_USAGE: another number of them, or one beyond what a
+ * name may have. */
+nm_err nm_engine_set_scales(nm_engine *engine, const double *scales, size_t count);
 /* What there is. Each gives a new JSON value (the caller's), NULL without memory. */
 json_t *nm_engine_models(nm_engine *engine);    /* [{"name", "base", "kind": "model"|"adapter"|"stack"|"persona", "path", "bytes", "loaded", "modified", "default"}]; open ones have
                                                    "architecture", "parameters", "file_type", "context". A persona that a model's name hides is left out, and noted once */

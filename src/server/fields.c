@@ -29,16 +29,19 @@ json_t *nm_json_read(const char *text, size_t length, json_error_t *e)
     return NULL;
 }
 
-nm_err nm_body_object(json_t **out, const char *body, size_t length)
+static nm_err read_body(json_t **out, const char *body, size_t length, json_type type)
 {
     json_error_t e;
     *out = nm_json_read(body, length, &e);
     if (!*out) return nm_fail(NM_USAGE, "the body is no JSON: line %d, column %d: %s", e.line, e.column, e.text);
-    if (json_is_object(*out)) return NM_OK;
+    if (json_typeof(*out) == type) return NM_OK;
     json_decref(*out);
     *out = NULL;
-    return nm_fail(NM_USAGE, "the body is no JSON object: begin it with {");
+    return nm_fail(NM_USAGE, "the body is no JSON %s", type == JSON_OBJECT ? "object: begin it with {" : "array: begin it with [");
 }
+
+nm_err nm_body_object(json_t **out, const char *body, size_t length) { return read_body(out, body, length, JSON_OBJECT); }
+nm_err nm_body_array(json_t **out, const char *body, size_t length) { return read_body(out, body, length, JSON_ARRAY); }
 
 /* The member, or NULL where it is absent or null. */
 static json_t *member(const json_t *object, const char *name)

@@ -10,8 +10,9 @@
 
 /* The value that a client's text is: duplicate members refused, depth and number of values capped. NULL: what is wrong is in *error. */
 json_t *nm_json_read(const char *text, size_t length, json_error_t *error);
-/* A body that must be one JSON object, read so. *out is the caller's (json_decref). */
+/* A body that must be one JSON object, or array, read so. *out is the caller's (json_decref). */
 nm_err nm_body_object(json_t **out, const char *body, size_t length);
+nm_err nm_body_array(json_t **out, const char *body, size_t length);
 nm_err nm_field_text(const json_t *object, const char *name, const char **out);            /* borrowed from the object */
 nm_err nm_field_bool(const json_t *object, const char *name, bool *out);
 nm_err nm_field_real(const json_t *object, const char *name, double least, double most, double *out);

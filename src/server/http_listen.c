@@ -15,7 +15,7 @@
 #include "os/file.h"
 #include "server/http_private.h"
 
-enum { NAME_MOST = 4096, PORTS_TRIED = 100, BACKLOG = 128 };
+enum { NAME_MOST = 256, PORTS_TRIED = 100, BACKLOG = 128 };
 
 static bool is_loopback(const struct sockaddr *a)
 {
@@ -58,21 +58,20 @@ static int free_port(struct sockaddr *a, socklen_t length, int port)
 
 /* ---- Whose port it is ---- */
 
-/* The inode of the socket that listens on a port, as the system's table says; 0 if none. By lines: connections that have ended stand in it for a minute,
- * behind those that listen, and may be a hundred thousand. */
+/* The inode of the socket that listens on a port, as the system's table says; 0 if none. Line by line: it has every connection of a busy machine, behind those that listen. */
 static unsigned long find_inode(const char *table, int port)
 {
     enum { LISTENS = 10 };
     char line[512];
     unsigned long inode = 0;
-    FILE *f = fopen(table, "re");
-    while (f && !inode && fgets(line, sizeof line, f)) {
+    FILE *file = fopen(table, "re");
+    while (file && !inode && fgets(line, sizeof line, file)) {
         unsigned local, state;
         unsigned long found;
         if (sscanf(line, "%*d: %*[0-9A-F]:%x %*[0-9A-F]:%*x %x %*s %*s %*s %*s %*s %lu", &local, &state, &found) != 3) continue;
         if (local == (unsigned)port && state == LISTENS) inode = found;
     }
-    if (f) fclose(f);
+    if (file) fclose(file);
     return inode;
 }
 

@@ -1,10 +1,11 @@
-/* Owns what llama.cpp's clients ask of a server beside text: health, properties, slots, figures for Prometheus, adapters; vLLM's loading of adapters; the table of routes.
- * Refuses to change stacks for everybody: here each request says its own. */
+/* Owns what llama.cpp's clients ask of a server beside text: health, properties, slots, figures for Prometheus, adapters; vLLM's loading of adapters; the table of routes. */
 #include "server/llamacpp.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/err.h"
+#include "base/mem.h"
 #include "base/str.h"
 #include "server/fields.h"
 
@@ -153,10 +154,45 @@ static void adapters(nm_exchange *x, void *context)
     nm_reply_json(x, list);
 }
 
+/* Scales by place; what is not named is off. */
+static nm_err read_scales(const json_t *list, double *scales, size_t count)
+{
+    size_t i;
+    json_t *item;
+    json_array_foreach(list, i, item) {
+        int64_t id = -1;
+        double scale = NAN;
+        if (json_is_object(item)) NM_TRY(nm_field_int(item, "id", 0, INT32_MAX, &id));
+        if (json_is_object(item)) NM_TRY(nm_field_real(item, "scale", -1e6, 1e6, &scale));
+        if (id < 0 || isnan(scale)) return nm_fail(NM_USAGE, "[%zu] must be an object with \"id\" and \"scale\", two numbers", i);
+        if ((size_t)id >= count) return nm_fail(NM_USAGE, "[%zu]: there is no adapter %lld: GET /lora-adapters lists those that there are", i, (long long)id);
+        scales[id] = scale;
+    }
+    return NM_OK;
+}
+
+static nm_err set_scales(nm_server *server, const json_t *list)
+{
+    json_t *stack = nm_llamacpp_stack(server, NULL);
+    size_t n = json_array_size(stack);
+    double *scales = nm_calloc(n + 1, sizeof *scales);
+    nm_err err = stack && scales ? read_scales(list, scales, n) : nm_fail_memory(n * sizeof *scales);
+    if (err == NM_OK) err = nm_engine_set_scales(server->engine, scales, n);
+    nm_free(scales);
+    json_decref(stack);
+    return err;
+}
+
 static void set_adapters(nm_exchange *x, void *context)
 {
-    nm_exchange_fail(x, 501, NULL, "not_supported_error",
-        "stacks are each request's own here: put \"lora\": [{\"id\", \"scale\"}] or \"model\": \"MODEL+ADAPTER=SCALE\" into the request");
+    size_t length;
+    const char *text = nm_exchange_body(x, &length);
+    json_t *list = NULL;
+    nm_err err = nm_body_array(&list, text, length);
+    if (err == NM_OK) err = set_scales(context, list);
+    if (err == NM_OK) nm_reply_json(x, json_pack("{sb}", "success", 1));
+    else nm_exchange_fail_err(x, err);
+    json_decref(list);
 }
 
 /* ---- vLLM's ------------------------------------------------------------------------------------------------------------------------------------ */

@@ -8,6 +8,7 @@
 #include <strings.h>
 #include <sys/stat.h>
 
+#include "hub/hub.h"
 #include "os/clock.h"
 #include "os/file.h"
 #include "server/engine_impl.h"
@@ -33,22 +34,26 @@ static void free_parts(parts *p)
 
 /* ---- Lists ------------------------------------------------------------------------------------------------------------- */
 
-/* A name for a file: without folder and ".gguf". */
-static char *stem(const char *path)
+/* What a model or adapter is called: by the owner, or for a path what 'nomoat import' would call it. */
+static nm_err served_name(char **name, const char *path, const char *known, nm_place place)
 {
-    const char *slash = strrchr(path, '/');
-    const char *name = slash && slash[1] ? slash + 1 : path;
-    size_t n = strlen(name);
-    if (n > 5 && !strcasecmp(name + n - 5, ".gguf")) n -= 5;
-    return nm_strndup(name, n);
+    struct stat st;
+    if (place != NM_PLACE_PATH) {
+        *name = nm_strndup(known, strlen(known));
+        return *name ? NM_OK : nm_fail_memory(strlen(known));
+    }
+    char *real = !stat(path, &st) && S_ISDIR(st.st_mode) ? realpath(path, NULL) : NULL;     /* of "." and "x/"; a file may be a link to one without a name */
+    nm_err err = nm_name_from_file(name, real ? real : path);
+    free(real);
+    return err;
 }
 
 /* Takes `found` over. as: given, hidden. */
 static nm_err add_base(nm_engine *e, nm_found *found, nm_base as, nm_base **out)
 {
     nm_base *b = nm_calloc(1, sizeof *b);
-    char *name = b ? (found->place == NM_PLACE_PATH ? stem(found->path) : nm_strndup(found->name, strlen(found->name))) : NULL;
-    nm_err err = name ? NM_OK : nm_fail_memory(sizeof *b);
+    char *name = NULL;
+    nm_err err = b ? served_name(&name, found->path, found->name, found->place) : nm_fail_memory(sizeof *b);
     pthread_mutex_lock(&e->lock);
     if (err == NM_OK) err = NM_GROW(e->base, e->base_capacity, e->bases + 1);
     if (err == NM_OK) {
@@ -235,11 +240,16 @@ static nm_err no_model(const char *name)
     return nm_fail(NM_NOT_FOUND, "The model \"%s\" does not exist: GET /v1/models lists those that do", name);
 }
 
+static nm_err check_scale(double scale)
+{
+    return scale >= -1000 && scale <= 1000 ? NM_OK : nm_fail(NM_USAGE, "an adapter's scale is %g: give -1000 to 1000", scale);
+}
+
 static nm_err add_part(nm_engine *e, parts *p, const char *name, size_t n, double scale)
 {
     part *to = &p->part[p->count];
     if (p->count == STACK_MOST) return nm_fail(NM_USAGE, "a stack has at most %d adapters", STACK_MOST);
-    if (!(scale >= -1000 && scale <= 1000)) return nm_fail(NM_USAGE, "an adapter's scale is %g: give -1000 to 1000", scale);
+    NM_TRY(check_scale(scale));
     NM_TRY(find_adapter(e, name, n, &to->a));
     if (!to->a.name) return nm_fail(NM_NOT_FOUND, "The adapter \"%.*s\" does not exist: GET /v1/models lists those that do", (int)(n < 200 ? n : 200), name);
     to->scale = (float)scale;
@@ -347,6 +357,50 @@ static nm_err variant_name(char **out, const nm_base *b, const parts *p)
     if (err == NM_OK) *out = nm_str_take(&s, NULL);
     nm_str_free(&s);
     return err;
+}
+
+/* ---- The first one's scales ---------------------------------------------------------------------------------------------- */
+
+/* The name that the first one has with other scales. */
+static nm_err scaled_name(nm_engine *e, const double *scales, size_t count, char **name)
+{
+    parts p = {.count = 0};
+    nm_base *base;
+    nm_err err = parse_name(e, e->options.models[0], &base, &p);
+    if (err == NM_OK && p.count - p.own != count) err = nm_fail(NM_USAGE, "%s has %zu adapters whose scales can be set, not %zu", e->options.models[0], p.count - p.own, count);
+    for (size_t i = 0; err == NM_OK && i < count; i++) {
+        err = check_scale(scales[i]);
+        p.part[p.own + i].scale = (float)scales[i];
+    }
+    if (err == NM_OK) err = variant_name(name, base, &p);
+    free_parts(&p);
+    return err;
+}
+
+nm_err nm_engine_set_scales(nm_engine *e, const double *scales, size_t count)
+{
+    char *name = NULL;
+    const char **first = (const char **)e->options.models;
+    pthread_mutex_lock(&e->naming);
+    nm_err err = scaled_name(e, scales, count, &name);
+    if (err == NM_OK) {
+        pthread_mutex_lock(&e->lock);
+        char *old = (char *)*first;
+        *first = name;
+        pthread_mutex_unlock(&e->lock);
+        name = old;
+    }
+    pthread_mutex_unlock(&e->naming);
+    nm_free(name);
+    return err;
+}
+
+char *nm_engine_first(nm_engine *e)
+{
+    pthread_mutex_lock(&e->lock);
+    char *name = nm_strndup(e->options.models[0], strlen(e->options.models[0]));
+    pthread_mutex_unlock(&e->lock);
+    return name;
 }
 
 /* ---- Opening -------------------------------------------------------------------------------------------------------------- */
@@ -810,8 +864,8 @@ void nm_names_reap(nm_engine *e, double now)
 /* The model of the command line gets a name that clients can type. */
 static nm_err give_base(nm_engine *e, const char *text, nm_found *found, nm_base **base)
 {
-    char *own = found->place == NM_PLACE_PATH ? stem(found->path) : nm_strndup(found->name, strlen(found->name));
-    if (!own) return nm_fail_memory(strlen(text));
+    char *own;
+    NM_TRY(served_name(&own, found->path, found->name, found->place));
     nm_err err = NM_OK;
     *base = known_base(e, own, strlen(own));
     if (*base && strcmp((*base)->found.path, found->path)) err = nm_fail(NM_USAGE, "%s: two models are called %s: rename one", text, own);
@@ -823,10 +877,23 @@ static nm_err give_base(nm_engine *e, const char *text, nm_found *found, nm_base
     return err;
 }
 
+/* The adapter that has this name by now, or NULL. Nobody else is there yet. */
+static const nm_named_adapter *given_adapter(const nm_engine *e, const char *name)
+{
+    for (size_t i = 0; i < e->n_added; i++)
+        if (same(e->added[i].name, name, strlen(name))) return &e->added[i];
+    return NULL;
+}
+
 static nm_err give_adapter(nm_engine *e, parts *p, const nm_found_adapter *f)
 {
-    char *name = f->place == NM_PLACE_PATH ? stem(f->path) : nm_strndup(f->name, strlen(f->name));
-    nm_err err = name ? remember_adapter(e, name, f->path) : nm_fail_memory(strlen(f->path));
+    char *name;
+    NM_TRY(served_name(&name, f->path, f->name, f->place));
+    const nm_named_adapter *known = given_adapter(e, name);
+    nm_err err = NM_OK;
+    if (!known) err = remember_adapter(e, name, f->path);
+    else if (strcmp(known->path, f->path))
+        err = nm_fail(NM_USAGE, "%s and %s: two adapters are called %s: rename one, or import it under a name of its own", known->path, f->path, name);
     if (err == NM_OK) err = add_part(e, p, name, strlen(name), (double)f->scale);
     nm_free(name);
     return err;

@@ -15,6 +15,7 @@ typedef struct embeddings {
     nm_engine *engine;
     json_t *body;
     const char *model;
+    char *first;                /* the first model's name, where none is given */
     bool base64, tokens;        /* tokens: some input is of ids */
     int32_t dimensions;         /* 0: not said */
     input *inputs;
@@ -27,6 +28,7 @@ static void free_embeddings(nm_request *base)
     for (size_t i = 0; e->inputs && i < e->n; i++) nm_free(e->inputs[i].text);
     nm_free(e->inputs);
     json_decref(e->body);
+    nm_free(e->first);
     nm_free(e);
 }
 
@@ -214,7 +216,10 @@ static nm_err open_embeddings(embeddings *e, const nm_server *server, nm_exchang
     NM_TRY(nm_body_object(&e->body, text, length));
     NM_TRY(read_embeddings(e));
     e->engine = server->engine;
-    if (!e->model || !*e->model) e->model = nm_engine_first(server->engine);
+    if (!e->model || !*e->model) {
+        e->first = nm_engine_first(server->engine);
+        e->model = e->first;
+    }
     return nm_request_open(&e->base, x, 1, free_embeddings);
 }
 

@@ -318,7 +318,7 @@ nm_err nm_engine_embed(nm_engine *engine, const char *model, const char *const *
 
 json_t *nm_engine_models(nm_engine *engine) { return fake.models ? json_deep_copy(fake.models) : json_array(); }
 
-const char *nm_engine_first(const nm_engine *engine) { return "fake"; }
+char *nm_engine_first(nm_engine *engine) { return nm_strndup("fake", 4); }
 
 /* The roles and texts of all messages, and as many tokens as there are messages. */
 nm_err nm_served_prompt(const nm_served *served, const nm_ask *ask, const volatile sig_atomic_t *cancel, char **text, size_t *length, int32_t **ids, size_t *count)

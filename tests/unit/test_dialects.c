@@ -26,6 +26,8 @@
 /* ---- What the engine by script leaves open ----------------------------------------------------------------------------------------------- */
 
 static char added[64];
+static double scales[4];
+static size_t n_scales;
 
 json_t *nm_engine_slots(nm_engine *engine)
 {
@@ -42,6 +44,13 @@ nm_err nm_engine_add_adapter(nm_engine *engine, const char *name, const char *pa
 {
     if (!strcmp(path, "/etc")) return nm_fail(NM_REFUSED, "%s is outside the store", path);
     snprintf(added, sizeof added, "%s=%s", name, path);
+    return NM_OK;
+}
+
+nm_err nm_engine_set_scales(nm_engine *engine, const double *given, size_t count)
+{
+    n_scales = count;
+    memcpy(scales, given, count * sizeof *scales);
     return NM_OK;
 }
 
@@ -659,6 +668,12 @@ static void test_llamacpp_requests(void **state)
     assert_asked(2, "{'model':'m','text':'x','json':true,'lora':[{'id':'b','scale':0.25}]}");
     assert_reply(get("/lora-adapters", ""), 200, "[{'id':0,'path':'a','scale':1.0,'task_name':'','prompt_prefix':''},{'id':1,'path':'b','scale':0.5,'task_name':'','prompt_prefix':''}]");
     assert_fails(post("/completion", "{'prompt':'x','lora':[{'id':2}]}"), 400, "{\"error\":{\"code\":400", "lora");
+    assert_reply(post("/lora-adapters", "[{'id':1,'scale':0.25}]"), 200, "{'success':true}");
+    assert_true(n_scales == 2 && scales[0] == 0 && scales[1] == 0.25);
+    assert_reply(post("/lora-adapters", "[]"), 200, "{'success':true}");
+    assert_true(n_scales == 2 && scales[0] == 0 && scales[1] == 0);
+    static const char *const bad[] = {"{}", "[", "[1]", "[{'id':2,'scale':1}]", "[{'id':-1,'scale':1}]", "[{'id':0}]", "[{'scale':1}]", "[{'id':'a','scale':1}]", "[{'id':0,'scale':'1'}]"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_fails(post("/lora-adapters", bad[i]), 400, "{\"error\":{\"code\":400", "");
     json_decref(fake.models);
     fake.models = NULL;
 }
@@ -769,7 +784,6 @@ static void test_llamacpp_rest(void **state)
     assert_non_null(strstr(r.body, "\nllamacpp:predicted_tokens_seconds 10\n"));
     assert_non_null(strstr(r.body, "\nllamacpp:requests_deferred 2\n"));
     free_reply(&r);
-    assert_fails(post("/lora-adapters", "[]"), 501, "not_supported_error", "MODEL+ADAPTER=SCALE");
 }
 
 static void test_vllm_adapters(void **state)

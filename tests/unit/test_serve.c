@@ -1138,6 +1138,82 @@ static void test_stacks_together(void **state)
     unsetenv("XDG_DATA_HOME");
 }
 
+static heard ask_for(nm_engine *e, const char *model)
+{
+    nm_ask a = ask_text("Once upon a time there was a small house at the end of a long road, and in it lived a man who had", 12);
+    client c = {0};
+    heard h;
+    a.top_logprobs = 0;
+    a.model = model;
+    begin(e, &c, &a);
+    hear(&h, &c);
+    return h;
+}
+
+static void assert_same(const heard *a, const heard *b)
+{
+    assert_string_equal(a->text, b->text);
+    assert_memory_equal(&a->sum, &b->sum, sizeof a->sum);
+}
+
+/* A name means one thing: else clients, and the stack itself, would get the first of two. */
+static void test_two_of_a_name(void **state)
+{
+    char given[2400];
+    const char *data = getenv("NOMOAT_TEST_DATA");
+    (void)state;
+    NEED_MODEL();
+    if (!data) skip();
+    nm_engine *e;
+    const char *models[] = {given};
+    nm_engine_options o = {.models = models, .n_models = 1};
+    snprintf(given, sizeof given, "%s+%s/oracle/lora_a/final+%s/oracle/lora_b/final", model_path, data, data);
+    assert_int_equal(nm_engine_open(&e, &o), NM_USAGE);
+    assert_non_null(strstr(nm_error_text(), "two adapters are called final"));
+    snprintf(given, sizeof given, "%s+%s/oracle/lora_a/final/+%s/oracle/lora_a/final/=0.5", model_path, data, data);
+    if (nm_engine_open(&e, &o) != NM_OK) fail_msg("%s", nm_error_text());
+    char *first = nm_engine_first(e);
+    assert_string_equal(first, "smollm2-135m-instruct-q4_1+final+final=0.5");
+    nm_free(first);
+    nm_engine_close(&e);
+}
+
+/* Scales for everybody are those of requests that name no model; names go on to mean what they say. */
+static void test_scales_for_all(void **state)
+{
+    char root[] = "/tmp/nomoat-test-scales-XXXXXX", last[300], given[1200];
+    const char *data = getenv("NOMOAT_TEST_DATA");
+    (void)state;
+    NEED_MODEL();
+    if (!data) skip();
+    make_store(root, data, last);
+    snprintf(given, sizeof given, "%s+a+b=0.5", model_path);
+    nm_engine *e;
+    const char *models[] = {given};
+    nm_engine_options o = {.models = models, .n_models = 1};
+    if (nm_engine_open(&e, &o) != NM_OK) fail_msg("%s", nm_error_text());
+    heard before = ask_for(e, NULL), half = ask_for(e, "smollm2-135m-instruct-q4_1+a=0.25+b"), one = ask_for(e, "smollm2-135m-instruct-q4_1+b"), now;
+    assert_int_equal(nm_engine_set_scales(e, (double[]){0.25, 1}, 2), NM_OK);
+    now = ask_for(e, NULL);
+    assert_same(&now, &half);
+    assert_int_equal(nm_engine_set_scales(e, (double[]){0, 1}, 2), NM_OK);
+    now = ask_for(e, NULL);
+    assert_string_equal(now.text, one.text);
+    char *first = nm_engine_first(e);
+    assert_string_equal(first, "smollm2-135m-instruct-q4_1+a=0+b");      /* places stay */
+    nm_free(first);
+    assert_int_equal(nm_engine_set_scales(e, (double[]){1}, 1), NM_USAGE);
+    assert_int_equal(nm_engine_set_scales(e, (double[]){1, 1001}, 2), NM_USAGE);
+    assert_int_equal(nm_engine_set_scales(e, (double[]){1, (double)NAN}, 2), NM_USAGE);
+    now = ask_for(e, "smollm2-135m-instruct-q4_1+a+b=0.5");
+    assert_same(&now, &before);
+    assert_int_equal(nm_engine_set_scales(e, (double[]){1, 0.5}, 2), NM_OK);
+    now = ask_for(e, NULL);
+    assert_same(&now, &before);
+    nm_engine_close(&e);
+    unsetenv("XDG_DATA_HOME");
+}
+
 /* Names that clients give: within the store, none that somebody else would be misled by, and none of the command line's is taken away. */
 static void test_added_adapters(void **state)
 {
@@ -1391,7 +1467,7 @@ int main(void)
         cmocka_unit_test(test_together_as_alone), cmocka_unit_test(test_kept_prefix), cmocka_unit_test(test_several_answers), cmocka_unit_test(test_cancel), cmocka_unit_test(test_leaving), cmocka_unit_test(test_leaving_in_turn), cmocka_unit_test(test_hanging_up),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_logprobs), cmocka_unit_test(test_embeddings), cmocka_unit_test(test_embeddings_cut), cmocka_unit_test(test_embeddings_cancel), cmocka_unit_test(test_memory_fails), cmocka_unit_test(test_smuggled_tokens),
-        cmocka_unit_test(test_smuggled_beside_messages), cmocka_unit_test(test_fair), cmocka_unit_test(test_two_models), cmocka_unit_test(test_unused_model), cmocka_unit_test(test_stacks_together), cmocka_unit_test(test_added_adapters),
+        cmocka_unit_test(test_smuggled_beside_messages), cmocka_unit_test(test_fair), cmocka_unit_test(test_two_models), cmocka_unit_test(test_unused_model), cmocka_unit_test(test_stacks_together), cmocka_unit_test(test_two_of_a_name), cmocka_unit_test(test_scales_for_all), cmocka_unit_test(test_added_adapters),
         cmocka_unit_test(test_turns), cmocka_unit_test(test_turns_of_calls),
         cmocka_unit_test(test_long_texts), cmocka_unit_test(test_chat), cmocka_unit_test(test_cut_call), cmocka_unit_test(test_think_bound), cmocka_unit_test(test_marks), cmocka_unit_test(test_close_at_work),
         cmocka_unit_test(test_hold), cmocka_unit_test(test_beside_held),
