@@ -84,14 +84,14 @@ bool fake_idle(void)
     return idle;
 }
 
-bool fake_is_asked(void)
+bool fake_busy(void)
 {
     struct timespec until = fake_patience();
     pthread_mutex_lock(&fake_own.lock);
-    while (!fake.asks && fake_waits(&until)) continue;
-    bool asked = fake.asks > 0;
+    while (!fake_own.running && fake_waits(&until)) continue;
+    bool busy = fake_own.running > 0;
     pthread_mutex_unlock(&fake_own.lock);
-    return asked;
+    return busy;
 }
 
 void fake_reset(void)
@@ -229,6 +229,7 @@ static void fake_start(void *(*run)(void *), void *arg)
     pthread_t thread;
     pthread_mutex_lock(&fake_own.lock);
     fake_own.running++;
+    pthread_cond_broadcast(&fake_own.change);
     pthread_mutex_unlock(&fake_own.lock);
     if (pthread_create(&thread, NULL, run, arg)) abort();
     pthread_detach(thread);
@@ -240,7 +241,6 @@ nm_err nm_engine_ask(nm_engine *engine, const nm_ask *ask, const nm_listener *li
     size_t i = (size_t)fake.asks++;
     const fake_script *s = fake.n_scripts ? &fake.scripts[i % fake.n_scripts] : &fake.script;
     if (i < FAKE_ASKS) fake_own.asked[i] = note_ask(ask);
-    pthread_cond_broadcast(&fake_own.change);
     pthread_mutex_unlock(&fake_own.lock);
     if (s->refuse) return nm_fail(s->refuse, "%s", s->error);
     nm_job *job = gw_must(calloc(1, sizeof *job));

@@ -50,8 +50,8 @@ void fake_reset(void);
 const json_t *fake_asked(size_t i);
 /* Waits until nothing runs; false after a minute. */
 bool fake_idle(void);
-/* Waits for the first request since it was reset; false after a minute. */
-bool fake_is_asked(void);
+/* Waits until something runs; false after a minute. */
+bool fake_busy(void);
 /* The vocabulary of its models: 0 <unk>, 1 <s>, 2 </s>, 3 to 258 the bytes, 259 " Hello", 260 " world", 261 "!", 262 "\u20ac". A byte's id is its value + 3. */
 const nm_tokenizer *fake_tokenizer(void);
 
