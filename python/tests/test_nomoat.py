@@ -188,8 +188,8 @@ class Tiny(WithModel):
     def test_control_c(self):
         main = threading.main_thread().ident
         timer = threading.Timer(0.2, lambda: signal.pthread_kill(main, signal.SIGINT))
-        timer.start()
         with self.assertRaises(KeyboardInterrupt):
+            timer.start()
             while True:
                 self.m.embed(["Hello world, " * 30] * 16)
         timer.join()
@@ -202,8 +202,8 @@ class Tiny(WithModel):
         self.addCleanup(setattr, sys, "unraisablehook", sys.__unraisablehook__)
         for n in range(30):
             timer = threading.Timer(0.02 + n * 0.0013, lambda: signal.pthread_kill(main, signal.SIGINT))
-            timer.start()
             with self.assertRaises(KeyboardInterrupt):
+                timer.start()
                 while True:
                     self.m.complete("abc", max_tokens=200, seed=n)
             timer.join()

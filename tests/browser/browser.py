@@ -58,7 +58,7 @@ class Page:
             raise RuntimeError(result['exceptionDetails'].get('exception', {}).get('description', expression))
         return result['result'].get('value')
 
-    async def until(self, expression, what=None, seconds=30):
+    async def until(self, expression, what=None, seconds=120):
         for _ in range(int(seconds * 20)):
             value = await self.js(f'(async () => Boolean(await ({expression})))()')
             if value:

@@ -44,11 +44,10 @@ if [ -f "$model" ]; then
     done
     "$NOMOAT" bench "$model" --tune --max-length 64 -r 1 >"$work/out" 2>"$work/err"
     check 'and a table of it' grep -q '^speed  *[0-9.]* tokens/s' "$work/out"
-    probing() { [ "$(awk '/^VmRSS/ { print $2 }' "/proc/$1/status")" -gt 60000 ]; }      # its buffer is being filled
+    probing() { awk '/^VmRSS/ { most = $2 } END { exit most <= 60000 }' "/proc/$1/status" 2>/dev/null; }      # its buffer is being filled
+    endless() { exec "$NOMOAT" bench "$model" -r 100 >"$work/out" 2>"$work/err" </dev/null; }
     interrupted() {
-        "$NOMOAT" bench "$model" >"$work/out" 2>"$work/err" </dev/null &
-        pid=$!
-        until probing "$pid"; do kill -0 "$pid" 2>/dev/null || return 1; done
+        catch probing endless || return 1
         kill -INT "$pid"
         wait "$pid"
         [ $? -eq 130 ] && [ ! -s "$work/out" ]

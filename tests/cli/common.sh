@@ -43,8 +43,8 @@ on_terminal() { # on_terminal [STEP...] -- COMMAND...: with a pseudo terminal, s
     TERM=xterm "$TERMINAL" "$@" >"$work/screen" 2>"$work/err"
 }
 shown() { grep -q -- "$1" "$work/screen"; }
-wait_for() {    # wait_for COMMAND...: until it succeeds, for a minute at most
-    tries=600
+wait_for() {    # wait_for COMMAND...: until it succeeds, for some minutes at most: the machine may do other things as well
+    tries=2000
     until "$@"; do
         [ $((tries -= 1)) -gt 0 ] || return 1
         sleep 0.1
@@ -52,6 +52,18 @@ wait_for() {    # wait_for COMMAND...: until it succeeds, for a minute at most
 }
 busy() {        # busy PID: it has computed for two seconds; long enough to be past opening a tiny model, however slow the machine
     awk -v tick="$(getconf CLK_TCK)" '{ sub(/^.*\) /, ""); exit $12 + $13 < 2 * tick }' "/proc/$1/stat" 2>/dev/null
+}
+runs() { grep -qs '^State:.[^Z]' "/proc/$1/status"; }      # runs PID: it has not ended
+catch() {       # catch CONDITION COMMAND...: starts it, its process in $pid, until the condition holds of that; anew where it ended before that was seen
+    condition=$1
+    shift
+    for _ in 1 2 3 4 5; do
+        "$@" &
+        pid=$!
+        while runs "$pid"; do "$condition" "$pid" && return; done
+        wait "$pid"
+    done
+    return 1
 }
 finish() {
     echo "1..$n"

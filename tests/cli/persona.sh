@@ -130,7 +130,7 @@ serve() {       # serve MODEL OPTION...
     wait_for told && url=$(sed -n 's/.*serving at \(http[^ ,]*\).*/\1/p' "$work/log")
 }
 ask() {         # ask PATH BODY
-    curl -sS -g --max-time 60 -H 'Content-Type: application/json' -d "$2" "$url$1" >"$work/out" 2>"$work/err"
+    curl -sS -g --max-time 600 -H 'Content-Type: application/json' -d "$2" "$url$1" >"$work/out" 2>"$work/err"
 }
 hello='"messages": [{"role": "user", "content": "Hello"}]'
 rendered() {    # rendered TEXT BODY: the prompt of such a request

@@ -30,7 +30,7 @@ stop() {        # stop SIGNAL: its exit code
 ask() {         # ask STATUS PATH CURL-OPTION...: that status; the body in $work/out
     wanted=$1 path=$2
     shift 2
-    status=$(curl -sS -g --max-time 60 -o "$work/out" -w '%{http_code}' "$@" "$url$path" 2>"$work/err")
+    status=$(curl -sS -g --max-time 600 -o "$work/out" -w '%{http_code}' "$@" "$url$path" 2>"$work/err")
     [ "$status" != "$wanted" ] || return 0
     echo "# $path: $status in place of $wanted: $(head -c 300 "$work/out")"
     return 1
@@ -141,16 +141,21 @@ check 'reach no terminal' clean
 check 'and no prompt is in the log' test -z "$(grep -iE 'sea|salt|France' "$work/log")"
 
 # ---- the end
-long='{"prompt": "Once upon a time", "max_tokens": 150, "temperature": 0, "stream": true, "ignore_eos": true}'
+long() { echo "{\"prompt\": \"Once upon a time\", \"max_tokens\": $1, \"temperature\": 0, \"stream\": true, \"ignore_eos\": true}"; }
 stream_to() {   # stream_to FILE BODY: in the background, in $reader
     rm -f "$1"
-    curl -sSN --max-time 60 -H 'Content-Type: application/json' -d "$2" "$url/v1/completions" >"$1" 2>"$work/err" &
+    curl -sSN --max-time 600 -H 'Content-Type: application/json' -d "$2" "$url/v1/completions" >"$1" 2>"$work/err" &
     reader=$!
 }
 flows() { grep -q "^data: " "$1" 2>/dev/null; }
+is_over() { grep -q '^data: .DONE' "$work/stream"; }
 ends_streams() {        # ends_streams SIGNAL: what is under way comes to its end, then the program
-    stream_to "$work/stream" "$long"
-    wait_for flows "$work/stream" || return 1
+    for tokens in 150 600 2400; do      # a short one may be over before this is seen
+        stream_to "$work/stream" "$(long $tokens)"
+        wait_for flows "$work/stream" || return 1
+        is_over || break
+        wait "$reader"
+    done
     flowing=$(tail -n 1 "$work/stream")
     stop "$1" || { echo "# exit code $code"; return 1; }
     wait "$reader" || return 1

@@ -75,12 +75,15 @@ awk 'BEGIN { for (i = 0; i < 24; i++) printf "{\"messages\": [{\"role\": \"user\
 asks='--epochs 20 --batch 4 --max-length 32 -r 4 -s 7 --meter 0 --val 0 --save-every 1'
 # shellcheck disable=SC2086
 asks() { "$NOMOAT" tune "$model" "$work/chat.jsonl" --template "$work/short.jinja" $asks "$@" >"$work/out" 2>"$work/err" </dev/null; }
+# shellcheck disable=SC2086
+asks_again() {
+    rm -rf "$work/q2"
+    exec "$NOMOAT" tune "$model" "$work/chat.jsonl" --template "$work/short.jinja" $asks -o "$work/q2" >/dev/null 2>&1 </dev/null
+}
+saved() { [ -e "$work/q2/checkpoint.safetensors" ]; }
 asks_killed() {
     asks -o "$work/q1" || return
-    # shellcheck disable=SC2086
-    "$NOMOAT" tune "$model" "$work/chat.jsonl" --template "$work/short.jinja" $asks -o "$work/q2" >/dev/null 2>&1 </dev/null &
-    pid=$!
-    wait_for test -e "$work/q2/checkpoint.safetensors"
+    catch saved asks_again
     kill -KILL "$pid" 2>/dev/null
     wait "$pid" 2>/dev/null
     test -e "$work/q2/checkpoint.safetensors" && asks -o "$work/q2" --resume && cmp -s "$work/q1/adapter_model.safetensors" "$work/q2/adapter_model.safetensors"
@@ -141,8 +144,12 @@ check 'a time, and Ctrl-C' stops
 # shellcheck disable=SC2086  # options
 goes_on() { in_time $chosen --resume && mv "$work/t" "$work/t.parts" && in_time $chosen && cmp "$work/t/adapter_model.safetensors" "$work/t.parts/adapter_model.safetensors"; }
 check 'goes on with what was chosen' goes_on
-fitted() { tune -o "$work/h" --val 0 --epochs 1000 --meter 64 --fit 15s --json && says ' epochs in place of 1000 ' && awk -v s="$(value seconds)" 'BEGIN { exit !(s > 4 && s < 30) }'; }
-check 'fewer epochs for less time' fitted
+thrice() { "$@" || "$@" || "$@"; }      # what is measured: the machine may become busy, or idle, in the middle
+fitted() {
+    rm -rf "$work/h"
+    tune -o "$work/h" --val 0 --epochs 1000 --meter 64 --fit 15s --json && says ' epochs in place of 1000 ' && awk -v s="$(value seconds)" 'BEGIN { exit !(s > 4 && s < 30) }'
+}
+check 'fewer epochs for less time' thrice fitted
 awk 'BEGIN { for (i = 0; i < 2700; i++) printf "{\"prompt\": \"What is %d?\", \"completion\": \"It is the number %d.\"}\n", i, i }' >"$work/many.jsonl"
 check 'many rows' run tune "$model" "$work/many.jsonl" --format alpaca --show-mask 1
 check 'keep no more than tells enough' says '2700 sequences,.*; 128 sequences for validation'
@@ -150,7 +157,7 @@ looks() { run tune "$model" "$work/data.jsonl" --format alpaca -r 4 --epochs 400
 # The time of ten validations and of none of the steps: far from what two validations take and from what the steps do, as a busy machine measures the
 # same thing four times as long.
 seldom() { looks --json && looks --fit "$(value validation)s" && says ': [2-9] looks .* in place of 10'; }
-check 'fewer validations for less time' seldom
+check 'fewer validations for less time' thrice seldom
 said() { tune -o "$work/i" --val 0 --max-steps 1 --memory 30M && says '^nomoat: --memory 30M: '; }
 check 'what --memory chose is said' said
 check 'masks' tune --show-mask 1

@@ -82,11 +82,10 @@ check "a template's own refusal" refuses
 printf '{%% for i in range(90000) %%}{%% for j in range(90000) %%}{%% endfor %%}{%% endfor %%}' >"$work/loop.jinja"
 # SIGINT is signal 2, bit 1; before the name is nomoat it is the shell that catches
 catches() { awk '/^Name/ { name = $2 } /^SigCgt/ { exit name != "nomoat" || $2 !~ /[2367abef]$/ }' "/proc/$1/status"; }
+looping() { exec "$NOMOAT" template "$work/loop.jinja" <"$work/vars" >"$work/out" 2>"$work/err"; }
 stops() {
     echo '{}' >"$work/vars"
-    "$NOMOAT" template "$work/loop.jinja" <"$work/vars" >"$work/out" 2>"$work/err" &
-    pid=$!
-    until catches "$pid"; do kill -0 "$pid" || return 1; done      # at once: its steps are bounded
+    catch catches looping || return 1       # at once: its steps are bounded
     kill -INT "$pid"
     wait "$pid"
     [ $? -eq 130 ] && [ ! -s "$work/err" ]

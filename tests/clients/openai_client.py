@@ -155,7 +155,7 @@ def busy():
     """Answers that the server is at work on; None where it does not tell."""
     request = urllib.request.Request(URL + "/slots", headers={"Authorization": "Bearer " + KEY})
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return len([s for s in json.load(answer) if s.get("is_processing", True)])
     except OSError:
         return None
@@ -163,13 +163,13 @@ def busy():
 
 def cancel():
     for _ in range(3):
-        answer = chat(stream=True, max_tokens=2000, extra_body={"ignore_eos": True})
+        answer = chat(stream=True, max_tokens=4000, extra_body={"ignore_eos": True})
         for i, _chunk in enumerate(answer):
             if i == 3:
                 break
         answer.close()
     start = time.monotonic()
-    while busy() and time.monotonic() - start < 5:
+    while busy() and time.monotonic() - start < 20:
         time.sleep(0.02)
     assert not busy(), "the server goes on with answers that nobody waits for"
     strict(chat())

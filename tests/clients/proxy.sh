@@ -32,10 +32,11 @@ free_port() {   # one that was free a moment ago, in $port
     kill -9 "$(cat "$work/probe.pid")"
 }
 direct() { curl -sS -H "Authorization: Bearer $NOMOAT_API_KEY" "http://$(url "$1")$2"; }
+exec=           # of a subshell that is to become curl
 through() {     # through PATH CURL-OPTION...: the proxy
     path=$1
     shift
-    curl -sS --max-time 60 -H "Authorization: Bearer $NOMOAT_API_KEY" "$@" "http://127.0.0.1:$port$path"
+    ${exec:-} curl -sS --max-time 600 -H "Authorization: Bearer $NOMOAT_API_KEY" "$@" "http://127.0.0.1:$port$path"
 }
 status_of() { through "$@" -o /dev/null -w '%{http_code}'; }
 up() { [ "$(status_of /health 2>/dev/null)" = 200 ]; }
@@ -100,20 +101,19 @@ check 'a browser stays with one' stays
 at_work() { working one || working two; }
 at_rest() { ! at_work; }
 frees() {       # an answer that is not streamed: nothing was sent yet when its client leaves
-    streams=false
-    tell 8000 /dev/null --max-time 1.5 &
+    (streams=false exec=exec && tell 8000 /dev/null) &
     reader=$!
-    streams=true
     wait_for at_work || return 1
+    kill "$reader"
     wait "$reader"
-    tries=30
+    tries=200       # far fewer than such an answer takes
     until at_rest; do [ $((tries -= 1)) -gt 0 ] || return 1; sleep 0.1; done
 }
 check 'who leaves frees its server' frees
 
 flows() { grep -qs '^data: ' "$1"; }
 unbuffered() {
-    tell 200 "$work/long" &
+    tell 1000 "$work/long" &
     reader=$!
     wait_for flows "$work/long" || return 1
     if working one; then busy=one idle=two; else busy=two idle=one; fi

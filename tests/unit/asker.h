@@ -3,6 +3,7 @@
 #define NM_TESTS_ASKER_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <time.h>
 
@@ -25,8 +26,13 @@ typedef struct client {
     double worked;          /* the processor's seconds that this thread had used at the end */
     nm_job *job;
     int cancel_after;       /* pieces */
+    void (*at_first)(void *arg);        /* with its first piece, on the engine's thread; may ask for more */
+    void *at_first_arg;
+    int answered_at[MOST_N], ended_at;  /* in the order in which things were told, of all clients */
     bool deaf;              /* keeps no text: memory may fail */
 } client;
+
+static atomic_int told;
 
 static void on_started(void *arg, const nm_started *s)
 {
@@ -57,15 +63,19 @@ static void on_piece(void *arg, const nm_piece *p)
         c->pieces++;
     }
     nm_job *job = c->cancel_after && c->pieces == c->cancel_after ? c->job : NULL;
+    bool first = c->at_first && c->pieces == 1;
     pthread_cond_broadcast(&c->changed);
     pthread_mutex_unlock(&c->lock);
     if (job) nm_job_cancel(job);
+    if (first) c->at_first(c->at_first_arg);
 }
 
 static void on_answered(void *arg, const nm_answer_end *a)
 {
     client *c = arg;
-    c->finish[a->index] = a->finish;
+    int at = atomic_fetch_add(&told, 1);
+    if (a->index < MOST_N) c->finish[a->index] = a->finish;     /* the deaf ask for more */
+    if (c->answered < MOST_N) c->answered_at[c->answered] = at;
     c->reasoned += a->reasoning_tokens;
     c->answered++;
 }
@@ -84,6 +94,7 @@ static void on_ended(void *arg, const nm_ended *e)
     double worked = worked_by(CLOCK_THREAD_CPUTIME_ID);
     pthread_mutex_lock(&c->lock);
     c->ended++;
+    c->ended_at = atomic_fetch_add(&told, 1);
     c->end = *e;
     c->worked = worked;
     snprintf(c->error, sizeof c->error, "%s", e->error);
@@ -95,7 +106,7 @@ static void on_ended(void *arg, const nm_ended *e)
 static void begin(nm_engine *e, client *c, const nm_ask *ask)
 {
     nm_listener l = {on_started, on_piece, on_answered, on_ended, c};
-    *c = (client){.cancel_after = c->cancel_after, .deaf = c->deaf};
+    *c = (client){.cancel_after = c->cancel_after, .deaf = c->deaf, .at_first = c->at_first, .at_first_arg = c->at_first_arg};
     pthread_mutex_init(&c->lock, NULL);
     pthread_cond_init(&c->changed, NULL);
     pthread_mutex_lock(&c->lock);

@@ -63,17 +63,35 @@ static const nm_model *fake_model(void)
 
 const nm_tokenizer *fake_tokenizer(void) { return nm_model_tokenizer(fake_model()); }
 
-bool fake_idle(void)
+/* Waits until something has changed; false once patience has come to its end. Under the lock. */
+static bool fake_waits(const struct timespec *until) { return pthread_cond_timedwait(&fake_own.change, &fake_own.lock, until) != ETIMEDOUT; }
+
+static struct timespec fake_patience(void)
 {
     struct timespec until;
     clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 5;
-    int late = 0;
+    until.tv_sec += 60;
+    return until;
+}
+
+bool fake_idle(void)
+{
+    struct timespec until = fake_patience();
     pthread_mutex_lock(&fake_own.lock);
-    while (fake_own.running && late != ETIMEDOUT) late = pthread_cond_timedwait(&fake_own.change, &fake_own.lock, &until);
+    while (fake_own.running && fake_waits(&until)) continue;
     bool idle = !fake_own.running;
     pthread_mutex_unlock(&fake_own.lock);
     return idle;
+}
+
+bool fake_busy(void)
+{
+    struct timespec until = fake_patience();
+    pthread_mutex_lock(&fake_own.lock);
+    while (!fake_own.running && fake_waits(&until)) continue;
+    bool busy = fake_own.running > 0;
+    pthread_mutex_unlock(&fake_own.lock);
+    return busy;
 }
 
 void fake_reset(void)
@@ -211,6 +229,7 @@ static void fake_start(void *(*run)(void *), void *arg)
     pthread_t thread;
     pthread_mutex_lock(&fake_own.lock);
     fake_own.running++;
+    pthread_cond_broadcast(&fake_own.change);
     pthread_mutex_unlock(&fake_own.lock);
     if (pthread_create(&thread, NULL, run, arg)) abort();
     pthread_detach(thread);

@@ -48,8 +48,10 @@ extern fake_state fake;
 void fake_reset(void);
 /* What request number i (from 0) asked: members of nm_ask that were given. Borrowed; NULL if there was none. */
 const json_t *fake_asked(size_t i);
-/* Waits until nothing runs; false after five seconds. */
+/* Waits until nothing runs; false after a minute. */
 bool fake_idle(void);
+/* Waits until something runs; false after a minute. */
+bool fake_busy(void);
 /* The vocabulary of its models: 0 <unk>, 1 <s>, 2 </s>, 3 to 258 the bytes, 259 " Hello", 260 " world", 261 "!", 262 "\u20ac". A byte's id is its value + 3. */
 const nm_tokenizer *fake_tokenizer(void);
 

@@ -21,13 +21,15 @@
 #include "os/clock.h"
 #include "server/http.h"
 #include "server/http_guard.h"
+#include "server/http_private.h"
 #include "server/server.h"
 
-enum { PATIENCE = 2 };      /* of tests on machines that do other things as well */
+enum { PATIENCE = 60000 };  /* milliseconds until what must come is given up: the machine may do other things as well */
 
 /* ---- The server under test ---- */
 
 static atomic_int workers, started, left;
+static atomic_bool held;        /* handlers that take their time go on once it is false */
 
 static void *in_thread(void *(*fn)(void *), nm_exchange *x)
 {
@@ -52,6 +54,7 @@ static void *done(nm_exchange *x)
 }
 
 static void nap(int ms) { usleep((useconds_t)ms * 1000); }
+static void wait_while_held(void) { while (atomic_load(&held)) nap(1); }
 
 static void now(nm_exchange *x, void *context) { nm_exchange_reply(x, 200, "text/plain", "now", 3); }
 
@@ -74,7 +77,7 @@ static void later(nm_exchange *x, void *context) { in_thread(reply_later, x); }
 static void dwell(nm_exchange *x, void *context)
 {
     atomic_fetch_add(&started, 1);
-    nap(700);
+    wait_while_held();
     echo(x, context);
 }
 
@@ -217,9 +220,11 @@ static void open_with(nm_http_options o)
     assert_int_equal(nm_http_open(&http, &o), NM_OK);
 }
 
-static bool soon(atomic_int *what, int value, int ms)
+static int ms_since(uint64_t begin) { return (int)((nm_clock_ns() - begin) / 1000000); }
+
+static bool soon(atomic_int *what, int value)
 {
-    for (int i = 0; i < ms && atomic_load(what) != value; i++) nap(1);
+    for (uint64_t begin = nm_clock_ns(); atomic_load(what) != value && ms_since(begin) < PATIENCE;) nap(1);
     return atomic_load(what) == value;
 }
 
@@ -227,7 +232,7 @@ static void shut(void)
 {
     nm_http_close(&http);
     assert_null(http);
-    assert_true(soon(&workers, 0, 20000));
+    assert_true(soon(&workers, 0));
     assert_int_equal(nm_mem_alive(), alive);
 }
 
@@ -255,8 +260,6 @@ static int dial_from(const char *address)
     return fd;
 }
 
-static int ms_since(uint64_t begin) { return (int)((nm_clock_ns() - begin) / 1000000); }
-
 static bool put_bytes(int fd, const char *bytes, size_t length)
 {
     while (length) {
@@ -272,13 +275,13 @@ static bool put(int fd, const char *text) { return put_bytes(fd, text, strlen(te
 
 /* What comes within ms; at most until `until` is seen in it. Gives the bytes; *closed: the server closed. */
 static char got[1 << 20];
-static size_t take(int fd, const char *until, int ms, bool *closed)
+static size_t take_within(int ms, int fd, const char *until, bool *closed)
 {
     size_t n = 0;
-    uint64_t end = nm_clock_ns() + (uint64_t)ms * 1000000;
+    uint64_t begin = nm_clock_ns();
     *closed = false;
     got[0] = 0;
-    while (n < sizeof got - 1 && nm_clock_ns() < end && !(until && strstr(got, until))) {
+    while (n < sizeof got - 1 && ms_since(begin) < ms && !(until && strstr(got, until))) {
         struct pollfd p = {.fd = fd, .events = POLLIN};
         if (poll(&p, 1, 10) <= 0) continue;
         ssize_t k = recv(fd, got + n, sizeof got - 1 - n, 0);
@@ -292,6 +295,8 @@ static size_t take(int fd, const char *until, int ms, bool *closed)
     return n;
 }
 
+static size_t take(int fd, const char *until, bool *closed) { return take_within(PATIENCE, fd, until, closed); }
+
 /* A request on a connection of its own, to the end of the connection or of patience. */
 static const char *talk_bytes(const char *request, size_t length)
 {
@@ -299,7 +304,7 @@ static const char *talk_bytes(const char *request, size_t length)
     int fd = dial();
     assert_true(fd >= 0);
     put_bytes(fd, request, length);
-    take(fd, NULL, 5000, &closed);
+    take(fd, NULL, &closed);
     if (!closed) print_message("# stays open: %s\n# got: %s\n", request, got);
     assert_true(closed);
     close(fd);
@@ -356,10 +361,10 @@ static void test_continue(void **state)
     open_with(plain());
     int fd = dial();
     put(fd, "POST /echo HTTP/1.1\r\n" HOST "Expect: 100-continue\r\nContent-Length: 2\r\n" ENDS);
-    take(fd, "\r\n\r\n", 3000, &closed);
+    take(fd, "\r\n\r\n", &closed);
     assert_int_equal(status_of(got), 100);
     put(fd, "{}");
-    take(fd, NULL, 3000, &closed);
+    take(fd, NULL, &closed);
     assert_int_equal(status_of(got), 200);
     assert_has("\r\n\r\n{}");
     close(fd);
@@ -508,7 +513,7 @@ static unsigned long long number_of(const char *request, const char *from)
     bool closed;
     int fd = dial_from(from);
     put(fd, request);
-    take(fd, NULL, 3000, &closed);
+    take(fd, NULL, &closed);
     close(fd);
     assert_int_equal(status_of(got), 200);
     return strtoull(strstr(got, "\r\n\r\n") + 4, NULL, 10);
@@ -705,29 +710,65 @@ static int send_large(const char *head, size_t n)
     return fd;
 }
 
+/* Large requests that wait for their turn, and whose clients are still there. */
+static int queued(void)
+{
+    int n = 0;
+    pthread_mutex_lock(&http->lock);
+    for (const nm_exchange *x = http->large; x; x = x->next) n += !nm_exchange_gone(x);
+    pthread_mutex_unlock(&http->lock);
+    return n;
+}
+
+static bool soon_queued(int n)
+{
+    for (uint64_t begin = nm_clock_ns(); queued() != n && ms_since(begin) < PATIENCE;) nap(1);
+    return queued() == n;
+}
+
+/* Fills fd with large requests, of which the first is at work until it is let go; the others wait behind it. */
+static void hold_large(int *fd, int n)
+{
+    int before = atomic_load(&started);
+    atomic_store(&held, true);
+    fd[0] = send_large(LARGE_TO("/dwell", "100000"), LARGE);
+    assert_true(soon(&started, before + 1));
+    for (int i = 1; i < n; i++) fd[i] = send_large(LARGE_TO("/dwell", "100000"), LARGE);
+    assert_true(soon_queued(n - 1));
+}
+
+static void *let_go_later(void *arg)
+{
+    nap(50);
+    atomic_store(&held, false);
+    return NULL;
+}
+
 /* Whose body is large waits for others' like it; nobody else does. What has left by its turn is not begun. */
 static void test_large_bodies(void **state)
 {
     enum { N = 3 };
     int fd[N];
     bool closed;
+    pthread_t later;
     open_with(plain());
-    for (int i = 0; i < N; i++) fd[i] = send_large(LARGE_TO("/dwell", "100000"), LARGE);
-    assert_true(soon(&started, 1, 3000));
-    uint64_t begin = nm_clock_ns();
+    hold_large(fd, N);
     assert_status(GET("/now"), 200);
-    assert_in_range(ms_since(begin), 0, 500);
+    assert_int_equal(atomic_load(&started), 1);
     close(fd[1]);
+    assert_true(soon_queued(N - 2));
+    atomic_store(&held, false);
     for (int i = 0; i < N; i += 2) {
-        take(fd[i], NULL, 5000, &closed);
+        take(fd[i], NULL, &closed);
         assert_true(closed);
         assert_int_equal(status_of(got), 200);
         close(fd[i]);
     }
     assert_int_equal(atomic_load(&started), 2);
-    for (int i = 0; i < N; i++) fd[i] = send_large(LARGE_TO("/dwell", "100000"), LARGE);
-    assert_true(soon(&started, 3, 3000));
+    hold_large(fd, N);
+    assert_int_equal(pthread_create(&later, NULL, let_go_later, NULL), 0);      /* while the server closes */
     shut();
+    pthread_join(later, NULL);
     for (int i = 0; i < N; i++) close(fd[i]);
 }
 
@@ -735,7 +776,7 @@ static int large_echo(void)
 {
     bool closed;
     int fd = send_large(LARGE_TO("/echo", "100000"), LARGE);
-    take(fd, NULL, 3000, &closed);
+    take(fd, NULL, &closed);
     close(fd);
     return status_of(got);
 }
@@ -749,12 +790,14 @@ static void test_many_bodies(void **state)
     o.most_body = LARGE;
     open_with(o);
     for (int i = 0; i < N; i++) fd[i] = send_large(LARGE_TO("/echo", "100000"), LARGE - 1);
-    for (int i = 0; i < 50 && status == 200; i++) nap(20), status = large_echo();
+    uint64_t begin = nm_clock_ns();
+    while (status == 200 && ms_since(begin) < PATIENCE) nap(20), status = large_echo();
     assert_int_equal(status, 503);
     assert_has("Retry-After: 1\r\n");
     assert_status(POST_WITH("/echo", ""), 200);
     for (int i = 0; i < N; i++) close(fd[i]);
-    for (int i = 0; i < 50 && status == 503; i++) nap(20), status = large_echo();
+    begin = nm_clock_ns();
+    while (status == 503 && ms_since(begin) < PATIENCE) nap(20), status = large_echo();
     assert_int_equal(status, 200);
     shut();
 }
@@ -763,35 +806,35 @@ static void test_many_bodies(void **state)
 static void test_left_bodies(void **state)
 {
     enum { N = 20 };
-    int fd[N];
+    int busy, fd[N];
     open_with(plain());
-    int busy = send_large(LARGE_TO("/dwell", "100000"), LARGE);
-    assert_true(soon(&started, 1, 3000));
+    hold_large(&busy, 1);
     int64_t before = nm_mem_alive();
     for (int i = 0; i < N; i++) fd[i] = send_large(LARGE_TO("/dwell", "100000"), LARGE);
-    for (int i = 0; i < 200 && nm_mem_alive() < before + N; i++) nap(1);
+    assert_true(soon_queued(N));
     assert_true(nm_mem_alive() >= before + N);
     for (int i = 0; i < N; i++) close(fd[i]);
-    for (int i = 0; i < 300 && nm_mem_alive() > before; i++) nap(1);
+    for (uint64_t begin = nm_clock_ns(); nm_mem_alive() > before && ms_since(begin) < PATIENCE;) nap(1);
     assert_true(nm_mem_alive() <= before);
     assert_int_equal(atomic_load(&started), 1);
+    atomic_store(&held, false);
     close(busy);
     shut();
 }
 
 /* Bytes that come one by one, for as long as the server takes them; milliseconds until it closes. */
-static int drip(const char *first, int most_ms)
+static int drip(const char *first)
 {
     int fd = dial();
     uint64_t begin = nm_clock_ns();
     bool closed = false;
     put(fd, first);
-    while (!closed && nm_clock_ns() - begin < (uint64_t)most_ms * 1000000) {
-        take(fd, NULL, 50, &closed);
+    while (!closed && ms_since(begin) < PATIENCE) {
+        take_within(50, fd, NULL, &closed);
         if (!closed && !put(fd, "a")) closed = true;
     }
     close(fd);
-    return closed ? (int)((nm_clock_ns() - begin) / 1000000) : -1;
+    return closed ? ms_since(begin) : -1;
 }
 
 static void test_slow_requests(void **state)
@@ -799,12 +842,12 @@ static void test_slow_requests(void **state)
     nm_http_options o = plain();
     o.idle_seconds = 1;
     open_with(o);
-    assert_in_range(drip("G", 4000), 500, 3500);
-    assert_in_range(drip("GET /now HTTP/1.1\r\nX: ", 4000), 500, 3500);
-    assert_in_range(drip("POST /echo HTTP/1.1\r\n" HOST "Content-Length: 100000\r\n\r\n", 4000), 500, 3500);
+    assert_in_range(drip("G"), 500, PATIENCE);
+    assert_in_range(drip("GET /now HTTP/1.1\r\nX: "), 500, PATIENCE);
+    assert_in_range(drip("POST /echo HTTP/1.1\r\n" HOST "Content-Length: 100000\r\n\r\n"), 500, PATIENCE);
     bool closed;
     int fd = dial();        /* nothing at all */
-    take(fd, NULL, 4000, &closed);
+    take(fd, NULL, &closed);
     assert_true(closed);
     close(fd);
     shut();
@@ -846,7 +889,24 @@ static void *write_at_once(void *arg)
 }
 static void clocked(nm_exchange *x, void *context) { in_thread(write_at_once, x); }
 
-/* Pieces travel when they are written: no algorithm of TCP holds them back (40 ms, where one does). */
+/* How many of 28 pieces have come some milliseconds after they were written. */
+static int prompt_pieces(void)
+{
+    int fd = dial(), prompt = 0;
+    bool closed;
+    put(fd, GET("/clock"));
+    take(fd, "\r\n\r\n", &closed);
+    for (int i = 0; i < 28; i++) {
+        take(fd, "\n\r\n", &closed);
+        uint64_t arrived = nm_clock_ns();
+        const char *digits = strstr(got, "0000");
+        if (digits && arrived - strtoull(digits, NULL, 10) < 8000000) prompt++;
+    }
+    close(fd);
+    return prompt;
+}
+
+/* Pieces travel when they are written: no algorithm of TCP holds them back (40 ms, where one does, and always). A machine that does other things may, for a time. */
 static void test_promptness(void **state)
 {
     static const nm_route route[] = {{"GET", "/clock", NM_DIALECT_OURS, true, 0, clocked}, {0}};
@@ -854,17 +914,8 @@ static void test_promptness(void **state)
     nm_http_options o = plain();
     o.routes = table;
     open_with(o);
-    int fd = dial(), prompt = 0;
-    bool closed;
-    put(fd, GET("/clock"));
-    take(fd, "\r\n\r\n", 2000, &closed);
-    for (int i = 0; i < 28; i++) {
-        take(fd, "\n\r\n", 2000, &closed);
-        uint64_t arrived = nm_clock_ns();
-        const char *digits = strstr(got, "0000");
-        if (digits && arrived - strtoull(digits, NULL, 10) < 8000000) prompt++;
-    }
-    close(fd);
+    int prompt = 0;
+    for (int i = 0; i < 20 && prompt < 14; i++) prompt = prompt_pieces();
     assert_true(prompt >= 14);
     shut();
 }
@@ -881,16 +932,16 @@ static void test_keep_alive(void **state)
         static const char *const answers[] = {"now", "later", "unknown_path\"}}", "body_too_large\"}}", "ok", "\"code\":null}}"};
         static const int statuses[] = {200, 200, 404, 413, 200, 403};
         put(fd, requests[i % 6]);
-        take(fd, answers[i % 6], 3000, &closed);
+        take(fd, answers[i % 6], &closed);
         assert_false(closed);
         assert_int_equal(status_of(got), statuses[i % 6]);
         assert_has(answers[i % 6]);
     }
     put(fd, "GET /events HTTP/1.1\r\n" HOST "\r\n");
-    take(fd, "\r\n0\r\n\r\n", 3000, &closed);
+    take(fd, "\r\n0\r\n\r\n", &closed);
     assert_int_equal(count(got, "data: "), 20);
     put(fd, "GET /later HTTP/1.1\r\n" HOST "\r\nGET /now HTTP/1.1\r\n" HOST "\r\nGET /now HTTP/1.1\r\n" HOST ENDS);    /* without waiting */
-    take(fd, NULL, 3000, &closed);
+    take(fd, NULL, &closed);
     assert_true(closed);
     assert_int_equal(count(got, "HTTP/1.1 200 OK"), 3);
     close(fd);
@@ -902,32 +953,34 @@ static int leave(const char *request, int how)
 {
     int fd = dial(), before = atomic_load(&left), begun_before = atomic_load(&started);
     put(fd, request);
-    assert_true(soon(&started, begun_before + 1, 3000));
+    assert_true(soon(&started, begun_before + 1));
     if (how == HALF) shutdown(fd, SHUT_WR);
     if (how == RESET) setsockopt(fd, SOL_SOCKET, SO_LINGER, &(struct linger){.l_onoff = 1}, sizeof(struct linger));
     uint64_t begin = nm_clock_ns();
     assert_int_equal(atomic_load(&left), before);
     close(fd);
-    assert_true(soon(&left, before + 1, 3000));
-    return (int)((nm_clock_ns() - begin) / 1000000);
+    assert_true(soon(&left, before + 1));
+    return ms_since(begin);
 }
 
+/* Within 50 ms, and as many for what else the machine does: it may do more than that for a while. */
 static void test_leaving(void **state)
 {
+    enum { NOTICED = 100, TRIES = 30 };
+    int leavers = 0;
     open_with(plain());
     static const char *const requests[] = {GET("/never"), GET("/begun")};
     for (int i = 0; i < 4; i++) {
-        int best = 3000;
-        for (int k = 0; k < 3; k++) {
+        int best = PATIENCE;
+        for (int k = 0; k < 3 || (best > NOTICED && k < TRIES); k++, leavers++) {
             int ms = leave(requests[i / 2], i % 2 ? RESET : CLOSED);
             if (ms < best) best = ms;
         }
-        assert_in_range(best, 0, 50 * PATIENCE);
+        assert_in_range(best, 0, NOTICED);
     }
-    assert_in_range(leave(requests[1], CLOSED), 0, 1500);
-    assert_int_equal(atomic_load(&left), 13);       /* each once */
+    assert_int_equal(atomic_load(&left), leavers);      /* each once */
     shut();
-    assert_int_equal(atomic_load(&left), 13);
+    assert_int_equal(atomic_load(&left), leavers);
 }
 
 static const char *ask_and_half_close(const char *request)
@@ -936,7 +989,7 @@ static const char *ask_and_half_close(const char *request)
     int fd = dial();
     put(fd, request);
     shutdown(fd, SHUT_WR);
-    take(fd, NULL, 5000, &closed);
+    take(fd, NULL, &closed);
     assert_true(closed);
     close(fd);
     return got;
@@ -945,6 +998,8 @@ static const char *ask_and_half_close(const char *request)
 static void *write_slowly(void *arg)
 {
     nm_exchange_begin(arg, 200, "text/event-stream");
+    nm_exchange_write(arg, "data: first\n\n", 13);
+    wait_while_held();
     for (int i = 0; i < 3; i++) {
         nap(100);
         nm_exchange_write(arg, "data: x\n\n", 9);
@@ -967,12 +1022,14 @@ static void test_half_closed(void **state)
     assert_has("now");
     int fd = dial();
     bool closed;
+    atomic_store(&held, true);
     put(fd, "GET /slowly HTTP/1.1\r\n" HOST "\r\n");
-    nap(50);
-    shutdown(fd, SHUT_WR);
-    take(fd, NULL, 5000, &closed);
-    close(fd);
+    take(fd, "first", &closed);
     assert_has("HTTP/1.1 200 OK\r\n");
+    shutdown(fd, SHUT_WR);
+    atomic_store(&held, false);
+    take(fd, NULL, &closed);
+    close(fd);
     assert_int_equal(count(got, "data: x\n\n"), 3);
     assert_has("0\r\n\r\n");
     shut();
@@ -981,12 +1038,32 @@ static void test_half_closed(void **state)
 static void *write_after_silence(void *arg)
 {
     nm_exchange_begin(arg, 200, "text/event-stream");
-    nap(900);
+    wait_while_held();
     nm_exchange_write(arg, "data: x\n\n", 9);
     nm_exchange_end(arg);
     return done(arg);
 }
 static void silently(nm_exchange *x, void *context) { in_thread(write_after_silence, x); }
+
+/* A stream that is silent until it has said so twice, not before its time. */
+static void hear_silence(const char *request, const char *sign)
+{
+    bool closed;
+    int fd = dial();
+    uint64_t begin = nm_clock_ns();
+    atomic_store(&held, true);
+    put(fd, request);
+    for (int i = 0; i < 2; i++) {
+        take(fd, sign, &closed);
+        assert_has(sign);
+    }
+    assert_in_range(ms_since(begin), 450, 2 * PATIENCE);
+    atomic_store(&held, false);
+    take(fd, NULL, &closed);
+    assert_true(closed);
+    assert_int_equal(count(got, "data: x\n\n"), 1);
+    close(fd);
+}
 
 /* A stream that is silent for a quarter of the idle time says that it is alive, in its dialect. */
 static void test_silence(void **state)
@@ -997,11 +1074,8 @@ static void test_silence(void **state)
     o.routes = table;
     o.idle_seconds = 1;
     open_with(o);
-    assert_int_equal(status_of(talk("GET /silently HTTP/1.1\r\n" HOST ENDS)), 200);
-    assert_in_range(count(got, "3\r\n:\n\n\r\n"), 2, 3);
-    assert_int_equal(count(got, "data: x\n\n"), 1);
-    assert_int_equal(status_of(talk("GET /anthropic HTTP/1.1\r\n" HOST ENDS)), 200);
-    assert_in_range(count(got, "event: ping\ndata: {\"type\":\"ping\"}\n\n"), 2, 3);
+    hear_silence("GET /silently HTTP/1.1\r\n" HOST ENDS, "3\r\n:\n\n\r\n");
+    hear_silence("GET /anthropic HTTP/1.1\r\n" HOST ENDS, "event: ping\ndata: {\"type\":\"ping\"}\n\n");
     shut();
 }
 
@@ -1012,7 +1086,7 @@ static void test_slow_reader(void **state)
     open_with(o);
     int fd = dial();
     put(fd, GET("/flood"));
-    assert_true(soon(&left, 1, 10000));
+    assert_true(soon(&left, 1));
     close(fd);
     shut();
 }
@@ -1026,7 +1100,7 @@ static void test_many_streams(void **state)
     for (int i = 0; i < N; i++) assert_true((fd[i] = dial()) >= 0);
     for (int i = 0; i < N; i++) put(fd[i], GET("/events"));
     for (int i = 0; i < N; i++) {
-        take(fd[i], NULL, 10000, &closed);
+        take(fd[i], NULL, &closed);
         assert_true(closed);
         const char *at = got;
         for (int k = 0; k < 20; k++) {
@@ -1050,10 +1124,10 @@ static void test_close_under_way(void **state)
         assert_true((fd[i] = dial()) >= 0);
         put(fd[i], requests[i % 4]);
     }
-    assert_true(soon(&started, N / 4 * 3, 3000));
+    assert_true(soon(&started, N / 4 * 3));
     shut();
     for (int i = 0; i < N; i++) {
-        while (take(fd[i], NULL, 3000, &closed) && !closed) continue;
+        while (take(fd[i], NULL, &closed) && !closed) continue;
         assert_true(closed);
         close(fd[i]);
     }
@@ -1094,15 +1168,15 @@ static void test_crowd(void **state)
     open_with(plain());
     kept = dial_from("127.0.0.3");
     put(kept, "GET /now HTTP/1.1\r\n" HOST "\r\n");
-    take(kept, "\r\n\r\nnow", 3000, &closed);
+    take(kept, "\r\n\r\nnow", &closed);
     for (int i = 0; i < N; i++) put(fd[i] = dial_from("127.0.0.2"), slow[i % 5]);
     for (int i = 0; i < 3; i++) {
         uint64_t begin = nm_clock_ns();
         assert_status(GET("/later"), 200);
-        assert_in_range(ms_since(begin), 0, 1000);
+        assert_in_range(ms_since(begin), 0, PATIENCE / 4);      /* none of those had to be given up */
     }
     put(kept, "GET /now HTTP/1.1\r\n" HOST "\r\n");
-    take(kept, "\r\n\r\nnow", 3000, &closed);
+    take(kept, "\r\n\r\nnow", &closed);
     assert_int_equal(status_of(got), 200);
     for (int i = 0; i < N; i++) close(fd[i]);
     close(kept);
@@ -1119,10 +1193,10 @@ static void test_share(void **state)
     o.most_connections = MOST;
     open_with(o);
     for (int i = 0; i < ITS; i++) put(fd[i] = dial_from("127.0.0.2"), GET("/never"));
-    assert_true(soon(&started, ITS, 3000));
+    assert_true(soon(&started, ITS));
     int more = dial_from("127.0.0.2");
     put(more, GET("/never"));
-    take(more, NULL, 3000, &closed);
+    take(more, NULL, &closed);
     assert_true(closed);
     assert_int_equal(status_of(got), 429);
     assert_has("Retry-After: 1\r\n");
@@ -1144,18 +1218,18 @@ static void test_connections(void **state)
     open_with(o);
     for (int i = 0; i < MOST; i++) {
         put(fd[i] = dial(), "GET /now HTTP/1.1\r\n" HOST "\r\n");
-        take(fd[i], "\r\n\r\nnow", 3000, &closed);
+        take(fd[i], "\r\n\r\nnow", &closed);
         assert_int_equal(status_of(got), 200);
     }
     int next = dial();
     put(next, GET("/now"));
-    take(next, NULL, 3000, &closed);
+    take(next, NULL, &closed);
     assert_int_equal(status_of(got), 200);
-    take(fd[0], NULL, 3000, &closed);
+    take(fd[0], NULL, &closed);
     assert_true(closed);
     for (int i = 1; i < MOST; i++) {
         put(fd[i], "GET /now HTTP/1.1\r\n" HOST "\r\n");
-        take(fd[i], "\r\n\r\nnow", 3000, &closed);
+        take(fd[i], "\r\n\r\nnow", &closed);
         assert_int_equal(status_of(got), 200);
     }
     for (int i = 0; i < MOST; i++) close(fd[i]);
@@ -1169,12 +1243,12 @@ static void test_quiesce(void **state)
     open_with(plain());
     int fd = dial();
     put(fd, "GET /now HTTP/1.1\r\n" HOST "\r\n");
-    take(fd, "\r\n\r\nnow", 3000, &closed);
+    take(fd, "\r\n\r\nnow", &closed);
     nm_http_quiesce(http);
     nm_http_quiesce(http);
     assert_int_equal(dial(), -1);
     put(fd, "GET /later HTTP/1.1\r\n" HOST "\r\n");
-    take(fd, "\r\n\r\nlater", 3000, &closed);
+    take(fd, "\r\n\r\nlater", &closed);
     assert_has("later");
     close(fd);
     shut();
@@ -1205,7 +1279,7 @@ static void test_memory(void **state)
             nap(1);
             nm_mem_fail_after(n);
             put(fd, requests[r]);
-            take(fd, r == 5 ? "first" : NULL, 3000, &closed);
+            take(fd, r == 5 ? "first" : NULL, &closed);
             nm_mem_fail_after(-1);
             assert_true(closed || r == 5);
             assert_true(status_of(got) == 0 || status_of(got) == 200 || status_of(got) >= 400);
