@@ -565,3 +565,88 @@ nm_err nm_pattern_grammar(char **gbnf, size_t *gbnf_length, const char *pattern,
     *gbnf_length = 0;
     return hand_out(&s, write_pattern(&s, pattern, length), gbnf, gbnf_length);
 }
+
+/* ---- Text between marks ------------------------------------------------------------------------------------------------------------------ */
+
+/* All texts in which the mark stands nowhere. */
+static nm_err mark_free(nm_schema *s, nm_dfa *out, const char *mark, size_t length)
+{
+    nm_dfa with;
+    nm_str pattern = {0};
+    nm_err err = NM_OK;
+    for (size_t i = 0; err == NM_OK && i < length; i++) {
+        if (strchr("^$\\.*+?()[]{}|/", mark[i])) err = nm_str_putc(&pattern, '\\');
+        if (err == NM_OK) err = nm_str_putc(&pattern, mark[i]);
+    }
+    if (err == NM_OK) err = nm_pattern_dfa(s, &with, pattern.data, pattern.length);
+    if (err == NM_OK) err = nm_dfa_not(s, out, &with);
+    nm_str_free(&pattern);
+    return err;
+}
+
+static nm_err listed_text(nm_schema *s, nm_form *form, const nm_dfa *free, nm_dfa *out)
+{
+    const nm_json **values;
+    const char **texts;
+    size_t count, n = 0;
+    nm_dfa all;
+    NM_TRY(nm_form_values(s, form, &values, &count));
+    NM_TRY(NM_TAKE(s, texts, count + 1));
+    for (size_t i = 0; i < count; i++)
+        if (values[i]->kind == NM_JSON_STRING && strlen(values[i]->string.bytes) == values[i]->string.length) texts[n++] = values[i]->string.bytes;
+    if (!n) return NM_OK;
+    NM_TRY(nm_names_dfa(s, &all, texts, n));
+    return nm_dfa_both(s, out, &all, free);
+}
+
+/* Lengths alone are kept count of as far as the automaton may grow, each beside how much of a mark there is: longer ones are not bound. */
+static nm_err counted_text(nm_schema *s, const nm_text *t, const nm_dfa *free, nm_dfa *out)
+{
+    size_t most = NM_SCHEMA_STATES / free->n_states - 1;
+    return nm_dfa_between(s, out, free, t->least < most ? t->least : most, t->most <= most ? t->most : SIZE_MAX);
+}
+
+/* The form's strings among the free ones; without states where there are none. */
+static nm_err form_text(nm_schema *s, nm_form *form, const nm_dfa *free, nm_dfa *out)
+{
+    *out = (nm_dfa){0};
+    if (form->n_lists) return listed_text(s, form, free, out);
+    if (!(form->types & NM_IS_STRING) || form->text.least > form->text.most) return NM_OK;
+    if (nm_text_is_free(&form->text)) return counted_text(s, &form->text, free, out);
+    NM_TRY(nm_text_dfa(s, &form->text));
+    return form->text.dfa->n_states ? nm_dfa_both(s, out, form->text.dfa, free) : NM_OK;
+}
+
+static nm_err write_text(nm_schema *s, const char *mark, size_t mark_length)
+{
+    nm_seed root = {0};
+    nm_forms forms;
+    nm_dfa free, one;
+    uint32_t n = 0;
+    NM_TRY(nm_seed_add(s, &root, s->root));
+    NM_TRY(nm_schema_forms(s, &forms, &root));
+    NM_TRY(mark_free(s, &free, mark, mark_length));
+    NM_TRY(nm_str_puts(&s->rules, "root ::="));
+    for (size_t i = 0; i < forms.count; i++) {
+        nm_err err = form_text(s, forms.items[i], &free, &one);
+        if (err != NM_OK) return nm_schema_fail_in(s, err, s->root, NULL);
+        if (!one.n_states) continue;
+        NM_TRY(nm_str_printf(&s->rules, "%s t%u", n ? " |" : "", (unsigned)n));
+        NM_TRY(nm_write_dfa(s, &one, 't', false, n++));
+    }
+    if (!n) return nm_schema_fail(s, s->root, NULL, "admits no text that %.*s does not end", (int)mark_length, mark);
+    NM_TRY(nm_str_printf(&s->rules, "\n%s", s->parts.data));
+    return nm_str_puts(&s->rules, s->classes.data ? s->classes.data : "");
+}
+
+nm_err nm_schema_text_grammar(char **gbnf, size_t *gbnf_length, const char *schema, size_t length, const char *mark, size_t mark_length)
+{
+    nm_json root;
+    nm_schema s = {.root = &root};
+    *gbnf = NULL;
+    *gbnf_length = 0;
+    NM_TRY(nm_json_parse(&root, schema, length));
+    nm_err err = hand_out(&s, write_text(&s, mark, mark_length), gbnf, gbnf_length);
+    nm_json_free(&root);
+    return err;
+}

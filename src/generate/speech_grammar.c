@@ -5,19 +5,19 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "generate/schema.h"
 #include "generate/speech.h"
 
 typedef struct maker {
     const nm_family *row;
     nm_str line, more;          /* the rule that is being written and those before it; rules that it needs */
-    int texts;                  /* rules for text up to a mark */
+    int grammars;               /* whose rules were added */
     nm_err err;                 /* the first; all else is skipped then */
     /* The call that is being written. */
     const nm_json *function;
     int number;
     const char *key;            /* the parameter */
     const nm_json *schema;
-    int values;                 /* rules for values of this call so far */
 } maker;
 
 static void put(maker *m, const char *text)
@@ -90,51 +90,6 @@ static void put_marked(maker *m, const char *text, size_t length)
 
 static void put_mark(maker *m, const char *text) { put_marked(m, text, strlen(text)); }
 
-/* ---- Text up to a mark ----------------------------------------------------------------------------------------------------- */
-
-enum { MARK_MOST = 40 };        /* code points of a mark; the longest has 21 */
-
-static int decode(const char *mark, size_t length, int32_t *codes)
-{
-    int n = 0, used;
-    for (size_t at = 0; at < length && n < MARK_MOST; at += (size_t)used) codes[n++] = nm_utf8_decode(mark + at, length - at, &used);
-    return n;
-}
-
-/* How many characters of the mark stand at the end, after `have` of them and then c. */
-static int progress(const int32_t *codes, int have, int32_t c)
-{
-    for (int n = have + 1; n > 0; n--)
-        if (codes[n - 1] == c && !memcmp(codes, codes + (have - n + 1), (size_t)(n - 1) * sizeof *codes)) return n;
-    return 0;
-}
-
-static bool first_of_its_kind(const int32_t *codes, int at)
-{
-    for (int i = 0; i < at; i++)
-        if (codes[i] == codes[at]) return false;
-    return true;
-}
-
-/* Rules, one for each beginning of the mark that was just read, of all texts that the mark does not stand in. Returns the number in their names. */
-static int text_without(maker *m, const char *mark, size_t length)
-{
-    int32_t codes[MARK_MOST];
-    int n = decode(mark, length, codes);
-    for (int have = 0; have < n; have++) {
-        MORE(m, "x%d-%d ::= \"\" | [^", m->texts, have);
-        for (int i = 0; i < n; i++)
-            if (first_of_its_kind(codes, i)) MORE(m, "\\U%08X", (unsigned)codes[i]);
-        MORE(m, "] x%d-0", m->texts);
-        for (int i = 0; i < n; i++) {
-            int next = progress(codes, have, codes[i]);
-            if (next < n && first_of_its_kind(codes, i)) MORE(m, " | [\\U%08X] x%d-%d", (unsigned)codes[i], m->texts, next);
-        }
-        MORE(m, "\n");
-    }
-    return m->texts++;
-}
-
 /* ---- Schemas ------------------------------------------------------------------------------------------------------------------ */
 
 static bool is_name(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_'; }
@@ -185,28 +140,33 @@ static nm_err write_schema(nm_str *s, const nm_json *schema, const nm_json *whol
 
 static const char *name_of(const nm_json *function) { return nm_json_get(function, "name")->string.bytes; }
 
-/* What the schema admits, as rules with the prefix "aNUMBER-VALUE-". */
-static void put_schema(maker *m, const nm_json *schema)
+/* What the schema of this text admits, as rules of their own: JSON, or up to a closing mark text as it stands. */
+static void put_schema_text(maker *m, const char *schema, size_t length, const char *close, size_t close_length)
 {
-    char prefix[48], *gbnf = NULL;
-    size_t length;
-    nm_str text = {0};
-    snprintf(prefix, sizeof prefix, "a%d-%d-", m->number, m->values++);
+    char prefix[24], *gbnf = NULL;
+    size_t n = 0;
+    snprintf(prefix, sizeof prefix, "a%d-", m->grammars++);
     PUT(m, "%sroot ", prefix);
-    if (m->err == NM_OK) m->err = write_schema(&text, schema, nm_json_get(m->function, "parameters"));
-    if (m->err == NM_OK) {
-        m->err = nm_schema_grammar(&gbnf, &length, text.data, text.length);
-        if (m->err != NM_OK) nm_fail_in(m->err, name_of(m->function));
-    }
-    if (m->err == NM_OK) add_rules(m, gbnf, length, prefix);
+    if (m->err != NM_OK) return;
+    m->err = close ? nm_schema_text_grammar(&gbnf, &n, schema, length, close, close_length) : nm_schema_grammar(&gbnf, &n, schema, length);
+    if (m->err == NM_OK) add_rules(m, gbnf, n, prefix);
     nm_free(gbnf);
+}
+
+static void put_schema(maker *m, const nm_json *schema, const char *close, size_t close_length)
+{
+    nm_str text = {0};
+    if (m->err != NM_OK) return;
+    m->err = write_schema(&text, schema, nm_json_get(m->function, "parameters"));
+    put_schema_text(m, text.data, text.length, close, close_length);
+    if (m->err == NM_USAGE) nm_fail_in(m->err, name_of(m->function));
     nm_str_free(&text);
 }
 
 static void put_arguments(maker *m)
 {
     const nm_json *parameters = nm_json_get(m->function, "parameters");
-    if (parameters && parameters->kind != NM_JSON_NULL) put_schema(m, parameters);
+    if (parameters && parameters->kind != NM_JSON_NULL) put_schema(m, parameters, NULL, 0);
     else put_text(m, "{}");
 }
 
@@ -231,28 +191,10 @@ static bool is_required(const nm_json *parameters, const char *key)
     return false;
 }
 
-static bool all_text(const nm_json *list)
-{
-    bool good = list && list->kind == NM_JSON_ARRAY && list->array.count;
-    for (size_t i = 0; good && i < list->array.count; i++) good = list->array.items[i].kind == NM_JSON_STRING;
-    return good;
-}
-
 /* %v: a string stands as it is, up to the mark; all else as JSON. */
 static void put_value(maker *m, const char *close, size_t close_length)
 {
-    const nm_json *choices = nm_json_get(m->schema, "enum");
-    if (!nm_speech_is_text(m->schema)) {
-        put_schema(m, m->schema);
-    } else if (all_text(choices)) {
-        for (size_t i = 0; i < choices->array.count; i++) {
-            put(m, i ? "| " : "( ");
-            put_text(m, choices->array.items[i].string.length ? choices->array.items[i].string.bytes : "");
-        }
-        put(m, ") ");
-    } else {
-        PUT(m, "x%d-0 ", text_without(m, close, close_length));
-    }
+    put_schema(m, m->schema, nm_speech_is_text(m->schema) ? close : NULL, close_length);
 }
 
 static void put_shape(maker *m, const char *shape, const char *end);
@@ -305,7 +247,7 @@ static void list_rule(maker *m, size_t i, bool python)
     PUT(m, "k%d-%zu ::= ", m->number, i);
     put_text(m, m->key);
     put_text(m, python ? "=" : ":");
-    if (python) put_schema(m, m->schema);
+    if (python) put_schema(m, m->schema, NULL, 0);
     else put_quoted(m);
     MORE(m, "%s\n", m->line.data);
     nm_str_free(&m->line);
@@ -386,17 +328,17 @@ static void put_whole_shape(maker *m, const char *shape) { put_shape(m, shape, s
 static void put_reasoning(maker *m, const char *template_text, bool open)
 {
     static const nm_reasoning channel = {"<|channel|>analysis<|message|>", "<|end|>"};
+    static const char any_text[] = "{\"type\":\"string\"}";
     const nm_reasoning *r = nm_reasonings;
     while (r->open && !strstr(template_text, r->open)) r++;
     if (m->row->harmony) r = &channel;
     else if (!r->open && open) r = nm_reasonings;
     if (!r->open) return;
-    int text = text_without(m, r->close, strlen(r->close));
     if (!open) {
         put(m, "( ");
         put_mark(m, r->open);
     }
-    PUT(m, "x%d-0 ", text);
+    put_schema_text(m, any_text, sizeof any_text - 1, r->close, strlen(r->close));
     put_mark(m, r->close);
     if (m->row->harmony) put_mark(m, "<|start|>assistant");
     else put(m, "\"\\n\"? \"\\n\"? ");
@@ -430,7 +372,6 @@ static void put_tools(maker *m, const nm_json *tools, const char *choice)
         m->function = nm_tools_function(&tools->array.items[i]);
         if (choice && strcmp(choice, name_of(m->function))) continue;
         m->number = (int)i;
-        m->values = 0;
         if (m->err == NM_OK && m->line.length + m->more.length > GRAMMAR_MOST)
             m->err = nm_fail(NM_USAGE, "tools: a grammar of all %zu would be too large: offer fewer", tools->array.count);
         if (m->err != NM_OK) return;

@@ -587,6 +587,41 @@ static void test_grammar_strings(void **state)
     }
 }
 
+/* Strings that stand between marks are bound as those in JSON are, and never hold the mark. */
+static void test_grammar_bound_strings(void **state)
+{
+    (void)state;
+    static const struct { const char *schema, *yes[4], *no[6]; } all[] = {
+        {"{\"type\":\"string\"}", {"", "a\nb<b>\"\\", "</param</p", "<</parameter"}, {"</parameter>", "a</parameter>b", "</</parameter>"}},
+        {"{\"type\":\"string\",\"pattern\":\"^[a-z<]+$\"}", {"a", "a<b"}, {"", "A", "a b"}},
+        {"{\"type\":\"string\",\"pattern\":\"b\"}", {"b", "abc\n"}, {"", "a", "b</parameter>"}},
+        {"{\"type\":\"string\",\"minLength\":2,\"maxLength\":3}", {"ab", "a<\xc3\xa9"}, {"", "a", "abcd"}},
+        {"{\"type\":\"string\",\"maxLength\":2,\"pattern\":\"^a*$\"}", {"", "a", "aa"}, {"aaa", "b"}},
+        {"{\"type\":\"string\",\"maxLength\":20000}", {"", "abc"}, {"</parameter>"}},
+        {"{\"type\":\"string\",\"format\":\"date\"}", {"2026-11-27"}, {"2026-13-27", "today", "\"2026-11-27\""}},
+        {"{\"type\":\"string\",\"enum\":[\"\",\"a b\",3,\"</parameter>\"]}", {"", "a b"}, {"a", "3", "</parameter>"}},
+        {"{\"type\":\"string\",\"const\":\"x\\ny\"}", {"x\ny"}, {"x", "x\\ny"}},
+        {"{\"type\":\"string\",\"anyOf\":[{\"const\":\"x\"},{\"pattern\":\"^y+$\"}]}", {"x", "yy"}, {"", "xy"}},
+        {"{\"type\":\"string\",\"$ref\":\"#/$defs/d\"}", {"0", "12"}, {"", "a"}},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        char list[1000], text[200], *gbnf;
+        size_t length;
+        bound b = {0};
+        snprintf(list, sizeof list, "[{\"name\":\"f\",\"parameters\":{\"$defs\":{\"d\":{\"pattern\":\"^[0-9]+$\"}},\"type\":\"object\",\"required\":[\"a\"],\"properties\":{\"a\":%s}}}]", all[i].schema);
+        assert_int_equal(nm_speech_grammar(&gbnf, &length, "<tool_call> <function=", list, NULL, true, false), NM_OK);
+        if (nm_grammar_open(&b.grammar, gbnf, length) != NM_OK) fail_msg("%s: %s", all[i].schema, nm_error_text());
+        for (int k = 0; k < 10; k++) {
+            const char *value = k < 4 ? all[i].yes[k] : all[i].no[k - 4];
+            if (!value) continue;
+            snprintf(text, sizeof text, "<tool_call>\n<function=f>\n<parameter=a>\n%s\n</parameter>\n</function>\n</tool_call>", value);
+            if (fits(&b, text) != (k < 4)) fail_msg("%s: %s", all[i].schema, value);
+        }
+        nm_grammar_close(&b.grammar);
+        nm_free(gbnf);
+    }
+}
+
 static void test_grammar_faults(void **state)
 {
     (void)state;
@@ -597,6 +632,13 @@ static void test_grammar_faults(void **state)
     assert_int_equal(nm_speech_grammar(&gbnf, &length, "<tool_call>", "[]", NULL, true, false), NM_USAGE);
     assert_int_equal(nm_speech_grammar(&gbnf, &length, NULL, NULL, NULL, true, false), NM_USAGE);
     assert_int_equal(nm_speech_grammar(&gbnf, &length, "", "[{\"name\": \"a\", \"parameters\": {\"type\": \"colour\"}}]", NULL, true, false), NM_USAGE);
+    static const char *const none[] = {"{\"type\": \"string\", \"format\": \"colour\"}", "{\"type\": \"string\", \"const\": \"a</parameter>\"}", "{\"type\": \"string\", \"minLength\": 2, \"maxLength\": 1}"};
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++) {
+        char list[300];
+        snprintf(list, sizeof list, "[{\"name\": \"f\", \"parameters\": {\"properties\": {\"a\": %s}}}]", none[i]);
+        assert_int_equal(nm_speech_grammar(&gbnf, &length, "<tool_call> <function=", list, NULL, true, false), NM_USAGE);
+        assert_non_null(strstr(nm_error_text(), "f: "));
+    }
     assert_null(gbnf);
     nm_err err = NM_NO_MEMORY;
     for (int64_t n = 0; err != NM_OK; n += 1 + n / 16) {
@@ -687,7 +729,7 @@ int main(void)
         cmocka_unit_test(test_grammar_hermes),
         cmocka_unit_test(test_grammar_parameters),
         cmocka_unit_test(test_grammar_families),
-        cmocka_unit_test(test_cut), cmocka_unit_test(test_long_header), cmocka_unit_test(test_grammar_marks), cmocka_unit_test(test_grammar_strings), cmocka_unit_test(test_grammar_faults),
+        cmocka_unit_test(test_cut), cmocka_unit_test(test_long_header), cmocka_unit_test(test_grammar_marks), cmocka_unit_test(test_grammar_strings), cmocka_unit_test(test_grammar_bound_strings), cmocka_unit_test(test_grammar_faults),
         cmocka_unit_test(test_templates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
