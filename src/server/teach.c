@@ -229,8 +229,10 @@ nm_err nm_teach_decide(nm_teach *t, nm_teach_decision decision, nm_teach_refusal
 {
     char *name = NULL;
     pthread_mutex_lock(&t->lock);
-    if (t->run.name) name = nm_strndup(t->run.name, strlen(t->run.name));
+    bool named = t->run.name;
+    if (named) name = nm_strndup(t->run.name, strlen(t->run.name));
     pthread_mutex_unlock(&t->lock);
+    if (named && !name) return nm_fail_memory(0);
     bool there = has_file(name, "adapter_model.safetensors"), begun = has_file(name, "checkpoint.safetensors");
     pthread_mutex_lock(&t->lock);
     bool ours = t->run.result || (t->run.resumable && begun) || t->run.where.kept > 0;      /* else it has written nothing, and what has its name now is somebody's */
@@ -465,16 +467,19 @@ static void *usher(void *arg)
 
 /* ---- Opening and closing ------------------------------------------------------------------------------------------------------------------------ */
 
-/* What cannot be read was nobody's run that could go on. */
-static void recall(nm_teach *t)
+/* What makes no sense was nobody's run that could go on. What cannot be read at the moment may be one, which the next would write over: then nothing is taught. */
+static nm_err recall(nm_teach *t)
 {
     char *text;
     size_t size;
-    if (nm_file_read(t->state, STATE_MOST, &text, &size) != NM_OK) return;
+    nm_err err = nm_file_read(t->state, STATE_MOST, &text, &size);
+    if (err == NM_NOT_FOUND || err == NM_BAD_FILE) return NM_OK;
+    NM_TRY(err);
     json_t *json = json_loadb(text, size, 0, NULL);
     if (!json || nm_teach_run_read(&t->run, json) != NM_OK) nm_teach_run_free(&t->run);
     json_decref(json);
     nm_free(text);
+    return NM_OK;
 }
 
 /* Where nothing can be locked nothing is. */
@@ -525,8 +530,8 @@ nm_err nm_teach_open(nm_teach **out, nm_server *server)
     pthread_cond_init(&t->news, &monotonic);
     pthread_condattr_destroy(&monotonic);
     nm_err err = find_folder(t);
+    if (err == NM_OK) err = recall(t);
     if (err == NM_OK) {
-        recall(t);
         nm_lesson_forget(&t->files, "look");
         err = start_threads(t);
     }
