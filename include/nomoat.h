@@ -399,7 +399,8 @@ NM_API nm_err nm_sampler_draw(nm_sampler *sampler, const float *logits, int32_t 
 /* Tells the sampler of a token (prompt or drawn) for its penalties. */
 NM_API nm_err nm_sampler_accept(nm_sampler *sampler, int32_t token);
 
-/* Stop strings in streamed text, wherever tokens' borders fall. What may yet become one is held back; of a match nothing is given. */
+/* Stop strings in streamed text, wherever tokens' borders fall: the one that is whole first counts, of two that end together the longer. What may yet become one is held back;
+ * of a match nothing is given. */
 typedef struct nm_stop nm_stop;
 /* The strings are copied. NM_USAGE for an empty one; count 0 is fine (nothing is ever held back). */
 NM_API nm_err nm_stop_open(nm_stop **out, const char *const *strings, size_t count);

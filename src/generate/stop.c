@@ -57,24 +57,25 @@ void nm_stop_reset(nm_stop *stop)
     stop->met = NULL;
 }
 
-/* Offset of the first byte from which on the text is a stop string (*whole) or the beginning of one; the text's length if there is none. */
+/* Offset of the stop string that is whole first (*whole), as if bytes came one by one: of two that end together the longer. Else of the beginning of one, or the text's length. */
 static size_t first_match(nm_stop *s, const char *text, size_t length, bool *whole)
 {
-    size_t partial = length;
-    *whole = false;
-    for (size_t at = 0; at < length; at++) {
+    size_t partial = length, found = length, end = length + 1;
+    for (size_t at = 0; at < length && at < end; at++) {
         for (size_t i = 0; i < s->count; i++) {
             size_t left = length - at, n = s->lengths[i] < left ? s->lengths[i] : left;
             if (memcmp(text + at, s->strings[i], n)) continue;
-            if (n == s->lengths[i]) {
-                *whole = true;
+            if (n < s->lengths[i]) {
+                if (partial == length) partial = at;
+            } else if (at + n < end) {
+                end = at + n;
+                found = at;
                 s->met = s->strings[i];
-                return at;      /* a longer one that began before it has not come to its end: the one that is whole counts */
             }
-            if (partial == length) partial = at;
         }
     }
-    return partial;
+    *whole = end <= length;
+    return *whole ? found : partial;
 }
 
 nm_err nm_stop_push(nm_stop *s, const char *text, size_t length, const char **out, size_t *out_length, bool *stopped)

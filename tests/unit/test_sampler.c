@@ -260,6 +260,16 @@ static void test_stop(void **state)
             nm_free(out);
         }
     }
+    /* Whichever is whole first, however the text is cut; of two that end together the longer. */
+    const char *const within[] = {"abc", "b", "xyz", "z"};
+    for (size_t step = 1; step < 8; step++) {
+        bool stopped;
+        char *first = through(within, 4, "-abc", step, &stopped), *longer = through(within, 4, "-xyz", step, &stopped);
+        assert_string_equal(first, "-a");
+        assert_string_equal(longer, "-");
+        nm_free(first);
+        nm_free(longer);
+    }
     bool stopped;
     char *out = through(NULL, 0, "anything", 3, &stopped);
     assert_string_equal(out, "anything");
