@@ -112,18 +112,44 @@ static bool shorten_ids(json_t *messages)
     return any;
 }
 
-/* One call of a turn as a turn of its own, the first with what was said, and with the results that came to it. Those are behind `at`, and are taken out. */
-static bool take_call(json_t *out, json_t *messages, size_t at, const json_t *turn, size_t k)
+static const char *id_of(const json_t *object, const char *key) { return json_string_value(json_object_get(object, key)); }
+
+/* The results behind a turn, by the ids of their calls; *end: what comes behind them. */
+static json_t *results_by_id(const json_t *messages, size_t at, size_t *end)
+{
+    json_t *all = json_object();
+    for (*end = at + 1; is(json_array_get(messages, *end), "tool"); ++*end) {
+        const char *id = id_of(json_array_get(messages, *end), "tool_call_id");
+        if (id && !json_object_get(all, id)) json_object_set_new(all, id, json_array());
+        if (id) json_array_append(json_object_get(all, id), json_array_get(messages, *end));
+    }
+    return all;
+}
+
+/* One call of a turn as a turn of its own, the first with what was said, and with the results that came to it, which are taken. */
+static bool take_call(json_t *out, json_t *results, const json_t *turn, size_t k)
 {
     json_t *call = json_array_get(json_object_get(turn, "tool_calls"), k), *own = k ? json_pack("{s:s, s:s}", "role", "assistant", "content", "") : json_copy((json_t *)turn);
-    const char *id = json_string_value(json_object_get(call, "id"));
+    const char *id = id_of(call, "id");
     bool good = own && !json_object_set_new(own, "tool_calls", json_pack("[O]", call)) && !json_array_append(out, own);
     json_decref(own);
-    for (size_t i = at + 1; good && is(json_array_get(messages, i), "tool");) {
-        const char *of = json_string_value(json_object_get(json_array_get(messages, i), "tool_call_id"));
-        if (id && of && !strcmp(id, of)) good = !json_array_append(out, json_array_get(messages, i)) && !json_array_remove(messages, i);
-        else i++;
+    json_t *to_it = id ? json_object_get(results, id) : NULL;
+    if (good && to_it) good = !json_array_extend(out, to_it) && !json_object_del(results, id);
+    return good;
+}
+
+/* The turn at `at`, and behind its calls the results that came to none of them. Each message is looked at once, however many there are. */
+static bool split_turn(json_t *out, const json_t *messages, size_t at, size_t *end)
+{
+    const json_t *turn = json_array_get(messages, at);
+    json_t *results = results_by_id(messages, at, end);
+    bool good = results;
+    for (size_t k = 0; good && k < json_array_size(json_object_get(turn, "tool_calls")); k++) good = take_call(out, results, turn, k);
+    for (size_t i = at + 1; good && i < *end; i++) {
+        const char *id = id_of(json_array_get(messages, i), "tool_call_id");
+        if (!id || json_object_get(results, id)) good = !json_array_append(out, json_array_get(messages, i));
     }
+    json_decref(results);
     return good;
 }
 
@@ -132,12 +158,11 @@ static bool split_calls(json_t *messages)
 {
     bool any = false, good = true;
     json_t *out = json_array();
-    for (size_t i = 0; good && i < json_array_size(messages); i++) {
-        json_t *turn = json_array_get(messages, i);
-        size_t n = json_array_size(json_object_get(turn, "tool_calls"));
-        any |= n > 1;
-        for (size_t k = 0; good && k < n && n > 1; k++) good = take_call(out, messages, i, turn, k);
-        if (n < 2) good = !json_array_append(out, turn);
+    for (size_t i = 0, end; good && i < json_array_size(messages); i = end) {
+        bool several = json_array_size(json_object_get(json_array_get(messages, i), "tool_calls")) > 1;
+        any |= several;
+        end = i + 1;
+        good = several ? split_turn(out, messages, i, &end) : !json_array_append(out, json_array_get(messages, i));
     }
     good = good && out && any && !json_array_clear(messages) && !json_array_extend(messages, out);
     json_decref(out);

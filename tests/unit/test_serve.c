@@ -756,6 +756,9 @@ static void test_turns_of_calls(void **state)
     expect_turns(ids, "[" RESULT("abcdefghi", "") ", {'role': 'assistant', 'tool_calls': [{'id': 'call_1'}]}, " RESULT("call_1", "") "]", "True;True;True;True");
     expect_turns(calls, "[{'role': 'assistant', 'content': 'a', 'tool_calls': [{'id': 'number-01'}, {'id': 'number-02'}, {'id': 'number-03'}]}, " RESULT("number-02", "y") ", "
         RESULT("number-01", "x") ", " RESULT("number-09", "z") "]", "a:01;x:01;:02;y:02;:03;z:09;");
+    expect_turns(calls, "[{'role': 'assistant', 'content': 'a', 'tool_calls': [{'id': 'number-01'}, {'id': 'number-01'}]}, " RESULT("number-01", "x") ", "
+        RESULT("number-01", "y") ", {'role': 'assistant', 'content': 'b', 'tool_calls': [{'id': 'number-02'}, {'id': 'number-01'}]}, " RESULT("number-01", "z") "]",
+        "a:01;x:01;y:01;:01;b:02;:01;z:01;");
     json_t *both = json_pack("[{s:s, s:s, s:s}{s:s, s:s}]", "role", "tool", "content", "5", "tool_call_id", "i", "role", "user", "content", "go");
     assert_int_equal(nm_tools_as_text(both, NULL), NM_OK);
     char *plain = json_dumps(both, 0);
