@@ -178,8 +178,8 @@ nm_err nm_check_size(const nm_schema *s);
 
 /* ---- schema_write.c: nodes, and rules for them ---------------------------------------------------------------------------------------- */
 
-/* GBNF of the strings that a schema (an object) admits as they stand between marks, without quotes and escapes: none has the closing mark in it. Of a minLength or maxLength
- * alone some hundred characters are kept count of, a longer bound is left away. NM_USAGE as nm_schema_grammar, and where no string is left. *gbnf: nm_free. */
+/* GBNF of the strings that a schema (an object) admits as they stand between marks, without quotes and escapes: none has the closing mark in it. NM_USAGE as
+ * nm_schema_grammar, for a minLength or maxLength alone of more than some hundred characters, and where no string is left. *gbnf: nm_free. */
 nm_err nm_schema_text_grammar(char **gbnf, size_t *gbnf_length, const char *schema, size_t length, const char *mark, size_t mark_length);
 
 typedef struct nm_scheme {          /* a node */

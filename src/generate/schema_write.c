@@ -599,11 +599,13 @@ static nm_err listed_text(nm_schema *s, nm_form *form, const nm_dfa *free, nm_df
     return nm_dfa_both(s, out, &all, free);
 }
 
-/* Lengths alone are kept count of as far as the automaton may grow, each beside how much of a mark there is: longer ones are not bound. */
+/* Each length is kept count of beside how much of a mark there is, so that automata bound them sooner than in JSON. */
 static nm_err counted_text(nm_schema *s, const nm_text *t, const nm_dfa *free, nm_dfa *out)
 {
     size_t most = NM_SCHEMA_STATES / free->n_states - 1;
-    return nm_dfa_between(s, out, free, t->least < most ? t->least : most, t->most <= most ? t->most : SIZE_MAX);
+    if (t->least > most || (t->most > most && t->most != SIZE_MAX))
+        return nm_schema_fail(s, s->root, NULL, "minLength or maxLength is above %zu, which is the most in this model's notation of calls: leave it away", most);
+    return nm_dfa_between(s, out, free, t->least, t->most);
 }
 
 /* The form's strings among the free ones; without states where there are none. */
@@ -614,7 +616,8 @@ static nm_err form_text(nm_schema *s, nm_form *form, const nm_dfa *free, nm_dfa 
     if (!(form->types & NM_IS_STRING) || form->text.least > form->text.most) return NM_OK;
     if (nm_text_is_free(&form->text)) return counted_text(s, &form->text, free, out);
     NM_TRY(nm_text_dfa(s, &form->text));
-    return form->text.dfa->n_states ? nm_dfa_both(s, out, form->text.dfa, free) : NM_OK;
+    nm_err err = form->text.dfa->n_states ? nm_dfa_both(s, out, form->text.dfa, free) : NM_OK;
+    return err == NM_OK ? NM_OK : nm_schema_fail_in(s, err, s->root, NULL);
 }
 
 static nm_err write_text(nm_schema *s, const char *mark, size_t mark_length)
@@ -628,8 +631,7 @@ static nm_err write_text(nm_schema *s, const char *mark, size_t mark_length)
     NM_TRY(mark_free(s, &free, mark, mark_length));
     NM_TRY(nm_str_puts(&s->rules, "root ::="));
     for (size_t i = 0; i < forms.count; i++) {
-        nm_err err = form_text(s, forms.items[i], &free, &one);
-        if (err != NM_OK) return nm_schema_fail_in(s, err, s->root, NULL);
+        NM_TRY(form_text(s, forms.items[i], &free, &one));
         if (!one.n_states) continue;
         NM_TRY(nm_str_printf(&s->rules, "%s t%u", n ? " |" : "", (unsigned)n));
         NM_TRY(nm_write_dfa(s, &one, 't', false, n++));

@@ -597,7 +597,7 @@ static void test_grammar_bound_strings(void **state)
         {"{\"type\":\"string\",\"pattern\":\"b\"}", {"b", "abc\n"}, {"", "a", "b</parameter>"}},
         {"{\"type\":\"string\",\"minLength\":2,\"maxLength\":3}", {"ab", "a<\xc3\xa9"}, {"", "a", "abcd"}},
         {"{\"type\":\"string\",\"maxLength\":2,\"pattern\":\"^a*$\"}", {"", "a", "aa"}, {"aaa", "b"}},
-        {"{\"type\":\"string\",\"maxLength\":20000}", {"", "abc"}, {"</parameter>"}},
+        {"{\"type\":\"string\",\"minLength\":1,\"maxLength\":400}", {"a", "abc"}, {"", "</parameter>"}},
         {"{\"type\":\"string\",\"format\":\"date\"}", {"2026-11-27"}, {"2026-13-27", "today", "\"2026-11-27\""}},
         {"{\"type\":\"string\",\"enum\":[\"\",\"a b\",3,\"</parameter>\"]}", {"", "a b"}, {"a", "3", "</parameter>"}},
         {"{\"type\":\"string\",\"const\":\"x\\ny\"}", {"x\ny"}, {"x", "x\\ny"}},
@@ -632,7 +632,7 @@ static void test_grammar_faults(void **state)
     assert_int_equal(nm_speech_grammar(&gbnf, &length, "<tool_call>", "[]", NULL, true, false), NM_USAGE);
     assert_int_equal(nm_speech_grammar(&gbnf, &length, NULL, NULL, NULL, true, false), NM_USAGE);
     assert_int_equal(nm_speech_grammar(&gbnf, &length, "", "[{\"name\": \"a\", \"parameters\": {\"type\": \"colour\"}}]", NULL, true, false), NM_USAGE);
-    static const char *const none[] = {"{\"type\": \"string\", \"format\": \"colour\"}", "{\"type\": \"string\", \"const\": \"a</parameter>\"}", "{\"type\": \"string\", \"minLength\": 2, \"maxLength\": 1}"};
+    static const char *const none[] = {"{\"type\": \"string\", \"maxLength\": 20000}", "{\"type\": \"string\", \"minLength\": 1000}", "{\"type\": \"string\", \"format\": \"colour\"}", "{\"type\": \"string\", \"const\": \"a</parameter>\"}", "{\"type\": \"string\", \"minLength\": 2, \"maxLength\": 1}"};
     for (size_t i = 0; i < sizeof none / sizeof *none; i++) {
         char list[300];
         snprintf(list, sizeof list, "[{\"name\": \"f\", \"parameters\": {\"properties\": {\"a\": %s}}}]", none[i]);
